@@ -2,7 +2,10 @@ package applebusiness
 
 import (
 	"crypto/subtle"
+	"errors"
 	"net/http"
+	"net/url"
+	"strings"
 )
 
 // Redirect is what Apple's authorization endpoint sends to the redirect URI on success (RFC 6749 section 4.1.2). Both
@@ -36,4 +39,101 @@ func VerifyCallback(r *http.Request, state string) (code string, err error) {
 		}
 	}
 	return parseCallback(values)
+}
+
+// CheckAuthorizationURL returns what Apple's authorization endpoint would answer to this URL as far as it alone shows:
+// nil, or the errors.Join of an *Error for each mistake. Nothing is sent, and nothing calls it but you: Apple may relax
+// a rule, so call it in a test or at start-up rather than before each redirect.
+//
+// It returns [ErrBadRequest] for what cannot be decoded or repeats a parameter; [ErrMissingParameter] for a missing
+// response_type, client_id, redirect_uri, state or code_challenge; [ErrInvalidResponseType]; [ErrEmptyClientID],
+// [ErrEmptyRedirectURI] and [ErrEmptyScope] for those present but empty; [ErrInvalidRedirectURI] for a redirect URI that
+// is relative or has a fragment; [ErrLocalhostRedirectURI]; [ErrInvalidChallengeMethod]; and [ErrUnsafeState] for a
+// state with characters that need percent-encoding, which Apple does not promise to return as they were.
+//
+// Source: https://business.apple.com/docs/api/v1/oauth_apps/request_auth_code
+func CheckAuthorizationURL(rawURL string) error {
+	parsed, err := url.Parse(rawURL)
+	if err != nil {
+		return documentedError(AuthorizationEndpoint, ErrBadRequest)
+	}
+	query, err := url.ParseQuery(parsed.RawQuery)
+	if err != nil {
+		return documentedError(AuthorizationEndpoint, ErrBadRequest)
+	}
+	var errs []error
+	add := func(reason Reason) { errs = append(errs, documentedError(AuthorizationEndpoint, reason)) }
+	for _, name := range [...]string{"response_type", "client_id", "redirect_uri", "state", "code_challenge", "code_challenge_method", "scope"} {
+		if len(query[name]) > 1 {
+			add(ErrBadRequest)
+			break
+		}
+	}
+	for _, name := range [...]string{"response_type", "client_id", "redirect_uri", "state", "code_challenge"} {
+		if !query.Has(name) || query.Get(name) == "" && (name == "state" || name == "code_challenge") {
+			errs = append(errs, missingParameter(AuthorizationEndpoint, name))
+		}
+	}
+	if query.Has("response_type") && query.Get("response_type") != "code" {
+		add(ErrInvalidResponseType)
+	}
+	if query.Has("code_challenge_method") && query.Get("code_challenge_method") != "S256" {
+		add(ErrInvalidChallengeMethod)
+	}
+	if query.Has("redirect_uri") {
+		if reason := checkRedirectURI(query.Get("redirect_uri")); reason != "" {
+			add(reason)
+		}
+	}
+	if query.Has("scope") && query.Get("scope") == "" {
+		add(ErrEmptyScope)
+	}
+	if query.Has("client_id") && query.Get("client_id") == "" {
+		add(ErrEmptyClientID)
+	}
+	if strings.Trim(query.Get("state"), unreserved) != "" {
+		errs = append(errs, &Error{
+			Endpoint: AuthorizationEndpoint, Reason: ErrUnsafeState,
+			detail: "state holds characters that need percent-encoding",
+		})
+	}
+	return errors.Join(errs...)
+}
+
+// unreserved are the characters that a URL never percent-encodes (RFC 3986 section 2.3).
+const unreserved = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+
+func checkRedirectURI(redirectURI string) Reason {
+	if redirectURI == "" {
+		return ErrEmptyRedirectURI
+	}
+	parsed, err := url.Parse(redirectURI)
+	isWeb := err == nil && (parsed.Scheme == "http" || parsed.Scheme == "https")
+	switch {
+	case err != nil, !parsed.IsAbs(), isWeb && parsed.Hostname() == "", strings.Contains(redirectURI, "#"):
+		return ErrInvalidRedirectURI
+	case strings.EqualFold(strings.TrimSuffix(parsed.Hostname(), "."), "localhost"):
+		return ErrLocalhostRedirectURI
+	}
+	return ""
+}
+
+// documentedError returns the error that endpoint would send for reason.
+func documentedError(endpoint Endpoint, reason Reason) *Error {
+	e := &Error{Endpoint: endpoint, Reason: reason}
+	for _, entry := range catalog {
+		if entry.Reason == reason {
+			e.Code, e.Description = entry.Code, entry.Description
+			break
+		}
+	}
+	return e
+}
+
+// missingParameter returns the error that endpoint would send for the lack of the parameter name.
+func missingParameter(endpoint Endpoint, name string) *Error {
+	e := documentedError(endpoint, ErrMissingParameter)
+	e.Description = strings.Replace(e.Description, "<parameter name>", name, 1)
+	e.Parameter = name
+	return e
 }

@@ -12,8 +12,8 @@ import (
 // What a person reads is fixed to the letter.
 func TestErrorText(t *testing.T) {
 	for want, e := range map[string]*applebusiness.Error{
-		`applebusiness: <nil>`:                       nil,
-		`applebusiness: no OAuth error was received`: {},
+		`applebusiness: <nil>`:                                  nil,
+		`applebusiness: no OAuth error was received`:            {},
 		`applebusiness: no OAuth error was received (HTTP 502)`: {StatusCode: 502},
 		`applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401)`: {
 			StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token", Reason: applebusiness.ErrInvalidRefreshToken,

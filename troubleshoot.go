@@ -116,13 +116,20 @@ func Troubleshoot(err error) Advice {
 	if code, ok := errors.AsType[Code](err); ok {
 		return (&Error{Code: code}).advice()
 	}
-	return networkAdvice(err)
+	e := &Error{err: err}
+	if failed, ok := errors.AsType[*requestError](err); ok {
+		e.GrantType = failed.grantType
+	}
+	return e.advice()
 }
 
 // Retryable reports whether the very same request may be sent again, after [Error.RetryAfter] and with a backoff.
 //
 // It is true where [Troubleshoot] says [ActionRetry], except for an error of the authorization endpoint, where sending
-// the browser back at once makes a redirect loop. It is never true once a context was canceled.
+// the browser back at once makes a redirect loop. It is never true once a context was canceled, nor for an
+// authorization_code request unless Apple answered 429 or with a Retry-After. Where only the network failed, the grant
+// is known if [Transport] sent the request and no http.Client.Timeout ended it; if in doubt, let the user start over
+// rather than send a code again.
 func Retryable(err error) bool {
 	if Troubleshoot(err).Action != ActionRetry || errors.Is(err, context.Canceled) {
 		return false
@@ -130,13 +137,6 @@ func Retryable(err error) bool {
 	e, ok := errors.AsType[*Error](err)
 	return !ok || e == nil || e.Endpoint != AuthorizationEndpoint
 }
-
-// The grants of Apple's token endpoint.
-const (
-	grantAuthorizationCode = "authorization_code"
-	grantRefreshToken      = "refresh_token"
-	grantClientCredentials = "client_credentials"
-)
 
 // advice is Troubleshoot for one Error; the Causes are a copy.
 func (e *Error) advice() Advice {

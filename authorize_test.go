@@ -1,0 +1,149 @@
+package applebusiness_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
+
+	. "github.com/seed-a5f25c57/applebusiness"
+)
+
+func TestVerifyCallback(t *testing.T) {
+	const mismatch = "applebusiness: state_mismatch: the callback's state is not the expected one"
+	for _, test := range []struct {
+		name, query, state, code, err string
+	}{
+		{"success", "code=abc&state=s1", "s1", "abc", ""},
+		{"foreign parameters", "code=abc&state=s1&iss=a&iss=b&=", "s1", "abc", ""},
+		{"Apple's error", "error=server_error&error_description=server+error&state=s1", "s1", "", `applebusiness: server_error: "server error"`},
+		{"code beside an error", "code=abc&error=access_denied&state=s1", "s1", "", "applebusiness: access_denied"},
+		{"other state", "code=abc&state=s2", "s1", "", mismatch},
+		{"no state", "code=abc", "s1", "", mismatch},
+		{"nothing expected", "code=abc&state=s1", "", "", mismatch},
+		{"nothing expected, none sent", "code=abc", "", "", mismatch},
+		{"nothing expected, an empty one sent", "code=abc&state=", "", "", mismatch},
+		{"state comes before an error", "error=access_denied&state=s2", "s1", "", mismatch},
+		{"state comes before a repeated code", "code=a&code=b&state=s2", "s1", "", mismatch},
+		{"state comes before nothing", "", "s1", "", mismatch},
+		{"a repeated state comes first", "code=abc&state=s1&state=s1", "s1", "", "applebusiness: malformed_callback: state is repeated"},
+		{"decoding comes first", "code=%zz&state=s2", "s1", "", "applebusiness: malformed_callback: the query cannot be decoded"},
+		{"repeated code", "code=a&code=b&state=s1", "s1", "", "applebusiness: malformed_callback: code is repeated"},
+		{"repeated description", "error=a&error_description=b&error_description=c&state=s1", "s1", "", "applebusiness: malformed_callback: error_description is repeated"},
+		{"neither", "state=s1", "s1", "", "applebusiness: malformed_callback: neither code nor error"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, method := range []string{http.MethodGet, http.MethodPost} {
+				r := httptest.NewRequest(method, "https://partner.example/callback?"+test.query, strings.NewReader("state=s1&code=from-the-body"))
+				r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+				code, err := VerifyCallback(r, test.state)
+				assert.Equal(t, test.code, code)
+				if test.err == "" {
+					assert.NoError(t, err)
+				} else {
+					assert.EqualError(t, err, test.err)
+				}
+			}
+		})
+	}
+	for _, r := range []*http.Request{nil, {}} {
+		_, err := VerifyCallback(r, "s1")
+		assert.EqualError(t, err, "applebusiness: malformed_callback: there is no request URL")
+	}
+}
+
+func TestCheckAuthorizationURL(t *testing.T) {
+	good := url.Values{
+		"response_type": {"code"}, "client_id": {"BUSINESSAPI.1"}, "redirect_uri": {"https://partner.example/callback"},
+		"state": {"aZ09-._~"}, "code_challenge": {"E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"}, "code_challenge_method": {"S256"},
+	}
+	const absent = "\x00"
+	missing := func(name string) []string {
+		return []string{`applebusiness: invalid_request: "OAuth 2.0 Parameter: ` + name + ` missing"`}
+	}
+	text := func(code Code, reason Reason) []string {
+		return []string{`applebusiness: ` + string(code) + `: "` + reason.Description() + `"`}
+	}
+	for _, test := range []struct {
+		name, value string
+		reason      Reason
+		lines       []string
+	}{
+		{"foreign", "1", "", nil},
+		{"scope", "OAUTH_LOCATION_READ", "", nil},
+		{"code_challenge_method", absent, "", nil},
+		{"redirect_uri", "http://127.0.0.1:8080/callback", "", nil},
+		{"redirect_uri", "https://localhost.example/callback", "", nil},
+		{"redirect_uri", "com.partner.app:/callback", "", nil},
+		{"response_type", absent, ErrMissingParameter, missing("response_type")},
+		{"response_type", "", ErrInvalidResponseType, text(CodeUnsupportedResponseType, ErrInvalidResponseType)},
+		{"response_type", "token", ErrInvalidResponseType, text(CodeUnsupportedResponseType, ErrInvalidResponseType)},
+		{"code_challenge_method", "plain", ErrInvalidChallengeMethod, text(CodeInvalidRequest, ErrInvalidChallengeMethod)},
+		{"code_challenge_method", "", ErrInvalidChallengeMethod, text(CodeInvalidRequest, ErrInvalidChallengeMethod)},
+		{"code_challenge", absent, ErrMissingParameter, missing("code_challenge")},
+		{"code_challenge", "", ErrMissingParameter, missing("code_challenge")},
+		{"client_id", absent, ErrMissingParameter, missing("client_id")},
+		{"client_id", "", ErrEmptyClientID, text(CodeInvalidRequest, ErrEmptyClientID)},
+		{"scope", "", ErrEmptyScope, text(CodeInvalidRequest, ErrEmptyScope)},
+		{"redirect_uri", absent, ErrMissingParameter, missing("redirect_uri")},
+		{"redirect_uri", "", ErrEmptyRedirectURI, text(CodeInvalidRequest, ErrEmptyRedirectURI)},
+		{"redirect_uri", "/callback", ErrInvalidRedirectURI, text(CodeInvalidRequest, ErrInvalidRedirectURI)},
+		{"redirect_uri", "//partner.example/callback", ErrInvalidRedirectURI, text(CodeInvalidRequest, ErrInvalidRedirectURI)},
+		{"redirect_uri", "https:///callback", ErrInvalidRedirectURI, text(CodeInvalidRequest, ErrInvalidRedirectURI)},
+		{"redirect_uri", "https://partner.example/callback#x", ErrInvalidRedirectURI, text(CodeInvalidRequest, ErrInvalidRedirectURI)},
+		{"redirect_uri", "https://partner.example/callback#", ErrInvalidRedirectURI, text(CodeInvalidRequest, ErrInvalidRedirectURI)},
+		{"redirect_uri", "https://partner.example/%zz", ErrInvalidRedirectURI, text(CodeInvalidRequest, ErrInvalidRedirectURI)},
+		{"redirect_uri", "http://localhost:8080/callback", ErrLocalhostRedirectURI, text(CodeInvalidRequest, ErrLocalhostRedirectURI)},
+		{"redirect_uri", "http://LOCALHOST./callback", ErrLocalhostRedirectURI, text(CodeInvalidRequest, ErrLocalhostRedirectURI)},
+		{"state", absent, ErrMissingParameter, missing("state")},
+		{"state", "", ErrMissingParameter, missing("state")},
+		{"state", "a+b/c=", ErrUnsafeState, []string{"applebusiness: unsafe_state: state holds characters that need percent-encoding"}},
+	} {
+		t.Run(test.name+"="+test.value, func(t *testing.T) {
+			query := make(url.Values)
+			for name, values := range good {
+				query[name] = values
+			}
+			query.Set(test.name, test.value)
+			if test.value == absent {
+				query.Del(test.name)
+			}
+			err := CheckAuthorizationURL("https://business.example/oauth2/v1/authorize?" + query.Encode())
+			if test.reason == "" {
+				assert.NoError(t, err)
+				return
+			}
+			require.EqualError(t, err, strings.Join(test.lines, "\n"))
+			assert.Equal(t, test.reason, ReasonOf(err))
+			var e *Error
+			require.ErrorAs(t, err, &e)
+			assert.Equal(t, AuthorizationEndpoint, e.Endpoint)
+			if test.reason == ErrMissingParameter {
+				assert.Equal(t, test.name, e.Parameter)
+			}
+		})
+	}
+	for _, undecodable := range []string{"https://x/\x00", "https://x/?a=%zz", "https://x/?" + good.Encode() + "&state=again"} {
+		assert.EqualError(t, CheckAuthorizationURL(undecodable), `applebusiness: invalid_request: "bad request"`)
+	}
+	everything := CheckAuthorizationURL("")
+	assert.Len(t, strings.Split(everything.Error(), "\n"), 5, "all mistakes at once")
+}
+
+func TestCheckAuthorizationURLOfOAuth2(t *testing.T) {
+	config := &oauth2.Config{
+		ClientID: "BUSINESSAPI.1", RedirectURL: "https://partner.example/callback",
+		Endpoint: OAuth2Endpoint("https://business.example/", "https://api.example/"),
+	}
+	rawURL := config.AuthCodeURL(oauth2.GenerateVerifier(), oauth2.S256ChallengeOption(oauth2.GenerateVerifier()))
+	assert.NoError(t, CheckAuthorizationURL(rawURL))
+	assert.True(t, strings.HasPrefix(rawURL, "https://business.example/oauth2/v1/authorize?"))
+	assert.Equal(t, "https://api.example/api/v1/oauth2/token", config.Endpoint.TokenURL)
+	assert.Equal(t, oauth2.AuthStyleInParams, config.Endpoint.AuthStyle)
+	assert.Equal(t, config.Endpoint, OAuth2Endpoint("https://business.example", "https://api.example"))
+}

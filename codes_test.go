@@ -1,0 +1,163 @@
+package applebusiness_test
+
+import (
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	. "github.com/seed-a5f25c57/applebusiness"
+)
+
+// oracleRow is a row of testdata/catalog.tsv, the copy of Apple's table.
+type oracleRow struct {
+	endpoint    Endpoint
+	status      int
+	code        Code
+	description string
+}
+
+func oracle(t testing.TB) []oracleRow {
+	t.Helper()
+	text, err := os.ReadFile("testdata/catalog.tsv")
+	require.NoError(t, err)
+	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	var rows []oracleRow
+	for _, line := range lines[1:] {
+		cells := strings.Split(line, "\t")
+		require.Len(t, cells, 5)
+		status, err := strconv.Atoi(cells[1])
+		require.NoError(t, err)
+		rows = append(rows, oracleRow{Endpoint(cells[0]), status, Code(cells[2]), cells[3]})
+	}
+	require.Len(t, rows, 25)
+	return rows
+}
+
+// reasons is the Reason of each row of the oracle, written down here once more, by hand.
+var reasons = []Reason{
+	ErrInvalidGrantType, ErrInvalidRefreshToken, ErrInvalidClientID, ErrMissingFields, ErrMissingParameter, ErrEmptyBody,
+	ErrUnsupportedMediaType, ErrScopeNotAccepted, ErrInvalidCredentials, ErrInvalidRefreshToken, ErrEndpointNotFound,
+	ErrUnknownServerError, ErrServer,
+	ErrInvalidResponseType, ErrInvalidChallengeMethod, ErrUnregisteredClientID, ErrBadRequest, ErrEmptyRedirectURI,
+	ErrInvalidRedirectURI, ErrLocalhostRedirectURI, ErrUnregisteredRedirectURI, ErrEmptyScope, ErrInvalidScope,
+	ErrEmptyClientID, ErrServer,
+}
+
+func TestCatalogIsApplesTable(t *testing.T) {
+	rows := oracle(t)
+	entries := slices.Collect(Catalog())
+	require.Len(t, entries, len(rows))
+	for i, row := range rows {
+		want := Entry{row.endpoint, row.status, row.code, row.description, reasons[i]}
+		assert.Equal(t, want, entries[i], "row %d", i+1)
+	}
+	for range Catalog() {
+		break // stopping early does no harm
+	}
+	entries[0].Reason = "changed"
+	assert.Equal(t, rows[0].description, reasons[0].Description(), "the catalog cannot be changed from outside")
+	assert.Equal(t, ErrInvalidGrantType, slices.Collect(Catalog())[0].Reason)
+}
+
+func TestReasonDescription(t *testing.T) {
+	for i, row := range oracle(t) {
+		assert.Equal(t, row.description, reasons[i].Description())
+	}
+	for _, own := range []Reason{ErrStateMismatch, ErrMalformedCallback, ErrMalformedResponse, ErrUnsafeTokenRequest, ErrNoRefreshToken, ErrUnsafeState, "", "unheard_of"} {
+		assert.Empty(t, own.Description(), own)
+	}
+}
+
+func TestReasonsAndCodesAreErrors(t *testing.T) {
+	wrapped := fmt.Errorf("refresh for customer 7: %w", ErrInvalidRefreshToken)
+	assert.ErrorIs(t, wrapped, ErrInvalidRefreshToken)
+	assert.NotErrorIs(t, wrapped, ErrServer)
+	assert.EqualError(t, wrapped, "refresh for customer 7: applebusiness: invalid_refresh_token")
+	assert.EqualError(t, CodeInvalidGrant, "applebusiness: invalid_grant")
+	assert.EqualError(t, CodeNotFound, "applebusiness: 404 Not Found")
+	assert.EqualError(t, Code("slow\ndown"), `applebusiness: "slow\ndown"`)
+	assert.EqualError(t, Reason("two\nlines"), `applebusiness: "two\nlines"`)
+	assert.EqualError(t, Code(""), `applebusiness: ""`)
+	assert.False(t, errors.Is(ErrInvalidScope, CodeInvalidScope), "the same label on two levels is not the same error")
+}
+
+// constant is a constant of a source file as its reader sees it.
+type constant struct{ name, typ, value, doc string }
+
+func constants(t *testing.T, file string) []constant {
+	t.Helper()
+	parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
+	require.NoError(t, err)
+	var found []constant
+	for _, decl := range parsed.Decls {
+		group, ok := decl.(*ast.GenDecl)
+		if !ok || group.Tok != token.CONST {
+			continue
+		}
+		for _, spec := range group.Specs {
+			spec := spec.(*ast.ValueSpec)
+			if !spec.Names[0].IsExported() {
+				continue
+			}
+			require.Len(t, spec.Names, 1)
+			require.NotNil(t, spec.Type, "%s has no type", spec.Names[0])
+			value, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+			require.NoError(t, err)
+			found = append(found, constant{spec.Names[0].Name, spec.Type.(*ast.Ident).Name, value, spec.Doc.Text()})
+		}
+	}
+	return found
+}
+
+// snakeCase turns InvalidClientID into invalid_client_id.
+func snakeCase(name string) string {
+	var b strings.Builder
+	runes := []rune(name)
+	for i, r := range runes {
+		startsWord := i > 0 && unicode.IsUpper(r) &&
+			(unicode.IsLower(runes[i-1]) || i+1 < len(runes) && unicode.IsLower(runes[i+1]))
+		if startsWord {
+			b.WriteByte('_')
+		}
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
+}
+
+func TestConstantsAreDocumented(t *testing.T) {
+	count := map[string]int{}
+	for _, file := range []string{"codes.go", "troubleshoot.go"} {
+		for _, c := range constants(t, file) {
+			count[c.typ]++
+			assert.True(t, strings.HasPrefix(c.doc, c.name+" "), "the doc comment of %s starts with its name", c.name)
+			assert.True(t, strings.HasSuffix(strings.TrimSpace(c.doc), "."), "the doc comment of %s is a whole sentence", c.name)
+			label := c.name
+			for _, affix := range []string{"Err", "Code", "Action", "Impact", "Cause"} {
+				label = strings.TrimPrefix(label, affix)
+			}
+			label = snakeCase(strings.TrimSuffix(label, "Endpoint"))
+			switch c.name {
+			case "CodeNotFound": // Apple's spelling
+				label = "404 Not Found"
+			case "ActionUnknown", "ImpactUnknown":
+				label = ""
+			}
+			assert.Equal(t, label, c.value, c.name)
+			if text := Reason(c.value).Description(); c.typ == "Reason" && text != "" {
+				assert.Contains(t, c.doc, strconv.Quote(text)[1:len(text)+1], "the doc comment of %s gives Apple's text", c.name)
+			}
+		}
+	}
+	assert.Equal(t, map[string]int{"Endpoint": 2, "Code": 12, "Reason": 29, "Action": 6, "Impact": 4, "Cause": 7}, count)
+}

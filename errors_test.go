@@ -1,38 +1,183 @@
 package applebusiness_test
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
 	"testing"
+	"time"
+	"unicode"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
-	"github.com/seed-a5f25c57/applebusiness"
+	. "github.com/seed-a5f25c57/applebusiness"
 )
 
 // What a person reads is fixed to the letter.
 func TestErrorText(t *testing.T) {
-	for want, e := range map[string]*applebusiness.Error{
+	for want, e := range map[string]*Error{
 		`applebusiness: <nil>`:                                  nil,
 		`applebusiness: no OAuth error was received`:            {},
 		`applebusiness: no OAuth error was received (HTTP 502)`: {StatusCode: 502},
 		`applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401)`: {
-			StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token", Reason: applebusiness.ErrInvalidRefreshToken,
+			StatusCode: 401, Code: CodeInvalidGrant, Description: "Invalid refresh_token", Reason: ErrInvalidRefreshToken,
 		},
 		`applebusiness: 404 Not Found: "invalid_request" (HTTP 404)`: {
-			StatusCode: 404, Code: applebusiness.CodeNotFound, Description: "invalid_request", Reason: applebusiness.ErrEndpointNotFound,
+			StatusCode: 404, Code: CodeNotFound, Description: "invalid_request", Reason: ErrEndpointNotFound,
 		},
-		`applebusiness: access_denied`: {Code: applebusiness.CodeAccessDenied},
+		`applebusiness: access_denied`: {Code: CodeAccessDenied},
 		`applebusiness: "slow_down": "two\nlines \"quoted\" \u202e" (HTTP 400)`: {
 			StatusCode: 400, Code: "slow_down", Description: "two\nlines \"quoted\" \u202e",
 		},
 		`applebusiness: "only a text" (HTTP 400)`: {StatusCode: 400, Description: "only a text"},
-		`applebusiness: invalid_refresh_token`:    {Reason: applebusiness.ErrInvalidRefreshToken},
-		`applebusiness: state_mismatch`:           {Reason: applebusiness.ErrStateMismatch},
+		`applebusiness: invalid_refresh_token`:    {Reason: ErrInvalidRefreshToken},
+		`applebusiness: state_mismatch`:           {Reason: ErrStateMismatch},
 	} {
 		assert.Equal(t, want, e.Error())
 		if e != nil {
 			assert.Equal(t, want, fmt.Sprintf("%v", *e))
 			assert.Equal(t, want, fmt.Sprintf("%+v", e))
+		}
+	}
+}
+
+func TestNilError(t *testing.T) {
+	var e *Error
+	assert.False(t, e.Is(ErrServer))
+	assert.NoError(t, e.Unwrap())
+	assert.Equal(t, slog.KindAny, e.LogValue().Kind())
+	text, err := json.Marshal(e)
+	require.NoError(t, err)
+	assert.Equal(t, "null", string(text))
+	assert.Equal(t, "<nil>", fmt.Sprintf("%v", e))
+	assert.Empty(t, CodeOf(e))
+	assert.Empty(t, ReasonOf(e))
+}
+
+func TestCodeOfAndReasonOf(t *testing.T) {
+	e := &Error{Code: CodeInvalidGrant, Reason: ErrInvalidRefreshToken}
+	for _, test := range []struct {
+		name   string
+		err    error
+		code   Code
+		reason Reason
+	}{
+		{"nil", nil, "", ""},
+		{"foreign", io.EOF, "", ""},
+		{"Error", e, CodeInvalidGrant, ErrInvalidRefreshToken},
+		{"wrapped", fmt.Errorf("x: %w", e), CodeInvalidGrant, ErrInvalidRefreshToken},
+		{"joined", errors.Join(io.EOF, e), CodeInvalidGrant, ErrInvalidRefreshToken},
+		{"first of two", errors.Join(e, &Error{Code: CodeServerError, Reason: ErrServer}), CodeInvalidGrant, ErrInvalidRefreshToken},
+		{"undocumented", &Error{Code: "slow_down"}, "slow_down", ""},
+		{"bare Reason", fmt.Errorf("x: %w", ErrServer), "", ErrServer},
+		{"bare Code", errors.Join(io.EOF, CodeInvalidScope), CodeInvalidScope, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			assert.Equal(t, test.code, CodeOf(test.err))
+			assert.Equal(t, test.reason, ReasonOf(test.err))
+		})
+	}
+}
+
+func TestIs(t *testing.T) {
+	e := &Error{StatusCode: 401, Code: CodeInvalidGrant, Reason: ErrInvalidRefreshToken}
+	assertMeansOnly(t, e, ErrInvalidRefreshToken, CodeInvalidGrant)
+	assertMeansOnly(t, fmt.Errorf("x: %w", e), ErrInvalidRefreshToken, CodeInvalidGrant)
+	assertMeansOnly(t, errors.Join(io.EOF, e), ErrInvalidRefreshToken, CodeInvalidGrant)
+	assert.NotErrorIs(t, e, &Error{StatusCode: 401, Code: CodeInvalidGrant, Reason: ErrInvalidRefreshToken}, "errors are not compared by value")
+	assertMeansOnly(t, &Error{}, "", "")
+	assert.Zero(t, testing.AllocsPerRun(100, func() { _ = errors.Is(e, ErrInvalidRefreshToken) }))
+}
+
+func TestLogValue(t *testing.T) {
+	e := &Error{
+		Endpoint: TokenEndpoint, StatusCode: 401, Code: CodeInvalidGrant, Description: "Invalid refresh_token", URI: "https://x.example",
+		Reason: ErrInvalidRefreshToken, Parameter: "p", GrantType: "refresh_token", RequestID: "req-1", RetryAfter: 5 * time.Second,
+	}
+	assert.Equal(t, "[endpoint=token code=invalid_grant reason=invalid_refresh_token description=Invalid refresh_token status=401 "+
+		"parameter=p grant_type=refresh_token request_id=req-1 retry_after=5s action=reauthorize impact=customer]", e.LogValue().String())
+	assert.Equal(t, "[]", (&Error{}).LogValue().String())
+	assert.Equal(t, "[code=slow_down]", (&Error{Code: "slow_down"}).LogValue().String())
+
+	hostile := &Error{Code: "a\nb", Description: "\x1b[2J" + strings.Repeat("\u202e", 1000), RequestID: "r\r\nx"}
+	var line bytes.Buffer
+	slog.New(slog.NewTextHandler(&line, nil)).Error("failed", "error", hostile)
+	assert.Equal(t, 1, strings.Count(line.String(), "\n"))
+	assert.Less(t, line.Len(), 2<<10)
+	for _, attr := range hostile.LogValue().Group() {
+		assert.Equal(t, -1, strings.IndexFunc(attr.Value.String(), func(r rune) bool { return !unicode.IsPrint(r) }), attr.Key)
+	}
+}
+
+func TestMarshalJSON(t *testing.T) {
+	e := &Error{
+		Endpoint: TokenEndpoint, StatusCode: 401, Code: CodeInvalidGrant, Description: "Invalid refresh_token", URI: "https://x.example/e",
+		Reason: ErrInvalidRefreshToken, Parameter: "p", GrantType: "refresh_token", RequestID: "req-1", RetryAfter: time.Second,
+	}
+	for _, v := range []any{e, *e} {
+		text, err := json.Marshal(v)
+		require.NoError(t, err)
+		assert.Equal(t, `{"error":"invalid_grant","error_description":"Invalid refresh_token","error_uri":"https://x.example/e"}`, string(text))
+	}
+	text, err := json.Marshal(&Error{Reason: ErrStateMismatch})
+	require.NoError(t, err)
+	assert.Equal(t, `{}`, string(text))
+}
+
+// renderings returns every way in which err reaches a log or a person.
+func renderings(t testing.TB, err error) []string {
+	all := []string{err.Error()}
+	add := func(v any) {
+		for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+			all = append(all, fmt.Sprintf(format, v))
+		}
+		text, jsonErr := json.Marshal(v)
+		require.NoError(t, jsonErr)
+		all = append(all, string(text))
+		var line bytes.Buffer
+		slog.New(slog.NewTextHandler(&line, nil)).Error("x", "error", v)
+		slog.New(slog.NewJSONHandler(&line, nil)).Error("x", "error", v)
+		all = append(all, line.String())
+	}
+	add(err)
+	add(struct{ Err error }{err})
+	if e, ok := errors.AsType[*Error](err); ok && e != nil {
+		add(*e)
+		all = append(all, e.LogValue().String())
+	}
+	return all
+}
+
+func TestSecretsAreNotRendered(t *testing.T) {
+	const secret = "hunter2"
+	body := `{"error":"invalid_grant","error_description":"Invalid refresh_token","client_secret":"hunter2","refresh_token":"hunter2","access_token":"hunter2"}`
+	s := newJSONOnlyServer(t, answerWith(400, body))
+	config := s.config()
+	config.ClientID, config.ClientSecret = secret+"-id", secret+"-secret"
+	_, exchanged := config.Exchange(s.context(), secret+"-code")
+	_, redirected := ParseRedirect("error=access_denied&state=hunter2&code=hunter2&client_id=hunter2")
+	_, undecodable := ParseRedirect("state=hunter2&code=hunter2%zz")
+	_, mismatch := VerifyCallback(httptest.NewRequest("GET", "/?code=hunter2&state=hunter2", nil), "other")
+	_, malformed := ParseTokenResponse(&http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(`{"refresh_token":"hunter2"}`))})
+	_, refused := (&Transport{TokenURL: "https://api.example/?k=hunter2"}).RoundTrip(formRequest("https://u:hunter2@api.example/", "code=hunter2&code=hunter2"))
+	for name, err := range map[string]error{
+		"exchange": Wrap(exchanged), "html": ParseTokenError(502, nil, []byte("<html>hunter2")), "redirect": redirected, "undecodable": undecodable,
+		"mismatch": mismatch, "malformed": malformed, "refused": refused,
+		"URL check":   CheckAuthorizationURL("https://x.example/?client_id=hunter2&state=hunter2=&redirect_uri=hunter2&response_type=hunter2"),
+		"token check": CheckTokenRequest(url.Values{"grant_type": {"client_credentials"}, "client_secret": {secret}, "scope": {secret}}),
+	} {
+		require.Error(t, err, name)
+		for _, text := range renderings(t, err) {
+			assert.NotContains(t, text, secret, name)
+			assert.NotContains(t, text, fmt.Sprintf("%x", secret), name)
 		}
 	}
 }

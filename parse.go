@@ -62,7 +62,7 @@ func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
 	e := &Error{
 		Endpoint:   TokenEndpoint,
 		StatusCode: statusCode,
-		RequestID:  cut(header.Get("apple-request-id"), maxCode),
+		RequestID:  cut(header.Get("Apple-Request-Id"), maxCode), // another case would allocate
 		RetryAfter: parseRetryAfter(header.Get("Retry-After")),
 	}
 	answer := decodeAnswer(body)
@@ -223,6 +223,9 @@ func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 
 
 // parseRetryAfter returns the wait that a Retry-After header asks for (RFC 9110 section 10.2.3), 0 if it cannot be read.
 func parseRetryAfter(value string) time.Duration {
+	if value == "" {
+		return 0 // as nearly always; to fail at parsing it would cost a third of the whole error
+	}
 	wait := time.Duration(0)
 	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
 		wait = time.Duration(min(seconds, int64(maxRetryAfter/time.Second))) * time.Second

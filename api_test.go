@@ -1,0 +1,163 @@
+package applebusiness_test
+
+import (
+	"flag"
+	"go/ast"
+	"go/parser"
+	"go/printer"
+	"go/token"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files in testdata")
+
+// The exported API is fixed to the letter, so that it never changes by accident. After a change that is meant:
+//
+//	go test -run TestAPI -update .
+func TestAPI(t *testing.T) {
+	const golden = "testdata/api.txt"
+	var api []string
+	for _, folder := range []string{".", "applebusinesstest"} {
+		if _, err := os.Stat(folder); os.IsNotExist(err) {
+			t.Logf("%s is left out: there is no such folder", folder)
+			continue
+		}
+		api = append(api, exportedAPI(t, folder)...)
+	}
+	if *update {
+		require.NoError(t, os.WriteFile(golden, []byte(strings.Join(api, "\n")+"\n"), 0o644))
+	}
+	text, err := os.ReadFile(golden)
+	require.NoError(t, err)
+	want := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	for _, line := range want {
+		assert.True(t, slices.Contains(api, line), "gone or changed: %s", line)
+	}
+	for _, line := range api {
+		assert.True(t, slices.Contains(want, line), "new, or changed to: %s", line)
+	}
+	assert.Equal(t, len(want), len(api), "the number of lines")
+}
+
+// exportedAPI returns one sorted line for each exported constant, variable, function, type, field and method of the
+// package in folder.
+func exportedAPI(t *testing.T, folder string) []string {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(folder, "*.go"))
+	require.NoError(t, err)
+	files := token.NewFileSet()
+	var lines []string
+	for _, path := range paths {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(files, path, nil, parser.SkipObjectResolution)
+		require.NoError(t, err)
+		for _, declaration := range file.Decls {
+			for _, line := range exportedLines(t, declaration) {
+				lines = append(lines, file.Name.Name+": "+line)
+			}
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func exportedLines(t *testing.T, declaration ast.Decl) []string {
+	switch declaration := declaration.(type) {
+	case *ast.FuncDecl:
+		if declaration.Name.IsExported() && (declaration.Recv == nil || ast.IsExported(receiver(t, declaration))) {
+			signature := ast.FuncDecl{Recv: declaration.Recv, Name: declaration.Name, Type: declaration.Type}
+			if signature.Recv != nil {
+				signature.Recv.List[0].Names = nil
+			}
+			return []string{source(t, &signature)}
+		}
+	case *ast.GenDecl:
+		var lines []string
+		for _, spec := range declaration.Specs {
+			switch spec := spec.(type) {
+			case *ast.ValueSpec:
+				lines = append(lines, valueLines(t, declaration.Tok, spec)...)
+			case *ast.TypeSpec:
+				lines = append(lines, typeLines(t, spec)...)
+			}
+		}
+		return lines
+	}
+	return nil
+}
+
+func valueLines(t *testing.T, kind token.Token, spec *ast.ValueSpec) []string {
+	var lines []string
+	for i, name := range spec.Names {
+		if !name.IsExported() {
+			continue
+		}
+		line := kind.String() + " " + name.Name
+		if spec.Type != nil {
+			line += " " + source(t, spec.Type)
+		}
+		if i < len(spec.Values) {
+			line += " = " + source(t, spec.Values[i])
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+func typeLines(t *testing.T, spec *ast.TypeSpec) []string {
+	if !spec.Name.IsExported() {
+		return nil
+	}
+	name := "type " + spec.Name.Name
+	structure, ok := spec.Type.(*ast.StructType)
+	if !ok {
+		if spec.Assign.IsValid() {
+			name += " ="
+		}
+		return []string{name + " " + source(t, spec.Type)}
+	}
+	lines := []string{name + " struct"}
+	for _, field := range structure.Fields.List {
+		for _, fieldName := range field.Names {
+			if fieldName.IsExported() {
+				lines = append(lines, name+" struct, "+fieldName.Name+" "+source(t, field.Type)+tag(field))
+			}
+		}
+		if field.Names == nil {
+			lines = append(lines, name+" struct, embedded "+source(t, field.Type)+tag(field))
+		}
+	}
+	return lines
+}
+
+func tag(field *ast.Field) string {
+	if field.Tag == nil {
+		return ""
+	}
+	return " " + field.Tag.Value
+}
+
+func receiver(t *testing.T, function *ast.FuncDecl) string {
+	kind := function.Recv.List[0].Type
+	if pointer, ok := kind.(*ast.StarExpr); ok {
+		kind = pointer.X
+	}
+	return source(t, kind)
+}
+
+// source returns node as gofmt writes it, on one line and without comments.
+func source(t *testing.T, node ast.Node) string {
+	t.Helper()
+	var text strings.Builder
+	require.NoError(t, printer.Fprint(&text, token.NewFileSet(), node))
+	return strings.Join(strings.Fields(text.String()), " ")
+}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"mime"
 	"net/http"
 	"net/url"
@@ -404,6 +405,177 @@ func (s *TokenSource) holding() error {
 	answer.RetryAfter, answer.err = wait, s.held
 	return &answer
 }
+
+// A Store keeps one grant's token where every process of the partner's service sees it.
+//
+// Update calls refresh with the stored token while no other process runs Update for the same grant, stores the token
+// that refresh returns if it differs, and returns it. An error of refresh is returned as it is, after what the Store
+// wants to record of it. Update must not call refresh once it has returned.
+//
+// A Store that has recorded that the grant needs reconnecting, or holds no token, calls refresh with nil: a process
+// that could not store its newest token then gets rid of it, and any other has [ErrNoRefreshToken] returned.
+type Store interface {
+	Update(ctx context.Context, refresh func(ctx context.Context, stored *oauth2.Token) (*oauth2.Token, error)) (*oauth2.Token, error)
+}
+
+const (
+	refreshTimeout = 30 * time.Second
+	updateTimeout  = 3 * refreshTimeout // waiting for a sibling's refresh, then refreshing, then storing
+	earlyExpiry    = 10 * time.Second   // as x/oauth2 has it in Token.Valid
+	maxJitter      = 5 * time.Minute
+)
+
+// SharedTokenSource is an [oauth2.TokenSource] for one grant that many processes refresh: whoever comes first sends the
+// one request, and the others use its token. [NewSharedTokenSource] makes one; it is safe for concurrent use.
+type SharedTokenSource struct {
+	ctx    context.Context
+	config *oauth2.Config
+	store  Store
+
+	mu        sync.Mutex
+	current   *oauth2.Token // as last returned by the Store
+	refreshAt time.Time     // for current; zero: never
+	bad       string        // the access token that Invalidate named
+	unsaved   *oauth2.Token // fetched, not stored yet
+	replaced  string        // the refresh token that fetched it
+	dead      string        // the refresh token that deadErr is about
+	deadErr   error
+}
+
+// NewSharedTokenSource returns a SharedTokenSource for the grant in store. The context must come from [WithJSON] and
+// live as long as the process: no call starts after its end, but a refresh that has begun is finished, since its
+// answer may hold the only refresh token that lives.
+func NewSharedTokenSource(ctx context.Context, config *oauth2.Config, store Store) *SharedTokenSource {
+	return &SharedTokenSource{ctx: ctx, config: config, store: store}
+}
+
+// Token returns a copy of the grant's token. While the one in memory is valid, that costs no call of the Store; it
+// counts as expired up to 5 minutes early, by a random part of its remaining life, so that a deployment does not
+// refresh all its grants in the same second.
+//
+// In the Store's Update, a stored token that is valid is used: a sibling was first. Else one request is sent with the
+// stored refresh token, 30 seconds long at most, and a refresh token that the answer lacks is kept. A token that was
+// fetched and could not be stored is offered to the Store again at the next call, before anything is sent. After an
+// error with [ActionReauthorize] nothing is sent until the stored refresh token is another one. If a refresh before the
+// expiry fails and [Retryable] is true, the token in memory is returned once more.
+//
+// An error is an [*Error] where Apple answered, else the network's or the Store's own. Token waits for the Store for 90
+// seconds at most.
+func (s *SharedTokenSource) Token() (*oauth2.Token, error) {
+	if s == nil || s.ctx == nil || s.config == nil || s.store == nil {
+		return nil, errNoStore
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isUsable(s.current) {
+		return s.currentCopy(), nil
+	}
+	if err := s.ctx.Err(); err != nil {
+		return nil, err
+	}
+	offering := s.unsaved != nil
+	err := s.update()
+	if err == nil && offering && !s.isUsable(s.current) {
+		err = s.update() // what has been stored at last is expired by now
+	}
+	if err != nil && (!s.current.Valid() || s.current.AccessToken == s.bad || !Retryable(err)) {
+		return nil, err
+	}
+	return s.currentCopy(), nil
+}
+
+// Invalidate says that the API answered 401 to token although it has not expired. The next call of Token refreshes it,
+// unless a sibling has done so already. A token other than the one in memory is ignored, as is nil. Invalidate waits for
+// a call of Token that is under way.
+func (s *SharedTokenSource) Invalidate(token *oauth2.Token) {
+	if s == nil || token == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current == nil || s.current.AccessToken == token.AccessToken {
+		s.bad = token.AccessToken
+	}
+}
+
+func (s *SharedTokenSource) update() error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), updateTimeout)
+	defer cancel()
+	token, err := s.store.Update(ctx, s.refresh)
+	if err != nil {
+		return Wrap(err)
+	}
+	if token == nil {
+		return errNoStoredToken
+	}
+	s.unsaved = nil
+	if s.current == nil || s.current.AccessToken != token.AccessToken || !s.current.Expiry.Equal(token.Expiry) {
+		s.refreshAt = refreshTime(token.Expiry)
+	}
+	copied := *token
+	s.current = &copied
+	return nil
+}
+
+// refresh is what the Store calls, in Token's time.
+func (s *SharedTokenSource) refresh(_ context.Context, stored *oauth2.Token) (*oauth2.Token, error) {
+	if s.unsaved != nil && (stored == nil || stored.RefreshToken == s.replaced) {
+		copied := *s.unsaved
+		return &copied, nil
+	}
+	s.unsaved = nil
+	switch {
+	case s.isUsable(stored):
+		return stored, nil
+	case stored == nil || stored.RefreshToken == "":
+		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrNoRefreshToken, detail: "the Store holds no refresh token"}
+	case stored.RefreshToken == s.dead:
+		return nil, s.deadErr
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), refreshTimeout)
+	defer cancel()
+	token, err := copyToken(s.config.TokenSource(ctx, &oauth2.Token{RefreshToken: stored.RefreshToken}))
+	if err != nil {
+		if Troubleshoot(err).Action == ActionReauthorize {
+			s.dead, s.deadErr = stored.RefreshToken, err
+		}
+		return nil, err
+	}
+	s.unsaved, s.replaced, s.bad = token, stored.RefreshToken, ""
+	copied := *token
+	return &copied, nil
+}
+
+// isUsable reports whether token can be returned without a refresh.
+func (s *SharedTokenSource) isUsable(token *oauth2.Token) bool {
+	if !token.Valid() || token.AccessToken == s.bad {
+		return false
+	}
+	isCurrent := s.current != nil && s.current.AccessToken == token.AccessToken
+	return !isCurrent || s.refreshAt.IsZero() || time.Now().Before(s.refreshAt)
+}
+
+func (s *SharedTokenSource) currentCopy() *oauth2.Token {
+	copied := *s.current
+	return &copied
+}
+
+// refreshTime returns when a token is refreshed: before it is expired, by up to a tenth of the time that is left.
+func refreshTime(expiry time.Time) time.Time {
+	if expiry.IsZero() {
+		return time.Time{}
+	}
+	jitter := min(time.Until(expiry)/10, maxJitter)
+	if jitter <= 0 {
+		return expiry
+	}
+	return expiry.Add(-earlyExpiry - rand.N(jitter))
+}
+
+var (
+	errNoStore       = errors.New(prefix + "the SharedTokenSource lacks a context, a config or a Store")
+	errNoStoredToken = errors.New(prefix + "the Store returned neither a token nor an error")
+)
 
 // copyToken returns a copy of source's token, or its error wrapped.
 func copyToken(source oauth2.TokenSource) (*oauth2.Token, error) {

@@ -167,7 +167,7 @@ func explainLines(stdin io.Reader, stdout io.Writer) (int, error) {
 		fmt.Fprintf(table, "%d\t%s\t%s\n", counts[kind], reasonName(kind.reason), orUnknown(kind.action))
 	}
 	if nothing > 0 {
-		fmt.Fprintf(table, "%d\tnothing to explain\t\n", nothing)
+		fmt.Fprintf(table, "%d\tnothing to explain\n", nothing)
 	}
 	return code, table.Flush()
 }

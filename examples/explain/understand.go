@@ -189,21 +189,20 @@ func readMembers(body string) map[string]string {
 
 var objectStart = regexp.MustCompile(`\{\s*"`)
 
-// fromJSON reads the first object in text as an answer. It returns nil if there is none.
+// fromJSON reads the objects in text as answers, also one inside another. It returns nil if none is.
 func fromJSON(text string) (*applebusiness.Error, error) {
-	start := objectStart.FindStringIndex(text)
-	if start == nil {
-		return nil, nil
+	const enough = 8 // each costs as much as the whole text
+	for _, start := range objectStart.FindAllStringIndex(text, enough) {
+		e, err := fromAnswer(0, nil, text[start[0]:])
+		if err != nil {
+			return nil, err
+		}
+		if e.Code != "" || e.Reason != "" {
+			locate(e)
+			return e, nil
+		}
 	}
-	e, err := fromAnswer(0, nil, text[start[0]:])
-	if err != nil {
-		return nil, err
-	}
-	if e.Code == "" && e.Reason == "" {
-		return nil, nil
-	}
-	locate(e)
-	return e, nil
+	return nil, nil
 }
 
 // fromText returns the error of the token endpoint that these texts mean.
@@ -304,7 +303,7 @@ func parseOwnText(text string) *applebusiness.Error {
 	return e
 }
 
-var oauth2Status = regexp.MustCompile(`^oauth2: cannot fetch token: ([1-5][0-9]{2})\b.*\n?(?:Response: )?`)
+var oauth2Status = regexp.MustCompile(`^oauth2: cannot fetch token: ([1-5][0-9]{2})\b[^\n\\]*\n?(?:Response: )?`)
 
 // fromOAuth2Text finds the text of an error of golang.org/x/oauth2.
 func fromOAuth2Text(text string) *applebusiness.Error {
@@ -323,8 +322,12 @@ func fromOAuth2Text(text string) *applebusiness.Error {
 
 func parseOAuth2Text(text string) *applebusiness.Error {
 	if match := oauth2Status.FindStringSubmatch(text); match != nil {
+		text = text[len(match[0]):]
+		if strings.HasPrefix(text, `\`) {
+			return nil // still escaped
+		}
 		status, _ := strconv.Atoi(match[1])
-		e, err := fromAnswer(status, nil, text[len(match[0]):])
+		e, err := fromAnswer(status, nil, text)
 		if err != nil {
 			return nil
 		}
@@ -434,6 +437,9 @@ func fromGroup(group map[string]string) *applebusiness.Error {
 		return nil
 	}
 	status, _ := strconv.Atoi(group["status"])
+	if status < 100 || status > 599 {
+		status = 0
+	}
 	e := fromText(status, code, group["description"])
 	if isReason(reason) {
 		e.Reason = reason
@@ -469,7 +475,7 @@ func fromRedirect(text string) (*applebusiness.Error, error) {
 	words := strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("\"`<>", r) })
 	for _, word := range words {
 		word = strings.Trim(word, "',;()[]{}")
-		if isCallback(word) && (strings.Contains(word, "?") || len(words) == 1) {
+		if isCallback(word) && (strings.ContainsAny(word, "?&") || len(words) == 1) { // a log has error=x of its own
 			return fromQuery(word)
 		}
 	}

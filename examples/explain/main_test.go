@@ -1,0 +1,691 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unicode"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+// binaryDir is where the program is built for the tests that run it.
+var binaryDir string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "explain")
+	if err != nil {
+		panic(err)
+	}
+	binaryDir = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+var build = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(binaryDir, "explain.exe")
+	output, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, output)
+	}
+	return path, nil
+})
+
+// execute runs the program in an empty directory, as an installed one would be.
+func execute(t *testing.T, stdin string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	path, err := build()
+	require.NoError(t, err)
+	var out, errOut bytes.Buffer
+	command := exec.Command(path, args...)
+	command.Dir, command.Stdin, command.Stdout, command.Stderr = t.TempDir(), strings.NewReader(stdin), &out, &errOut
+	if err := command.Run(); err != nil {
+		var exit *exec.ExitError
+		require.ErrorAs(t, err, &exit)
+	}
+	return out.String(), errOut.String(), command.ProcessState.ExitCode()
+}
+
+const (
+	secret = "S3cr3t-xyzABC123"
+
+	body     = `{"error":"invalid_grant","error_description":"Invalid refresh_token"}`
+	redirect = `?error=unsupported_response_type&error_description=response_type+must+be+code&state=` + secret
+)
+
+// What a person reads is fixed to the letter.
+func TestText(t *testing.T) {
+	for _, test := range []struct {
+		name, input, want string
+		code              int
+	}{
+		{"documented", "HTTP/2 401 \r\napple-request-id: abc-1\r\nretry-after: 7\r\n\r\n" + body, `
+ErrInvalidRefreshToken, documented by Apple
+  endpoint   token
+  code       invalid_grant
+  text       "Invalid refresh_token"
+  status     HTTP 401; Apple documents: HTTP 400, 401
+  request id "abc-1", to quote to Apple's support
+  wait       7 seconds before the next request
+  affected   customer: this grant, and no other customer's
+  causes     The customer revoked the partner's access to their Apple Business account.
+             The authorization code was older than 5 minutes.
+             Another process refreshed this grant first, and its refresh token is the valid one.
+  action     reauthorize
+             Read the stored token again: if its refresh token is another one by now, the grant is alive. Only otherwise ask this customer to reconnect; if an authorization code was sent, let the user start over.
+  in Go      errors.Is(err, applebusiness.ErrInvalidRefreshToken)
+`, 0},
+		{"Apple's example of a redirect", redirect, `
+ErrInvalidResponseType, documented by Apple
+  endpoint   authorization
+  code       unsupported_response_type
+  text       "response_type must be code"
+  affected   partner: the partner's app, and so all customers
+  action     fix_request
+             Send response_type=code in the authorization URL.
+  in Go      errors.Is(err, applebusiness.ErrInvalidResponseType)
+`, 0},
+		{"status unknown", `{"error":"invalid_request","error_description":"OAuth 2.0 Parameter: code_verifier missing"}`, `
+ErrMissingParameter, documented by Apple
+  endpoint   token
+  code       invalid_request
+  text       "OAuth 2.0 Parameter: code_verifier missing"
+  status     Apple documents: HTTP 400
+  parameter  "code_verifier"
+  affected   partner: the partner's app, and so all customers
+  action     fix_request
+             Send the parameter that the description names.
+  in Go      errors.Is(err, applebusiness.ErrMissingParameter)
+`, 0},
+		{"a code of RFC 6749", "?error=access_denied", `
+CodeAccessDenied, in a form that Apple does not document
+  endpoint   authorization
+  code       access_denied
+  affected   customer: this grant, and no other customer's
+  causes     The user declined on Apple's consent page.
+  action     reauthorize
+             Nothing is broken. Say that the connection was not made, and offer to start over.
+  in Go      errors.Is(err, applebusiness.CodeAccessDenied)
+`, 1},
+		{"a code of nobody's", `{"error":"slow\ndown","error_description":"two\nlines \u202e"}`, `
+An error that Apple does not document
+  endpoint   token
+  code       "slow\ndown"
+  text       "two\nlines \u202e"
+  affected   unknown
+  action     unknown
+             Apple does not document this error. Read its code and description, and ask nobody to reconnect because of it.
+  in Go      errors.Is(err, applebusiness.Code("slow\ndown"))
+`, 1},
+		{"found by the package", `oauth2: token expired and refresh token is not set`, `
+ErrNoRefreshToken, found by package applebusiness, not documented by Apple
+  endpoint   token
+  affected   customer: this grant, and no other customer's
+  action     reauthorize
+             Read the stored token again, with its refresh token. Only if there is none ask this customer to reconnect; a Service Account asks for a new token with its client credentials instead.
+  in Go      errors.Is(err, applebusiness.ErrNoRefreshToken)
+`, 1},
+		{"a proxy's answer", "HTTP/1.1 407 Proxy Authentication Required\nContent-Type: text/html\n\n<html>" + secret, `
+No OAuth error, but a failed answer
+  endpoint   token
+  status     HTTP 407
+  affected   service: Apple or the way to it, and so everybody for a while
+  action     check_network
+             The answer is none of Apple's OAuth endpoint. Check the token URL, and what proxy, firewall or gateway stands before it.
+`, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, stdin := range []bool{false, true} {
+				var stdout, stderr string
+				var code int
+				if stdin {
+					stdout, stderr, code = execute(t, test.input)
+				} else {
+					stdout, stderr, code = execute(t, "", test.input)
+				}
+				assert.Equal(t, strings.TrimPrefix(test.want, "\n"), stdout)
+				assert.Empty(t, stderr)
+				assert.Equal(t, test.code, code)
+			}
+		})
+	}
+}
+
+// So are the members that a program reads.
+func TestJSON(t *testing.T) {
+	stdout, stderr, code := execute(t,
+		"HTTP/1.1 400 Bad Request\r\nApple-Request-Id: abc-1\r\nRetry-After: 7\r\n\r\n"+
+			`{"error":"invalid_request","error_description":"OAuth 2.0 Parameter: code missing"}`, "-json")
+	assert.Equal(t, `{
+  "constant": "ErrMissingParameter",
+  "reason": "missing_parameter",
+  "endpoint": "token",
+  "code": "invalid_request",
+  "status": 400,
+  "description": "OAuth 2.0 Parameter: code missing",
+  "documented": true,
+  "documented_statuses": [
+    400
+  ],
+  "parameter": "code",
+  "request_id": "abc-1",
+  "retry_after_seconds": 7,
+  "action": "fix_request",
+  "impact": "partner",
+  "causes": [],
+  "remedy": "Send the parameter that the description names.",
+  "errors_is": "errors.Is(err, applebusiness.ErrMissingParameter)"
+}
+`, stdout)
+	assert.Empty(t, stderr)
+	assert.Equal(t, 0, code)
+
+	stdout, _, code = execute(t, "", "-json", `{"error":"\u202e<\u0000","error_description":"\ud83d\ude00\udb40\udc01"}`)
+	assert.Equal(t, `{
+  "endpoint": "token",
+  "code": "\u202e<\u0000",
+  "description": "😀\udb40\udc01",
+  "documented": false,
+  "action": "",
+  "impact": "",
+  "causes": [],
+  "remedy": "Apple does not document this error. Read its code and description, and ask nobody to reconnect because of it.",
+  "errors_is": "errors.Is(err, applebusiness.Code(\"\\u202e<\\x00\"))"
+}
+`, stdout)
+	assert.Equal(t, 1, code)
+
+	stdout, _, _ = execute(t, "", "-json", `{"error":"invalid_client"}`)
+	assert.Contains(t, stdout, `
+  "causes": [
+    {
+      "cause": "client_secret_replaced",
+      "description": "The client secret was replaced at Apple, which ends the old one at once."
+    },
+    {
+      "cause": "app_removed",
+      "description": "The app was deleted at Apple, which ends all its grants."
+    }
+  ],
+`)
+}
+
+func TestInputs(t *testing.T) {
+	deadGrant := explanation{
+		Constant: "ErrInvalidRefreshToken", Endpoint: "token", Code: "invalid_grant", Description: "Invalid refresh_token",
+	}
+	deadGrant401 := deadGrant
+	deadGrant401.Status = 401
+	responseType := explanation{
+		Constant: "ErrInvalidResponseType", Endpoint: "authorization", Code: "unsupported_response_type", Description: "response_type must be code",
+	}
+	unknown := func(status int, code applebusiness.Code, description string) explanation {
+		return explanation{Endpoint: "token", Status: status, Code: code, Description: description}
+	}
+	for _, test := range []struct {
+		name, input string
+		want        explanation
+	}{
+		// JSON bodies
+		{"JSON", body, deadGrant},
+		{"JSON after a byte order mark", "\ufeff \n" + body + "\n", deadGrant},
+		{"JSON that is cut", body[:len(body)-1] + `,"state":"` + secret, deadGrant},
+		{"JSON in a line of a log", `12:00 refresh failed: ` + body, deadGrant},
+		{"JSON in quotes", `body=` + strconv.Quote(body) + ` a=b`, deadGrant},
+		{"JSON of a redirect's error", `{"error":"unsupported_response_type","error_description":"response_type must be code"}`, responseType},
+		{"JSON with secrets", `{"state":"` + secret + `","code":"` + secret + `","access_token":5,` + body[1:], deadGrant},
+		{"Apple's other dialect", `[{"code":"Unauthorized","message":"Expired Token","details":{"header":"` + secret + `"}}]`, unknown(0, "Unauthorized", "Expired Token")},
+
+		// HTTP responses
+		{"HTTP/1.1", "HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\nSet-Cookie: " + secret + "\r\n\r\n" + body, deadGrant401},
+		{"HTTP/2 with LF", "HTTP/2 401\ncontent-type: application/json\n\n" + body + "\n", deadGrant401},
+		{"100 Continue", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 401 Unauthorized\r\n\r\n" + body, deadGrant401},
+		{"a proxy first", "HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\nHTTP/2 401 \r\n\r\n" + body, deadGrant401},
+		{"a redirect first", "HTTP/1.1 301 Moved\r\nLocation: https://x.example/?a=b\r\n\r\nHTTP/2 401 \r\n\r\n" + body, deadGrant401},
+		{"a redirect's error", "HTTP/2 302\r\nLocation: https://x.example/cb" + redirect + "\r\n\r\n<html>", responseType},
+		{"a redirect's error that was followed", "HTTP/2 302\r\nlocation: /cb" + redirect + "\r\n\r\nHTTP/2 200\r\n\r\n<html>", responseType},
+		{"headers only", "HTTP/1.1 502 Bad Gateway\r\nServer: x", unknown(502, "", "")},
+		{"a success without a token", "HTTP/1.1 200 OK\r\n\r\n{}", explanation{Constant: "ErrMalformedResponse", Endpoint: "token", Status: 200}},
+		{"a token in a failure", "HTTP/1.1 500 X\r\n\r\n" + `{"access_token":"` + secret + `"}`, unknown(500, "", "")},
+		{"a code without a message", "HTTP/1.1 400 X\r\n\r\n" + `{"code":"` + secret + `"}`, unknown(400, "", "")},
+
+		// Redirects
+		{"a URL", "https://x.example/cb" + redirect + "#" + secret, responseType},
+		{"a query", redirect[1:], responseType},
+		{"a query with a question mark", redirect, responseType},
+		{"state first", "state=" + secret + "&" + redirect[1:strings.Index(redirect, "&state")], responseType},
+		{"a code beside the error", redirect + "&code=" + secret, responseType},
+		{"a request line", "POST /callback" + redirect + " HTTP/1.1", responseType},
+		{"a line of an access log", `1.2.3.4 - - [24/Nov/2026:00:00:00 +0000] "POST /callback` + redirect + ` HTTP/1.1" 302 5 "https://y.example/?b=c"`, responseType},
+		{"an access log in JSON", `{"request":"POST /callback?state=` + secret + `\u0026` + redirect[1:strings.Index(redirect, "&state")] + ` HTTP/1.1"}`, responseType},
+		{"in single quotes", `GET 'https://x.example/cb` + redirect[:strings.Index(redirect, "&state")] + `', 5`, responseType},
+		{"a query in a line of a log", `level=ERROR error=none query="` + redirect[1:] + `"`, responseType},
+		{"cannot be decoded", "https://x.example/cb?error=%zz&state=" + secret, explanation{Constant: "ErrMalformedCallback", Endpoint: "authorization"}},
+		{"repeated", redirect + "&error=" + secret, explanation{Constant: "ErrMalformedCallback", Endpoint: "authorization"}},
+
+		// The text of x/oauth2
+		{"x/oauth2", `2026/11/24 12:00:00 refresh: oauth2: "invalid_grant" "Invalid refresh_token" "https://x.example/"`, deadGrant},
+		{"x/oauth2, code only", `oauth2: "slow_down"`, unknown(0, "slow_down", "")},
+		{"x/oauth2 in slog's text", `level=ERROR err="Post \"https://x.example\": oauth2: \"invalid_grant\" \"Invalid refresh_token\"" b="c"`, deadGrant},
+		{"x/oauth2 in JSON", `{"level":"ERROR","error":"oauth2: \"invalid_grant\" \"Invalid refresh_token\""}`, deadGrant},
+		{"x/oauth2 in JSON in JSON", `{"log":"{\"level\":\"ERROR\",\"error\":\"oauth2: \\\"invalid_grant\\\" \\\"Invalid refresh_token\\\"\"}\n"}`, deadGrant},
+		{"x/oauth2 with the body", "oauth2: cannot fetch token: 401 Unauthorized\nResponse: " + body, deadGrant401},
+		{"x/oauth2 with the body in slog's text", `err="oauth2: cannot fetch token: 401 Unauthorized\nResponse: ` + strings.ReplaceAll(body, `"`, `\"`) + `" b=c`, deadGrant401},
+		{"x/oauth2 with a secret body", "oauth2: cannot fetch token: 502 Bad Gateway\nResponse: <html>" + secret, unknown(502, "", "")},
+
+		// Our own text
+		{"own text", `applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401)`, deadGrant401},
+		{"own text after the package's name", `applebusiness: refresh failed: applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401), customer 5`, deadGrant401},
+		{"own text in slog's text", `err="applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)"`, deadGrant401},
+		{"own text in JSON", `{"error":"applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)","message":"x"}`, deadGrant401},
+		{"own text, 404", `applebusiness: 404 Not Found: "invalid_request" (HTTP 404)`, explanation{Constant: "ErrEndpointNotFound", Endpoint: "token", Status: 404, Code: "404 Not Found", Description: "invalid_request"}},
+		{"own text, unknown code", `applebusiness: "slow_down": "two\nlines" (HTTP 400)`, explanation{Status: 400, Code: "slow_down", Description: "two\nlines"}},
+		{"own text, unknown code only", `applebusiness: "slow_down" (HTTP 400)`, explanation{Status: 400, Code: "slow_down"}},
+		{"own text, description only", `applebusiness: "only a text" (HTTP 400)`, explanation{Status: 400, Description: "only a text"}},
+		{"own text, code only", `err="applebusiness: access_denied" a=b`, explanation{Constant: "CodeAccessDenied", Code: "access_denied"}},
+		{"own text, Reason only", `applebusiness: invalid_refresh_token`, explanation{Constant: "ErrInvalidRefreshToken", Endpoint: "token"}},
+		{"own text, own Reason", `applebusiness: state_mismatch: the callback's state is not the expected one`, explanation{Constant: "ErrStateMismatch"}},
+		{"own text, own Reason and a code", `applebusiness: malformed_response: "X": "m": a success without an access_token (HTTP 200)`, explanation{Constant: "ErrMalformedResponse", Status: 200, Code: "X", Description: "m"}},
+		{"own text, status only", `applebusiness: no OAuth error was received (HTTP 502)`, explanation{Status: 502}},
+		{"own text, broken answer", `applebusiness: the answer could not be read (HTTP 200)`, explanation{Status: 200}},
+		{"a server error tells its endpoint by its code", `applebusiness: server_error: "server error"`, explanation{Constant: "ErrServer", Endpoint: "authorization", Code: "server_error", Description: "server error"}},
+
+		// Our own group
+		{"group of a code", `level=ERROR error.endpoint=token error.code=slow_down error.status=400`, unknown(400, "slow_down", "")},
+		{"group with no such status", `error.endpoint=token error.code=slow_down error.status=-5`, unknown(0, "slow_down", "")},
+		{"group with a secret", `{"endpoint":"token","reason":"bad_request","code":"` + secret + `"}`, explanation{Constant: "ErrBadRequest", Endpoint: "token"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			stdout, stderr, code := execute(t, test.input, "-json")
+			var got explanation
+			require.NoError(t, json.Unmarshal([]byte(stdout), &got), stderr)
+			assert.Equal(t, test.want, explanation{
+				Constant: got.Constant, Endpoint: got.Endpoint, Status: got.Status, Code: got.Code, Description: got.Description,
+			})
+			assert.NotContains(t, stdout, secret)
+			assert.Empty(t, stderr)
+			assert.Equal(t, got.Documented, code == exitDocumented)
+		})
+	}
+}
+
+func TestUnusable(t *testing.T) {
+	const nothing = "explain: no OAuth error was found: give a JSON body, an HTTP response, a redirect URL or a line of a log\n"
+	for _, test := range []struct {
+		name, stdin string
+		args        []string
+		want        string
+	}{
+		{"empty", "", nil, "explain: the input is empty\n"},
+		{"blank", " \r\n", nil, "explain: the input is empty\n"},
+		{"too long", strings.Repeat("x", maxInput+1), nil, "explain: the input is longer than 1 MiB\n"},
+		{"something else", "", []string{"hello " + secret}, nothing},
+		{"JSON of something else", "", []string{`{"level":"info","message":"` + secret + `"}`}, nothing},
+		{"a log with a code", "", []string{`{"level":"info","code":"` + secret + `","message":"x"}`}, nothing},
+		{"a log with an error", "", []string{`{"level":"error","error":"Post https://x.example/?s=` + secret + `: refused"}`}, nothing},
+		{"a token request", "", []string{`{"grant_type":"authorization_code","code":"` + secret + `","message":"x"}`}, nothing},
+		{"a group of something else", "", []string{`endpoint=/token code=` + secret + ` reason=server`}, nothing},
+		{"a group with a secret", "", []string{`endpoint=token code=` + secret}, nothing},
+		{"a group with no endpoint", "", []string{`reason=server code=` + secret}, nothing},
+		{"an interim answer", "HTTP/1.1 100 Continue\r\n\r\n", nil, nothing},
+		{"own text of something else", "", []string{`applebusiness: the TokenSource has no Source`}, nothing},
+		{"own text that is cut", "", []string{`applebusiness: "cut`}, nothing},
+		{"x/oauth2 text that is cut", "", []string{`oauth2: "cut`}, nothing},
+		{"no status line", "HTTP/ " + secret + "\r\n\r\n", nil, "explain: the headers of the response cannot be read\n"},
+		{"no headers", "HTTP/1.1 400 Bad Request\r\n" + secret + "\r\n\r\n", nil, "explain: the headers of the response cannot be read\n"},
+		{"a code", "", []string{"https://x.example/cb?code=" + secret + "&state=" + secret}, "explain: this is a success, an authorization code: there is nothing to explain\n"},
+		{"a code in a response", "HTTP/2 302\r\nlocation: /cb?code=" + secret + "\r\n\r\n", nil, "explain: this is a success, an authorization code: there is nothing to explain\n"},
+		{"a token", "", []string{`{"access_token":"` + secret + `","refresh_token":"` + secret + `"}`}, "explain: this is a success, an access token: there is nothing to explain\n"},
+		{"a token in a response", "HTTP/2 200\r\n\r\n" + `{"access_token":"` + secret + `"}`, nil, "explain: this is a success, an access token: there is nothing to explain\n"},
+		{"two inputs", "", []string{"a", "b"}, "explain: give one INPUT, in quotes\n"},
+		{"two modes", "", []string{"-json", "-lines"}, "explain: use only one of -json, -lines and -list\n"},
+		{"lines and an input", "", []string{"-lines", "a"}, "explain: -lines and -list take no INPUT\n"},
+		{"list and an input", "", []string{"-list", "a"}, "explain: -lines and -list take no INPUT\n"},
+		{"no lines", "", []string{"-lines"}, "explain: no line holds an OAuth error\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			stdout, stderr, code := execute(t, test.stdin, test.args...)
+			assert.Empty(t, stdout)
+			assert.Equal(t, test.want, stderr)
+			assert.Equal(t, exitUnusable, code)
+		})
+	}
+}
+
+func TestUsage(t *testing.T) {
+	stdout, stderr, code := execute(t, "", "-h")
+	assert.Empty(t, stdout)
+	assert.Contains(t, stderr, usage)
+	assert.Contains(t, stderr, "  -lines\n")
+	assert.Equal(t, 0, code)
+
+	_, stderr, code = execute(t, "", "-x")
+	assert.Contains(t, stderr, "flag provided but not defined: -x\n"+usage)
+	assert.Equal(t, exitUnusable, code)
+}
+
+// The examples in the usage text are true.
+func TestUsageExamples(t *testing.T) {
+	for _, test := range []struct{ input, want string }{
+		{body, "ErrInvalidRefreshToken, documented by Apple\n"},
+		{"https://partner.example/callback?error=server_error&error_description=server+error&state=xyz", "ErrServer, documented by Apple\n"},
+		{`oauth2: "invalid_grant" "Invalid refresh_token"`, "ErrInvalidRefreshToken, documented by Apple\n"},
+	} {
+		require.Contains(t, usage, "\n  explain '"+test.input+"'\n")
+		stdout, _, code := execute(t, "", test.input)
+		assert.True(t, strings.HasPrefix(stdout, test.want), stdout)
+		assert.Equal(t, 0, code)
+	}
+}
+
+func TestList(t *testing.T) {
+	stdout, stderr, code := execute(t, "", "-list")
+	lines := strings.Split(strings.TrimSuffix(stdout, "\n"), "\n")
+	require.Len(t, lines, 26)
+	assert.Equal(t, "CONSTANT                    ENDPOINT       STATUS  CODE                       TEXT", lines[0])
+	assert.Equal(t, "ErrInvalidRefreshToken      token          400     invalid_grant              Invalid refresh_token", lines[2])
+	assert.Equal(t, "ErrServer                   authorization  -       server_error               server error", lines[25])
+	assert.Empty(t, stderr)
+	assert.Equal(t, 0, code)
+}
+
+func TestLines(t *testing.T) {
+	stdout, stderr, code := execute(t, strings.Join([]string{
+		body,
+		`err="applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)"` + "\r",
+		"POST /callback" + redirect + " HTTP/1.1",
+		"hello " + secret,
+		"",
+		`oauth2: "slow\ndown"`,
+		redirect[1:],
+		"?code=" + secret,
+		"applebusiness: access_denied",
+		body + strings.Repeat(" ", maxLine), // longer than the buffer
+		`{"error":"invalid_client"}`,        // the last line has no newline
+	}, "\n"), "-lines")
+	assert.Equal(t, `1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"
+2: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)
+3: ErrInvalidResponseType: fix_request: unsupported_response_type: "response_type must be code"
+4: no OAuth error was found: give a JSON body, an HTTP response, a redirect URL or a line of a log
+5: the input is empty
+6: undocumented: unknown: "slow\ndown"
+7: ErrInvalidResponseType: fix_request: unsupported_response_type: "response_type must be code"
+8: this is a success, an authorization code: there is nothing to explain
+9: undocumented: reauthorize: access_denied
+10: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"
+11: undocumented: fix_registration: invalid_client
+
+COUNT  REASON                  ACTION
+3      ErrInvalidRefreshToken  reauthorize
+2      ErrInvalidResponseType  fix_request
+1      undocumented            unknown
+1      undocumented            fix_registration
+1      undocumented            reauthorize
+3      nothing to explain
+`, stdout)
+	assert.Empty(t, stderr)
+	assert.Equal(t, exitUndocumented, code)
+
+	stdout, _, code = execute(t, body+"\nhello\n", "-lines")
+	assert.Contains(t, stdout, "\n1      nothing to explain\n")
+	assert.Equal(t, exitDocumented, code)
+
+	stdout, stderr, code = execute(t, "hello\n", "-lines")
+	assert.Equal(t, "1: no OAuth error was found: give a JSON body, an HTTP response, a redirect URL or a line of a log\n", stdout)
+	assert.Equal(t, "explain: no line holds an OAuth error\n", stderr)
+	assert.Equal(t, exitUnusable, code)
+}
+
+// generator is a reader of what next returns, "" being the end. It measures what memory the reader's user holds.
+type generator struct {
+	next          func() string
+	rest          string
+	before, after uint64
+}
+
+func (g *generator) Read(p []byte) (int, error) {
+	if g.before == 0 {
+		g.before = heap()
+	}
+	if g.rest == "" {
+		g.rest = g.next()
+	}
+	if g.rest == "" {
+		g.after = heap()
+		return 0, io.EOF
+	}
+	n := copy(p, g.rest)
+	g.rest = g.rest[n:]
+	return n, nil
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return stats.HeapAlloc
+}
+
+func TestLinesConstantMemory(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		times int
+		next  func(i int) string
+		want  string
+	}{
+		{"endless line", 1 << 10, func(int) string { return strings.Repeat("x", maxLine) }, "explain: no line holds an OAuth error\n"},
+		{"distinct codes", 20_000, func(i int) string { return fmt.Sprintf("{\"error\":\"%0200d\"}\n", i) }, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			i := 0
+			stdin := &generator{next: func() string {
+				if i++; i > test.times {
+					return ""
+				}
+				return test.next(i)
+			}}
+			var stderr strings.Builder
+			run([]string{"-lines"}, stdin, io.Discard, &stderr)
+			assert.Equal(t, test.want, stderr.String())
+			assert.Less(t, stdin.after, stdin.before+1<<20)
+		})
+	}
+}
+
+// An endless input is refused rather than kept.
+func TestEndlessInput(t *testing.T) {
+	var stderr strings.Builder
+	stdin := &generator{next: func() string { return strings.Repeat("x", maxLine) }}
+	assert.Equal(t, exitUnusable, run(nil, stdin, io.Discard, &stderr))
+	assert.Equal(t, "explain: the input is longer than 1 MiB\n", stderr.String())
+}
+
+type broken struct{}
+
+func (broken) Read([]byte) (int, error)  { return 0, errors.New(secret) }
+func (broken) Write([]byte) (int, error) { return 0, errors.New("the pipe is closed") }
+
+func TestBrokenPipes(t *testing.T) {
+	for _, mode := range []string{"-json=false", "-json", "-lines"} {
+		var stderr strings.Builder
+		assert.Equal(t, exitUnusable, run([]string{mode}, broken{}, io.Discard, &stderr))
+		assert.Equal(t, "explain: standard input cannot be read\n", stderr.String())
+	}
+	for _, mode := range []string{"-json=false", "-json", "-lines", "-list"} {
+		var stderr strings.Builder
+		assert.Equal(t, exitUnusable, run([]string{mode}, strings.NewReader(body), broken{}, &stderr))
+		assert.Equal(t, "explain: the pipe is closed\n", stderr.String())
+	}
+}
+
+// Whatever the library or x/oauth2 prints about a row of the catalog is understood as that row.
+func TestCatalogRoundTrip(t *testing.T) {
+	for entry := range applebusiness.Catalog() {
+		description := strings.ReplaceAll(entry.Description, "<parameter name>", "code")
+		body, err := json.Marshal(map[string]string{"error": string(entry.Code), "error_description": description})
+		require.NoError(t, err)
+		var want *applebusiness.Error
+		inputs := make(map[string]string)
+		if entry.Endpoint == applebusiness.TokenEndpoint {
+			header := http.Header{"Apple-Request-Id": {"id 1"}, "Retry-After": {"30"}}
+			want = applebusiness.ParseTokenError(entry.StatusCode, header, body)
+			want.GrantType = "refresh_token"
+			inputs["HTTP"] = fmt.Sprintf("HTTP/2 %d\r\n\r\n%s", entry.StatusCode, body)
+			inputs["x/oauth2"] = (&oauth2.RetrieveError{ErrorCode: string(entry.Code), ErrorDescription: description}).Error()
+			inputs["x/oauth2, other dialect"] = (&oauth2.RetrieveError{Response: &http.Response{Status: strconv.Itoa(entry.StatusCode) + " X"}, Body: body}).Error()
+			if entry.Reason == applebusiness.ErrEndpointNotFound { // its text means nothing without its status
+				delete(inputs, "x/oauth2")
+			} else {
+				inputs["JSON"] = string(body)
+			}
+		} else {
+			query := url.Values{"error": {string(entry.Code)}, "error_description": {description}}.Encode()
+			_, err = applebusiness.ParseRedirect(query)
+			require.ErrorAs(t, err, &want)
+			inputs["query"] = query
+			inputs["JSON"] = string(body)
+		}
+		inputs["own text"] = want.Error()
+		for name, input := range inputs {
+			var text, object strings.Builder
+			slog.New(slog.NewTextHandler(&text, nil)).Error("failed", "err", errors.New(input), "state", secret)
+			slog.New(slog.NewJSONHandler(&object, nil)).Error("failed", "error", errors.New(input), "code", secret)
+			logged := map[string]string{name: input, name + " in slog's text": text.String(), name + " in slog's JSON": object.String()}
+			if strings.HasPrefix(input, "HTTP/") {
+				logged = map[string]string{name: input}
+			}
+			for name, input := range logged {
+				e, err := understand(input)
+				if assert.NoError(t, err, name) {
+					assert.Equal(t,
+						[]any{want.Reason, want.Code, want.Description, want.Parameter, want.Endpoint},
+						[]any{e.Reason, e.Code, e.Description, e.Parameter, e.Endpoint}, "%s: %s", name, input)
+				}
+			}
+		}
+
+		// The group of LogValue tells all.
+		var text, object strings.Builder
+		slog.New(slog.NewTextHandler(&text, nil)).WithGroup("app").Error("failed", "code", secret, "error", want)
+		slog.New(slog.NewJSONHandler(&object, nil)).WithGroup("app").Error("failed", "code", secret, "error", want)
+		for _, input := range []string{text.String(), object.String(), "2026-11-24 " + object.String()} {
+			e, err := understand(input)
+			if assert.NoError(t, err, input) {
+				assert.Equal(t, want, e, input)
+			}
+		}
+	}
+}
+
+// Every constant's name is the one in the source, and every Reason is known.
+func TestConstantNames(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join("..", "..", "codes.go"), nil, 0)
+	require.NoError(t, err)
+	reasons, codes := 0, 0
+	ast.Inspect(file, func(node ast.Node) bool {
+		spec, ok := node.(*ast.ValueSpec)
+		if !ok || spec.Type == nil {
+			return true
+		}
+		value, ok := spec.Values[0].(*ast.BasicLit)
+		if !ok {
+			return true
+		}
+		label, err := strconv.Unquote(value.Value)
+		require.NoError(t, err)
+		switch fmt.Sprint(spec.Type) {
+		case "Reason":
+			reasons++
+			assert.True(t, isReason(applebusiness.Reason(label)), label)
+			assert.Equal(t, spec.Names[0].Name, explain(&applebusiness.Error{Reason: applebusiness.Reason(label)}).Constant)
+		case "Code":
+			codes++
+			assert.True(t, isConstant(applebusiness.Code(label)), label)
+			assert.Equal(t, spec.Names[0].Name, explain(&applebusiness.Error{Code: applebusiness.Code(label)}).Constant)
+		}
+		return true
+	})
+	assert.GreaterOrEqual(t, reasons, 29)
+	assert.GreaterOrEqual(t, codes, 12)
+}
+
+func TestRetryAfterOfALog(t *testing.T) {
+	for input, want := range map[string]time.Duration{
+		`endpoint=token code=slow_down retry_after=1m30s`:                         90 * time.Second,
+		`endpoint=token code=slow_down retry_after=-5s`:                           0,
+		`{"endpoint":"token","code":"slow_down","retry_after":90000000000}`:       90 * time.Second,
+		`{"endpoint":"token","code":"slow_down","retry_after":-1}`:                0,
+		`{"endpoint":"token","code":"slow_down","retry_after":"soon"}`:            0,
+		`{"error":{"a":{"endpoint":"token","code":"slow_down"}},"retry_after":5}`: 0,
+	} {
+		e, err := understand(input)
+		require.NoError(t, err, input)
+		assert.Equal(t, want, e.RetryAfter, input)
+	}
+}
+
+func FuzzExplain(f *testing.F) {
+	for entry := range applebusiness.Catalog() {
+		f.Add(string(entry.Code))
+		f.Add(entry.Description)
+	}
+	f.Fuzz(func(t *testing.T, input string) {
+		if strings.Contains(input, secret) {
+			return
+		}
+		quoted, err := json.Marshal(input)
+		require.NoError(t, err)
+		siblings := `"state":"` + secret + `","code":"` + secret + `","access_token":"` + secret + `","client_secret":"` + secret + `","refresh_token":"` + secret + `"`
+		query := "&state=" + secret + "&code=" + secret + "&access_token=" + secret + "&client_secret=" + secret + "&refresh_token=" + secret
+		for _, input := range []string{
+			input,
+			fmt.Sprintf(`{%s,"error":%s}`, siblings, quoted),
+			fmt.Sprintf(`{"error":%s,%s,"error_description":%s}`, quoted, siblings, quoted),
+			fmt.Sprintf(`[{%s,"message":%s}]`, siblings, quoted),
+			fmt.Sprintf(`{%s,"msg":%s}`, siblings, quoted),
+			fmt.Sprintf("HTTP/1.1 400 X\r\nSet-Cookie: %s\r\n\r\n{%s,\"error\":%s}", secret, siblings, quoted),
+			fmt.Sprintf("HTTP/1.1 302 X\r\nLocation: /cb?error=%s%s\r\n\r\n", url.QueryEscape(input), query),
+			fmt.Sprintf("https://x.example/cb?error=%s&error_description=%[1]s%s", url.QueryEscape(input), query),
+			fmt.Sprintf("err=%q code=%s state=%s", input, secret, secret),
+			fmt.Sprintf("oauth2: %q %q %q code=%s", cmp.Or(input, "x"), input, secret, secret),
+		} {
+			for _, mode := range []string{"-json=false", "-json", "-lines"} {
+				var stdout, stderr strings.Builder
+				code := run([]string{mode}, strings.NewReader(input), &stdout, &stderr)
+				assert.Equal(t, code == exitUnusable, stderr.Len() > 0)
+				for _, output := range []string{stdout.String(), stderr.String()} {
+					assert.NotContains(t, output, secret, input)
+					for line := range strings.SplitSeq(output, "\n") {
+						assert.False(t, strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }), "%q", line)
+					}
+				}
+				if mode == "-json" && code != exitUnusable {
+					assert.True(t, json.Valid([]byte(stdout.String())), stdout.String())
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,240 @@
+package applebusinesstest
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"html/template"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+// callback is what the authorization endpoint has to tell the partner.
+type callback struct {
+	redirectURI string
+	registered  bool // for the app that asks: only then may a browser be sent there
+	params      url.Values
+}
+
+func (c callback) url() (string, error) {
+	redirect, err := url.Parse(c.redirectURI)
+	if err != nil || redirect.Scheme == "" || redirect.Host == "" {
+		return "", errors.New("applebusinesstest: there is no redirect URI to answer to")
+	}
+	redirect.Fragment, redirect.RawFragment = "", ""
+	if redirect.RawQuery != "" {
+		redirect.RawQuery += "&"
+	}
+	redirect.RawQuery += c.params.Encode()
+	return redirect.String(), nil
+}
+
+// Authorize returns the URL that the user's browser would bring back to the partner from authURL, by Options.Consent;
+// ConsentAsk counts as ConsentAllow. With [DeliverPost] the browser would send a POST to it.
+//
+// An error of the request is in the callback URL, also where a browser would see it on a page: the URL is then the
+// redirect_uri that was asked for if it is absolute, and else the first one that is registered for the app, or for the
+// Server's App. Authorize itself fails only if authURL is not this server's authorization URL, or if there is no redirect
+// URI at all.
+func (s *Server) Authorize(authURL string) (callbackURL string, err error) {
+	asked, err := url.Parse(authURL)
+	if err != nil {
+		return "", errors.New("applebusinesstest: the authorization URL cannot be parsed") // err quotes it
+	}
+	base := *asked
+	base.RawQuery, base.ForceQuery, base.Fragment, base.RawFragment = "", false, "", ""
+	if base.String() != s.Endpoint().AuthURL {
+		return "", errors.New("applebusinesstest: the authorization URL is not this server's")
+	}
+	consent := s.options.Consent
+	if consent != ConsentDeny {
+		consent = ConsentAllow
+	}
+	answer := s.authorize(asked.RawQuery, consent, rand.Text())
+	if callbackURL, err = answer.url(); err == nil {
+		return callbackURL, nil
+	}
+	s.mu.Lock()
+	fallbacks := s.App.RedirectURIs
+	if registered := s.clients[asked.Query().Get("client_id")]; registered != nil {
+		fallbacks = registered.redirectURIs
+	}
+	s.mu.Unlock()
+	if len(fallbacks) > 0 {
+		answer.redirectURI = fallbacks[0]
+	}
+	return answer.url()
+}
+
+// authorize answers a new authorization request. The user has to be asked if the callback has no params.
+func (s *Server) authorize(rawQuery string, consent Consent, requestID string) callback {
+	query, _ := url.ParseQuery(rawQuery)
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.record(applebusiness.AuthorizationEndpoint, query, requestID)
+	if len(s.authorizationFailures) > 0 {
+		entry := s.authorizationFailures[0]
+		s.authorizationFailures = s.authorizationFailures[1:]
+		return s.callback(query, errorParams(entry.Code, entry.Description))
+	}
+	return s.judge(rawQuery, consent, now)
+}
+
+// decide answers what the user chose on the consent page.
+func (s *Server) decide(rawQuery string, consent Consent) callback {
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.judge(rawQuery, consent, now)
+}
+
+// judge finds what is wrong with an authorization request, or does what the user wants; s.mu is held.
+func (s *Server) judge(rawQuery string, consent Consent, now time.Time) callback {
+	query, err := url.ParseQuery(rawQuery)
+	fail := func(reason applebusiness.Reason) callback {
+		entry := findEntry(applebusiness.AuthorizationEndpoint, reason, 0)
+		return s.callback(query, errorParams(entry.Code, entry.Description))
+	}
+	if err != nil {
+		return fail(applebusiness.ErrBadRequest)
+	}
+	for _, values := range query {
+		if len(values) > 1 {
+			return fail(applebusiness.ErrBadRequest)
+		}
+	}
+	checked := url.URL{Scheme: "https", Host: "apple.example", Path: authorizePath, RawQuery: rawQuery}
+	if failed, ok := errors.AsType[*applebusiness.Error](applebusiness.CheckAuthorizationURL(checked.String())); ok {
+		if failed.Code == "" {
+			return fail(applebusiness.ErrBadRequest) // the check is stricter than Apple's table
+		}
+		return s.callback(query, errorParams(failed.Code, failed.Description))
+	}
+	clientID, redirectURI := query.Get("client_id"), query.Get("redirect_uri")
+	registered := s.clients[clientID]
+	switch {
+	case registered == nil || registered.serviceAccount:
+		return fail(applebusiness.ErrUnregisteredClientID)
+	case !slices.Contains(registered.redirectURIs, redirectURI):
+		return fail(applebusiness.ErrUnregisteredRedirectURI)
+	}
+	switch consent {
+	case ConsentAllow:
+		code := rand.Text()
+		s.codes[code] = &authorizationCode{
+			grant:       s.newGrant(clientID),
+			redirectURI: redirectURI,
+			challenge:   query.Get("code_challenge"),
+			expires:     now.Add(codeLife),
+		}
+		return s.callback(query, url.Values{"code": {code}})
+	case ConsentDeny:
+		return s.callback(query, errorParams(applebusiness.CodeAccessDenied, ""))
+	}
+	return s.callback(query, nil)
+}
+
+// callback addresses params to the partner, with the state that came; s.mu is held.
+func (s *Server) callback(query url.Values, params url.Values) callback {
+	redirectURI := query.Get("redirect_uri")
+	registered := s.clients[query.Get("client_id")]
+	if params != nil && query.Has("state") {
+		params.Set("state", query.Get("state"))
+	}
+	return callback{
+		redirectURI: redirectURI,
+		registered:  registered != nil && slices.Contains(registered.redirectURIs, redirectURI),
+		params:      params,
+	}
+}
+
+func errorParams(code applebusiness.Code, description string) url.Values {
+	params := url.Values{"error": {string(code)}}
+	if description != "" {
+		params.Set("error_description", description)
+	}
+	return params
+}
+
+func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request, requestID string) {
+	w.Header().Set("Cache-Control", "no-store")
+	var response callback
+	if r.Method == http.MethodPost {
+		consent := ConsentAsk
+		switch r.PostFormValue("consent") {
+		case "allow":
+			consent = ConsentAllow
+		case "deny":
+			consent = ConsentDeny
+		}
+		response = s.decide(r.URL.RawQuery, consent)
+	} else {
+		response = s.authorize(r.URL.RawQuery, s.options.Consent, requestID)
+	}
+	target, err := response.url()
+	switch {
+	case response.params == nil:
+		writePage(w, http.StatusOK, page{ClientID: r.URL.Query().Get("client_id")})
+	case err != nil || !response.registered:
+		writePage(w, http.StatusBadRequest, page{
+			Error:       response.params.Get("error"),
+			Description: response.params.Get("error_description"),
+		})
+	case s.options.Deliver == DeliverPost:
+		writePage(w, http.StatusOK, page{Target: target})
+	default:
+		w.Header().Set("Location", target)
+		w.WriteHeader(http.StatusFound)
+	}
+}
+
+// page is the error page if it has an Error, the page that delivers if it has a Target, and else the consent page.
+type page struct {
+	Error, Description string
+	Target             string
+	ClientID           string
+	Nonce              string
+}
+
+func writePage(w http.ResponseWriter, status int, content page) {
+	content.Nonce = rand.Text()
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Security-Policy", fmt.Sprintf("default-src 'none'; style-src 'nonce-%[1]s'; script-src 'nonce-%[1]s'", content.Nonce))
+	w.WriteHeader(status)
+	_ = pages.Execute(w, content)
+}
+
+var pages = template.Must(template.New("").Parse(`<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Apple Business (fake)</title>
+<style nonce="{{.Nonce}}">
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 32rem; margin: 3rem auto; padding: 0 1rem; overflow-wrap: anywhere }
+button { font: inherit; padding: .5rem 1rem }
+</style>
+</head>
+<body>
+<main>
+{{if .Error}}<h1>This request cannot be answered</h1>
+<p><code>{{.Error}}</code></p>
+<p>{{.Description}}</p>
+{{else if .Target}}<h1>Back to the partner</h1>
+<form method="post" action="{{.Target}}"><button>Continue</button></form>
+<script nonce="{{.Nonce}}">document.forms[0].submit()</script>
+{{else}}<h1>Connect to a partner?</h1>
+<p>The app <code>{{.ClientID}}</code> wants access to your company at this fake Apple Business.</p>
+<form method="post">
+<button name="consent" value="allow">Allow</button>
+<button name="consent" value="deny">Deny</button>
+</form>
+{{end}}</main>
+</body>
+</html>
+`))

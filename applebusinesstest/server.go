@@ -1,0 +1,449 @@
+// Package applebusinesstest is a fake Apple Business for tests, in the manner of net/http/httptest: an OAuth server on
+// the loopback interface that answers as Apple documents, and with any documented error on demand.
+//
+//	server := applebusinesstest.NewServer(nil)
+//	defer server.Close()
+//	config := &oauth2.Config{
+//		ClientID:     server.App.ClientID,
+//		ClientSecret: server.App.ClientSecret,
+//		RedirectURL:  server.App.RedirectURIs[0],
+//		Endpoint:     server.Endpoint(),
+//	}
+//	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, server.Client())
+//	token, err := config.TokenSource(ctx, server.Connect(config.ClientID)).Token()
+//
+// It is a server, not a tape. Codes live 5 minutes and may be used once, access tokens live 60 minutes, refresh tokens
+// rotate; what a request does wrong is answered with the row of Apple's error tables that is about it. The rows that no
+// request provokes (a failure at Apple's side) come from [Server.Fail], and what is in no table (429, 503, a proxy's
+// HTML) from [Server.FailWith].
+//
+// # What Apple does not document
+//
+// Here the fake had to choose, and a test should not rely on it:
+//
+//   - Which status "Invalid refresh_token" has: 401 for grant_type refresh_token, 400 for authorization_code.
+//   - A wrong code_verifier or redirect_uri, and a code of another app, are "Invalid refresh_token" as well. A code is
+//     spent by the first request that brings it with the right credentials, whether that succeeds or not.
+//   - A client_id that is not registered, or no longer, is "Invalid client_id"; a wrong secret for one that is, "Invalid
+//     client_id or client_secret".
+//   - An app that asks for client_credentials, or a Service Account that asks for another grant, gets RFC 6749's
+//     unauthorized_client.
+//   - A body that is no JSON object, and a member that is no string, count as parameters that are missing.
+//   - A user who denies sends RFC 6749's access_denied to the redirect URI. A query that does not decode or repeats a
+//     parameter, and a state that needs percent-encoding, are "bad request".
+//   - Refresh tokens live until they are replaced or revoked; see [Options.KeepRefreshToken]. A replaced one that is sent
+//     again, or a code that is used again, does not end the grant.
+//   - Each consent makes a grant and an organisation of its own and leaves the earlier grants alone.
+//   - The resource API answers a missing, unknown, expired and revoked access token alike.
+//
+// Apple's table sends every error of the authorization endpoint to the redirect URI. The fake does so only where that URI
+// is registered for the app, and otherwise shows the error as a page, as RFC 6749 section 4.1.2.1 asks;
+// [Server.Authorize] returns it in both cases.
+package applebusinesstest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+const (
+	authorizePath = "/oauth2/v1/authorize"
+	tokenPath     = "/api/v1/oauth2/token"
+	mePath        = "/api/v1/me"
+
+	codeLife        = 5 * time.Minute
+	accessTokenLife = 60 * time.Minute
+	clientTimeout   = 10 * time.Second
+	closeTimeout    = time.Second
+	maxBody         = 64 << 10
+)
+
+// Delivery is how the authorization endpoint brings its answer to the redirect URI.
+type Delivery int
+
+const (
+	// DeliverGet sends the browser with status 302.
+	DeliverGet Delivery = iota
+	// DeliverPost lets the browser send a POST with the parameters in the URL's query, as Apple documents.
+	DeliverPost
+)
+
+// Consent is what the user does at the authorization endpoint.
+type Consent int
+
+const (
+	// ConsentAsk shows a page on which the user allows or denies.
+	ConsentAsk Consent = iota
+	// ConsentAllow answers at once with a code.
+	ConsentAllow
+	// ConsentDeny answers at once with the error access_denied.
+	ConsentDeny
+)
+
+// Options are for [NewServer]; the zero Options are the defaults.
+type Options struct {
+	Addr             string           // "" means 127.0.0.1 and a free port
+	Deliver          Delivery         // how the redirect is delivered
+	Consent          Consent          // what the user does
+	KeepRefreshToken bool             // whether a refresh returns the same refresh token; otherwise a new one, and the old one is dead at once
+	Now              func() time.Time // the clock for all lifetimes, called from any goroutine; nil means time.Now
+}
+
+// App is a registered OAuth app of a partner.
+type App struct {
+	ClientID     string
+	ClientSecret string
+	RedirectURIs []string // compared letter for letter
+}
+
+// ServiceAccount is a registered Service Account, for the grant client_credentials.
+type ServiceAccount struct {
+	ClientID     string
+	ClientSecret string
+}
+
+// Request is a request that arrived at one of the two endpoints.
+type Request struct {
+	Endpoint  applebusiness.Endpoint
+	GrantType string     // of a token request
+	Params    url.Values // the query, or the members of the body; secrets are replaced by "REDACTED"
+	RequestID string     // the apple-request-id of the answer
+}
+
+// Server is a fake Apple Business. Its methods can be called from any number of goroutines, and those for partners,
+// grants and failures before it is started and after it is closed, too. A client_id or token that it does not know is
+// ignored.
+type Server struct {
+	URL            string         // scheme, host and port; set by Start
+	App            App            // registered by default, and not changed later
+	ServiceAccount ServiceAccount // registered by default, and not changed later
+	Config         *http.Server   // may be changed before Start: its Handler can be wrapped
+
+	options Options
+	serving sync.WaitGroup
+
+	mu                    sync.Mutex // guards what follows
+	started               bool
+	clients               map[string]*client
+	codes                 map[string]*authorizationCode
+	refreshTokens         map[string]*refreshToken // the replaced ones too: they identify the grant
+	accessTokens          map[string]accessToken
+	organisations         int
+	authorizationFailures []applebusiness.Entry
+	tokenFailures         []answer
+	requests              []Request
+}
+
+// client is an app or a Service Account.
+type client struct {
+	secret         string
+	redirectURIs   []string
+	serviceAccount bool
+}
+
+// grant is one consent of one customer, or what a Service Account has by itself.
+type grant struct {
+	clientID     string
+	organisation int
+	dead         bool
+}
+
+type authorizationCode struct {
+	grant       *grant
+	redirectURI string
+	challenge   string
+	expires     time.Time
+	used        bool
+}
+
+type refreshToken struct {
+	grant    *grant
+	replaced bool
+}
+
+type accessToken struct {
+	grant   *grant
+	expires time.Time
+}
+
+// NewServer returns a server that listens, with one app and one Service Account; nil options are the defaults. The caller
+// has to Close it. If it cannot listen at Options.Addr, its URL is empty: call [NewUnstartedServer] and [Server.Start] for
+// an address that may be taken.
+func NewServer(options *Options) *Server {
+	server := NewUnstartedServer(options)
+	_ = server.Start() // said by the empty URL
+	return server
+}
+
+// NewUnstartedServer returns a server that does not listen yet. Its Config can be changed, to put a handler around its own
+// for instance.
+func NewUnstartedServer(options *Options) *Server {
+	server := &Server{
+		App: App{
+			ClientID:     "app-" + rand.Text(),
+			ClientSecret: rand.Text(),
+			RedirectURIs: []string{"https://partner.example/apple/callback"},
+		},
+		ServiceAccount: ServiceAccount{ClientID: "service-account-" + rand.Text(), ClientSecret: rand.Text()},
+	}
+	if options != nil {
+		server.options = *options
+	}
+	server.Config = &http.Server{Handler: http.HandlerFunc(server.serve), ReadHeaderTimeout: clientTimeout}
+	server.RegisterApp(server.App)
+	server.RegisterServiceAccount(server.ServiceAccount)
+	return server
+}
+
+// Start listens at Options.Addr and sets URL. It returns an error if that fails, or if the server was started before.
+func (s *Server) Start() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.started {
+		return errors.New("applebusinesstest: the server was started before")
+	}
+	addr := s.options.Addr
+	if addr == "" {
+		addr = "127.0.0.1:0"
+	}
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("applebusinesstest: %w", err)
+	}
+	s.started = true
+	// The host stays as the caller wrote it: to a browser localhost and 127.0.0.1 are different sites.
+	host, _, _ := net.SplitHostPort(addr)
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	s.URL = "http://" + net.JoinHostPort(host, port)
+	if s.Config == nil {
+		s.Config = &http.Server{ReadHeaderTimeout: clientTimeout}
+	}
+	if s.Config.Handler == nil {
+		s.Config.Handler = http.HandlerFunc(s.serve)
+	}
+	config := s.Config
+	s.serving.Go(func() { _ = config.Serve(listener) })
+	return nil
+}
+
+// Close stops listening and returns when the requests under way are answered, or cut off after a second.
+func (s *Server) Close() {
+	s.mu.Lock()
+	started, config := s.started, s.Config
+	s.mu.Unlock()
+	if !started {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if config.Shutdown(ctx) != nil {
+		_ = config.Close()
+	}
+	s.serving.Wait()
+}
+
+// Endpoint returns both URLs, for oauth2.Config.
+func (s *Server) Endpoint() oauth2.Endpoint { return applebusiness.OAuth2Endpoint(s.URL, s.URL) }
+
+// Client returns a client that sends token requests as JSON and gives up after 10 seconds, for the context key
+// oauth2.HTTPClient.
+func (s *Server) Client() *http.Client {
+	return &http.Client{
+		Transport: &applebusiness.Transport{TokenURL: s.Endpoint().TokenURL},
+		Timeout:   clientTimeout,
+	}
+}
+
+// RegisterApp adds an app, or replaces what is registered under its ClientID. Grants stay.
+func (s *Server) RegisterApp(app App) {
+	s.register(app.ClientID, &client{secret: app.ClientSecret, redirectURIs: slices.Clone(app.RedirectURIs)})
+}
+
+// RegisterServiceAccount adds a Service Account, or replaces what is registered under its ClientID.
+func (s *Server) RegisterServiceAccount(account ServiceAccount) {
+	s.register(account.ClientID, &client{secret: account.ClientSecret, serviceAccount: true})
+}
+
+func (s *Server) register(clientID string, registered *client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.clients == nil {
+		s.clients = make(map[string]*client)
+		s.codes = make(map[string]*authorizationCode)
+		s.refreshTokens = make(map[string]*refreshToken)
+		s.accessTokens = make(map[string]accessToken)
+	}
+	s.clients[clientID] = registered
+}
+
+// RotateSecret gives an app or a Service Account a new client secret, and returns it. The old one is invalid at once, as
+// at Apple; grants stay. It returns "" if the client_id is not registered.
+func (s *Server) RotateSecret(clientID string) (secret string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	registered := s.clients[clientID]
+	if registered == nil {
+		return ""
+	}
+	registered.secret = rand.Text()
+	return registered.secret
+}
+
+// DeleteApp removes an app or a Service Account, and ends all its grants for good.
+func (s *Server) DeleteApp(clientID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.clients, clientID)
+	for _, code := range s.codes {
+		code.grant.endFor(clientID)
+	}
+	for _, token := range s.accessTokens { // each grant with a refresh token has an access token
+		token.grant.endFor(clientID)
+	}
+}
+
+func (g *grant) endFor(clientID string) { g.dead = g.dead || g.clientID == clientID }
+
+// Connect returns the token of a customer who has just connected to the app, without the consent page, as
+// oauth2.Config.Exchange would return it. It returns nil if the client_id is not that of a registered app.
+func (s *Server) Connect(clientID string) *oauth2.Token {
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if registered := s.clients[clientID]; registered == nil || registered.serviceAccount {
+		return nil
+	}
+	issued := s.issue(s.newGrant(clientID), rand.Text(), now)
+	return &oauth2.Token{
+		AccessToken:  issued.AccessToken,
+		TokenType:    issued.TokenType,
+		RefreshToken: issued.RefreshToken,
+		Expiry:       time.Now().Add(accessTokenLife), // x/oauth2 reads no other clock
+		ExpiresIn:    issued.ExpiresIn,
+	}
+}
+
+// Revoke lets the customer disconnect the partner: it ends the grant that the refresh token belongs or belonged to, with
+// all its tokens.
+func (s *Server) Revoke(refreshToken string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if token := s.refreshTokens[refreshToken]; token != nil {
+		token.grant.dead = true
+	}
+}
+
+// Fail answers the next request to an endpoint with the row of Apple's tables that is about the reason. If there are two,
+// it is the first: "Invalid refresh_token" with status 400, and the token endpoint's "server error"; [Server.FailEntry]
+// takes the other. A Reason that is not in the catalog is ignored.
+//
+// Calls queue, for each endpoint by itself. A request that fails so has no effect: its code is not spent.
+func (s *Server) Fail(reason applebusiness.Reason) {
+	for entry := range applebusiness.Catalog() {
+		if entry.Reason == reason {
+			s.FailEntry(entry)
+			return
+		}
+	}
+}
+
+// FailEntry is [Server.Fail] with a row of [applebusiness.Catalog], or one that Apple does not document. A template's
+// parameter name is filled in. An Entry of neither endpoint is ignored.
+func (s *Server) FailEntry(entry applebusiness.Entry) {
+	if entry.Reason == applebusiness.ErrMissingParameter && entry.Description == entry.Reason.Description() {
+		entry.Description = missingParameter("grant_type")
+	}
+	switch entry.Endpoint {
+	case applebusiness.TokenEndpoint:
+		s.failToken(errorAnswer(entry))
+	case applebusiness.AuthorizationEndpoint:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.authorizationFailures = append(s.authorizationFailures, entry)
+	}
+}
+
+// FailWith answers the next token request with anything, in one queue with [Server.Fail]: status 429 with a Retry-After,
+// or the HTML of a proxy. A status that ends no request, below 200 or above 999, becomes 500.
+func (s *Server) FailWith(status int, header http.Header, body string) {
+	s.failToken(answer{status: status, header: header.Clone(), body: body})
+}
+
+func (s *Server) failToken(failure answer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tokenFailures = append(s.tokenFailures, failure)
+}
+
+// Requests returns what arrived at the two endpoints so far, through HTTP or Authorize, in order. What the user does on
+// the consent page is not among it.
+func (s *Server) Requests() []Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	requests := slices.Clone(s.requests)
+	for i := range requests {
+		requests[i].Params = cloneValues(requests[i].Params)
+	}
+	return requests
+}
+
+// record keeps a request without its secrets; s.mu is held.
+func (s *Server) record(endpoint applebusiness.Endpoint, params url.Values, requestID string) {
+	params = cloneValues(params)
+	for _, secret := range [...]string{"client_secret", "code", "code_verifier", "refresh_token"} {
+		for i := range params[secret] {
+			params[secret][i] = "REDACTED"
+		}
+	}
+	request := Request{Endpoint: endpoint, Params: params, RequestID: requestID}
+	if endpoint == applebusiness.TokenEndpoint {
+		request.GrantType = params.Get("grant_type")
+	}
+	s.requests = append(s.requests, request)
+}
+
+func cloneValues(values url.Values) url.Values { return url.Values(http.Header(values).Clone()) }
+
+func (s *Server) now() time.Time {
+	if s.options.Now == nil {
+		return time.Now()
+	}
+	return s.options.Now()
+}
+
+// serve answers every request with an apple-request-id, and with the 404 row where nothing else is.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	requestID := rand.Text()
+	w.Header().Set("apple-request-id", requestID)
+	switch {
+	case r.URL.Path == authorizePath && (r.Method == http.MethodGet || r.Method == http.MethodPost):
+		s.serveAuthorize(w, r, requestID)
+	case r.URL.Path == tokenPath && r.Method == http.MethodPost:
+		s.serveToken(w, r, requestID)
+	case r.URL.Path == mePath && r.Method == http.MethodGet:
+		s.serveMe(w, r)
+	default:
+		catalogAnswer(applebusiness.ErrEndpointNotFound).write(w)
+	}
+}
+
+// newGrant makes a customer's grant; s.mu is held.
+func (s *Server) newGrant(clientID string) *grant {
+	s.organisations++
+	return &grant{clientID: clientID, organisation: s.organisations}
+}

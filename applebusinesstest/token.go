@@ -1,0 +1,227 @@
+package applebusinesstest
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+// The grants of Apple's token endpoint.
+const (
+	grantAuthorizationCode = "authorization_code"
+	grantRefreshToken      = "refresh_token"
+	grantClientCredentials = "client_credentials"
+)
+
+// answer is what the token endpoint or the resource API sends.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func (a answer) write(w http.ResponseWriter) {
+	for name, values := range a.header {
+		for _, value := range values {
+			w.Header().Add(name, value)
+		}
+	}
+	if a.status < 200 || a.status > 999 {
+		a.status = http.StatusInternalServerError
+	}
+	w.WriteHeader(a.status)
+	_, _ = io.WriteString(w, a.body)
+}
+
+func jsonAnswer(status int, body any) answer {
+	encoded, _ := json.Marshal(body) // only this package's own structs of strings and numbers
+	return answer{
+		status: status,
+		header: http.Header{"Content-Type": {"application/json"}, "Cache-Control": {"no-store"}},
+		body:   string(encoded),
+	}
+}
+
+// errorAnswer is a row of the token endpoint's table on the wire.
+func errorAnswer(entry applebusiness.Entry) answer {
+	return jsonAnswer(entry.StatusCode, struct {
+		Error       applebusiness.Code `json:"error"`
+		Description string             `json:"error_description,omitempty"`
+	}{entry.Code, entry.Description})
+}
+
+// catalogAnswer is the first row of the token endpoint's table that is about a reason.
+func catalogAnswer(reason applebusiness.Reason) answer {
+	return errorAnswer(findEntry(applebusiness.TokenEndpoint, reason, 0))
+}
+
+// findEntry returns the catalog's first row for an endpoint, a reason and, unless it is 0, a status.
+func findEntry(endpoint applebusiness.Endpoint, reason applebusiness.Reason, status int) applebusiness.Entry {
+	for entry := range applebusiness.Catalog() {
+		if entry.Endpoint == endpoint && entry.Reason == reason && (status == 0 || status == entry.StatusCode) {
+			return entry
+		}
+	}
+	return applebusiness.Entry{Endpoint: endpoint, StatusCode: http.StatusBadRequest, Code: applebusiness.CodeInvalidRequest}
+}
+
+func missingParameter(name string) string {
+	return strings.Replace(applebusiness.ErrMissingParameter.Description(), "<parameter name>", name, 1)
+}
+
+func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID string) {
+	body, _ := io.ReadAll(io.LimitReader(r.Body, maxBody)) // one that breaks off or is longer does not decode
+	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	isJSON := mediaType == "application/json"
+	params := decodeParams(isJSON, body)
+	now := s.now()
+
+	s.mu.Lock()
+	s.record(applebusiness.TokenEndpoint, params, requestID)
+	var response answer
+	switch {
+	case len(s.tokenFailures) > 0:
+		response, s.tokenFailures = s.tokenFailures[0], s.tokenFailures[1:]
+	case len(bytes.TrimSpace(body)) == 0:
+		response = catalogAnswer(applebusiness.ErrEmptyBody)
+	case !isJSON:
+		response = catalogAnswer(applebusiness.ErrUnsupportedMediaType)
+	default:
+		response = s.answerToken(params, now)
+	}
+	s.mu.Unlock()
+	response.write(w)
+}
+
+// decodeParams returns the members of a JSON object that are strings, or the fields of a form.
+func decodeParams(isJSON bool, body []byte) url.Values {
+	params := url.Values{}
+	if !isJSON {
+		params, _ = url.ParseQuery(string(body)) // refused, but recorded
+		return params
+	}
+	var members map[string]any
+	if json.Unmarshal(body, &members) != nil {
+		return params
+	}
+	for name, value := range members {
+		if text, ok := value.(string); ok {
+			params.Set(name, text)
+		}
+	}
+	return params
+}
+
+// answerToken judges the parameters of a token request; s.mu is held.
+func (s *Server) answerToken(params url.Values, now time.Time) answer {
+	if failed, ok := errors.AsType[*applebusiness.Error](applebusiness.CheckTokenRequest(params)); ok {
+		entry := findEntry(applebusiness.TokenEndpoint, failed.Reason, 0)
+		entry.Description = failed.Description // with the parameter's name
+		return errorAnswer(entry)
+	}
+	clientID, grantType := params.Get("client_id"), params.Get("grant_type")
+	registered := s.clients[clientID]
+	switch {
+	case registered == nil:
+		return catalogAnswer(applebusiness.ErrInvalidClientID)
+	case registered.secret != params.Get("client_secret"):
+		return catalogAnswer(applebusiness.ErrInvalidCredentials)
+	case registered.serviceAccount != (grantType == grantClientCredentials):
+		return errorAnswer(applebusiness.Entry{StatusCode: http.StatusBadRequest, Code: applebusiness.CodeUnauthorizedClient})
+	}
+	switch grantType {
+	case grantAuthorizationCode:
+		return s.redeemCode(params, now)
+	case grantRefreshToken:
+		return s.refresh(params, now)
+	}
+	return jsonAnswer(http.StatusOK, s.issue(s.newGrant(clientID), "", now))
+}
+
+// redeemCode answers grant_type authorization_code; s.mu is held.
+func (s *Server) redeemCode(params url.Values, now time.Time) answer {
+	code := s.codes[params.Get("code")]
+	valid := code != nil && !code.used && now.Before(code.expires) && !code.grant.dead &&
+		code.grant.clientID == params.Get("client_id") &&
+		code.redirectURI == params.Get("redirect_uri") &&
+		code.challenge == oauth2.S256ChallengeFromVerifier(params.Get("code_verifier"))
+	if code != nil {
+		code.used = true
+	}
+	if !valid {
+		return errorAnswer(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusBadRequest))
+	}
+	return jsonAnswer(http.StatusOK, s.issue(code.grant, rand.Text(), now))
+}
+
+// refresh answers grant_type refresh_token; s.mu is held.
+func (s *Server) refresh(params url.Values, now time.Time) answer {
+	name := params.Get("refresh_token")
+	token := s.refreshTokens[name]
+	if token == nil || token.replaced || token.grant.dead || token.grant.clientID != params.Get("client_id") {
+		return errorAnswer(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusUnauthorized))
+	}
+	if !s.options.KeepRefreshToken {
+		token.replaced = true
+		name = rand.Text()
+	}
+	return jsonAnswer(http.StatusOK, s.issue(token.grant, name, now))
+}
+
+// tokens is the token endpoint's success.
+type tokens struct {
+	AccessToken  string `json:"access_token"`
+	ExpiresIn    int64  `json:"expires_in"`
+	RefreshToken string `json:"refresh_token,omitempty"`
+	TokenType    string `json:"token_type"`
+}
+
+// issue gives a grant a new access token, and a refresh token unless that is ""; s.mu is held.
+func (s *Server) issue(to *grant, refresh string, now time.Time) tokens {
+	issued := tokens{
+		AccessToken:  rand.Text(),
+		ExpiresIn:    int64(accessTokenLife / time.Second),
+		RefreshToken: refresh,
+		TokenType:    "Bearer",
+	}
+	s.accessTokens[issued.AccessToken] = accessToken{grant: to, expires: now.Add(accessTokenLife)}
+	if refresh != "" {
+		s.refreshTokens[refresh] = &refreshToken{grant: to}
+	}
+	return issued
+}
+
+// serveMe says which organisation an access token belongs to, or answers in the resource API's error dialect.
+func (s *Server) serveMe(w http.ResponseWriter, r *http.Request) {
+	scheme, name, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	now := s.now()
+	s.mu.Lock()
+	token, ok := s.accessTokens[name]
+	ok = ok && strings.EqualFold(scheme, "Bearer") && now.Before(token.expires) && !token.grant.dead
+	s.mu.Unlock()
+	if !ok {
+		jsonAnswer(http.StatusUnauthorized, []any{map[string]any{
+			"code": "Unauthorized", "message": "Expired Token", "details": map[string]string{"header": "Authorization"},
+		}}).write(w)
+		return
+	}
+	jsonAnswer(http.StatusOK, map[string]any{
+		"user": map[string]string{"firstName": "Jane", "lastName": "Appleseed"},
+		"orgDetails": map[string]string{
+			"orgId":     fmt.Sprintf("org-%d", token.grant.organisation),
+			"legalName": fmt.Sprintf("Example Company %d", token.grant.organisation),
+		},
+	}).write(w)
+}

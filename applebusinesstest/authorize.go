@@ -7,11 +7,16 @@ import (
 	"html/template"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
+
+// scopes are the ones that Apple grants.
+var scopes = regexp.MustCompile(`^(OAUTH_(BRAND|LOCATION|MEDIA|SHOWCASE)_(READ|WRITE)( |$))+$`)
 
 // callback is what the authorization endpoint has to tell the partner.
 type callback struct {
@@ -22,7 +27,7 @@ type callback struct {
 
 func (c callback) url() (string, error) {
 	redirect, err := url.Parse(c.redirectURI)
-	if err != nil || redirect.Scheme == "" || redirect.Host == "" {
+	if err != nil || !redirect.IsAbs() || redirect.Host == "" && strings.HasPrefix(redirect.Scheme, "http") {
 		return "", errors.New("applebusinesstest: there is no redirect URI to answer to")
 	}
 	redirect.Fragment, redirect.RawFragment = "", ""
@@ -95,18 +100,10 @@ func (s *Server) decide(rawQuery string, consent Consent) callback {
 
 // judge finds what is wrong with an authorization request, or does what the user wants; s.mu is held.
 func (s *Server) judge(rawQuery string, consent Consent, now time.Time) callback {
-	query, err := url.ParseQuery(rawQuery)
+	query, _ := url.ParseQuery(rawQuery) // the check says what does not decode
 	fail := func(reason applebusiness.Reason) callback {
 		entry := findEntry(applebusiness.AuthorizationEndpoint, reason, 0)
 		return s.callback(query, errorParams(entry.Code, entry.Description))
-	}
-	if err != nil {
-		return fail(applebusiness.ErrBadRequest)
-	}
-	for _, values := range query {
-		if len(values) > 1 {
-			return fail(applebusiness.ErrBadRequest)
-		}
 	}
 	checked := url.URL{Scheme: "https", Host: "apple.example", Path: authorizePath, RawQuery: rawQuery}
 	if failed, ok := errors.AsType[*applebusiness.Error](applebusiness.CheckAuthorizationURL(checked.String())); ok {
@@ -118,6 +115,8 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) callback
 	clientID, redirectURI := query.Get("client_id"), query.Get("redirect_uri")
 	registered := s.clients[clientID]
 	switch {
+	case query.Has("scope") && !scopes.MatchString(query.Get("scope")):
+		return fail(applebusiness.ErrInvalidScope)
 	case registered == nil || registered.serviceAccount:
 		return fail(applebusiness.ErrUnregisteredClientID)
 	case !slices.Contains(registered.redirectURIs, redirectURI):

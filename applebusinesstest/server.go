@@ -28,9 +28,10 @@
 //     client_id or client_secret".
 //   - An app that asks for client_credentials, or a Service Account that asks for another grant, gets RFC 6749's
 //     unauthorized_client.
-//   - A body that is no JSON object, and a member that is no string, count as parameters that are missing.
+//   - A body that is no JSON object gets the row about the media type, and a member that is no string counts as missing.
 //   - A user who denies sends RFC 6749's access_denied to the redirect URI. A query that does not decode or repeats a
-//     parameter, and a state that needs percent-encoding, are "bad request".
+//     parameter, and a state that needs percent-encoding, are "bad request". A scope is valid if it names those that Apple
+//     grants.
 //   - Refresh tokens live until they are replaced or revoked; see [Options.KeepRefreshToken]. A replaced one that is sent
 //     again, or a code that is used again, does not end the grant.
 //   - Each consent makes a grant and an organisation of its own and leaves the earlier grants alone.

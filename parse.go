@@ -84,45 +84,58 @@ func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
 // query cannot be decoded, is longer than 64 KiB, repeats an OAuth parameter or has neither a code nor an error. Other
 // parameters are ignored. State is set even then, unless it is repeated.
 func ParseRedirect(query string) (Redirect, error) {
-	values, err := parseQuery(strings.TrimPrefix(query, "?"))
-	redirect := Redirect{State: values.Get("state")}
-	if err != nil {
-		return redirect, err
+	callback, err := decodeCallback(strings.TrimPrefix(query, "?"))
+	redirect := Redirect{State: callback.state}
+	if err == nil {
+		redirect.Code, err = callback.result()
 	}
-	redirect.Code, err = parseCallback(values)
 	return redirect, err
 }
 
-// parseQuery decodes a redirect's query and refuses what makes its state doubtful.
-func parseQuery(query string) (url.Values, error) {
+// callback is what a redirect's query says.
+type callback struct {
+	code, errorCode, description, uri, state string
+
+	repeated string // a parameter other than state that is there twice
+}
+
+// decodeCallback decodes a redirect's query, and refuses one whose state is doubtful. It returns no map, so that the
+// decoded query stays on the stack.
+func decodeCallback(query string) (callback, error) {
 	if len(query) > maxBody {
-		return nil, malformedCallback("the query is too long")
+		return callback{}, malformedCallback("the query is too long")
 	}
 	values, err := url.ParseQuery(query)
 	if len(values["state"]) > 1 {
-		delete(values, "state")
-		return values, malformedCallback("state is repeated")
+		return callback{}, malformedCallback("state is repeated")
 	}
+	state := values.Get("state")
 	if err != nil {
-		return values, malformedCallback("the query cannot be decoded") // err quotes the query
+		return callback{state: state}, malformedCallback("the query cannot be decoded") // err quotes the query
 	}
-	return values, nil
-}
-
-// parseCallback returns the code that a redirect brings, or its error.
-func parseCallback(values url.Values) (string, error) {
+	found := callback{
+		code: values.Get("code"), errorCode: values.Get("error"),
+		description: values.Get("error_description"), uri: values.Get("error_uri"), state: state,
+	}
 	for _, name := range [...]string{"code", "error", "error_description", "error_uri"} {
-		if len(values[name]) > 1 {
-			return "", malformedCallback(name + " is repeated")
+		if found.repeated == "" && len(values[name]) > 1 {
+			found.repeated = name
 		}
 	}
-	if code := values.Get("error"); code != "" {
+	return found, nil
+}
+
+// result returns the code that the redirect brings, or its error.
+func (c callback) result() (string, error) {
+	switch {
+	case c.repeated != "":
+		return "", malformedCallback(c.repeated + " is repeated")
+	case c.errorCode != "":
 		e := &Error{Endpoint: AuthorizationEndpoint}
-		e.describe(code, values.Get("error_description"), values.Get("error_uri"))
+		e.describe(c.errorCode, c.description, c.uri)
 		return "", e
-	}
-	if code := values.Get("code"); code != "" {
-		return code, nil
+	case c.code != "":
+		return c.code, nil
 	}
 	return "", malformedCallback("neither code nor error")
 }

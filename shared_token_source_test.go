@@ -45,6 +45,8 @@ func (s *memoryStore) Update(ctx context.Context, refresh func(context.Context, 
 		return nil, err
 	case s.fail != nil:
 		return nil, s.fail
+	case ctx.Err() != nil: // as a database's commit would fail
+		return nil, ctx.Err()
 	}
 	s.token, s.needs = token, nil
 	return token, nil

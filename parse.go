@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -267,25 +268,18 @@ var patterns = [...]struct {
 	{"scope is invalid. Accepted values:", "", ErrScopeNotAccepted},
 }
 
-// row is one Code that Apple lists for a Reason.
-type row struct {
-	reason Reason
-	code   Code
-}
-
 // index is the catalog arranged for matching, so that a match costs the same however long the catalog grows.
 var index = newIndex()
 
 type catalogIndex struct {
 	byText map[string]Reason // by Apple's text, as it is and as foldText leaves it
-	rows   map[row]bool
+	codes  map[Reason][]Code // that Apple lists
 }
 
 func newIndex() catalogIndex {
-	index := catalogIndex{byText: make(map[string]Reason), rows: make(map[row]bool)}
+	index := catalogIndex{byText: make(map[string]Reason), codes: make(map[Reason][]Code)}
 	for _, entry := range catalog {
-		index.rows[row{entry.Reason, entry.Code}] = true
-		index.rows[row{entry.Reason, ""}] = true
+		index.codes[entry.Reason] = append(index.codes[entry.Reason], entry.Code)
 		if entry.Reason != ErrEndpointNotFound { // its text is a code too: see isNotFound
 			index.byText[entry.Description] = entry.Reason
 			index.byText[foldText(entry.Description)] = entry.Reason
@@ -304,7 +298,7 @@ func match(statusCode int, code Code, description string) (reason Reason, parame
 		reason, parameter = matchPattern(spaceText(description))
 	}
 	switch {
-	case reason != "" && index.rows[row{reason, code}]:
+	case reason != "" && (code == "" || slices.Contains(index.codes[reason], code)):
 		return reason, parameter
 	case statusCode == http.StatusNotFound && isNotFound(code, description):
 		return ErrEndpointNotFound, ""

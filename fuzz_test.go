@@ -1,0 +1,192 @@
+package applebusiness_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
+
+	. "github.com/seed-a5f25c57/applebusiness"
+)
+
+// planted is put where secrets stand; it must appear in no rendering.
+const planted = "planted-7Q3Z"
+
+// assertSafe asserts what holds for every error of this package, whatever it was made from.
+func assertSafe(t *testing.T, err error) {
+	t.Helper()
+	e, ok := errors.AsType[*Error](err)
+	require.True(t, ok)
+	text := e.Error()
+	assert.LessOrEqual(t, len(text), 2<<10)
+	assert.Equal(t, -1, strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }), "%q", text)
+	assert.LessOrEqual(t, len(e.Code), 256)
+	assert.LessOrEqual(t, len(e.Description), 4<<10)
+	Troubleshoot(err)
+	Retryable(err)
+	for _, rendering := range renderings(t, err) {
+		assert.NotContains(t, rendering, planted)
+	}
+	encoded, jsonErr := json.Marshal(e)
+	require.NoError(t, jsonErr)
+	if utf8.ValidString(string(e.Code)) && utf8.ValidString(e.Description) && e.Reason.Description() != "" {
+		again := ParseTokenError(e.StatusCode, nil, encoded)
+		assert.Equal(t, []string{string(e.Code), e.Description, string(e.Reason)}, []string{string(again.Code), again.Description, string(again.Reason)})
+	}
+}
+
+func FuzzParseTokenError(f *testing.F) {
+	f.Fuzz(func(t *testing.T, status int, header, body string) {
+		if strings.Contains(header+body, "planted") {
+			t.Skip()
+		}
+		e := ParseTokenError(status, http.Header{"Retry-After": {header}, "Apple-Request-Id": {header}}, []byte(body))
+		assertSafe(t, e)
+		assert.GreaterOrEqual(t, e.RetryAfter, time.Duration(0))
+
+		// What is recognised is recognised in other letters and with other spaces.
+		if e.Reason.Description() == "" || e.Parameter != "" || !isASCII(e.Description) {
+			return
+		}
+		for _, text := range []string{strings.ToUpper(e.Description), strings.ReplaceAll(e.Description, " ", "++ "), e.Description + "."} {
+			respelled, err := json.Marshal(map[string]string{"error": string(e.Code), "error_description": text})
+			require.NoError(t, err)
+			assert.Equal(t, e.Reason, ParseTokenError(status, nil, respelled).Reason, text)
+		}
+	})
+}
+
+func isASCII(text string) bool {
+	return strings.IndexFunc(text, func(r rune) bool { return r > unicode.MaxASCII }) < 0
+}
+
+func FuzzParseTokenResponse(f *testing.F) {
+	f.Fuzz(func(t *testing.T, status int, body string) {
+		if strings.Contains(body, "planted") {
+			t.Skip()
+		}
+		token, err := ParseTokenResponse(&http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body))})
+		if err == nil {
+			assert.NotEmpty(t, token.AccessToken)
+			assert.True(t, status >= 200 && status <= 299)
+			return
+		}
+		assert.Nil(t, token)
+		assertSafe(t, err)
+		// The same with secrets beside it.
+		if beside, found := strings.CutPrefix(body, "{"); found {
+			body = `{"client_secret":"` + planted + `","refresh_token":"` + planted + `",` + beside
+			if _, err = ParseTokenResponse(&http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body))}); err != nil {
+				assertSafe(t, err)
+			}
+		}
+	})
+}
+
+func FuzzParseRedirect(f *testing.F) {
+	f.Fuzz(func(t *testing.T, query string) {
+		if strings.Contains(query, "planted") {
+			t.Skip()
+		}
+		redirect, err := ParseRedirect(query)
+		if err == nil {
+			assert.NotEmpty(t, redirect.Code)
+			return
+		}
+		assert.Empty(t, redirect.Code)
+		assertSafe(t, err)
+		if _, err = ParseRedirect(query + "&state=" + planted + "&code=" + planted + "&client_id=" + planted); err != nil {
+			assertSafe(t, err)
+		}
+	})
+}
+
+func FuzzVerifyCallback(f *testing.F) {
+	f.Fuzz(func(t *testing.T, method, query, state string) {
+		if strings.Contains(query+state, "planted") {
+			t.Skip()
+		}
+		code, err := VerifyCallback(&http.Request{Method: method, URL: &url.URL{RawQuery: query}}, state)
+		if err == nil {
+			values, parseErr := url.ParseQuery(query)
+			require.NoError(t, parseErr)
+			assert.Equal(t, []string{state}, values["state"])
+			assert.Equal(t, []string{code}, values["code"])
+			assert.NotEmpty(t, state)
+			assert.NotEmpty(t, code)
+			return
+		}
+		assert.Empty(t, code)
+		assertSafe(t, err)
+		_, err = VerifyCallback(&http.Request{Method: method, URL: &url.URL{RawQuery: query + "&code=" + planted}}, planted)
+		assertSafe(t, err)
+	})
+}
+
+func FuzzTransport(f *testing.F) {
+	const tokenURL = "https://api.example/api/v1/oauth2/token"
+	f.Fuzz(func(t *testing.T, method, contentType, authorization, form string) {
+		base := &recordingBase{}
+		target, err := url.Parse(tokenURL)
+		require.NoError(t, err)
+		r := &http.Request{
+			Method: method, URL: target, Body: io.NopCloser(strings.NewReader(form)),
+			Header: http.Header{"Content-Type": {contentType}, "Authorization": {authorization}},
+		}
+		response, err := (&Transport{TokenURL: tokenURL, Base: base}).RoundTrip(r)
+		if err != nil {
+			assert.ErrorIs(t, err, ErrUnsafeTokenRequest)
+			assert.Empty(t, base.requests, "nothing is sent")
+			return
+		}
+		assert.Same(t, r, response.Request)
+		require.Len(t, base.requests, 1)
+		if base.requests[0] == r {
+			assert.False(t, method == http.MethodPost && contentType == "application/x-www-form-urlencoded", "no form passes")
+			return
+		}
+		sent, err := io.ReadAll(base.requests[0].Body)
+		require.NoError(t, err)
+		var fields map[string]string
+		require.NoError(t, json.Unmarshal(sent, &fields), "a flat object of strings")
+		values, err := url.ParseQuery(form)
+		require.NoError(t, err)
+		assert.Len(t, fields, len(values))
+		for name, value := range fields {
+			assert.Equal(t, []string{value}, values[name])
+		}
+		assert.Equal(t, int64(len(sent)), base.requests[0].ContentLength)
+	})
+}
+
+func FuzzWrap(f *testing.F) {
+	f.Fuzz(func(t *testing.T, status int, contentType, code, description string, body []byte) {
+		if strings.Contains(code+description+string(body), "planted") || bytes.Contains(body, []byte("planted")) {
+			t.Skip()
+		}
+		request, err := http.NewRequest(http.MethodPost, "https://api.example/?secret="+planted, strings.NewReader("grant_type=refresh_token&refresh_token="+planted))
+		require.NoError(t, err)
+		failed := &oauth2.RetrieveError{
+			Response:  &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {contentType}}, Request: request},
+			Body:      append(body, []byte(planted)...),
+			ErrorCode: code, ErrorDescription: description,
+		}
+		wrapped := Wrap(&url.Error{Op: "Post", URL: "https://api.example/?secret=" + planted, Err: failed})
+		assert.ErrorIs(t, wrapped, failed)
+		e, ok := wrapped.(*Error)
+		require.True(t, ok)
+		assert.Equal(t, "refresh_token", e.GrantType)
+		assertSafe(t, wrapped)
+	})
+}

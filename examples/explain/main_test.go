@@ -274,6 +274,7 @@ func TestInputs(t *testing.T) {
 
 		// Redirects
 		{"a URL", "https://x.example/cb" + redirect + "#" + secret, responseType},
+		{"a fragment after the description", redirect[:strings.Index(redirect, "&state")] + "#" + secret, responseType},
 		{"a query", redirect[1:], responseType},
 		{"a query with a question mark", redirect, responseType},
 		{"state first", "state=" + secret + "&" + redirect[1:strings.Index(redirect, "&state")], responseType},
@@ -347,6 +348,7 @@ func TestUnusable(t *testing.T) {
 		{"a log with a code", "", []string{`{"level":"info","code":"` + secret + `","message":"x"}`}, nothing},
 		{"a log with an error", "", []string{`{"level":"error","error":"Post https://x.example/?s=` + secret + `: refused"}`}, nothing},
 		{"a token request", "", []string{`{"grant_type":"authorization_code","code":"` + secret + `","message":"x"}`}, nothing},
+		{"a token request in capitals", "", []string{`{"Grant_Type":"authorization_code","CODE":"` + secret + `","message":"x"}`}, nothing},
 		{"a group of something else", "", []string{`endpoint=/token code=` + secret + ` reason=server`}, nothing},
 		{"a group with a secret", "", []string{`endpoint=token code=` + secret}, nothing},
 		{"a group with no endpoint", "", []string{`reason=server code=` + secret}, nothing},

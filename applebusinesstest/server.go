@@ -65,7 +65,7 @@ const (
 	mePath        = "/api/v1/me"
 
 	codeLife        = 5 * time.Minute
-	accessTokenLife = 60 * time.Minute
+	accessTokenLife = 60 * time.Minute // unless Options say otherwise
 	clientTimeout   = 10 * time.Second
 	closeTimeout    = time.Second
 	maxBody         = 64 << 10
@@ -99,6 +99,7 @@ type Options struct {
 	Deliver          Delivery         // how the redirect is delivered
 	Consent          Consent          // what the user does
 	KeepRefreshToken bool             // whether a refresh returns the same refresh token; otherwise a new one, and the old one is dead at once
+	AccessTokenLife  time.Duration    // in whole seconds; 0 or less means 60 minutes, as at Apple
 	Now              func() time.Time // the clock for all lifetimes, called from any goroutine; nil means time.Now
 }
 
@@ -201,6 +202,9 @@ func NewUnstartedServer(options *Options) *Server {
 	}
 	if options != nil {
 		server.options = *options
+	}
+	if server.options.AccessTokenLife = server.options.AccessTokenLife.Truncate(time.Second); server.options.AccessTokenLife <= 0 {
+		server.options.AccessTokenLife = accessTokenLife
 	}
 	server.Config = &http.Server{Handler: http.HandlerFunc(server.serve), ReadHeaderTimeout: clientTimeout}
 	server.RegisterApp(server.App)
@@ -334,7 +338,7 @@ func (s *Server) Connect(clientID string) *oauth2.Token {
 		AccessToken:  issued.AccessToken,
 		TokenType:    issued.TokenType,
 		RefreshToken: issued.RefreshToken,
-		Expiry:       time.Now().Add(accessTokenLife), // x/oauth2 reads no other clock
+		Expiry:       time.Now().Add(s.options.AccessTokenLife), // x/oauth2 reads no other clock
 		ExpiresIn:    issued.ExpiresIn,
 	}
 }

@@ -190,11 +190,11 @@ type tokens struct {
 func (s *Server) issue(to *grant, refresh string, now time.Time) tokens {
 	issued := tokens{
 		AccessToken:  rand.Text(),
-		ExpiresIn:    int64(accessTokenLife / time.Second),
+		ExpiresIn:    int64(s.options.AccessTokenLife / time.Second),
 		RefreshToken: refresh,
 		TokenType:    "Bearer",
 	}
-	s.accessTokens[issued.AccessToken] = accessToken{grant: to, expires: now.Add(accessTokenLife)}
+	s.accessTokens[issued.AccessToken] = accessToken{grant: to, expires: now.Add(s.options.AccessTokenLife)}
 	if refresh != "" {
 		s.refreshTokens[refresh] = &refreshToken{grant: to}
 	}

@@ -1,0 +1,16 @@
+module github.com/seed-a5f25c57/applebusiness/internal/drift
+
+go 1.26.0
+
+replace github.com/seed-a5f25c57/applebusiness => ../..
+
+require (
+	github.com/seed-a5f25c57/applebusiness v0.0.0-00010101000000-000000000000
+	github.com/stretchr/testify v1.12.1
+	golang.org/x/net v0.62.0
+)
+
+require (
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/oauth2 v0.37.0 // indirect
+)

@@ -60,3 +60,27 @@ func ExampleServer_Fail() {
 	// applebusiness: internal_server_error: "server error" (HTTP 500) true
 	// <nil>
 }
+
+// Six processes share a grant, and one of them refreshes it.
+func ExampleMemoryStore() {
+	server := applebusinesstest.NewServer(nil)
+	defer server.Close()
+	config := &oauth2.Config{
+		ClientID:     server.App.ClientID,
+		ClientSecret: server.App.ClientSecret,
+		Endpoint:     server.Endpoint(),
+	}
+	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, server.Client())
+
+	token := server.Connect(config.ClientID)
+	token.Expiry = time.Now().Add(-time.Minute)
+	store := applebusinesstest.NewMemoryStore(token)
+	for range 6 {
+		_, err := applebusiness.NewSharedTokenSource(ctx, config, store).Token()
+		if err != nil {
+			fmt.Println(err)
+		}
+	}
+	fmt.Println(len(server.Requests()), "request")
+	// Output: 1 request
+}

@@ -306,8 +306,8 @@ func CheckTokenRequest(fields url.Values) error {
 // Token of the same TokenSource, it would wait for itself. A panic in a callback or in Source reaches the caller of
 // Token and leaves nothing locked.
 //
-// In a fleet of processes that share a grant, use one refresh for all of them instead: six processes with a TokenSource
-// each see one success and five "Invalid refresh_token".
+// In a fleet of processes that share a grant, use a [SharedTokenSource]: where refresh tokens are replaced, six processes
+// with a TokenSource each see one success and five "Invalid refresh_token".
 type TokenSource struct {
 	// Source is the source of tokens, such as oauth2.Config.TokenSource. Where only Source is set, it must be safe for
 	// concurrent use; else its calls are serialised.

@@ -1,0 +1,207 @@
+// Connect is the partner's side of Apple Business as a small web application: it connects customers, shows their
+// connections, and says what to do when one fails.
+//
+//	go run ./examples/connect
+//
+// That runs against the fake Apple Business of package applebusinesstest, in the same process. For a real environment
+// name it; the client secret comes from the environment, since everybody on the machine can read a command line:
+//
+//	export APPLE_BUSINESS_CLIENT_SECRET=…
+//	go run ./examples/connect -addr 127.0.0.1:8080 -client-id … -redirect-url http://127.0.0.1:8080/callback \
+//		-auth-url … -api-url …
+//
+// Its first line on stdout names the URL to open. SIGINT or SIGTERM stops it.
+//
+// It is an example: connections are kept in memory, so stopping it forgets them, and it has no accounts, so whoever can
+// open its page sees and changes all of them.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
+)
+
+const (
+	secretVariable = "APPLE_BUSINESS_CLIENT_SECRET"
+
+	appleTimeout = 10 * time.Second // for one request to Apple
+	stopTimeout  = 2 * appleTimeout // a refresh that has begun is finished: its answer may hold the only token that lives
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+}
+
+// settings are the command line, and the client secret.
+type settings struct {
+	addr         string
+	clientID     string
+	clientSecret string
+	redirectURL  string
+	authURL      string
+	apiURL       string
+}
+
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	given := settings{clientSecret: getenv(secretVariable)}
+	flags := flag.NewFlagSet("connect", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&given.addr, "addr", "", "`address` to listen at (default with the fake: 127.0.0.1 and a free port)")
+	flags.StringVar(&given.clientID, "client-id", "", "client_id of the app; its secret is read from "+secretVariable)
+	flags.StringVar(&given.redirectURL, "redirect-url", "", "`URL` of this program's /callback, as registered with the app at Apple")
+	flags.StringVar(&given.authURL, "auth-url", "", "base `URL` of the authorization endpoint, without /oauth2/v1/authorize")
+	flags.StringVar(&given.apiURL, "api-url", "", "base `URL` of the API, without /api/v1")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return 0
+	} else if err != nil {
+		return 2
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(stderr, "connect: unknown argument %q\n", flags.Arg(0))
+		return 2
+	}
+	if err := given.serve(ctx, stdout, stderr); err != nil {
+		fmt.Fprintf(stderr, "connect: %s\n", strings.ReplaceAll(err.Error(), "\n", "\nconnect: "))
+		return 1
+	}
+	return 0
+}
+
+// serve runs the web application until ctx is done.
+func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
+	withFake := s == settings{addr: s.addr}
+	if withFake {
+		s.addr = cmp.Or(s.addr, "127.0.0.1:0")
+	} else if err := s.check(); err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", s.addr)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	var fake *applebusinesstest.Server
+	if withFake {
+		s.redirectURL = "http://" + hostToOpen(s.addr, listener.Addr()) + callbackPath
+		if fake, err = startFake(&s); err != nil {
+			return err
+		}
+		defer fake.Close()
+		if err := s.check(); err != nil {
+			return err
+		}
+	}
+
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	app := newApp(context.WithoutCancel(ctx), s, fake, log)
+	server := &http.Server{
+		Handler:           app.handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      6 * appleTimeout, // a refresh can wait for another one of the same connection
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	fmt.Fprintf(stdout, "Open %s/\n", app.origin)
+	if fake != nil {
+		fmt.Fprintf(stdout, "Apple Business is the fake at %s\n", fake.URL)
+	}
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if server.Shutdown(stopping) != nil {
+		return server.Close()
+	}
+	return nil
+}
+
+// hostToOpen returns the host and port under which a browser on this machine reaches a listener.
+func hostToOpen(addr string, listening net.Addr) string {
+	host, _, _ := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	_, port, _ := net.SplitHostPort(listening.String())
+	return net.JoinHostPort(host, port)
+}
+
+// config returns what x/oauth2 needs to know.
+func (s settings) config() *oauth2.Config {
+	return &oauth2.Config{
+		ClientID:     s.clientID,
+		ClientSecret: s.clientSecret,
+		RedirectURL:  s.redirectURL,
+		Endpoint:     applebusiness.OAuth2Endpoint(s.authURL, s.apiURL),
+	}
+}
+
+// check returns all that is wrong with the settings, before a customer meets it.
+func (s settings) check() error {
+	var errs []error
+	for _, required := range [...]struct{ name, value string }{
+		{"-addr", s.addr}, {"-client-id", s.clientID}, {secretVariable, s.clientSecret},
+		{"-redirect-url", s.redirectURL}, {"-auth-url", s.authURL}, {"-api-url", s.apiURL},
+	} {
+		if required.value == "" {
+			errs = append(errs, errors.New(required.name+" is missing"))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	example := s.config().AuthCodeURL(oauth2.GenerateVerifier(), oauth2.S256ChallengeOption(oauth2.GenerateVerifier()))
+	return errors.Join(
+		applebusiness.CheckAuthorizationURL(example),
+		checkBaseURL("-auth-url", s.authURL),
+		checkBaseURL("-api-url", s.apiURL),
+		checkRedirectURL(s.redirectURL),
+	)
+}
+
+func checkBaseURL(name, text string) error {
+	parsed, err := url.Parse(text)
+	if err != nil || parsed.Hostname() == "" || parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != "" {
+		return errors.New(name + " is not the base URL of a server")
+	}
+	ip := net.ParseIP(parsed.Hostname())
+	isHere := parsed.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+	if parsed.Scheme == "https" || parsed.Scheme == "http" && isHere {
+		return nil
+	}
+	return errors.New(name + " has to be https, except on this machine")
+}
+
+func checkRedirectURL(text string) error {
+	parsed, err := url.Parse(text)
+	if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" || parsed.Path != callbackPath {
+		return errors.New("-redirect-url has to be a web address with the path " + callbackPath)
+	}
+	return nil
+}

@@ -1,0 +1,483 @@
+// Package browsertest opens examples/connect, as the program that it is, in a real browser: cookies of two sites, POSTs
+// across them, content policies and layout are what no client in Go has.
+//
+//	go test .
+//	go test . -screenshots /tmp/screenshots
+package browsertest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
+)
+
+var screenshots = flag.String("screenshots", "", "`directory` to write screenshots to")
+
+const liveness = time.Minute
+
+const (
+	connectLink   = `a[href="/connect"]`
+	allowButton   = `button[value="allow"]`
+	denyButton    = `button[value="deny"]`
+	refreshButton = `article:last-of-type form[action$="/refresh"] button`
+)
+
+// TestBrowser shares one build of the program and one browser among its cases; each has its own program, fake and
+// cookies.
+func TestBrowser(t *testing.T) {
+	binary := build(t)
+	browser := startBrowser(t)
+	for _, test := range []struct {
+		name    string
+		deliver applebusinesstest.Delivery
+		do      func(t *testing.T, p *partner)
+	}{
+		{"allow, delivered by GET", applebusinesstest.DeliverGet, allowByGet},
+		{"allow, delivered by POST", applebusinesstest.DeliverPost, allowByPost},
+		{"deny, delivered by GET", applebusinesstest.DeliverGet, deny},
+		{"deny, delivered by POST", applebusinesstest.DeliverPost, deny},
+		{"forged state", applebusinesstest.DeliverPost, forgedState},
+		{"replayed callback", applebusinesstest.DeliverPost, replayedCallback},
+		{"revoked, then reconnected", applebusinesstest.DeliverGet, revokedThenReconnected},
+		{"503", applebusinesstest.DeliverGet, unavailable},
+		{"markup in a description", applebusinesstest.DeliverGet, markup},
+		{"form of another site", applebusinesstest.DeliverGet, formOfAnotherSite},
+		{"layout", applebusinesstest.DeliverGet, layout},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.do(t, start(t, binary, browser, test.deliver)) })
+	}
+	t.Run("the fake inside", func(t *testing.T) { fakeInside(t, binary, browser) })
+}
+
+func allowByGet(t *testing.T, p *partner) {
+	p.connect()
+	assert.Contains(t, p.text("article"), "Example Company 1")
+	assert.Equal(t, []string{"GET"}, p.methods("/callback"))
+	assert.Equal(t, p.url+"/", p.location(), "the code is in no URL that stays")
+	assert.Len(t, p.tokenRequests(), 1)
+}
+
+func allowByPost(t *testing.T, p *partner) {
+	p.connect()
+	assert.Contains(t, p.text("article"), "Example Company 1")
+	assert.Equal(t, []string{"POST", "GET"}, p.methods("/callback"), "the POST of another site brought no cookie")
+	assert.Equal(t, p.url+"/", p.location())
+	assert.Len(t, p.tokenRequests(), 1)
+}
+
+func deny(t *testing.T, p *partner) {
+	p.run(chromedp.Navigate(p.url), chromedp.Click(connectLink), chromedp.Click(denyButton), chromedp.WaitVisible(`//h1[.="The connection was not made"]`))
+	assert.Contains(t, p.text("main"), "Nothing is broken")
+	assert.Empty(t, p.tokenRequests())
+	p.run(chromedp.Click(connectLink), chromedp.Click(allowButton), chromedp.WaitVisible(".state.good"))
+}
+
+func forgedState(t *testing.T, p *partner) {
+	p.run(chromedp.Navigate(p.url), chromedp.Click(connectLink), chromedp.WaitVisible(allowButton))
+	p.run(chromedp.Navigate(p.url+"/callback?code=stolen&state=forged"), chromedp.WaitVisible("h1"))
+	assert.Contains(t, p.text("main"), "does not belong to a connection that was started in this browser")
+	assert.Empty(t, p.tokenRequests())
+	p.run(chromedp.NavigateBack(), chromedp.Click(allowButton), chromedp.WaitVisible(".state.good")) // the login is still good
+}
+
+func replayedCallback(t *testing.T, p *partner) {
+	p.connect()
+	p.run(chromedp.Navigate(p.last("/callback")), chromedp.WaitVisible(`//h1[.="This answer was used before"]`))
+	assert.Len(t, p.tokenRequests(), 1)
+	p.screenshot("error")
+	p.run(chromedp.Click(`a[href="/"]`), chromedp.WaitVisible(".state.good"))
+}
+
+func revokedThenReconnected(t *testing.T, p *partner) {
+	p.connect()
+	p.fake.Revoke(p.newestRefreshToken())
+	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible(".state.bad"))
+	assert.Contains(t, p.text("article"), "Needs reconnecting")
+	assert.Contains(t, p.text("article"), "The customer revoked the partner's access to their Apple Business account.")
+	p.run(chromedp.Click(`//a[.="Reconnect"]`), chromedp.Click(allowButton), chromedp.WaitVisible(".state.good"))
+	assert.Equal(t, 1, p.count("article"))
+}
+
+func unavailable(t *testing.T, p *partner) {
+	p.connect()
+	p.fake.FailWith(http.StatusServiceUnavailable, nil, "")
+	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible(".state.wait"))
+	assert.Contains(t, p.text("article"), "Try again later")
+	assert.NotContains(t, p.text("article"), "Needs reconnecting")
+	assert.Equal(t, 0, p.count(`article a[href^="/connect"]`))
+	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible(".state.good"))
+}
+
+func markup(t *testing.T, p *partner) {
+	const description = `<img id="injected" src="/injected"><script id="injected">document.title = "injected"</script>`
+	p.fake.FailEntry(applebusiness.Entry{Endpoint: applebusiness.AuthorizationEndpoint, Code: "invalid_request", Description: description})
+	p.run(chromedp.Navigate(p.url), chromedp.Click(connectLink), chromedp.WaitVisible(`dl code`))
+	check := func() {
+		assert.Contains(t, p.text("dl code"), `<script id=\"injected\">`)
+		assert.Equal(t, 0, p.count("#injected, script, img"))
+		assert.Empty(t, p.methods("/injected"))
+	}
+	check()
+	p.connect()
+	body, err := json.Marshal(map[string]string{"error": "invalid_request", "error_description": description})
+	require.NoError(t, err)
+	p.fake.FailWith(http.StatusBadRequest, nil, string(body))
+	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible("dl code"))
+	check()
+}
+
+func formOfAnotherSite(t *testing.T, p *partner) {
+	p.connect()
+	var action string
+	p.run(
+		chromedp.Evaluate(`document.querySelector('form[action$="/disconnect"]').action`, &action),
+		chromedp.Click(connectLink), chromedp.WaitVisible(allowButton), // a page of another site
+		chromedp.Evaluate(`{
+			const form = document.createElement("form")
+			form.method = "post"
+			form.action = "`+action+`"
+			document.body.append(form)
+			form.submit()
+		}`, nil),
+		chromedp.WaitVisible(`//pre[contains(., "cross-origin request")]`),
+	)
+	p.expectLog("403 (Forbidden)")
+	p.run(chromedp.Navigate(p.url), chromedp.WaitVisible(".state.good"))
+	p.run(chromedp.Click("summary"), chromedp.Click(`form[action$="/disconnect"] button`), chromedp.WaitNotPresent("article"))
+}
+
+// layout looks at the main page with all kinds of connections, on a phone and on a desktop.
+func layout(t *testing.T, p *partner) {
+	p.connect()
+	p.connect()
+	p.fake.Revoke(p.newestRefreshToken())
+	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible(".state.bad"))
+	p.connect()
+	p.fake.FailWith(http.StatusBadGateway, nil, `{"error":"x","error_description":"`+strings.Repeat("long", 60)+`"}`)
+	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible(".state.wait"))
+	for _, width := range []int64{320, 390, 1280} {
+		p.run(chromedp.EmulateViewport(width, 844), chromedp.Click("summary")) // opens, closes, opens
+		var tooWide bool
+		var tooSmall []string
+		p.run(
+			chromedp.Evaluate(`document.documentElement.scrollWidth > innerWidth`, &tooWide),
+			chromedp.Evaluate(`[...document.querySelectorAll("a, button, summary")].filter(e => e.checkVisibility() && e.getBoundingClientRect().height < 44).map(e => e.innerText)`, &tooSmall),
+		)
+		assert.False(t, tooWide, "%d px: the page scrolls sideways", width)
+		assert.Empty(t, tooSmall, "%d px: too small for a thumb", width)
+	}
+	p.screenshot("connections")
+}
+
+// fakeInside runs the program without any flag, as the README says.
+func fakeInside(t *testing.T, binary string, browser context.Context) {
+	p := &partner{t: t, url: startProgram(t, binary)}
+	p.openTab(browser)
+	p.connect()
+	p.run(chromedp.Click(`form[action="/fake/fail"] button`), chromedp.WaitVisible(".state.good"))
+	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible(".state.wait"))
+	p.screenshot("fake")
+	p.run(chromedp.Click(`form[action$="/fake/revoke"] button`), chromedp.WaitVisible(refreshButton))
+	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible(".state.bad"))
+}
+
+// partner is a running program, the fake that it is pointed to, and a tab of the browser.
+type partner struct {
+	t    *testing.T
+	fake *applebusinesstest.Server // nil if it is in the program
+	url  string
+	tab  context.Context
+
+	mu            sync.Mutex
+	refreshTokens []string
+	requests      []*network.Request // of the tab, also those that a redirect caused
+	logged        []string           // by the browser, violations of the content policy for instance
+	expected      []string
+}
+
+func build(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "connect")
+	command := exec.Command("go", "build", "-o", binary, "./examples/connect")
+	command.Dir = filepath.Join("..", "..")
+	output, err := command.CombinedOutput()
+	require.NoError(t, err, "%s", output)
+	return binary
+}
+
+func startBrowser(t *testing.T) context.Context {
+	t.Helper()
+	var path string
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if found, err := exec.LookPath(name); err == nil {
+			path = found
+			break
+		}
+	}
+	require.NotEmpty(t, path, "this test needs Chromium; on Debian: apt-get install chromium")
+	allocator, cancel := chromedp.NewExecAllocator(context.Background(),
+		chromedp.ExecPath(path),
+		chromedp.Headless,
+		chromedp.NoSandbox, // root has none
+		chromedp.NoFirstRun,
+		chromedp.DisableGPU,
+		chromedp.Flag("disable-quic", true),
+		chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("disable-sync", true),
+		chromedp.Flag("disable-dev-shm-usage", true), // containers have little of it
+		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"),
+		chromedp.WSURLReadTimeout(liveness),
+	)
+	t.Cleanup(cancel)
+	browser, cancel := chromedp.NewContext(allocator)
+	t.Cleanup(cancel)
+	require.NoError(t, chromedp.Run(browser))
+	return browser
+}
+
+// start starts the fake at localhost and the program at 127.0.0.1: for a browser these are two sites.
+func start(t *testing.T, binary string, browser context.Context, deliver applebusinesstest.Delivery) *partner {
+	t.Helper()
+	p := &partner{t: t}
+	p.fake = applebusinesstest.NewUnstartedServer(&applebusinesstest.Options{Addr: "localhost:0", Deliver: deliver})
+	p.fake.Config.Handler = p.noteRefreshTokens(p.fake.Config.Handler)
+	require.NoError(t, p.fake.Start())
+	t.Cleanup(p.fake.Close)
+	addr := freeAddr(t)
+	app := applebusinesstest.App{ClientID: "my-app", ClientSecret: "s3cret", RedirectURIs: []string{"http://" + addr + "/callback"}}
+	p.fake.RegisterApp(app)
+	t.Setenv("APPLE_BUSINESS_CLIENT_SECRET", app.ClientSecret)
+	p.url = startProgram(t, binary,
+		"-addr", addr, "-client-id", app.ClientID, "-redirect-url", app.RedirectURIs[0], "-auth-url", p.fake.URL, "-api-url", p.fake.URL)
+	p.openTab(browser)
+	return p
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// startProgram returns the URL that the program says.
+func startProgram(t *testing.T, binary string, args ...string) string {
+	t.Helper()
+	var stderr bytes.Buffer
+	command := exec.Command(binary, args...)
+	command.Stderr = &stderr
+	stdout, err := command.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, command.Start())
+	t.Cleanup(func() {
+		if runtime.GOOS == "windows" {
+			_ = command.Process.Kill()
+			_ = command.Wait()
+			return
+		}
+		assert.NoError(t, command.Process.Signal(syscall.SIGTERM))
+		assert.NoError(t, command.Wait(), "it stops cleanly")
+		if t.Failed() {
+			t.Logf("the program's log:\n%s", stderr.String())
+		}
+	})
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err)
+	address, ok := strings.CutPrefix(strings.TrimSpace(line), "Open ")
+	require.True(t, ok, line)
+	return strings.TrimSuffix(address, "/")
+}
+
+// noteRefreshTokens lets the test revoke what the program holds.
+func (p *partner) noteRefreshTokens(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/api/v1/oauth2/token" {
+			next.ServeHTTP(w, r)
+			return
+		}
+		recorder := httptest.NewRecorder()
+		next.ServeHTTP(recorder, r)
+		var answer struct {
+			RefreshToken string `json:"refresh_token"`
+		}
+		if json.Unmarshal(recorder.Body.Bytes(), &answer) == nil && answer.RefreshToken != "" {
+			p.mu.Lock()
+			p.refreshTokens = append(p.refreshTokens, answer.RefreshToken)
+			p.mu.Unlock()
+		}
+		for name, values := range recorder.Header() {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(recorder.Code)
+		_, _ = io.Copy(w, recorder.Body)
+	})
+}
+
+// openTab opens a tab without cookies. When the test ends, it must have sent nothing to other hosts, and the browser
+// must have had nothing to complain about.
+func (p *partner) openTab(browser context.Context) {
+	p.t.Helper()
+	tab, cancel := chromedp.NewContext(browser, chromedp.WithNewBrowserContext())
+	p.t.Cleanup(cancel)
+	tab, cancel = context.WithTimeout(tab, liveness)
+	p.t.Cleanup(cancel)
+	p.tab = tab
+	chromedp.ListenTarget(tab, func(event any) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		switch event := event.(type) {
+		case *network.EventRequestWillBeSent:
+			p.requests = append(p.requests, event.Request)
+		case *log.EventEntryAdded:
+			p.logged = append(p.logged, event.Entry.Text)
+		}
+	})
+	p.run(network.Enable())
+	p.t.Cleanup(p.check)
+}
+
+func (p *partner) check() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	assert.NotEmpty(p.t, p.requests)
+	for _, request := range p.requests {
+		parsed, err := url.Parse(request.URL)
+		require.NoError(p.t, err)
+		assert.Contains(p.t, []string{"127.0.0.1", "localhost"}, parsed.Hostname())
+	}
+	for _, text := range p.logged {
+		isExpected := strings.Contains(text, "Failed to load resource")
+		for _, expected := range p.expected {
+			isExpected = isExpected || strings.Contains(text, expected)
+		}
+		assert.True(p.t, isExpected, text)
+	}
+}
+
+func (p *partner) expectLog(text string) { p.expected = append(p.expected, text) }
+
+func (p *partner) run(actions ...chromedp.Action) {
+	p.t.Helper()
+	if err := chromedp.Run(p.tab, actions...); err != nil {
+		var text string
+		_ = chromedp.Run(p.tab, chromedp.Evaluate(`document.location + "\n" + document.documentElement.innerText`, &text))
+		require.NoError(p.t, err, text)
+	}
+}
+
+// connect goes to the main page and through Apple's consent page, and waits for one connection more.
+func (p *partner) connect() {
+	p.t.Helper()
+	p.run(chromedp.Navigate(p.url), chromedp.WaitVisible(connectLink))
+	before := p.count("article")
+	p.run(chromedp.Click(connectLink), chromedp.Click(allowButton), chromedp.WaitVisible("article:last-of-type .state.good"))
+	require.Equal(p.t, before+1, p.count("article"))
+}
+
+func (p *partner) text(selector string) string {
+	p.t.Helper()
+	var text string
+	p.run(chromedp.Text(selector, &text))
+	return text
+}
+
+func (p *partner) count(selector string) int {
+	p.t.Helper()
+	var found int
+	p.run(chromedp.Evaluate("document.querySelectorAll(`"+selector+"`).length", &found))
+	return found
+}
+
+func (p *partner) location() string {
+	p.t.Helper()
+	var address string
+	p.run(chromedp.Location(&address))
+	return address
+}
+
+// methods returns how the tab requested a path of the program, in order.
+func (p *partner) methods(path string) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var methods []string
+	for _, request := range p.requests {
+		if strings.HasPrefix(request.URL, p.url+path) {
+			methods = append(methods, request.Method)
+		}
+	}
+	return methods
+}
+
+// last returns the last URL with a path of the program that the tab requested.
+func (p *partner) last(path string) string {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var last string
+	for _, request := range p.requests {
+		if strings.HasPrefix(request.URL, p.url+path) {
+			last = request.URL
+		}
+	}
+	require.NotEmpty(p.t, last)
+	return last
+}
+
+func (p *partner) newestRefreshToken() string {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	require.NotEmpty(p.t, p.refreshTokens)
+	return p.refreshTokens[len(p.refreshTokens)-1]
+}
+
+func (p *partner) tokenRequests() []applebusinesstest.Request {
+	var found []applebusinesstest.Request
+	for _, request := range p.fake.Requests() {
+		if request.Endpoint == applebusiness.TokenEndpoint {
+			found = append(found, request)
+		}
+	}
+	return found
+}
+
+// screenshot writes what the tab shows on a phone and on a desktop, if the flag says so.
+func (p *partner) screenshot(name string) {
+	p.t.Helper()
+	if *screenshots == "" {
+		return
+	}
+	require.NoError(p.t, os.MkdirAll(*screenshots, 0o755))
+	for suffix, width := range map[string]int64{"phone": 390, "desktop": 1280} {
+		var picture []byte
+		p.run(chromedp.EmulateViewport(width, 844), chromedp.FullScreenshot(&picture, 100))
+		require.NoError(p.t, os.WriteFile(filepath.Join(*screenshots, name+"-"+suffix+".png"), picture, 0o644))
+	}
+}

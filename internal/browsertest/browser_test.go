@@ -28,6 +28,7 @@ import (
 
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -91,18 +92,19 @@ func allowByPost(t *testing.T, p *partner) {
 }
 
 func deny(t *testing.T, p *partner) {
-	p.run(chromedp.Navigate(p.url), chromedp.Click(connectLink), chromedp.Click(denyButton), chromedp.WaitVisible(`//h1[.="The connection was not made"]`))
+	p.run(chromedp.Navigate(p.url), follow(connectLink), follow(denyButton), chromedp.WaitVisible(`//h1[.="The connection was not made"]`))
 	assert.Contains(t, p.text("main"), "Nothing is broken")
 	assert.Empty(t, p.tokenRequests())
-	p.run(chromedp.Click(connectLink), chromedp.Click(allowButton), chromedp.WaitVisible(".state.good"))
+	p.run(follow(connectLink), follow(allowButton), chromedp.WaitVisible(".state.good"))
 }
 
 func forgedState(t *testing.T, p *partner) {
-	p.run(chromedp.Navigate(p.url), chromedp.Click(connectLink), chromedp.WaitVisible(allowButton))
+	p.run(chromedp.Navigate(p.url), follow(connectLink), chromedp.WaitVisible(allowButton))
+	consentPage := p.location()
 	p.run(chromedp.Navigate(p.url+"/callback?code=stolen&state=forged"), chromedp.WaitVisible("h1"))
 	assert.Contains(t, p.text("main"), "does not belong to a connection that was started in this browser")
 	assert.Empty(t, p.tokenRequests())
-	p.run(chromedp.NavigateBack(), chromedp.Click(allowButton), chromedp.WaitVisible(".state.good")) // the login is still good
+	p.run(chromedp.Navigate(consentPage), follow(allowButton), chromedp.WaitVisible(".state.good")) // the login is still good
 }
 
 func replayedCallback(t *testing.T, p *partner) {
@@ -110,33 +112,33 @@ func replayedCallback(t *testing.T, p *partner) {
 	p.run(chromedp.Navigate(p.last("/callback")), chromedp.WaitVisible(`//h1[.="This answer was used before"]`))
 	assert.Len(t, p.tokenRequests(), 1)
 	p.screenshot("error")
-	p.run(chromedp.Click(`a[href="/"]`), chromedp.WaitVisible(".state.good"))
+	p.run(follow(`a[href="/"]`), chromedp.WaitVisible(".state.good"))
 }
 
 func revokedThenReconnected(t *testing.T, p *partner) {
 	p.connect()
 	p.fake.Revoke(p.newestRefreshToken())
-	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible(".state.bad"))
+	p.run(follow(refreshButton), chromedp.WaitVisible(".state.bad"))
 	assert.Contains(t, p.text("article"), "Needs reconnecting")
 	assert.Contains(t, p.text("article"), "The customer revoked the partner's access to their Apple Business account.")
-	p.run(chromedp.Click(`//a[.="Reconnect"]`), chromedp.Click(allowButton), chromedp.WaitVisible(".state.good"))
+	p.run(follow(`//a[.="Reconnect"]`), follow(allowButton), chromedp.WaitVisible(".state.good"))
 	assert.Equal(t, 1, p.count("article"))
 }
 
 func unavailable(t *testing.T, p *partner) {
 	p.connect()
 	p.fake.FailWith(http.StatusServiceUnavailable, nil, "")
-	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible(".state.wait"))
+	p.run(follow(refreshButton), chromedp.WaitVisible(".state.wait"))
 	assert.Contains(t, p.text("article"), "Try again later")
 	assert.NotContains(t, p.text("article"), "Needs reconnecting")
 	assert.Equal(t, 0, p.count(`article a[href^="/connect"]`))
-	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible(".state.good"))
+	p.run(follow(refreshButton), chromedp.WaitVisible(".state.good"))
 }
 
 func markup(t *testing.T, p *partner) {
 	const description = `<img id="injected" src="/injected"><script id="injected">document.title = "injected"</script>`
 	p.fake.FailEntry(applebusiness.Entry{Endpoint: applebusiness.AuthorizationEndpoint, Code: "invalid_request", Description: description})
-	p.run(chromedp.Navigate(p.url), chromedp.Click(connectLink), chromedp.WaitVisible(`dl code`))
+	p.run(chromedp.Navigate(p.url), follow(connectLink), chromedp.WaitVisible(`dl code`))
 	check := func() {
 		assert.Contains(t, p.text("dl code"), `<script id=\"injected\">`)
 		assert.Equal(t, 0, p.count("#injected, script, img"))
@@ -147,28 +149,27 @@ func markup(t *testing.T, p *partner) {
 	body, err := json.Marshal(map[string]string{"error": "invalid_request", "error_description": description})
 	require.NoError(t, err)
 	p.fake.FailWith(http.StatusBadRequest, nil, string(body))
-	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible("dl code"))
+	p.run(follow(refreshButton), chromedp.WaitVisible("dl code"))
 	check()
 }
 
 func formOfAnotherSite(t *testing.T, p *partner) {
 	p.connect()
-	var action string
+	action := evaluate[string](p, `document.querySelector('form[action$="/disconnect"]').action`)
 	p.run(
-		chromedp.Evaluate(`document.querySelector('form[action$="/disconnect"]').action`, &action),
-		chromedp.Click(connectLink), chromedp.WaitVisible(allowButton), // a page of another site
-		chromedp.Evaluate(`{
+		follow(connectLink), chromedp.WaitVisible(allowButton), // a page of another site
+		chromedp.Evaluate[chromedp.Void](`{
 			const form = document.createElement("form")
 			form.method = "post"
 			form.action = "`+action+`"
 			document.body.append(form)
 			form.submit()
-		}`, nil),
+		}`),
 		chromedp.WaitVisible(`//pre[contains(., "cross-origin request")]`),
 	)
 	p.expectLog("403 (Forbidden)")
 	p.run(chromedp.Navigate(p.url), chromedp.WaitVisible(".state.good"))
-	p.run(chromedp.Click("summary"), chromedp.Click(`form[action$="/disconnect"] button`), chromedp.WaitNotPresent("article"))
+	p.run(chromedp.Click("summary"), follow(`form[action$="/disconnect"] button`), chromedp.WaitNotPresent("article"))
 }
 
 // layout looks at the main page with all kinds of connections, on a phone and on a desktop.
@@ -176,22 +177,19 @@ func layout(t *testing.T, p *partner) {
 	p.connect()
 	p.connect()
 	p.fake.Revoke(p.newestRefreshToken())
-	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible(".state.bad"))
+	p.run(follow(refreshButton), chromedp.WaitVisible(".state.bad"))
 	p.connect()
 	p.fake.FailWith(http.StatusBadGateway, nil, `{"error":"x","error_description":"`+strings.Repeat("long", 60)+`"}`)
-	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible(".state.wait"))
-	for _, width := range []int64{320, 390, 1280} {
-		p.run(chromedp.EmulateViewport(width, 844), chromedp.Click("summary")) // opens, closes, opens
-		var tooWide bool
-		var tooSmall []string
-		p.run(
-			chromedp.Evaluate(`document.documentElement.scrollWidth > innerWidth`, &tooWide),
-			chromedp.Evaluate(`[...document.querySelectorAll("a, button, summary")].filter(e => e.checkVisibility() && e.getBoundingClientRect().height < 44).map(e => e.innerText)`, &tooSmall),
-		)
-		assert.False(t, tooWide, "%d px: the page scrolls sideways", width)
-		assert.Empty(t, tooSmall, "%d px: too small for a thumb", width)
-	}
+	p.run(follow(refreshButton), chromedp.WaitVisible(".state.wait"))
 	p.screenshot("connections")
+	p.run(chromedp.Evaluate[chromedp.Void](`document.querySelectorAll("details").forEach(e => { e.open = true })`))
+	for _, width := range []int64{320, 390, 1280} {
+		p.run(chromedp.EmulateViewport(width, 844))
+		assert.False(t, evaluate[bool](p, `document.documentElement.scrollWidth > innerWidth`), "%d px: the page scrolls sideways", width)
+		assert.Empty(t, evaluate[[]string](p, `[...document.querySelectorAll("a, button, summary")]
+			.filter(e => e.checkVisibility() && e.getBoundingClientRect().height < 44).map(e => e.innerText)`),
+			"%d px: too small for a thumb", width)
+	}
 }
 
 // fakeInside runs the program without any flag, as the README says.
@@ -199,11 +197,11 @@ func fakeInside(t *testing.T, binary string, browser context.Context) {
 	p := &partner{t: t, url: startProgram(t, binary)}
 	p.openTab(browser)
 	p.connect()
-	p.run(chromedp.Click(`form[action="/fake/fail"] button`), chromedp.WaitVisible(".state.good"))
-	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible(".state.wait"))
+	p.run(follow(`form[action="/fake/fail"] button`), chromedp.WaitVisible(".state.good"))
+	p.run(follow(refreshButton), chromedp.WaitVisible(".state.wait"))
 	p.screenshot("fake")
-	p.run(chromedp.Click(`form[action$="/fake/revoke"] button`), chromedp.WaitVisible(refreshButton))
-	p.run(chromedp.Click(refreshButton), chromedp.WaitVisible(".state.bad"))
+	p.run(follow(`form[action$="/fake/revoke"] button`), chromedp.WaitVisible(refreshButton))
+	p.run(follow(refreshButton), chromedp.WaitVisible(".state.bad"))
 }
 
 // partner is a running program, the fake that it is pointed to, and a tab of the browser.
@@ -257,7 +255,7 @@ func startBrowser(t *testing.T) context.Context {
 	t.Cleanup(cancel)
 	browser, cancel := chromedp.NewContext(allocator)
 	t.Cleanup(cancel)
-	require.NoError(t, chromedp.Run(browser))
+	require.NoError(t, chromedp.Do(browser))
 	return browser
 }
 
@@ -349,7 +347,7 @@ func (p *partner) openTab(browser context.Context) {
 	tab, cancel = context.WithTimeout(tab, liveness)
 	p.t.Cleanup(cancel)
 	p.tab = tab
-	chromedp.ListenTarget(tab, func(event any) {
+	require.NoError(p.t, chromedp.Listen(tab, func(event any) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		switch event := event.(type) {
@@ -358,8 +356,7 @@ func (p *partner) openTab(browser context.Context) {
 		case *log.EventEntryAdded:
 			p.logged = append(p.logged, event.Entry.Text)
 		}
-	})
-	p.run(network.Enable())
+	}))
 	p.t.Cleanup(p.check)
 }
 
@@ -383,12 +380,23 @@ func (p *partner) check() {
 
 func (p *partner) expectLog(text string) { p.expected = append(p.expected, text) }
 
-func (p *partner) run(actions ...chromedp.Action) {
+func (p *partner) run(actions ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
-	if err := chromedp.Run(p.tab, actions...); err != nil {
-		var text string
-		_ = chromedp.Run(p.tab, chromedp.Evaluate(`document.location + "\n" + document.documentElement.innerText`, &text))
-		require.NoError(p.t, err, text)
+	require.NoError(p.t, chromedp.Do(p.tab, actions...))
+}
+
+func evaluate[T any](p *partner, expression string) T {
+	p.t.Helper()
+	value, err := chromedp.Run(p.tab, chromedp.Evaluate[T](expression))
+	require.NoError(p.t, err)
+	return value
+}
+
+// follow clicks and waits for the page that this leads to.
+func follow(selector string) chromedp.Action[chromedp.Void] {
+	return func(ctx context.Context, tab *chromedp.Target) (chromedp.Void, error) {
+		_, err := chromedp.WaitEvent(page.LoadEventFired, func(page.EventLoadEventFired) bool { return true }, chromedp.Click(selector))(ctx, tab)
+		return chromedp.Void{}, err
 	}
 }
 
@@ -397,29 +405,25 @@ func (p *partner) connect() {
 	p.t.Helper()
 	p.run(chromedp.Navigate(p.url), chromedp.WaitVisible(connectLink))
 	before := p.count("article")
-	p.run(chromedp.Click(connectLink), chromedp.Click(allowButton), chromedp.WaitVisible("article:last-of-type .state.good"))
+	p.run(follow(connectLink), follow(allowButton), chromedp.WaitVisible("article:last-of-type .state.good"))
 	require.Equal(p.t, before+1, p.count("article"))
 }
 
 func (p *partner) text(selector string) string {
 	p.t.Helper()
-	var text string
-	p.run(chromedp.Text(selector, &text))
+	text, err := chromedp.Run(p.tab, chromedp.Text(selector))
+	require.NoError(p.t, err)
 	return text
 }
 
 func (p *partner) count(selector string) int {
 	p.t.Helper()
-	var found int
-	p.run(chromedp.Evaluate("document.querySelectorAll(`"+selector+"`).length", &found))
-	return found
+	return evaluate[int](p, "document.querySelectorAll(`"+selector+"`).length")
 }
 
 func (p *partner) location() string {
 	p.t.Helper()
-	var address string
-	p.run(chromedp.Location(&address))
-	return address
+	return evaluate[string](p, "location.href")
 }
 
 // methods returns how the tab requested a path of the program, in order.
@@ -476,8 +480,9 @@ func (p *partner) screenshot(name string) {
 	}
 	require.NoError(p.t, os.MkdirAll(*screenshots, 0o755))
 	for suffix, width := range map[string]int64{"phone": 390, "desktop": 1280} {
-		var picture []byte
-		p.run(chromedp.EmulateViewport(width, 844), chromedp.FullScreenshot(&picture, 100))
+		p.run(chromedp.EmulateViewport(width, 844))
+		picture, err := chromedp.Run(p.tab, chromedp.FullScreenshot(100))
+		require.NoError(p.t, err)
 		require.NoError(p.t, os.WriteFile(filepath.Join(*screenshots, name+"-"+suffix+".png"), picture, 0o644))
 	}
 }

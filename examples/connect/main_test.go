@@ -521,7 +521,8 @@ func TestConnectFails(t *testing.T) {
 }
 
 func TestOrganisationNotKnown(t *testing.T) {
-	for _, answer := range []string{"", "<html>", `{"orgDetails":7}`, "{}"} {
+	const unavailable = `{"orgDetails":{"orgId":"1","legalName":"of an error"}}`
+	for _, answer := range []string{unavailable, "<html>", `{"orgDetails":7}`, "{}"} {
 		p := start(t, allow)
 		broken := true
 		var mu sync.Mutex
@@ -531,7 +532,7 @@ func TestOrganisationNotKnown(t *testing.T) {
 			if !broken || r.URL.Path != "/api/v1/me" {
 				return false
 			}
-			if answer == "" {
+			if answer == unavailable {
 				w.WriteHeader(http.StatusServiceUnavailable)
 			}
 			fmt.Fprint(w, answer)
@@ -649,6 +650,7 @@ func TestSlowRefreshBlocksNoOtherPage(t *testing.T) {
 	assert.Contains(t, page, "Example Company 1", "while the refresh is under way")
 	_, page = p.press("disconnect")
 	assert.Contains(t, page, "Nobody is connected yet.")
+	assert.Empty(t, refreshed, "the refresh is still under way")
 	close(goOn)
 	<-refreshed
 }
@@ -685,6 +687,7 @@ func TestStopFinishesRefresh(t *testing.T) {
 	close(goOn)
 	assert.Equal(t, http.StatusSeeOther, <-refreshed)
 	assert.Equal(t, 0, <-stopped)
+	assert.NotContains(t, p.log.String(), "refresh failed")
 }
 
 func TestConcurrently(t *testing.T) {

@@ -642,6 +642,7 @@ func TestSlowRefreshBlocksNoOtherPage(t *testing.T) {
 	path := regexp.MustCompile(`/connections/[^"]*/refresh`).FindString(page)
 	refreshed := make(chan string, 1)
 	go func() {
+		defer close(refreshed)
 		_, page := p.do(p.client, http.MethodPost, p.url+path, nil)
 		refreshed <- page
 	}()
@@ -670,6 +671,7 @@ func TestStopFinishesRefresh(t *testing.T) {
 	path := regexp.MustCompile(`/connections/[^"]*/refresh`).FindString(page)
 	refreshed := make(chan int, 1)
 	go func() {
+		defer close(refreshed)
 		response := p.send(p.withoutRedirects(), http.MethodPost, p.url+path, nil)
 		response.Body.Close()
 		refreshed <- response.StatusCode

@@ -106,7 +106,7 @@ func (a *app) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		setHeaders(w.Header())
 		// Another name for this host has other cookies, and may be an attacker's.
-		if r.Host != a.host {
+		if !strings.EqualFold(r.Host, a.host) {
 			writeMessage(w, http.StatusMisdirectedRequest, message{
 				Title: "This is not the address of this page",
 				Text:  "Open " + a.origin + "/ instead.",
@@ -132,7 +132,7 @@ func (a *app) list(w http.ResponseWriter, _ *http.Request) {
 // hosts that the page's policy names, and Apple does not document which ones its sign-in uses.
 func (a *app) connect(w http.ResponseWriter, r *http.Request) {
 	browser := rand.Text()
-	if cookie, err := r.Cookie(a.cookieName); err == nil {
+	if cookie, err := r.Cookie(a.cookieName); err == nil && cookie.Value != "" {
 		browser = cookie.Value // another tab may be on its way
 	}
 	http.SetCookie(w, &http.Cookie{

@@ -64,7 +64,7 @@ func (l *logins) take(browser, state string, now time.Time) (taken login, replay
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	kept := l.byState[state]
-	if kept == nil || kept.browser != browser || !now.Before(kept.expires) {
+	if kept == nil || browser == "" || kept.browser != browser || !now.Before(kept.expires) {
 		return login{}, false
 	}
 	taken, replayed = *kept, kept.used

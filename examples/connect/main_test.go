@@ -345,6 +345,13 @@ func TestForgedCallbackIsRefused(t *testing.T) {
 	assert.Contains(t, page, "Example Company 1", "a forged callback does not end the login")
 }
 
+func TestEmptyCookieIsNotKept(t *testing.T) {
+	p := start(t, allow)
+	response := p.send(p.withoutRedirects(), http.MethodGet, p.url+"/connect", http.Header{"Cookie": {"browser="}})
+	defer response.Body.Close()
+	assert.NotEmpty(t, response.Cookies()[0].Value)
+}
+
 func TestReplayedCallbackIsNotRedeemed(t *testing.T) {
 	p := start(t, allow)
 	callbackURL := p.begin()
@@ -720,6 +727,8 @@ func TestLogins(t *testing.T) {
 	assert.Zero(t, taken, "expired")
 	taken, _ = under.take("another", first.state, now)
 	assert.Zero(t, taken)
+	taken, _ = under.take("", under.start("", "", now).state, now)
+	assert.Zero(t, taken, "a browser without a cookie is none")
 	taken, replayed = under.take("browser", first.state, now.Add(loginLife-1))
 	assert.Equal(t, first, taken)
 	assert.False(t, replayed)

@@ -19,7 +19,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -166,7 +165,6 @@ func formOfAnotherSite(t *testing.T, p *partner) {
 		}`),
 		chromedp.WaitVisible(`//pre[contains(., "cross-origin request")]`),
 	)
-	p.expectLog("403 (Forbidden)")
 	p.run(chromedp.Navigate(p.url), chromedp.WaitVisible(".state.good"))
 	p.run(chromedp.Click("summary"), follow(`form[action$="/disconnect"] button`), chromedp.WaitNotPresent("article"))
 }
@@ -214,7 +212,6 @@ type partner struct {
 	refreshTokens []string
 	requests      []*network.Request // of the tab, also those that a redirect caused
 	logged        []string           // by the browser, violations of the content policy for instance
-	expected      []string
 }
 
 func build(t *testing.T) string {
@@ -294,11 +291,6 @@ func startProgram(t *testing.T, binary, clientSecret string, args ...string) str
 	require.NoError(t, err)
 	require.NoError(t, command.Start())
 	t.Cleanup(func() {
-		if runtime.GOOS == "windows" {
-			_ = command.Process.Kill()
-			_ = command.Wait()
-			return
-		}
 		assert.NoError(t, command.Process.Signal(syscall.SIGTERM))
 		assert.NoError(t, command.Wait(), "it stops cleanly")
 		if t.Failed() {
@@ -369,15 +361,9 @@ func (p *partner) check() {
 		assert.Contains(p.t, []string{"127.0.0.1", "localhost"}, parsed.Hostname())
 	}
 	for _, text := range p.logged {
-		isExpected := strings.Contains(text, "Failed to load resource")
-		for _, expected := range p.expected {
-			isExpected = isExpected || strings.Contains(text, expected)
-		}
-		assert.True(p.t, isExpected, text)
+		assert.Contains(p.t, text, "Failed to load resource", "the status of an error page is all there is to complain about")
 	}
 }
-
-func (p *partner) expectLog(text string) { p.expected = append(p.expected, text) }
 
 func (p *partner) run(actions ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()

@@ -249,8 +249,8 @@ func startBrowser(t *testing.T) context.Context {
 		chromedp.WSURLReadTimeout(liveness),
 	)
 	t.Cleanup(cancel)
-	browser, cancel := chromedp.NewContext(allocator)
-	t.Cleanup(cancel)
+	browser, _ := chromedp.NewContext(allocator)
+	t.Cleanup(func() { assert.NoError(t, chromedp.Cancel(browser)) }) // waits, so that the browser can clean up
 	require.NoError(t, chromedp.Do(browser))
 	return browser
 }

@@ -35,6 +35,7 @@ type apple struct {
 	refused  map[string]request   // apple-request-id → request
 	revoked  map[string]bool      // grants that the customer really revoked
 	killed   map[string]bool      // workers
+	pending  map[[2]string]string // worker and grant → refresh token sent, whose successor is not committed
 	target   string               // the grant whose next refresh costs the worker its life
 	kill     func(worker string)  // returns when the worker is dead
 }
@@ -42,7 +43,7 @@ type apple struct {
 type request struct {
 	worker, grant, refreshToken string
 	refused                     bool
-	afterKill                   bool // somebody who had sent the same refresh token, or the sender, was killed
+	afterKill                   bool // one who sent this refresh token was killed before the commit
 }
 
 func newApple(options *applebusinesstest.Options) (*apple, error) {
@@ -54,6 +55,7 @@ func newApple(options *applebusinesstest.Options) (*apple, error) {
 		refused:  make(map[string]request),
 		revoked:  make(map[string]bool),
 		killed:   make(map[string]bool),
+		pending:  make(map[[2]string]string),
 	}
 	a.fake = a.Config.Handler
 	a.Config.Handler = http.HandlerFunc(a.serve)
@@ -133,8 +135,8 @@ func (a *apple) refresh(worker string, r *http.Request) (answer *httptest.Respon
 
 	grant := a.issued[sent.RefreshToken]
 	entry := request{worker: worker, grant: grant, refreshToken: sent.RefreshToken, refused: answer.Code != http.StatusOK}
-	entry.afterKill = a.killed[worker] ||
-		slices.ContainsFunc(a.requests[sent.RefreshToken], func(earlier request) bool { return a.killed[earlier.worker] })
+	a.pending[[2]string{worker, grant}] = sent.RefreshToken
+	entry.afterKill = a.diedWith(entry) || slices.ContainsFunc(a.requests[sent.RefreshToken], a.diedWith)
 	a.requests[sent.RefreshToken] = append(a.requests[sent.RefreshToken], entry)
 	if entry.refused {
 		a.refused[answer.Header().Get("apple-request-id")] = entry
@@ -145,6 +147,18 @@ func (a *apple) refresh(worker string, r *http.Request) (answer *httptest.Respon
 		a.target = ""
 	}
 	return answer, isTarget
+}
+
+// diedWith reports whether the sender was killed before it committed what it got; a.mu is held.
+func (a *apple) diedWith(r request) bool {
+	return a.killed[r.worker] && a.pending[[2]string{r.worker, r.grant}] == r.refreshToken
+}
+
+// markCommitted says that a worker has stored the answer to its last request for a grant.
+func (a *apple) markCommitted(worker, grant string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.pending, [2]string{worker, grant})
 }
 
 // refusal returns the refused request that an apple-request-id names, and whether the grant had been revoked.

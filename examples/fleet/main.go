@@ -96,7 +96,7 @@ type worker struct {
 
 type loss struct {
 	grant     string
-	afterKill bool // somebody who had sent the refresh token was killed
+	afterKill bool // as in a request
 	reported  bool // by a worker, else found at the end
 }
 
@@ -118,20 +118,20 @@ func (n losses) String() string {
 	return fmt.Sprintf("%d by the kill on purpose and %d by other kills", n.onPurpose, n.byChance)
 }
 
-func runFleet(ctx context.Context, database string, processes, grants int, duration time.Duration) error {
+func newFleet(ctx context.Context, database string, options *applebusinesstest.Options) (*fleet, error) {
 	pool, err := pgxpool.New(ctx, database)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer pool.Close()
 	if err := Migrate(ctx, pool); err != nil {
-		return err
+		pool.Close()
+		return nil, err
 	}
-	a, err := newApple(&applebusinesstest.Options{AccessTokenLife: accessTokenLife})
+	a, err := newApple(options)
 	if err != nil {
-		return err
+		pool.Close()
+		return nil, err
 	}
-	defer a.Close()
 	f := &fleet{
 		apple:   a,
 		pool:    pool,
@@ -141,18 +141,38 @@ func runFleet(ctx context.Context, database string, processes, grants int, durat
 		losses:  make(map[string]loss),
 	}
 	a.kill = f.replace
+	return f, nil
+}
 
+// close ends the workers, and forgets the grants.
+func (f *fleet) close(ctx context.Context) {
+	f.stop()
+	f.connected.Wait()
+	f.apple.Close()
+	_, _ = f.pool.Exec(ctx, "DELETE FROM apple_grant WHERE id = ANY($1)", f.config.Grants)
+	f.pool.Close()
+}
+
+// connect adds a grant.
+func (f *fleet) connect(ctx context.Context, grant string, token *oauth2.Token) error {
+	f.config.Grants = append(f.config.Grants, grant)
+	return NewStore(f.pool, grant).Put(ctx, token)
+}
+
+func runFleet(ctx context.Context, database string, processes, grants int, duration time.Duration) error {
+	f, err := newFleet(ctx, database, &applebusinesstest.Options{AccessTokenLife: accessTokenLife})
+	if err != nil {
+		return err
+	}
+	defer f.close(ctx)
 	fmt.Printf("%d processes, %d grants, %s; an access token lives %s and is refreshed after 3.5 to 5 s\n", processes, grants, duration, accessTokenLife)
 	run := rand.Uint32() // two runs may share a database
 	for i := range grants {
 		grant := fmt.Sprintf("fleet-%08x-%d", run, i)
-		f.config.Grants = append(f.config.Grants, grant)
-		if err := NewStore(pool, grant).Put(ctx, a.connect(grant)); err != nil {
+		if err := f.connect(ctx, grant, f.apple.connect(grant)); err != nil {
 			return err
 		}
 	}
-	defer pool.Exec(ctx, "DELETE FROM apple_grant WHERE id = ANY($1)", f.config.Grants)
-	defer f.stop()
 	for range processes {
 		f.start()
 	}
@@ -292,6 +312,7 @@ func (f *fleet) enter(name string, e event) {
 	}
 	if e.Window > 0 {
 		f.windows = append(f.windows, e.Window)
+		f.apple.markCommitted(name, e.Grant)
 	}
 	if e.Error == "" {
 		return

@@ -36,8 +36,7 @@ const (
 	storeToken = `
 		INSERT INTO apple_grant (id, access_token, refresh_token, token_type, expiry) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (id) DO UPDATE SET access_token = $2, refresh_token = $3, token_type = $4, expiry = $5,
-			needs_reconnecting_since = NULL, error_code = '', error_reason = '', error_request_id = '',
-			updated_at = clock_timestamp()`
+			needs_reconnecting_since = NULL, updated_at = clock_timestamp()`
 )
 
 // ErrNoGrant is returned for a grant that has no row: its customer never connected, or was deleted.

@@ -360,6 +360,31 @@ func TestCommitFails(t *testing.T) {
 	assert.Len(t, c.apple.Requests(), 1)
 }
 
+// The database takes the new token, and refuses the commit.
+func TestCommitIsRefused(t *testing.T) {
+	c := newCustomer(t, nil)
+	admin := newPool(t)
+	drop := func() {
+		_, err := admin.Exec(context.Background(), "DROP FUNCTION IF EXISTS refuse_commit CASCADE")
+		assert.NoError(t, err)
+	}
+	defer drop()
+	_, err := admin.Exec(t.Context(), `
+		CREATE FUNCTION refuse_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$;
+		CREATE CONSTRAINT TRIGGER refuse_commit AFTER INSERT OR UPDATE ON apple_grant
+			DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse_commit()`)
+	require.NoError(t, err)
+	source := c.source(c.store())
+	_, err = source.Token()
+	require.EqualError(t, err, fmt.Sprintf("grant %q: ERROR: refused (SQLSTATE P0001)", c.grant))
+	assert.Error(t, c.store().Put(t.Context(), &oauth2.Token{}))
+	drop()
+	token, err := source.Token()
+	require.NoError(t, err)
+	assert.Equal(t, token.AccessToken, c.stored().AccessToken)
+	assert.Len(t, c.apple.Requests(), 1)
+}
+
 // A sibling was refused the old refresh token while the process with the new one could not store it.
 func TestRecordIsClearedByWhoHoldsTheToken(t *testing.T) {
 	c := newCustomer(t, nil)

@@ -6,7 +6,7 @@ CREATE TABLE apple_grant (
 	token_type    text NOT NULL,
 	expiry        timestamptz,   -- NULL: never
 
-	needs_reconnecting_since timestamptz, -- NULL: connected
+	needs_reconnecting_since timestamptz, -- NULL: connected, and the next three say nothing
 	error_code               text NOT NULL DEFAULT '',
 	error_reason             text NOT NULL DEFAULT '',
 	error_request_id         text NOT NULL DEFAULT '', -- to quote to Apple's support

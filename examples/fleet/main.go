@@ -5,7 +5,17 @@
 //	examples/fleet/run.sh -processes 8 -grants 50 -for 30s
 //
 // starts a PostgreSQL of its own; `go run .` takes one from -database or DATABASE_URL. The exit status is 1 if a goal was
-// missed.
+// missed: one refresh request for each expiry of a grant's access token, no refresh token lost, no grant called revoked
+// that is not, and one request until all processes know of a grant that really was.
+//
+// # What a kill can cost
+//
+// A server that replaces refresh tokens has done so when it answers, and the new one is in one process only until the
+// commit. If the process dies in between, the next one sends the old refresh token, is told "Invalid refresh_token", and
+// the customer has to reconnect. No client can close that gap, only keep it short; a server that keeps refresh tokens does
+// not have it. Apple does not document which it is. The command above kills one process in the gap on purpose, and says
+// how long the gap was for all other refreshes: the median was 1 to 5 ms and the 99th percentile 20 to 240 ms, on a busy
+// machine with two cores. A process that ends by itself finishes its refreshes first, and loses nothing.
 package main
 
 import (
@@ -115,7 +125,7 @@ func (n *losses) add(l loss, doomed string) {
 }
 
 func (n losses) String() string {
-	return fmt.Sprintf("%d by the kill on purpose and %d by other kills", n.onPurpose, n.byChance)
+	return fmt.Sprintf("%d by a kill on purpose between Apple's answer and the commit, %d by other kills", n.onPurpose, n.byChance)
 }
 
 func newFleet(ctx context.Context, database string, options *applebusinesstest.Options) (*fleet, error) {
@@ -405,7 +415,7 @@ func (f *fleet) judge(ctx context.Context, unaware []string) error {
 			revoked.add(loss, f.doomed())
 		}
 	}
-	fmt.Printf("killed with SIGKILL: %d processes, 1 of them on purpose between Apple's answer and the commit\n", f.kills)
+	fmt.Printf("killed with SIGKILL: %d processes\n", f.kills)
 	fmt.Printf("refresh requests: %d for %d expiries of %d grants; a second one for the same expiry: %d, apart from %d after a kill\n",
 		l.requests, l.expiries, len(f.config.Grants), l.repeated, l.repeatedAfterKill)
 	fmt.Printf("refreshes of one grant: %d to %d\n", l.fewest, l.most)

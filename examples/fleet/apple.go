@@ -37,6 +37,7 @@ type apple struct {
 	killed   map[string]bool      // workers
 	pending  map[[2]string]string // worker and grant → refresh token sent, whose successor is not committed
 	target   string               // the grant whose next refresh costs the worker its life
+	victim   string               // the refresh token that it sent
 	kill     func(worker string)  // returns when the worker is dead
 }
 
@@ -44,6 +45,7 @@ type request struct {
 	worker, grant, refreshToken string
 	refused                     bool
 	afterKill                   bool // one who sent this refresh token was killed before the commit
+	onPurpose                   bool // and that was killNext
 }
 
 func newApple(options *applebusinesstest.Options) (*apple, error) {
@@ -67,10 +69,14 @@ func (a *apple) config() *oauth2.Config {
 	return &oauth2.Config{ClientID: a.App.ClientID, ClientSecret: a.App.ClientSecret, Endpoint: a.Endpoint()}
 }
 
-// connect returns the first token of a grant, or the one after the customer has reconnected.
+// connect returns the first token of a grant, or the one after the customer has reconnected; nil if the customer has
+// really revoked it and so does not.
 func (a *apple) connect(grant string) *oauth2.Token {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.revoked[grant] {
+		return nil
+	}
 	token := a.Connect(a.App.ClientID)
 	a.issue(grant, token.RefreshToken)
 	return token
@@ -136,6 +142,7 @@ func (a *apple) refresh(worker string, r *http.Request) (answer *httptest.Respon
 	grant := a.issued[sent.RefreshToken]
 	entry := request{worker: worker, grant: grant, refreshToken: sent.RefreshToken, refused: answer.Code != http.StatusOK}
 	a.pending[[2]string{worker, grant}] = sent.RefreshToken
+	entry.onPurpose = sent.RefreshToken == a.victim
 	entry.afterKill = a.diedWith(entry) || slices.ContainsFunc(a.requests[sent.RefreshToken], a.diedWith)
 	a.requests[sent.RefreshToken] = append(a.requests[sent.RefreshToken], entry)
 	if entry.refused {
@@ -144,7 +151,7 @@ func (a *apple) refresh(worker string, r *http.Request) (answer *httptest.Respon
 	}
 	a.issue(grant, got.RefreshToken)
 	if isTarget = grant == a.target; isTarget {
-		a.target = ""
+		a.target, a.victim = "", sent.RefreshToken
 	}
 	return answer, isTarget
 }

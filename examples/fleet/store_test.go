@@ -434,11 +434,11 @@ func TestKillBetweenAnswerAndCommit(t *testing.T) {
 			require.Eventually(t, func() bool {
 				f.mu.Lock()
 				defer f.mu.Unlock()
-				return f.kills == 1 && (f.hasLost(grant) || len(f.windows) > 0)
+				return f.kills == 1 && (f.hasLost() || len(f.windows) > 0)
 			}, patience, 10*time.Millisecond)
 			f.stop()
 			f.connected.Wait() // the customer has reconnected, if asked to
-			assert.Equal(t, !keep, f.hasLost(grant))
+			assert.Equal(t, !keep, f.hasLost())
 			assert.Empty(t, f.wrong)
 			requests := f.apple.sum()
 			assert.Equal(t, 2, requests.requests)

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/ory/fosite"
+	"github.com/zitadel/oidc/v3/pkg/oidc"
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+// answer is Apple's "Invalid refresh_token", as it is on the wire.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func readAnswer() (answer, error) {
+	raw, err := os.Open("../../testdata/responses/row10_invalid_refresh_token_401.http")
+	if err != nil {
+		return answer{}, err
+	}
+	defer raw.Close()
+	response, err := http.ReadResponse(bufio.NewReader(raw), nil)
+	if err != nil {
+		return answer{}, err
+	}
+	body, err := io.ReadAll(response.Body)
+	return answer{response.StatusCode, response.Header, body}, err
+}
+
+// contender is one way to do a job. It reports whether it found out what happened.
+type contender struct {
+	name string
+	run  func() bool
+}
+
+// decoders decode and classify the body of an answer. The first one is the yardstick.
+//
+// What they find out differs. By the error alone, which is what the peers offer for it, "invalid_grant" can be a wrong
+// grant_type as well as a customer who disconnected; only this library names the description's meaning. A user of a peer
+// can compare the text by hand, as the yardstick does, and then has to know Apple's texts and their variants.
+func decoders(apple answer) []contender {
+	return []contender{
+		{"encoding/json, two fields, ==", func() bool {
+			var body struct {
+				Error       string `json:"error"`
+				Description string `json:"error_description"`
+			}
+			err := json.Unmarshal(apple.body, &body)
+			return err == nil && body.Error == "invalid_grant" && body.Description == "Invalid refresh_token"
+		}},
+		{"applebusiness.ParseTokenError", func() bool {
+			return applebusiness.ParseTokenError(apple.status, apple.header, apple.body) != nil
+		}},
+		{"applebusiness.ParseTokenError, errors.Is", func() bool {
+			err := applebusiness.ParseTokenError(apple.status, apple.header, apple.body)
+			return errors.Is(err, applebusiness.ErrInvalidRefreshToken)
+		}},
+		{"zitadel oidc.Error, errors.Is", func() bool {
+			var failed oidc.Error
+			err := json.Unmarshal(apple.body, &failed)
+			return err == nil && errors.Is(&failed, oidc.ErrInvalidGrant())
+		}},
+		{"ory fosite.RFC6749Error, errors.Is", func() bool {
+			var failed fosite.RFC6749Error
+			err := json.Unmarshal(apple.body, &failed)
+			failed.CodeField = fosite.ErrInvalidGrant.CodeField // its Is compares a status that the body lacks; Apple's can be 400 or 401
+			return err == nil && errors.Is(&failed, fosite.ErrInvalidGrant)
+		}},
+	}
+}
+
+// tokenRequests fail by the same answer through all of x/oauth2, whose error comes out of a token request and of nothing
+// else. No network is involved: cannedTransport answers. The first one is the yardstick.
+func tokenRequests(apple answer) []contender {
+	config := &oauth2.Config{ClientID: "id", ClientSecret: "secret", Endpoint: applebusiness.OAuth2Endpoint("", "https://apple.example")}
+	plain := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: cannedTransport{apple}})
+	withJSON := applebusiness.WithJSON(plain, config.Endpoint)
+	return []contender{
+		{"x/oauth2, errors.As, ErrorCode", func() bool {
+			_, err := config.TokenSource(plain, expired("r0")).Token()
+			failed, ok := errors.AsType[*oauth2.RetrieveError](err)
+			return ok && failed.ErrorCode == "invalid_grant"
+		}},
+		{"x/oauth2 with WithJSON and Wrap, errors.Is", func() bool {
+			_, err := config.TokenSource(withJSON, expired("r0")).Token()
+			return errors.Is(applebusiness.Wrap(err), applebusiness.ErrInvalidRefreshToken)
+		}},
+	}
+}
+
+// cannedTransport answers every request alike.
+type cannedTransport struct{ answer answer }
+
+func (t cannedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	_, err := io.Copy(io.Discard, r.Body)
+	r.Body.Close()
+	return &http.Response{
+		StatusCode: t.answer.status,
+		Header:     t.answer.header.Clone(),
+		Body:       io.NopCloser(bytes.NewReader(t.answer.body)),
+		Request:    r,
+	}, err
+}
+
+func expired(refreshToken string) *oauth2.Token {
+	return &oauth2.Token{AccessToken: "old", RefreshToken: refreshToken, Expiry: time.Now().Add(-time.Minute)}
+}
+
+var errSentinel = errors.New("invalid refresh token")
+
+// matchers are errors.Is on an error that is there already. The first one is the yardstick.
+func matchers(apple answer) []contender {
+	wrapped := fmt.Errorf("token: %w", errSentinel)
+	var failed error = applebusiness.ParseTokenError(apple.status, apple.header, apple.body)
+	return []contender{
+		{"a sentinel wrapped by fmt.Errorf", func() bool { return errors.Is(wrapped, errSentinel) }},
+		{"*applebusiness.Error and a Reason", func() bool { return errors.Is(failed, applebusiness.ErrInvalidRefreshToken) }},
+		{"*applebusiness.Error and a Code", func() bool { return errors.Is(failed, applebusiness.CodeInvalidGrant) }},
+	}
+}

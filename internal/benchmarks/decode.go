@@ -46,6 +46,8 @@ type contender struct {
 	run  func() bool
 }
 
+const firstPeer = 3 // among the decoders
+
 // decoders decode and classify the body of an answer. The first one is the yardstick.
 //
 // What they find out differs. By the error alone, which is what the peers offer for it, "invalid_grant" can be a wrong

@@ -1,7 +1,10 @@
 // Command benchmarks compares this library with golang.org/x/oauth2, zitadel/oidc, ory/fosite and encoding/json: the time
-// to decode and classify an error of Apple's, the requests that are sent, and the memory that a hostile answer costs.
+// to decode and classify an error of Apple's, the requests that are sent, and the memory that a huge answer costs.
 //
 //	go run .
+//
+// Times differ from machine to machine and from minute to minute: only the ratios say anything. Each is the median of the
+// ratios within a round, see measure.
 package main
 
 import (
@@ -15,24 +18,132 @@ import (
 )
 
 func main() {
-	apple, err := readAnswer()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "benchmarks:", err, "(run it in its own folder)")
+	read := flag.String("read", "", "for the processes that this program starts: measure the reader of this name")
+	from := flag.String("from", "", "the token URL for -read")
+	testing.Init()
+	flag.Parse()
+	_ = flag.Set("test.benchtime", benchtime)
+
+	err := printAll
+	if *read != "" {
+		err = func() error { return printCost(*read, *from) }
+	}
+	if err := err(); err != nil {
+		fmt.Fprintln(os.Stderr, "benchmarks:", err)
 		os.Exit(1)
 	}
-	testing.Init()
-	_ = flag.Set("test.benchtime", "50ms")
+}
 
-	decode := measure(decoders(apple))
-	peers := decode[3:]
-	fast := fastest(peers)
-	fmt.Printf("Decode and classify %s\n\n", apple.body)
-	table := newTable("", "ns/op", "B/op", "allocs/op", "to encoding/json", "to "+fast.name)
-	for _, t := range decode {
-		table.row(t.name, t.cells(), times(ratio(t.ns, decode[0].ns)), times(ratio(t.ns, fast.ns)))
+func printAll() error {
+	apple, err := readAnswer()
+	if err != nil {
+		return err // it is run in another folder
+	}
+	printDecoding(apple)
+	printTokenRequests(apple)
+	printMatching(apple)
+	printParallel(apple)
+	if err := printWire(); err != nil {
+		return err
+	}
+	return printMemory()
+}
+
+func printDecoding(apple answer) {
+	fmt.Printf("Decode and classify an error body, medians of %d runs of %s each\n\n", rounds, benchtime)
+	timings := measure(decoders(apple))
+	peer := fastest(timings[firstPeer:])
+	table := newTable("", "ns/op", "B/op", "allocs/op", "to encoding/json", "to the fastest peer")
+	for _, t := range timings {
+		table.row(t.name, t.cells(), times(t.ns, timings[0].ns), times(t.ns, peer.ns))
 	}
 	table.print()
-	_ = runtime.NumCPU
+}
+
+func printTokenRequests(apple answer) {
+	fmt.Printf("The same out of a token request by x/oauth2, answered in memory, medians of %d runs\n\n", rounds)
+	printAgainstFirst(measure(tokenRequests(apple)))
+}
+
+func printMatching(apple answer) {
+	fmt.Printf("errors.Is, medians of %d runs\n\n", rounds)
+	printAgainstFirst(measure(matchers(apple)))
+}
+
+func printAgainstFirst(timings []timing) {
+	table := newTable("", "ns/op", "B/op", "allocs/op", "to the first")
+	for _, t := range timings {
+		table.row(t.name, t.cells(), times(t.ns, timings[0].ns))
+	}
+	table.print()
+}
+
+func printParallel(apple answer) {
+	cores := runtime.GOMAXPROCS(0)
+	fmt.Printf("Decode on one core and on all %d, medians of %d runs\n\n", cores, rounds)
+	table := newTable("", "ns/op on 1", fmt.Sprintf("ns/op on %d", cores), "times as fast")
+	for _, t := range measureParallel(decoders(apple)[:firstPeer]) {
+		table.row(t.name, whole(t.ns), whole(t.nsAllCores), times(t.ns, t.nsAllCores))
+	}
+	table.print()
+}
+
+func printWire() error {
+	fmt.Print("Requests at a server on loopback\n\n")
+	heads := []string{""}
+	exchange := []string{"an exchange that fails"}
+	revoked := []string{"1,000 calls of Token on a revoked grant"}
+	fleetRequests := []string{"six processes whose shared token expires"}
+	fleetTokens := []string{"  of them with a token"}
+	fleetRevoked := []string{`  of them told "revoked", which is false`}
+	for _, c := range clients {
+		heads = append(heads, c.name)
+		requests, err := failingExchange(c)
+		if err != nil {
+			return err
+		}
+		exchange = append(exchange, fmt.Sprint(requests))
+		if requests, err = revokedGrant(c); err != nil {
+			return err
+		}
+		revoked = append(revoked, fmt.Sprint(requests))
+		count, err := fleet(c)
+		if err != nil {
+			return err
+		}
+		fleetRequests = append(fleetRequests, fmt.Sprint(count.requests))
+		fleetTokens = append(fleetTokens, fmt.Sprint(count.tokens))
+		fleetRevoked = append(fleetRevoked, fmt.Sprint(count.revoked))
+	}
+	table := newTable(heads...)
+	for _, row := range [][]string{exchange, revoked, fleetRequests, fleetTokens, fleetRevoked} {
+		table.row(row...)
+	}
+	table.print()
+	return nil
+}
+
+func printMemory() error {
+	const large, smaller = 1 << 30, 64 << 20
+	fmt.Printf("Memory for an answer of 1 GiB (%s: of 64 MiB), the most of %d processes\n\n", naive, processes)
+	table := newTable("", "status", "peak KiB", "allocated KiB", "error found")
+	for _, r := range readers {
+		size := large
+		if r.name == naive {
+			size = smaller
+		}
+		server := newEndlessServer(size)
+		defer server.Close()
+		for _, status := range []int{200, 400} {
+			worst, err := worstCost(r.name, fmt.Sprintf("%s/?status=%d", server.URL, status))
+			if err != nil {
+				return err
+			}
+			table.row(r.name, fmt.Sprint(status), fmt.Sprint(worst.Peak>>10), fmt.Sprint(worst.Allocated>>10), fmt.Sprint(worst.Found))
+		}
+	}
+	table.print()
+	return nil
 }
 
 type table struct{ *tabwriter.Writer }
@@ -48,7 +159,9 @@ func (t table) row(cells ...string) { fmt.Fprintln(t, strings.Join(cells, "\t"))
 func (t table) print() { t.Flush(); fmt.Println() }
 
 func (t timing) cells() string {
-	return fmt.Sprintf("%.0f\t%.0f\t%.0f", median(t.ns), median(t.bytes), median(t.allocs))
+	return fmt.Sprintf("%s\t%s\t%s", whole(t.ns), whole(t.bytes), whole(t.allocs))
 }
 
-func times(ratio float64) string { return fmt.Sprintf("%.2f", ratio) }
+func whole(values []float64) string { return fmt.Sprintf("%.0f", median(values)) }
+
+func times(a, b []float64) string { return fmt.Sprintf("%.2f", ratio(a, b)) }

@@ -8,13 +8,16 @@ import (
 	"testing"
 )
 
-const rounds = 24
+const (
+	rounds    = 40
+	benchtime = "40ms" // of one run: long enough for several garbage collections
+)
 
 // timing is what a contender took, a value for each round.
 type timing struct {
-	name                  string
-	ns, bytes, allocs     []float64
-	nsOneCore, nsAllCores []float64
+	name              string
+	ns, bytes, allocs []float64
+	nsAllCores        []float64 // of measureParallel
 }
 
 // measure runs the contenders in rounds, each of them once in each round and in another order every time, so that what
@@ -40,7 +43,7 @@ func measure(contenders []contender) []timing {
 	return timings
 }
 
-// measureParallel is measure on one core and on all of them.
+// measureParallel is measure on one core, and on all of them for nsAllCores.
 func measureParallel(contenders []contender) []timing {
 	cores := runtime.GOMAXPROCS(0)
 	defer runtime.GOMAXPROCS(cores)
@@ -58,7 +61,7 @@ func measureParallel(contenders []contender) []timing {
 			t := &timings[i]
 			t.name = contenders[i].name
 			runtime.GOMAXPROCS(1)
-			t.nsOneCore = append(t.nsOneCore, nsPerOp(testing.Benchmark(parallel)))
+			t.ns = append(t.ns, nsPerOp(testing.Benchmark(parallel)))
 			runtime.GOMAXPROCS(cores)
 			t.nsAllCores = append(t.nsAllCores, nsPerOp(testing.Benchmark(parallel)))
 		}

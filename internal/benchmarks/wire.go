@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
+)
+
+// client is a way to use x/oauth2.
+type client struct {
+	name      string
+	authStyle oauth2.AuthStyle
+	library   bool // whether this library is put around x/oauth2
+}
+
+var clients = []client{
+	{"x/oauth2 (AuthStyleAutoDetect)", oauth2.AuthStyleAutoDetect, false}, // its default
+	{"x/oauth2 (AuthStyleInParams)", oauth2.AuthStyleInParams, false},
+	{"with this library", oauth2.AuthStyleInParams, true},
+}
+
+// process is what one process of a service holds: a config with what it learnt of the AuthStyle, and an HTTP client.
+func (c client) process(server *applebusinesstest.Server) (context.Context, *oauth2.Config) {
+	config := &oauth2.Config{
+		ClientID:     server.App.ClientID,
+		ClientSecret: server.App.ClientSecret,
+		RedirectURL:  server.App.RedirectURIs[0],
+		Endpoint:     server.Endpoint(),
+	}
+	config.Endpoint.AuthStyle = c.authStyle
+	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: 10 * time.Second})
+	if c.library {
+		ctx = applebusiness.WithJSON(ctx, config.Endpoint)
+	}
+	return ctx, config
+}
+
+// failingExchange returns the requests that an exchange of a wrong code costs at a server that takes nothing but JSON,
+// as Apple's does.
+func failingExchange(c client) (int, error) {
+	server := applebusinesstest.NewServer(nil)
+	defer server.Close()
+	ctx, config := c.process(server)
+	if _, err := config.Exchange(ctx, "wrong", oauth2.VerifierOption("verifier")); err == nil {
+		return 0, errors.New("a wrong code was exchanged")
+	}
+	return len(server.Requests()), nil
+}
+
+// revokedGrant returns the requests that 1,000 calls of Token cost once the customer has disconnected.
+func revokedGrant(c client) (int, error) {
+	server := newFormServer()
+	defer server.Close()
+	token := expire(server.Connect(server.App.ClientID))
+	server.Revoke(token.RefreshToken)
+
+	ctx, config := c.process(server)
+	source := config.TokenSource(ctx, token)
+	if c.library {
+		source = &applebusiness.TokenSource{Source: source, Stored: token, Hold: true}
+	}
+	for range 1000 {
+		if _, err := source.Token(); !saysRevoked(err) {
+			return 0, fmt.Errorf("a revoked grant was answered with %v", err)
+		}
+	}
+	return len(server.Requests()), nil
+}
+
+// fleetCount is what six processes see whose shared token expires, at a server that rotates refresh tokens.
+type fleetCount struct {
+	requests, tokens int
+	revoked          int // processes that were told so, though the customer has revoked nothing
+}
+
+func fleet(c client) (fleetCount, error) {
+	server := newFormServer()
+	defer server.Close()
+	token := expire(server.Connect(server.App.ClientID))
+	store := &memoryStore{token: token}
+
+	var count fleetCount
+	var failed error
+	var mu sync.Mutex // guards count and failed
+	var processes sync.WaitGroup
+	for range 6 {
+		ctx, config := c.process(server)
+		source := config.TokenSource(ctx, token)
+		if c.library {
+			source = applebusiness.NewSharedTokenSource(ctx, config, store)
+		}
+		processes.Go(func() {
+			_, err := source.Token()
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				count.tokens++
+			case saysRevoked(err):
+				count.revoked++
+			default:
+				failed = err
+			}
+		})
+	}
+	processes.Wait()
+	count.requests = len(server.Requests())
+	return count, failed
+}
+
+// saysRevoked judges every client's error alike.
+func saysRevoked(err error) bool {
+	return errors.Is(applebusiness.Wrap(err), applebusiness.ErrInvalidRefreshToken)
+}
+
+func expire(token *oauth2.Token) *oauth2.Token {
+	token.Expiry = time.Now().Add(-time.Minute)
+	return token
+}
+
+// newFormServer returns a fake Apple that takes forms as well: with forms refused, x/oauth2 alone would never get to know
+// about the grant.
+func newFormServer() *applebusinesstest.Server {
+	server := applebusinesstest.NewUnstartedServer(nil)
+	apple := server.Config.Handler
+	server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Content-Type") == "application/x-www-form-urlencoded" {
+			body, _ := io.ReadAll(r.Body)
+			form, _ := url.ParseQuery(string(body))
+			members := make(map[string]string)
+			for name := range form {
+				members[name] = form.Get(name)
+			}
+			body, _ = json.Marshal(members)
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			r.Header.Set("Content-Type", "application/json")
+		}
+		apple.ServeHTTP(w, r)
+	})
+	_ = server.Start() // a server that does not listen shows in what the clients return
+	return server
+}
+
+// memoryStore is a Store for processes that are goroutines.
+type memoryStore struct {
+	mu    sync.Mutex
+	token *oauth2.Token
+}
+
+func (s *memoryStore) Update(ctx context.Context, refresh func(context.Context, *oauth2.Token) (*oauth2.Token, error)) (*oauth2.Token, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	token, err := refresh(ctx, s.token)
+	if err == nil {
+		s.token = token
+	}
+	return token, err
+}

@@ -19,15 +19,22 @@ import (
 	"github.com/seed-a5f25c57/applebusiness"
 )
 
-// answer is Apple's "Invalid refresh_token", as it is on the wire.
+// answer is one of Apple's errors, as it is on the wire.
 type answer struct {
 	status int
 	header http.Header
 	body   []byte
 }
 
-func readAnswer() (answer, error) {
-	raw, err := os.Open("../../testdata/responses/row10_invalid_refresh_token_401.http")
+// disconnected is what Apple answers once the customer has disconnected; wrongGrantType has the same code.
+const (
+	disconnected   = "row10_invalid_refresh_token_401.http"
+	wrongGrantType = "row01_invalid_grant_type.http"
+)
+
+// readAnswer needs this folder as the working directory.
+func readAnswer(name string) (answer, error) {
+	raw, err := os.Open("../../testdata/responses/" + name)
 	if err != nil {
 		return answer{}, err
 	}
@@ -48,11 +55,11 @@ type contender struct {
 
 const firstPeer = 3 // among the decoders
 
-// decoders decode and classify the body of an answer. The first one is the yardstick.
+// decoders decode the body of an answer and ask whether the customer has disconnected. The first one is the yardstick.
 //
-// What they find out differs. By the error alone, which is what the peers offer for it, "invalid_grant" can be a wrong
-// grant_type as well as a customer who disconnected; only this library names the description's meaning. A user of a peer
-// can compare the text by hand, as the yardstick does, and then has to know Apple's texts and their variants.
+// What they find out differs. The peers tell "invalid_grant", which can be a wrong grant_type as well; only this library
+// says what the description means. A user of a peer can compare the text by hand, as the yardstick does, and then has to
+// know Apple's texts and in what they may differ.
 func decoders(apple answer) []contender {
 	return []contender{
 		{"encoding/json, two fields, ==", func() bool {
@@ -84,8 +91,8 @@ func decoders(apple answer) []contender {
 	}
 }
 
-// tokenRequests fail by the same answer through all of x/oauth2, whose error comes out of a token request and of nothing
-// else. No network is involved: cannedTransport answers. The first one is the yardstick.
+// tokenRequests get the answer through all of x/oauth2, whose error comes out of a token request and of nothing else. No
+// network is involved: cannedTransport answers. The first one is the yardstick.
 func tokenRequests(apple answer) []contender {
 	config := &oauth2.Config{ClientID: "id", ClientSecret: "secret", Endpoint: applebusiness.OAuth2Endpoint("", "https://apple.example")}
 	plain := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: cannedTransport{apple}})

@@ -8,9 +8,10 @@ import (
 	"testing"
 )
 
+// Many short runs: neighbours in a round then have much the same machine.
 const (
-	rounds    = 40
-	benchtime = "40ms" // of one run: long enough for several garbage collections
+	rounds    = 300
+	benchtime = "5ms"
 )
 
 // timing is what a contender took, a value for each round.
@@ -42,6 +43,15 @@ func measure(contenders []contender) []timing {
 	}
 	return timings
 }
+
+// arithmetic shares nothing, so that it shows by how much the machine itself is faster on all its cores.
+var arithmetic = contender{"arithmetic alone", func() bool {
+	sum := uint64(1)
+	for i := range uint64(1000) {
+		sum = sum*31 + i
+	}
+	return sum != 0
+}}
 
 // measureParallel is measure on one core, and on all of them for nsAllCores.
 func measureParallel(contenders []contender) []timing {

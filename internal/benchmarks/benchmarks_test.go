@@ -1,0 +1,97 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+)
+
+// These are the facts that do not depend on the machine's speed; the command measures the rest.
+
+func readTestAnswer(t *testing.T, name string) answer {
+	t.Helper()
+	apple, err := readAnswer(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return apple
+}
+
+func TestEveryContenderRecognisesTheError(t *testing.T) {
+	apple := readTestAnswer(t, disconnected)
+	for _, group := range [][]contender{decoders(apple), tokenRequests(apple), matchers(apple)} {
+		for _, c := range group {
+			if !c.run() {
+				t.Errorf("%s does not recognise the error", c.name)
+			}
+		}
+	}
+}
+
+// A wrong grant_type is no customer who disconnected.
+func TestOnlyTheDescriptionTells(t *testing.T) {
+	want := map[string]bool{ // whether it is taken for one
+		"encoding/json, two fields, ==":              false,
+		"applebusiness.ParseTokenError":              true, // decodes only
+		"applebusiness.ParseTokenError, errors.Is":   false,
+		"zitadel oidc.Error, errors.Is":              true,
+		"ory fosite.RFC6749Error, errors.Is":         true,
+		"x/oauth2, errors.As, ErrorCode":             true,
+		"x/oauth2 with WithJSON and Wrap, errors.Is": false,
+	}
+	apple := readTestAnswer(t, wrongGrantType)
+	got := make(map[string]bool)
+	for _, c := range append(decoders(apple), tokenRequests(apple)...) {
+		got[c.name] = c.run()
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestRequestsOnTheWire(t *testing.T) {
+	tests := []struct {
+		exchange, revoked int
+		fleet             fleetCount
+	}{
+		{2, 2000, fleetCount{requests: 12, tokens: 1, revoked: 5}},
+		{1, 1000, fleetCount{requests: 6, tokens: 1, revoked: 5}},
+		{1, 1, fleetCount{requests: 1, tokens: 6, revoked: 0}},
+	}
+	for i, want := range tests {
+		t.Run(clients[i].name, func(t *testing.T) {
+			if got, err := failingExchange(clients[i]); err != nil || got != want.exchange {
+				t.Errorf("an exchange that fails: got %d, %v, want %d", got, err, want.exchange)
+			}
+			if got, err := revokedGrant(clients[i]); err != nil || got != want.revoked {
+				t.Errorf("a revoked grant: got %d, %v, want %d", got, err, want.revoked)
+			}
+			if got, err := fleet(clients[i]); err != nil || got != want.fleet {
+				t.Errorf("a fleet: got %+v, %v, want %+v", got, err, want.fleet)
+			}
+		})
+	}
+}
+
+// What a reading allocates bounds what the heap grows by, however the garbage collector runs. The server's part is in it.
+func TestAHugeAnswerCostsLessThanOneMiB(t *testing.T) {
+	server := newEndlessServer(1 << 30)
+	defer server.Close()
+	bounded := map[string]bool{"applebusiness.ParseTokenResponse": true, "x/oauth2 with WithJSON and Wrap": true}
+	for _, r := range readers {
+		if r.name == naive { // it would need gigabytes
+			continue
+		}
+		for _, status := range []int{http.StatusOK, http.StatusBadRequest} {
+			tokenURL := fmt.Sprintf("%s/?status=%d", server.URL, status)
+			_ = r.read(tokenURL + "&small=1")
+			allocated, found := readOnce(r, tokenURL)
+			if got := allocated < 1<<20; got != bounded[r.name] {
+				t.Errorf("%s at status %d: allocated %d bytes", r.name, status, allocated)
+			}
+			if status == http.StatusBadRequest && found != bounded[r.name] { // the others look at the whole or not at all
+				t.Errorf("%s at status %d: found the error: %t", r.name, status, found)
+			}
+		}
+	}
+}

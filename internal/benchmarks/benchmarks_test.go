@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 // These are the facts that do not depend on the machine's speed; the command measures the rest.
@@ -51,17 +53,19 @@ func TestOnlyTheDescriptionTells(t *testing.T) {
 
 func TestRequestsOnTheWire(t *testing.T) {
 	tests := []struct {
-		exchange, revoked int
-		fleet             fleetCount
+		exchange int
+		reason   applebusiness.Reason
+		revoked  int
+		fleet    fleetCount
 	}{
-		{2, 2000, fleetCount{requests: 12, tokens: 1, revoked: 5}},
-		{1, 1000, fleetCount{requests: 6, tokens: 1, revoked: 5}},
-		{1, 1, fleetCount{requests: 1, tokens: 6, revoked: 0}},
+		{2, applebusiness.ErrUnsupportedMediaType, 2000, fleetCount{requests: 12, tokens: 1, revoked: 5}},
+		{1, applebusiness.ErrUnsupportedMediaType, 1000, fleetCount{requests: 6, tokens: 1, revoked: 5}},
+		{1, applebusiness.ErrInvalidRefreshToken, 1, fleetCount{requests: 1, tokens: 6, revoked: 0}},
 	}
 	for i, want := range tests {
 		t.Run(clients[i].name, func(t *testing.T) {
-			if got, err := failingExchange(clients[i]); err != nil || got != want.exchange {
-				t.Errorf("an exchange that fails: got %d, %v, want %d", got, err, want.exchange)
+			if got, reason := failingExchange(clients[i]); got != want.exchange || reason != want.reason {
+				t.Errorf("an exchange of a wrong code: got %d, %q, want %d, %q", got, reason, want.exchange, want.reason)
 			}
 			if got, err := revokedGrant(clients[i]); err != nil || got != want.revoked {
 				t.Errorf("a revoked grant: got %d, %v, want %d", got, err, want.revoked)

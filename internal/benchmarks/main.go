@@ -91,19 +91,19 @@ func printParallel(apple answer) {
 func printWire() error {
 	fmt.Print("Requests at a server on loopback\n\n")
 	heads := []string{""}
-	exchange := []string{"an exchange that fails"}
+	exchange := []string{"an exchange of a wrong code"}
+	reasons := []string{"  its Reason in the end"}
 	revoked := []string{"1,000 calls of Token on a revoked grant"}
 	fleetRequests := []string{"six processes whose shared token expires"}
 	fleetTokens := []string{"  of them with a token"}
 	fleetRevoked := []string{`  of them told "revoked", which is false`}
 	for _, c := range clients {
 		heads = append(heads, c.name)
-		requests, err := failingExchange(c)
-		if err != nil {
-			return err
-		}
+		requests, reason := failingExchange(c)
 		exchange = append(exchange, fmt.Sprint(requests))
-		if requests, err = revokedGrant(c); err != nil {
+		reasons = append(reasons, string(reason))
+		requests, err := revokedGrant(c)
+		if err != nil {
 			return err
 		}
 		revoked = append(revoked, fmt.Sprint(requests))
@@ -116,7 +116,7 @@ func printWire() error {
 		fleetRevoked = append(fleetRevoked, fmt.Sprint(count.revoked))
 	}
 	table := newTable(heads...)
-	for _, row := range [][]string{exchange, revoked, fleetRequests, fleetTokens, fleetRevoked} {
+	for _, row := range [][]string{exchange, reasons, revoked, fleetRequests, fleetTokens, fleetRevoked} {
 		table.row(row...)
 	}
 	table.print()

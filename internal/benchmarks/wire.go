@@ -47,16 +47,14 @@ func (c client) process(server *applebusinesstest.Server) (context.Context, *oau
 	return ctx, config
 }
 
-// failingExchange returns the requests that an exchange of a wrong code costs at a server that takes nothing but JSON,
-// as Apple's does.
-func failingExchange(c client) (int, error) {
+// failingExchange returns the requests that an exchange of a wrong code costs at a server that takes nothing but JSON, as
+// Apple's does, and what the error is about in the end.
+func failingExchange(c client) (int, applebusiness.Reason) {
 	server := applebusinesstest.NewServer(nil)
 	defer server.Close()
 	ctx, config := c.process(server)
-	if _, err := config.Exchange(ctx, "wrong", oauth2.VerifierOption("verifier")); err == nil {
-		return 0, errors.New("a wrong code was exchanged")
-	}
-	return len(server.Requests()), nil
+	_, err := config.Exchange(ctx, "wrong", oauth2.VerifierOption("verifier"))
+	return len(server.Requests()), applebusiness.ReasonOf(applebusiness.Wrap(err))
 }
 
 // revokedGrant returns the requests that 1,000 calls of Token cost once the customer has disconnected.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"testing"
 
@@ -46,7 +47,7 @@ func TestOnlyTheDescriptionTells(t *testing.T) {
 	for _, c := range append(decoders(apple), tokenRequests(apple)...) {
 		got[c.name] = c.run()
 	}
-	if fmt.Sprint(got) != fmt.Sprint(want) {
+	if !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
@@ -79,7 +80,7 @@ func TestRequestsOnTheWire(t *testing.T) {
 
 // What a reading allocates bounds what the heap grows by, however the garbage collector runs. The server's part is in it.
 func TestAHugeAnswerCostsLessThanOneMiB(t *testing.T) {
-	server := newEndlessServer(1 << 30)
+	server := newHugeServer(1 << 30)
 	defer server.Close()
 	bounded := map[string]bool{"applebusiness.ParseTokenResponse": true, "x/oauth2 with WithJSON and Wrap": true}
 	for _, r := range readers {

@@ -22,9 +22,9 @@ import (
 	"github.com/seed-a5f25c57/applebusiness"
 )
 
-// newEndlessServer answers with size bytes of valid JSON: Apple's error, and spaces up to its end. The query says which
+// newHugeServer answers with size bytes of valid JSON: Apple's error, and spaces up to its end. The query says which
 // status it has, and whether the body is small after all.
-func newEndlessServer(size int) *httptest.Server {
+func newHugeServer(size int) *httptest.Server {
 	const start, end = `{"error":"invalid_grant","error_description":"Invalid refresh_token"`, `}`
 	spaces := bytes.Repeat([]byte(" "), 32<<10)
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -60,13 +60,18 @@ func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 // no OAuth answer (the HTML of a proxy, an empty body) gives an *Error with its status and an empty Code. With a 2xx
 // status, a body without an error is [ErrMalformedResponse].
 func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
-	e := &Error{
+	var parsed struct { // one allocation, not two
+		failure Error
+		answer  answer
+	}
+	e, answer := &parsed.failure, &parsed.answer
+	*e = Error{
 		Endpoint:   TokenEndpoint,
 		StatusCode: statusCode,
-		RequestID:  cut(header.Get("Apple-Request-Id"), maxCode), // another case would allocate
-		RetryAfter: parseRetryAfter(header.Get("Retry-After")),
+		RequestID:  cut(first(header["Apple-Request-Id"]), maxCode), // the canonical names, which Get would check first
+		RetryAfter: parseRetryAfter(first(header["Retry-After"])),
 	}
-	answer := decodeAnswer(body)
+	answer.decode(body)
 	e.describe(
 		cmp.Or(answer.Error, answer.Code),
 		cmp.Or(answer.Description, answer.Message),
@@ -76,6 +81,14 @@ func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
 		e.Reason, e.Parameter, e.detail = ErrMalformedResponse, "", "a success without an access_token"
 	}
 	return e
+}
+
+// first returns "" if there are no values.
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
 }
 
 // ParseRedirect returns the code and the state of a redirect's raw query; a leading "?" is allowed. It does not verify
@@ -154,13 +167,12 @@ type answer struct {
 	Message     string `json:"message"`
 }
 
-// decodeAnswer returns whatever members can be read from body.
-func decodeAnswer(body []byte) answer {
+// decode sets whatever members can be read from body.
+func (a *answer) decode(body []byte) {
 	body = trimBody(body)
-	var found answer
-	err := json.Unmarshal(body, &found)
+	err := json.Unmarshal(body, a)
 	if _, wrongType := errors.AsType[*json.UnmarshalTypeError](err); err == nil || wrongType && body[0] == '{' {
-		return found // a member of a wrong type is skipped, the others are set
+		return // a member of a wrong type is skipped, the others are set
 	}
 	// An array, or broken: read member by member as far as it goes.
 	decoder := json.NewDecoder(bytes.NewReader(body))
@@ -168,13 +180,13 @@ func decodeAnswer(body []byte) answer {
 	if token == json.Delim('[') {
 		token, _ = decoder.Token()
 	}
+	*a = answer{}
 	if token != json.Delim('{') {
-		return answer{}
+		return
 	}
-	found = answer{}
 	members := map[string]*string{
-		"error": &found.Error, "error_description": &found.Description, "error_uri": &found.URI,
-		"code": &found.Code, "message": &found.Message,
+		"error": &a.Error, "error_description": &a.Description, "error_uri": &a.URI,
+		"code": &a.Code, "message": &a.Message,
 	}
 	for decoder.More() {
 		name, err := decoder.Token()
@@ -189,7 +201,6 @@ func decodeAnswer(body []byte) answer {
 			_ = json.Unmarshal(value, members[name])
 		}
 	}
-	return found
 }
 
 // parseToken returns the token that the body of a success holds, or nil.

@@ -87,7 +87,7 @@ func fleet(c client) (fleetCount, error) {
 	server := newFormServer()
 	defer server.Close()
 	token := expire(server.Connect(server.App.ClientID))
-	store := &memoryStore{token: token}
+	store := applebusinesstest.NewMemoryStore(token)
 
 	var count fleetCount
 	var failed error
@@ -149,20 +149,4 @@ func newFormServer() *applebusinesstest.Server {
 	})
 	_ = server.Start() // a server that does not listen shows in what the clients return
 	return server
-}
-
-// memoryStore is a Store for processes that are goroutines.
-type memoryStore struct {
-	mu    sync.Mutex
-	token *oauth2.Token
-}
-
-func (s *memoryStore) Update(ctx context.Context, refresh func(context.Context, *oauth2.Token) (*oauth2.Token, error)) (*oauth2.Token, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	token, err := refresh(ctx, s.token)
-	if err == nil {
-		s.token = token
-	}
-	return token, err
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/oauth2"
 
-	. "github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 func TestVerifyCallback(t *testing.T) {
@@ -41,7 +41,7 @@ func TestVerifyCallback(t *testing.T) {
 			for _, method := range []string{http.MethodGet, http.MethodPost} {
 				r := httptest.NewRequest(method, "https://partner.example/callback?"+test.query, strings.NewReader("state=s1&code=from-the-body"))
 				r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-				code, err := VerifyCallback(r, test.state)
+				code, err := applebusiness.VerifyCallback(r, test.state)
 				assert.Equal(t, test.code, code)
 				if test.err == "" {
 					assert.NoError(t, err)
@@ -52,7 +52,7 @@ func TestVerifyCallback(t *testing.T) {
 		})
 	}
 	for _, r := range []*http.Request{nil, {}} {
-		_, err := VerifyCallback(r, "s1")
+		_, err := applebusiness.VerifyCallback(r, "s1")
 		assert.EqualError(t, err, "applebusiness: malformed_callback: there is no request URL")
 	}
 }
@@ -66,12 +66,12 @@ func TestCheckAuthorizationURL(t *testing.T) {
 	missing := func(name string) []string {
 		return []string{`applebusiness: invalid_request: "OAuth 2.0 Parameter: ` + name + ` missing"`}
 	}
-	text := func(code Code, reason Reason) []string {
+	text := func(code applebusiness.Code, reason applebusiness.Reason) []string {
 		return []string{`applebusiness: ` + string(code) + `: "` + reason.Description() + `"`}
 	}
 	for _, test := range []struct {
 		name, value string
-		reason      Reason
+		reason      applebusiness.Reason
 		lines       []string
 	}{
 		{"foreign", "1", "", nil},
@@ -80,29 +80,29 @@ func TestCheckAuthorizationURL(t *testing.T) {
 		{"redirect_uri", "http://127.0.0.1:8080/callback", "", nil},
 		{"redirect_uri", "https://localhost.example/callback", "", nil},
 		{"redirect_uri", "com.partner.app:/callback", "", nil},
-		{"response_type", absent, ErrMissingParameter, missing("response_type")},
-		{"response_type", "", ErrInvalidResponseType, text(CodeUnsupportedResponseType, ErrInvalidResponseType)},
-		{"response_type", "token", ErrInvalidResponseType, text(CodeUnsupportedResponseType, ErrInvalidResponseType)},
-		{"code_challenge_method", "plain", ErrInvalidChallengeMethod, text(CodeInvalidRequest, ErrInvalidChallengeMethod)},
-		{"code_challenge_method", "", ErrInvalidChallengeMethod, text(CodeInvalidRequest, ErrInvalidChallengeMethod)},
-		{"code_challenge", absent, ErrMissingParameter, missing("code_challenge")},
-		{"code_challenge", "", ErrMissingParameter, missing("code_challenge")},
-		{"client_id", absent, ErrMissingParameter, missing("client_id")},
-		{"client_id", "", ErrEmptyClientID, text(CodeInvalidRequest, ErrEmptyClientID)},
-		{"scope", "", ErrEmptyScope, text(CodeInvalidRequest, ErrEmptyScope)},
-		{"redirect_uri", absent, ErrMissingParameter, missing("redirect_uri")},
-		{"redirect_uri", "", ErrEmptyRedirectURI, text(CodeInvalidRequest, ErrEmptyRedirectURI)},
-		{"redirect_uri", "/callback", ErrInvalidRedirectURI, text(CodeInvalidRequest, ErrInvalidRedirectURI)},
-		{"redirect_uri", "//partner.example/callback", ErrInvalidRedirectURI, text(CodeInvalidRequest, ErrInvalidRedirectURI)},
-		{"redirect_uri", "https:///callback", ErrInvalidRedirectURI, text(CodeInvalidRequest, ErrInvalidRedirectURI)},
-		{"redirect_uri", "https://partner.example/callback#x", ErrInvalidRedirectURI, text(CodeInvalidRequest, ErrInvalidRedirectURI)},
-		{"redirect_uri", "https://partner.example/callback#", ErrInvalidRedirectURI, text(CodeInvalidRequest, ErrInvalidRedirectURI)},
-		{"redirect_uri", "https://partner.example/%zz", ErrInvalidRedirectURI, text(CodeInvalidRequest, ErrInvalidRedirectURI)},
-		{"redirect_uri", "http://localhost:8080/callback", ErrLocalhostRedirectURI, text(CodeInvalidRequest, ErrLocalhostRedirectURI)},
-		{"redirect_uri", "http://LOCALHOST./callback", ErrLocalhostRedirectURI, text(CodeInvalidRequest, ErrLocalhostRedirectURI)},
-		{"state", absent, ErrMissingParameter, missing("state")},
-		{"state", "", ErrMissingParameter, missing("state")},
-		{"state", "a+b/c=", ErrUnsafeState, []string{"applebusiness: unsafe_state: state holds characters that need percent-encoding"}},
+		{"response_type", absent, applebusiness.ErrMissingParameter, missing("response_type")},
+		{"response_type", "", applebusiness.ErrInvalidResponseType, text(applebusiness.CodeUnsupportedResponseType, applebusiness.ErrInvalidResponseType)},
+		{"response_type", "token", applebusiness.ErrInvalidResponseType, text(applebusiness.CodeUnsupportedResponseType, applebusiness.ErrInvalidResponseType)},
+		{"code_challenge_method", "plain", applebusiness.ErrInvalidChallengeMethod, text(applebusiness.CodeInvalidRequest, applebusiness.ErrInvalidChallengeMethod)},
+		{"code_challenge_method", "", applebusiness.ErrInvalidChallengeMethod, text(applebusiness.CodeInvalidRequest, applebusiness.ErrInvalidChallengeMethod)},
+		{"code_challenge", absent, applebusiness.ErrMissingParameter, missing("code_challenge")},
+		{"code_challenge", "", applebusiness.ErrMissingParameter, missing("code_challenge")},
+		{"client_id", absent, applebusiness.ErrMissingParameter, missing("client_id")},
+		{"client_id", "", applebusiness.ErrEmptyClientID, text(applebusiness.CodeInvalidRequest, applebusiness.ErrEmptyClientID)},
+		{"scope", "", applebusiness.ErrEmptyScope, text(applebusiness.CodeInvalidRequest, applebusiness.ErrEmptyScope)},
+		{"redirect_uri", absent, applebusiness.ErrMissingParameter, missing("redirect_uri")},
+		{"redirect_uri", "", applebusiness.ErrEmptyRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrEmptyRedirectURI)},
+		{"redirect_uri", "/callback", applebusiness.ErrInvalidRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrInvalidRedirectURI)},
+		{"redirect_uri", "//partner.example/callback", applebusiness.ErrInvalidRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrInvalidRedirectURI)},
+		{"redirect_uri", "https:///callback", applebusiness.ErrInvalidRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrInvalidRedirectURI)},
+		{"redirect_uri", "https://partner.example/callback#x", applebusiness.ErrInvalidRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrInvalidRedirectURI)},
+		{"redirect_uri", "https://partner.example/callback#", applebusiness.ErrInvalidRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrInvalidRedirectURI)},
+		{"redirect_uri", "https://partner.example/%zz", applebusiness.ErrInvalidRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrInvalidRedirectURI)},
+		{"redirect_uri", "http://localhost:8080/callback", applebusiness.ErrLocalhostRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrLocalhostRedirectURI)},
+		{"redirect_uri", "http://LOCALHOST./callback", applebusiness.ErrLocalhostRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrLocalhostRedirectURI)},
+		{"state", absent, applebusiness.ErrMissingParameter, missing("state")},
+		{"state", "", applebusiness.ErrMissingParameter, missing("state")},
+		{"state", "a+b/c=", applebusiness.ErrUnsafeState, []string{"applebusiness: unsafe_state: state holds characters that need percent-encoding"}},
 	} {
 		t.Run(test.name+"="+test.value, func(t *testing.T) {
 			query := make(url.Values)
@@ -113,37 +113,37 @@ func TestCheckAuthorizationURL(t *testing.T) {
 			if test.value == absent {
 				query.Del(test.name)
 			}
-			err := CheckAuthorizationURL("https://business.example/oauth2/v1/authorize?" + query.Encode())
+			err := applebusiness.CheckAuthorizationURL("https://business.example/oauth2/v1/authorize?" + query.Encode())
 			if test.reason == "" {
 				assert.NoError(t, err)
 				return
 			}
 			require.EqualError(t, err, strings.Join(test.lines, "\n"))
-			assert.Equal(t, test.reason, ReasonOf(err))
-			var e *Error
+			assert.Equal(t, test.reason, applebusiness.ReasonOf(err))
+			var e *applebusiness.Error
 			require.ErrorAs(t, err, &e)
-			assert.Equal(t, AuthorizationEndpoint, e.Endpoint)
-			if test.reason == ErrMissingParameter {
+			assert.Equal(t, applebusiness.AuthorizationEndpoint, e.Endpoint)
+			if test.reason == applebusiness.ErrMissingParameter {
 				assert.Equal(t, test.name, e.Parameter)
 			}
 		})
 	}
 	for _, undecodable := range []string{"https://x/\x00", "https://x/?a=%zz", "https://x/?" + good.Encode() + "&state=again"} {
-		assert.EqualError(t, CheckAuthorizationURL(undecodable), `applebusiness: invalid_request: "bad request"`)
+		assert.EqualError(t, applebusiness.CheckAuthorizationURL(undecodable), `applebusiness: invalid_request: "bad request"`)
 	}
-	everything := CheckAuthorizationURL("")
+	everything := applebusiness.CheckAuthorizationURL("")
 	assert.Len(t, strings.Split(everything.Error(), "\n"), 5, "all mistakes at once")
 }
 
 func TestCheckAuthorizationURLOfOAuth2(t *testing.T) {
 	config := &oauth2.Config{
 		ClientID: "BUSINESSAPI.1", RedirectURL: "https://partner.example/callback",
-		Endpoint: OAuth2Endpoint("https://business.example/", "https://api.example/"),
+		Endpoint: applebusiness.OAuth2Endpoint("https://business.example/", "https://api.example/"),
 	}
 	rawURL := config.AuthCodeURL(oauth2.GenerateVerifier(), oauth2.S256ChallengeOption(oauth2.GenerateVerifier()))
-	assert.NoError(t, CheckAuthorizationURL(rawURL))
+	assert.NoError(t, applebusiness.CheckAuthorizationURL(rawURL))
 	assert.True(t, strings.HasPrefix(rawURL, "https://business.example/oauth2/v1/authorize?"))
 	assert.Equal(t, "https://api.example/api/v1/oauth2/token", config.Endpoint.TokenURL)
 	assert.Equal(t, oauth2.AuthStyleInParams, config.Endpoint.AuthStyle)
-	assert.Equal(t, config.Endpoint, OAuth2Endpoint("https://business.example", "https://api.example"))
+	assert.Equal(t, config.Endpoint, applebusiness.OAuth2Endpoint("https://business.example", "https://api.example"))
 }

@@ -16,14 +16,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	. "github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 // oracleRow is a row of testdata/catalog.tsv, the copy of Apple's table.
 type oracleRow struct {
-	endpoint    Endpoint
+	endpoint    applebusiness.Endpoint
 	status      int
-	code        Code
+	code        applebusiness.Code
 	description string
 }
 
@@ -38,58 +38,58 @@ func oracle(t testing.TB) []oracleRow {
 		require.Len(t, cells, 5)
 		status, err := strconv.Atoi(cells[1])
 		require.NoError(t, err)
-		rows = append(rows, oracleRow{Endpoint(cells[0]), status, Code(cells[2]), cells[3]})
+		rows = append(rows, oracleRow{applebusiness.Endpoint(cells[0]), status, applebusiness.Code(cells[2]), cells[3]})
 	}
 	require.Len(t, rows, 25)
 	return rows
 }
 
 // reasons is the Reason of each row of the oracle, written down here once more, by hand.
-var reasons = []Reason{
-	ErrInvalidGrantType, ErrInvalidRefreshToken, ErrInvalidClientID, ErrMissingFields, ErrMissingParameter, ErrEmptyBody,
-	ErrUnsupportedMediaType, ErrScopeNotAccepted, ErrInvalidCredentials, ErrInvalidRefreshToken, ErrEndpointNotFound,
-	ErrUnknownServerError, ErrServer,
-	ErrInvalidResponseType, ErrInvalidChallengeMethod, ErrUnregisteredClientID, ErrBadRequest, ErrEmptyRedirectURI,
-	ErrInvalidRedirectURI, ErrLocalhostRedirectURI, ErrUnregisteredRedirectURI, ErrEmptyScope, ErrInvalidScope,
-	ErrEmptyClientID, ErrServer,
+var reasons = []applebusiness.Reason{
+	applebusiness.ErrInvalidGrantType, applebusiness.ErrInvalidRefreshToken, applebusiness.ErrInvalidClientID, applebusiness.ErrMissingFields, applebusiness.ErrMissingParameter, applebusiness.ErrEmptyBody,
+	applebusiness.ErrUnsupportedMediaType, applebusiness.ErrScopeNotAccepted, applebusiness.ErrInvalidCredentials, applebusiness.ErrInvalidRefreshToken, applebusiness.ErrEndpointNotFound,
+	applebusiness.ErrUnknownServerError, applebusiness.ErrServer,
+	applebusiness.ErrInvalidResponseType, applebusiness.ErrInvalidChallengeMethod, applebusiness.ErrUnregisteredClientID, applebusiness.ErrBadRequest, applebusiness.ErrEmptyRedirectURI,
+	applebusiness.ErrInvalidRedirectURI, applebusiness.ErrLocalhostRedirectURI, applebusiness.ErrUnregisteredRedirectURI, applebusiness.ErrEmptyScope, applebusiness.ErrInvalidScope,
+	applebusiness.ErrEmptyClientID, applebusiness.ErrServer,
 }
 
 func TestCatalogIsApplesTable(t *testing.T) {
 	rows := oracle(t)
-	entries := slices.Collect(Catalog())
+	entries := slices.Collect(applebusiness.Catalog())
 	require.Len(t, entries, len(rows))
 	for i, row := range rows {
-		want := Entry{row.endpoint, row.status, row.code, row.description, reasons[i]}
+		want := applebusiness.Entry{row.endpoint, row.status, row.code, row.description, reasons[i]}
 		assert.Equal(t, want, entries[i], "row %d", i+1)
 	}
-	for range Catalog() {
+	for range applebusiness.Catalog() {
 		break // stopping early does no harm
 	}
 	entries[0].Reason = "changed"
 	assert.Equal(t, rows[0].description, reasons[0].Description(), "the catalog cannot be changed from outside")
-	assert.Equal(t, ErrInvalidGrantType, slices.Collect(Catalog())[0].Reason)
+	assert.Equal(t, applebusiness.ErrInvalidGrantType, slices.Collect(applebusiness.Catalog())[0].Reason)
 }
 
 func TestReasonDescription(t *testing.T) {
 	for i, row := range oracle(t) {
 		assert.Equal(t, row.description, reasons[i].Description())
 	}
-	for _, own := range []Reason{ErrStateMismatch, ErrMalformedCallback, ErrMalformedResponse, ErrUnsafeTokenRequest, ErrNoRefreshToken, ErrUnsafeState, "", "unheard_of"} {
+	for _, own := range []applebusiness.Reason{applebusiness.ErrStateMismatch, applebusiness.ErrMalformedCallback, applebusiness.ErrMalformedResponse, applebusiness.ErrUnsafeTokenRequest, applebusiness.ErrNoRefreshToken, applebusiness.ErrUnsafeState, "", "unheard_of"} {
 		assert.Empty(t, own.Description(), own)
 	}
 }
 
 func TestReasonsAndCodesAreErrors(t *testing.T) {
-	wrapped := fmt.Errorf("refresh for customer 7: %w", ErrInvalidRefreshToken)
-	assert.ErrorIs(t, wrapped, ErrInvalidRefreshToken)
-	assert.NotErrorIs(t, wrapped, ErrServer)
+	wrapped := fmt.Errorf("refresh for customer 7: %w", applebusiness.ErrInvalidRefreshToken)
+	assert.ErrorIs(t, wrapped, applebusiness.ErrInvalidRefreshToken)
+	assert.NotErrorIs(t, wrapped, applebusiness.ErrServer)
 	assert.EqualError(t, wrapped, "refresh for customer 7: applebusiness: invalid_refresh_token")
-	assert.EqualError(t, CodeInvalidGrant, "applebusiness: invalid_grant")
-	assert.EqualError(t, CodeNotFound, "applebusiness: 404 Not Found")
-	assert.EqualError(t, Code("slow\ndown"), `applebusiness: "slow\ndown"`)
-	assert.EqualError(t, Reason("two\nlines"), `applebusiness: "two\nlines"`)
-	assert.EqualError(t, Code(""), `applebusiness: ""`)
-	assert.False(t, errors.Is(ErrInvalidScope, CodeInvalidScope), "the same label on two levels is not the same error")
+	assert.EqualError(t, applebusiness.CodeInvalidGrant, "applebusiness: invalid_grant")
+	assert.EqualError(t, applebusiness.CodeNotFound, "applebusiness: 404 Not Found")
+	assert.EqualError(t, applebusiness.Code("slow\ndown"), `applebusiness: "slow\ndown"`)
+	assert.EqualError(t, applebusiness.Reason("two\nlines"), `applebusiness: "two\nlines"`)
+	assert.EqualError(t, applebusiness.Code(""), `applebusiness: ""`)
+	assert.False(t, errors.Is(applebusiness.ErrInvalidScope, applebusiness.CodeInvalidScope), "the same label on two levels is not the same error")
 }
 
 // constant is a constant of a source file as its reader sees it.
@@ -154,7 +154,7 @@ func TestConstantsAreDocumented(t *testing.T) {
 				label = ""
 			}
 			assert.Equal(t, label, c.value, c.name)
-			if text := Reason(c.value).Description(); c.typ == "Reason" && text != "" {
+			if text := applebusiness.Reason(c.value).Description(); c.typ == "Reason" && text != "" {
 				assert.Contains(t, c.doc, strconv.Quote(text)[1:len(text)+1], "the doc comment of %s gives Apple's text", c.name)
 			}
 		}

@@ -18,28 +18,28 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	. "github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 // What a person reads is fixed to the letter.
 func TestErrorText(t *testing.T) {
-	for want, e := range map[string]*Error{
+	for want, e := range map[string]*applebusiness.Error{
 		`applebusiness: <nil>`:                                  nil,
 		`applebusiness: no OAuth error was received`:            {},
 		`applebusiness: no OAuth error was received (HTTP 502)`: {StatusCode: 502},
 		`applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401)`: {
-			StatusCode: 401, Code: CodeInvalidGrant, Description: "Invalid refresh_token", Reason: ErrInvalidRefreshToken,
+			StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token", Reason: applebusiness.ErrInvalidRefreshToken,
 		},
 		`applebusiness: 404 Not Found: "invalid_request" (HTTP 404)`: {
-			StatusCode: 404, Code: CodeNotFound, Description: "invalid_request", Reason: ErrEndpointNotFound,
+			StatusCode: 404, Code: applebusiness.CodeNotFound, Description: "invalid_request", Reason: applebusiness.ErrEndpointNotFound,
 		},
-		`applebusiness: access_denied`: {Code: CodeAccessDenied},
+		`applebusiness: access_denied`: {Code: applebusiness.CodeAccessDenied},
 		`applebusiness: "slow_down": "two\nlines \"quoted\" \u202e" (HTTP 400)`: {
 			StatusCode: 400, Code: "slow_down", Description: "two\nlines \"quoted\" \u202e",
 		},
 		`applebusiness: "only a text" (HTTP 400)`: {StatusCode: 400, Description: "only a text"},
-		`applebusiness: invalid_refresh_token`:    {Reason: ErrInvalidRefreshToken},
-		`applebusiness: state_mismatch`:           {Reason: ErrStateMismatch},
+		`applebusiness: invalid_refresh_token`:    {Reason: applebusiness.ErrInvalidRefreshToken},
+		`applebusiness: state_mismatch`:           {Reason: applebusiness.ErrStateMismatch},
 	} {
 		assert.Equal(t, want, e.Error())
 		if e != nil {
@@ -50,64 +50,64 @@ func TestErrorText(t *testing.T) {
 }
 
 func TestNilError(t *testing.T) {
-	var e *Error
-	assert.False(t, e.Is(ErrServer))
+	var e *applebusiness.Error
+	assert.False(t, e.Is(applebusiness.ErrServer))
 	assert.NoError(t, e.Unwrap())
 	assert.Equal(t, slog.KindAny, e.LogValue().Kind())
 	text, err := json.Marshal(e)
 	require.NoError(t, err)
 	assert.Equal(t, "null", string(text))
 	assert.Equal(t, "<nil>", fmt.Sprintf("%v", e))
-	assert.Empty(t, CodeOf(e))
-	assert.Empty(t, ReasonOf(e))
+	assert.Empty(t, applebusiness.CodeOf(e))
+	assert.Empty(t, applebusiness.ReasonOf(e))
 }
 
 func TestCodeOfAndReasonOf(t *testing.T) {
-	e := &Error{Code: CodeInvalidGrant, Reason: ErrInvalidRefreshToken}
+	e := &applebusiness.Error{Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidRefreshToken}
 	for _, test := range []struct {
 		name   string
 		err    error
-		code   Code
-		reason Reason
+		code   applebusiness.Code
+		reason applebusiness.Reason
 	}{
 		{"nil", nil, "", ""},
 		{"foreign", io.EOF, "", ""},
-		{"Error", e, CodeInvalidGrant, ErrInvalidRefreshToken},
-		{"wrapped", fmt.Errorf("x: %w", e), CodeInvalidGrant, ErrInvalidRefreshToken},
-		{"joined", errors.Join(io.EOF, e), CodeInvalidGrant, ErrInvalidRefreshToken},
-		{"first of two", errors.Join(e, &Error{Code: CodeServerError, Reason: ErrServer}), CodeInvalidGrant, ErrInvalidRefreshToken},
-		{"undocumented", &Error{Code: "slow_down"}, "slow_down", ""},
-		{"bare Reason", fmt.Errorf("x: %w", ErrServer), "", ErrServer},
-		{"bare Code", errors.Join(io.EOF, CodeInvalidScope), CodeInvalidScope, ""},
+		{"Error", e, applebusiness.CodeInvalidGrant, applebusiness.ErrInvalidRefreshToken},
+		{"wrapped", fmt.Errorf("x: %w", e), applebusiness.CodeInvalidGrant, applebusiness.ErrInvalidRefreshToken},
+		{"joined", errors.Join(io.EOF, e), applebusiness.CodeInvalidGrant, applebusiness.ErrInvalidRefreshToken},
+		{"first of two", errors.Join(e, &applebusiness.Error{Code: applebusiness.CodeServerError, Reason: applebusiness.ErrServer}), applebusiness.CodeInvalidGrant, applebusiness.ErrInvalidRefreshToken},
+		{"undocumented", &applebusiness.Error{Code: "slow_down"}, "slow_down", ""},
+		{"bare Reason", fmt.Errorf("x: %w", applebusiness.ErrServer), "", applebusiness.ErrServer},
+		{"bare Code", errors.Join(io.EOF, applebusiness.CodeInvalidScope), applebusiness.CodeInvalidScope, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			assert.Equal(t, test.code, CodeOf(test.err))
-			assert.Equal(t, test.reason, ReasonOf(test.err))
+			assert.Equal(t, test.code, applebusiness.CodeOf(test.err))
+			assert.Equal(t, test.reason, applebusiness.ReasonOf(test.err))
 		})
 	}
 }
 
 func TestIs(t *testing.T) {
-	e := &Error{StatusCode: 401, Code: CodeInvalidGrant, Reason: ErrInvalidRefreshToken}
-	assertMeansOnly(t, e, ErrInvalidRefreshToken, CodeInvalidGrant)
-	assertMeansOnly(t, fmt.Errorf("x: %w", e), ErrInvalidRefreshToken, CodeInvalidGrant)
-	assertMeansOnly(t, errors.Join(io.EOF, e), ErrInvalidRefreshToken, CodeInvalidGrant)
-	assert.NotErrorIs(t, e, &Error{StatusCode: 401, Code: CodeInvalidGrant, Reason: ErrInvalidRefreshToken}, "errors are not compared by value")
-	assertMeansOnly(t, &Error{}, "", "")
-	assert.Zero(t, testing.AllocsPerRun(100, func() { _ = errors.Is(e, ErrInvalidRefreshToken) }))
+	e := &applebusiness.Error{StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidRefreshToken}
+	assertMeansOnly(t, e, applebusiness.ErrInvalidRefreshToken, applebusiness.CodeInvalidGrant)
+	assertMeansOnly(t, fmt.Errorf("x: %w", e), applebusiness.ErrInvalidRefreshToken, applebusiness.CodeInvalidGrant)
+	assertMeansOnly(t, errors.Join(io.EOF, e), applebusiness.ErrInvalidRefreshToken, applebusiness.CodeInvalidGrant)
+	assert.NotErrorIs(t, e, &applebusiness.Error{StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidRefreshToken}, "errors are not compared by value")
+	assertMeansOnly(t, &applebusiness.Error{}, "", "")
+	assert.Zero(t, testing.AllocsPerRun(100, func() { _ = errors.Is(e, applebusiness.ErrInvalidRefreshToken) }))
 }
 
 func TestLogValue(t *testing.T) {
-	e := &Error{
-		Endpoint: TokenEndpoint, StatusCode: 401, Code: CodeInvalidGrant, Description: "Invalid refresh_token", URI: "https://x.example",
-		Reason: ErrInvalidRefreshToken, Parameter: "p", GrantType: "refresh_token", RequestID: "req-1", RetryAfter: 5 * time.Second,
+	e := &applebusiness.Error{
+		Endpoint: applebusiness.TokenEndpoint, StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token", URI: "https://x.example",
+		Reason: applebusiness.ErrInvalidRefreshToken, Parameter: "p", GrantType: "refresh_token", RequestID: "req-1", RetryAfter: 5 * time.Second,
 	}
 	assert.Equal(t, "[endpoint=token code=invalid_grant reason=invalid_refresh_token description=Invalid refresh_token status=401 "+
 		"parameter=p grant_type=refresh_token request_id=req-1 retry_after=5s action=reauthorize impact=customer]", e.LogValue().String())
-	assert.Equal(t, "[]", (&Error{}).LogValue().String())
-	assert.Equal(t, "[code=slow_down]", (&Error{Code: "slow_down"}).LogValue().String())
+	assert.Equal(t, "[]", (&applebusiness.Error{}).LogValue().String())
+	assert.Equal(t, "[code=slow_down]", (&applebusiness.Error{Code: "slow_down"}).LogValue().String())
 
-	hostile := &Error{Code: "a\nb", Description: "\x1b[2J" + strings.Repeat("\u202e", 1000), RequestID: "r\r\nx"}
+	hostile := &applebusiness.Error{Code: "a\nb", Description: "\x1b[2J" + strings.Repeat("\u202e", 1000), RequestID: "r\r\nx"}
 	var line bytes.Buffer
 	slog.New(slog.NewTextHandler(&line, nil)).Error("failed", "error", hostile)
 	assert.Equal(t, 1, strings.Count(line.String(), "\n"))
@@ -118,16 +118,16 @@ func TestLogValue(t *testing.T) {
 }
 
 func TestMarshalJSON(t *testing.T) {
-	e := &Error{
-		Endpoint: TokenEndpoint, StatusCode: 401, Code: CodeInvalidGrant, Description: "Invalid refresh_token", URI: "https://x.example/e",
-		Reason: ErrInvalidRefreshToken, Parameter: "p", GrantType: "refresh_token", RequestID: "req-1", RetryAfter: time.Second,
+	e := &applebusiness.Error{
+		Endpoint: applebusiness.TokenEndpoint, StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token", URI: "https://x.example/e",
+		Reason: applebusiness.ErrInvalidRefreshToken, Parameter: "p", GrantType: "refresh_token", RequestID: "req-1", RetryAfter: time.Second,
 	}
 	for _, v := range []any{e, *e} {
 		text, err := json.Marshal(v)
 		require.NoError(t, err)
 		assert.Equal(t, `{"error":"invalid_grant","error_description":"Invalid refresh_token","error_uri":"https://x.example/e"}`, string(text))
 	}
-	text, err := json.Marshal(&Error{Reason: ErrStateMismatch})
+	text, err := json.Marshal(&applebusiness.Error{Reason: applebusiness.ErrStateMismatch})
 	require.NoError(t, err)
 	assert.Equal(t, `{}`, string(text))
 }
@@ -149,7 +149,7 @@ func renderings(t testing.TB, err error) []string {
 	}
 	add(err)
 	add(struct{ Err error }{err})
-	if e, ok := errors.AsType[*Error](err); ok && e != nil {
+	if e, ok := errors.AsType[*applebusiness.Error](err); ok && e != nil {
 		add(*e)
 		all = append(all, e.LogValue().String())
 	}
@@ -163,16 +163,16 @@ func TestSecretsAreNotRendered(t *testing.T) {
 	config := s.config()
 	config.ClientID, config.ClientSecret = secret+"-id", secret+"-secret"
 	_, exchanged := config.Exchange(s.context(), secret+"-code")
-	_, redirected := ParseRedirect("error=access_denied&state=hunter2&code=hunter2&client_id=hunter2")
-	_, undecodable := ParseRedirect("state=hunter2&code=hunter2%zz")
-	_, mismatch := VerifyCallback(httptest.NewRequest("GET", "/?code=hunter2&state=hunter2", nil), "other")
-	_, malformed := ParseTokenResponse(&http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(`{"refresh_token":"hunter2"}`))})
-	_, refused := (&Transport{TokenURL: "https://api.example/?k=hunter2"}).RoundTrip(formRequest("https://u:hunter2@api.example/", "code=hunter2&code=hunter2"))
+	_, redirected := applebusiness.ParseRedirect("error=access_denied&state=hunter2&code=hunter2&client_id=hunter2")
+	_, undecodable := applebusiness.ParseRedirect("state=hunter2&code=hunter2%zz")
+	_, mismatch := applebusiness.VerifyCallback(httptest.NewRequest("GET", "/?code=hunter2&state=hunter2", nil), "other")
+	_, malformed := applebusiness.ParseTokenResponse(&http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(`{"refresh_token":"hunter2"}`))})
+	_, refused := (&applebusiness.Transport{TokenURL: "https://api.example/?k=hunter2"}).RoundTrip(formRequest("https://u:hunter2@api.example/", "code=hunter2&code=hunter2"))
 	for name, err := range map[string]error{
-		"exchange": Wrap(exchanged), "html": ParseTokenError(502, nil, []byte("<html>hunter2")), "redirect": redirected, "undecodable": undecodable,
+		"exchange": applebusiness.Wrap(exchanged), "html": applebusiness.ParseTokenError(502, nil, []byte("<html>hunter2")), "redirect": redirected, "undecodable": undecodable,
 		"mismatch": mismatch, "malformed": malformed, "refused": refused,
-		"URL check":   CheckAuthorizationURL("https://x.example/?client_id=hunter2&state=hunter2=&redirect_uri=hunter2&response_type=hunter2"),
-		"token check": CheckTokenRequest(url.Values{"grant_type": {"client_credentials"}, "client_secret": {secret}, "scope": {secret}}),
+		"URL check":   applebusiness.CheckAuthorizationURL("https://x.example/?client_id=hunter2&state=hunter2=&redirect_uri=hunter2&response_type=hunter2"),
+		"token check": applebusiness.CheckTokenRequest(url.Values{"grant_type": {"client_credentials"}, "client_secret": {secret}, "scope": {secret}}),
 	} {
 		require.Error(t, err, name)
 		for _, text := range renderings(t, err) {

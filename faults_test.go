@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/oauth2"
 
-	. "github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 // hijack returns a handler that answers with raw bytes on the connection.
@@ -63,27 +63,27 @@ func TestFaultsOnTheNetwork(t *testing.T) {
 	require.NoError(t, zip.Close())
 	for name, test := range map[string]struct {
 		answer func(done <-chan struct{}) http.HandlerFunc
-		action Action
+		action applebusiness.Action
 		target error
 	}{
-		"no answer":         {hijack(func(_ net.Conn, done <-chan struct{}) { <-done }), ActionRetry, context.DeadlineExceeded},
-		"headers never end": {hijack(func(c net.Conn, done <-chan struct{}) { io.WriteString(c, head); <-done }), ActionRetry, context.DeadlineExceeded},
-		"body never ends":   {hijack(func(c net.Conn, done <-chan struct{}) { io.WriteString(c, head+"Content-Length: 100\r\n\r\n{"); <-done }), ActionRetry, context.DeadlineExceeded},
+		"no answer":         {hijack(func(_ net.Conn, done <-chan struct{}) { <-done }), applebusiness.ActionRetry, context.DeadlineExceeded},
+		"headers never end": {hijack(func(c net.Conn, done <-chan struct{}) { io.WriteString(c, head); <-done }), applebusiness.ActionRetry, context.DeadlineExceeded},
+		"body never ends":   {hijack(func(c net.Conn, done <-chan struct{}) { io.WriteString(c, head+"Content-Length: 100\r\n\r\n{"); <-done }), applebusiness.ActionRetry, context.DeadlineExceeded},
 		"one byte a second": {hijack(func(c net.Conn, done <-chan struct{}) {
 			io.WriteString(c, head+"\r\n")
 			trickle(c, done, " ", time.Second)
-		}), ActionRetry, context.DeadlineExceeded},
-		"reset":          {hijack(func(c net.Conn, _ <-chan struct{}) { c.(*net.TCPConn).SetLinger(0) }), ActionRetry, nil},
-		"closed at once": {hijack(func(net.Conn, <-chan struct{}) {}), ActionRetry, io.EOF},
-		"truncated":      {hijack(func(c net.Conn, _ <-chan struct{}) { io.WriteString(c, head+"Content-Length: 1000\r\n\r\n"+tokenBody) }), ActionRetry, io.ErrUnexpectedEOF},
+		}), applebusiness.ActionRetry, context.DeadlineExceeded},
+		"reset":          {hijack(func(c net.Conn, _ <-chan struct{}) { c.(*net.TCPConn).SetLinger(0) }), applebusiness.ActionRetry, nil},
+		"closed at once": {hijack(func(net.Conn, <-chan struct{}) {}), applebusiness.ActionRetry, io.EOF},
+		"truncated":      {hijack(func(c net.Conn, _ <-chan struct{}) { io.WriteString(c, head+"Content-Length: 1000\r\n\r\n"+tokenBody) }), applebusiness.ActionRetry, io.ErrUnexpectedEOF},
 		"chunk cut": {hijack(func(c net.Conn, _ <-chan struct{}) {
 			io.WriteString(c, head+"Transfer-Encoding: chunked\r\n\r\nff\r\n{")
-		}), ActionRetry, io.ErrUnexpectedEOF},
-		"Content-Length lies": {hijack(func(c net.Conn, _ <-chan struct{}) { io.WriteString(c, head+"Content-Length: 10\r\n\r\n"+tokenBody) }), ActionCheckNetwork, ErrMalformedResponse},
+		}), applebusiness.ActionRetry, io.ErrUnexpectedEOF},
+		"Content-Length lies": {hijack(func(c net.Conn, _ <-chan struct{}) { io.WriteString(c, head+"Content-Length: 10\r\n\r\n"+tokenBody) }), applebusiness.ActionCheckNetwork, applebusiness.ErrMalformedResponse},
 		"Content-Length twice": {hijack(func(c net.Conn, _ <-chan struct{}) {
 			io.WriteString(c, head+"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}")
-		}), ActionCheckNetwork, nil},
-		"not HTTP": {hijack(func(c net.Conn, _ <-chan struct{}) { io.WriteString(c, "SSH-2.0-OpenSSH_9.2\r\n") }), ActionCheckNetwork, nil},
+		}), applebusiness.ActionCheckNetwork, nil},
+		"not HTTP": {hijack(func(c net.Conn, _ <-chan struct{}) { io.WriteString(c, "SSH-2.0-OpenSSH_9.2\r\n") }), applebusiness.ActionCheckNetwork, nil},
 		"endless header": {hijack(func(c net.Conn, _ <-chan struct{}) {
 			io.WriteString(c, head)
 			for {
@@ -91,21 +91,21 @@ func TestFaultsOnTheNetwork(t *testing.T) {
 					return
 				}
 			}
-		}), ActionCheckNetwork, nil},
+		}), applebusiness.ActionCheckNetwork, nil},
 		"gzip bomb": {plain(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			w.Header().Set("Content-Encoding", "gzip")
 			_, _ = w.Write(bomb.Bytes())
-		}), ActionCheckNetwork, ErrMalformedResponse},
+		}), applebusiness.ActionCheckNetwork, applebusiness.ErrMalformedResponse},
 		"redirect loop": {plain(func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, r.URL.Path, http.StatusPermanentRedirect)
-		}), ActionFixRequest, ErrUnsafeTokenRequest},
-		"HTML at 200": {plain(answerWith(200, "<html><h1>Sign in to the hotel's network</h1></html>")), ActionCheckNetwork, ErrMalformedResponse},
-		"HTML at 502": {plain(answerWith(502, "<html>")), ActionRetry, nil},
+		}), applebusiness.ActionFixRequest, applebusiness.ErrUnsafeTokenRequest},
+		"HTML at 200": {plain(answerWith(200, "<html><h1>Sign in to the hotel's network</h1></html>")), applebusiness.ActionCheckNetwork, applebusiness.ErrMalformedResponse},
+		"HTML at 502": {plain(answerWith(502, "<html>")), applebusiness.ActionRetry, nil},
 		"429": {plain(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "30")
 			w.WriteHeader(http.StatusTooManyRequests)
-		}), ActionRetry, nil},
+		}), applebusiness.ActionRetry, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			goroutines := runtime.NumGoroutine()
@@ -122,26 +122,26 @@ func TestFaultsOnTheNetwork(t *testing.T) {
 			}
 			server.Start()
 			transport := &http.Transport{}
-			config := &oauth2.Config{Endpoint: OAuth2Endpoint("", server.URL)}
+			config := &oauth2.Config{Endpoint: applebusiness.OAuth2Endpoint("", server.URL)}
 			deadline := 30 * time.Second // long enough for a slow machine, and never reached
 			if test.target == context.DeadlineExceeded {
 				deadline = 300 * time.Millisecond
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), deadline)
 			defer cancel()
-			ctx = WithJSON(context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: transport}), config.Endpoint)
+			ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: transport}), config.Endpoint)
 
 			var reported error
-			source := &TokenSource{Source: config.TokenSource(ctx, &oauth2.Token{RefreshToken: "r"}), OnError: func(err error) { reported = err }, Hold: true}
+			source := &applebusiness.TokenSource{Source: config.TokenSource(ctx, &oauth2.Token{RefreshToken: "r"}), OnError: func(err error) { reported = err }, Hold: true}
 			_, err := source.Token()
 			require.Error(t, err)
 			assert.Same(t, reported, err)
 			if test.target != nil {
 				assert.ErrorIs(t, err, test.target)
 			}
-			assert.Equal(t, test.action, Troubleshoot(err).Action, "%v", err)
-			assert.Equal(t, test.action, Troubleshoot(Wrap(err)).Action)
-			assert.Equal(t, test.action == ActionRetry, Retryable(err))
+			assert.Equal(t, test.action, applebusiness.Troubleshoot(err).Action, "%v", err)
+			assert.Equal(t, test.action, applebusiness.Troubleshoot(applebusiness.Wrap(err)).Action)
+			assert.Equal(t, test.action == applebusiness.ActionRetry, applebusiness.Retryable(err))
 
 			close(done)
 			transport.CloseIdleConnections()
@@ -172,6 +172,6 @@ func TestEndlessBodyIsBounded(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	_, err := server.config().Exchange(server.context(), "c")
 	runtime.ReadMemStats(&after)
-	assert.ErrorIs(t, Wrap(err), ErrMalformedResponse)
+	assert.ErrorIs(t, applebusiness.Wrap(err), applebusiness.ErrMalformedResponse)
 	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(8<<20))
 }

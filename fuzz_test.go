@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/oauth2"
 
-	. "github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 // planted is put where secrets stand; it must appear in no rendering.
@@ -26,22 +26,22 @@ const planted = "planted-7Q3Z"
 // assertSafe asserts what holds for every error of this package, whatever it was made from.
 func assertSafe(t *testing.T, err error) {
 	t.Helper()
-	e, ok := errors.AsType[*Error](err)
+	e, ok := errors.AsType[*applebusiness.Error](err)
 	require.True(t, ok)
 	text := e.Error()
 	assert.LessOrEqual(t, len(text), 2<<10)
 	assert.Equal(t, -1, strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }), "%q", text)
 	assert.LessOrEqual(t, len(e.Code), 256)
 	assert.LessOrEqual(t, len(e.Description), 4<<10)
-	Troubleshoot(err)
-	Retryable(err)
+	applebusiness.Troubleshoot(err)
+	applebusiness.Retryable(err)
 	for _, rendering := range renderings(t, err) {
 		assert.NotContains(t, rendering, planted)
 	}
 	encoded, jsonErr := json.Marshal(e)
 	require.NoError(t, jsonErr)
 	if utf8.ValidString(string(e.Code)) && utf8.ValidString(e.Description) && e.Reason.Description() != "" {
-		again := ParseTokenError(e.StatusCode, nil, encoded)
+		again := applebusiness.ParseTokenError(e.StatusCode, nil, encoded)
 		assert.Equal(t, []string{string(e.Code), e.Description, string(e.Reason)}, []string{string(again.Code), again.Description, string(again.Reason)})
 	}
 }
@@ -51,7 +51,7 @@ func FuzzParseTokenError(f *testing.F) {
 		if strings.Contains(header+body, "planted") {
 			t.Skip()
 		}
-		e := ParseTokenError(status, http.Header{"Retry-After": {header}, "Apple-Request-Id": {header}}, []byte(body))
+		e := applebusiness.ParseTokenError(status, http.Header{"Retry-After": {header}, "Apple-Request-Id": {header}}, []byte(body))
 		assertSafe(t, e)
 		assert.GreaterOrEqual(t, e.RetryAfter, time.Duration(0))
 
@@ -62,7 +62,7 @@ func FuzzParseTokenError(f *testing.F) {
 		for _, text := range []string{strings.ToUpper(e.Description), strings.ReplaceAll(e.Description, " ", "++ "), e.Description + "."} {
 			respelled, err := json.Marshal(map[string]string{"error": string(e.Code), "error_description": text})
 			require.NoError(t, err)
-			assert.Equal(t, e.Reason, ParseTokenError(status, nil, respelled).Reason, text)
+			assert.Equal(t, e.Reason, applebusiness.ParseTokenError(status, nil, respelled).Reason, text)
 		}
 	})
 }
@@ -76,7 +76,7 @@ func FuzzParseTokenResponse(f *testing.F) {
 		if strings.Contains(body, "planted") {
 			t.Skip()
 		}
-		token, err := ParseTokenResponse(&http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body))})
+		token, err := applebusiness.ParseTokenResponse(&http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body))})
 		if err == nil {
 			assert.NotEmpty(t, token.AccessToken)
 			assert.True(t, status >= 200 && status <= 299)
@@ -87,7 +87,7 @@ func FuzzParseTokenResponse(f *testing.F) {
 		// The same with secrets beside it.
 		if beside, found := strings.CutPrefix(body, "{"); found {
 			body = `{"client_secret":"` + planted + `","refresh_token":"` + planted + `",` + beside
-			if _, err = ParseTokenResponse(&http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body))}); err != nil {
+			if _, err = applebusiness.ParseTokenResponse(&http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body))}); err != nil {
 				assertSafe(t, err)
 			}
 		}
@@ -99,14 +99,14 @@ func FuzzParseRedirect(f *testing.F) {
 		if strings.Contains(query, "planted") {
 			t.Skip()
 		}
-		redirect, err := ParseRedirect(query)
+		redirect, err := applebusiness.ParseRedirect(query)
 		if err == nil {
 			assert.NotEmpty(t, redirect.Code)
 			return
 		}
 		assert.Empty(t, redirect.Code)
 		assertSafe(t, err)
-		if _, err = ParseRedirect(query + "&state=" + planted + "&code=" + planted + "&client_id=" + planted); err != nil {
+		if _, err = applebusiness.ParseRedirect(query + "&state=" + planted + "&code=" + planted + "&client_id=" + planted); err != nil {
 			assertSafe(t, err)
 		}
 	})
@@ -117,7 +117,7 @@ func FuzzVerifyCallback(f *testing.F) {
 		if strings.Contains(query+state, "planted") {
 			t.Skip()
 		}
-		code, err := VerifyCallback(&http.Request{Method: method, URL: &url.URL{RawQuery: query}}, state)
+		code, err := applebusiness.VerifyCallback(&http.Request{Method: method, URL: &url.URL{RawQuery: query}}, state)
 		if err == nil {
 			values, parseErr := url.ParseQuery(query)
 			require.NoError(t, parseErr)
@@ -129,7 +129,7 @@ func FuzzVerifyCallback(f *testing.F) {
 		}
 		assert.Empty(t, code)
 		assertSafe(t, err)
-		_, err = VerifyCallback(&http.Request{Method: method, URL: &url.URL{RawQuery: query + "&code=" + planted}}, planted)
+		_, err = applebusiness.VerifyCallback(&http.Request{Method: method, URL: &url.URL{RawQuery: query + "&code=" + planted}}, planted)
 		assertSafe(t, err)
 	})
 }
@@ -144,9 +144,9 @@ func FuzzTransport(f *testing.F) {
 			Method: method, URL: target, Body: io.NopCloser(strings.NewReader(form)),
 			Header: http.Header{"Content-Type": {contentType}, "Authorization": {authorization}},
 		}
-		response, err := (&Transport{TokenURL: tokenURL, Base: base}).RoundTrip(r)
+		response, err := (&applebusiness.Transport{TokenURL: tokenURL, Base: base}).RoundTrip(r)
 		if err != nil {
-			assert.ErrorIs(t, err, ErrUnsafeTokenRequest)
+			assert.ErrorIs(t, err, applebusiness.ErrUnsafeTokenRequest)
 			assert.Empty(t, base.requests, "nothing is sent")
 			return
 		}
@@ -182,9 +182,9 @@ func FuzzWrap(f *testing.F) {
 			Body:      append(body, []byte(planted)...),
 			ErrorCode: code, ErrorDescription: description,
 		}
-		wrapped := Wrap(&url.Error{Op: "Post", URL: "https://api.example/?secret=" + planted, Err: failed})
+		wrapped := applebusiness.Wrap(&url.Error{Op: "Post", URL: "https://api.example/?secret=" + planted, Err: failed})
 		assert.ErrorIs(t, wrapped, failed)
-		e, ok := wrapped.(*Error)
+		e, ok := wrapped.(*applebusiness.Error)
 		require.True(t, ok)
 		assert.Equal(t, "refresh_token", e.GrantType)
 		assertSafe(t, wrapped)

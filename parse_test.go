@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	. "github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 // wireFile returns the raw message of one row of the oracle.
@@ -35,14 +35,14 @@ func wireFile(t *testing.T, folder string, row int) *bufio.Reader {
 }
 
 // assertMeansOnly asserts that err is reason and code for errors.Is, and no other of each.
-func assertMeansOnly(t *testing.T, err error, reason Reason, code Code) {
+func assertMeansOnly(t *testing.T, err error, reason applebusiness.Reason, code applebusiness.Code) {
 	t.Helper()
-	for _, other := range append(reasons, ErrStateMismatch, ErrMalformedCallback, ErrMalformedResponse, ErrUnsafeTokenRequest, ErrNoRefreshToken, ErrUnsafeState, "") {
+	for _, other := range append(reasons, applebusiness.ErrStateMismatch, applebusiness.ErrMalformedCallback, applebusiness.ErrMalformedResponse, applebusiness.ErrUnsafeTokenRequest, applebusiness.ErrNoRefreshToken, applebusiness.ErrUnsafeState, "") {
 		assert.Equal(t, other == reason && other != "", errors.Is(err, other), "errors.Is(err, %s)", other)
 	}
-	for _, other := range []Code{
-		CodeInvalidRequest, CodeInvalidClient, CodeInvalidGrant, CodeInvalidScope, CodeUnsupportedResponseType, CodeServerError,
-		CodeInternalServerError, CodeNotFound, CodeAccessDenied, CodeUnauthorizedClient, CodeUnsupportedGrantType, CodeTemporarilyUnavailable, "",
+	for _, other := range []applebusiness.Code{
+		applebusiness.CodeInvalidRequest, applebusiness.CodeInvalidClient, applebusiness.CodeInvalidGrant, applebusiness.CodeInvalidScope, applebusiness.CodeUnsupportedResponseType, applebusiness.CodeServerError,
+		applebusiness.CodeInternalServerError, applebusiness.CodeNotFound, applebusiness.CodeAccessDenied, applebusiness.CodeUnauthorizedClient, applebusiness.CodeUnsupportedGrantType, applebusiness.CodeTemporarilyUnavailable, "",
 	} {
 		assert.Equal(t, other == code && other != "", errors.Is(err, other), "errors.Is(err, %s)", other)
 	}
@@ -54,30 +54,30 @@ func TestEachRowOnTheWire(t *testing.T) {
 			var err error
 			requestID := ""
 			switch row.endpoint {
-			case TokenEndpoint:
+			case applebusiness.TokenEndpoint:
 				requestID = fmt.Sprintf("5b2f0f9c-row-%02d", i+1)
 				response, readErr := http.ReadResponse(wireFile(t, "responses", i+1), nil)
 				require.NoError(t, readErr)
-				_, err = ParseTokenResponse(response)
-			case AuthorizationEndpoint:
+				_, err = applebusiness.ParseTokenResponse(response)
+			case applebusiness.AuthorizationEndpoint:
 				request, readErr := http.ReadRequest(wireFile(t, "redirects", i+1))
 				require.NoError(t, readErr)
 				var code string
-				code, err = VerifyCallback(request, "xyzABC123")
+				code, err = applebusiness.VerifyCallback(request, "xyzABC123")
 				assert.Empty(t, code)
-				redirect, again := ParseRedirect("?" + request.URL.RawQuery)
+				redirect, again := applebusiness.ParseRedirect("?" + request.URL.RawQuery)
 				assert.Equal(t, err, again)
-				assert.Equal(t, Redirect{State: "xyzABC123"}, redirect)
+				assert.Equal(t, applebusiness.Redirect{State: "xyzABC123"}, redirect)
 			}
-			var e *Error
+			var e *applebusiness.Error
 			require.ErrorAs(t, err, &e)
-			assert.Equal(t, &Error{
+			assert.Equal(t, &applebusiness.Error{
 				Endpoint: row.endpoint, StatusCode: row.status, Code: row.code, Description: row.description,
 				Reason: reasons[i], RequestID: requestID,
 			}, e)
 			assertMeansOnly(t, err, reasons[i], row.code)
-			assert.Equal(t, row.code, CodeOf(err))
-			assert.Equal(t, reasons[i], ReasonOf(err))
+			assert.Equal(t, row.code, applebusiness.CodeOf(err))
+			assert.Equal(t, reasons[i], applebusiness.ReasonOf(err))
 		})
 	}
 }
@@ -86,52 +86,52 @@ func TestMatching(t *testing.T) {
 	for _, test := range []struct {
 		status            int
 		code, description string
-		want              Reason
+		want              applebusiness.Reason
 		parameter         string
 	}{
 		// The status does not matter, nor does the endpoint.
-		{400, "invalid_grant", "Invalid refresh_token", ErrInvalidRefreshToken, ""},
-		{401, "invalid_grant", "Invalid refresh_token", ErrInvalidRefreshToken, ""},
-		{418, "invalid_grant", "Invalid refresh_token", ErrInvalidRefreshToken, ""},
-		{500, "internal_server_error", "server error", ErrServer, ""},
-		{500, "server_error", "server error", ErrServer, ""},
-		{400, "invalid_request", "redirect_uri is not valid", ErrInvalidRedirectURI, ""},
+		{400, "invalid_grant", "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken, ""},
+		{401, "invalid_grant", "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken, ""},
+		{418, "invalid_grant", "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken, ""},
+		{500, "internal_server_error", "server error", applebusiness.ErrServer, ""},
+		{500, "server_error", "server error", applebusiness.ErrServer, ""},
+		{400, "invalid_request", "redirect_uri is not valid", applebusiness.ErrInvalidRedirectURI, ""},
 		// The code does: it must be one that Apple lists for the text, or absent.
-		{400, "", "Invalid refresh_token", ErrInvalidRefreshToken, ""},
+		{400, "", "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken, ""},
 		{400, "invalid_request", "Invalid refresh_token", "", ""},
 		{400, "slow_down", "server error", "", ""},
 		{400, "INVALID_GRANT", "Invalid refresh_token", "", ""},
 		// Templates and lists.
-		{400, "invalid_request", "OAuth 2.0 Parameter: redirect_uri missing", ErrMissingParameter, "redirect_uri"},
-		{400, "invalid_request", "oauth 2.0 PARAMETER:++Code_Verifier  missing.", ErrMissingParameter, "Code_Verifier"},
+		{400, "invalid_request", "OAuth 2.0 Parameter: redirect_uri missing", applebusiness.ErrMissingParameter, "redirect_uri"},
+		{400, "invalid_request", "oauth 2.0 PARAMETER:++Code_Verifier  missing.", applebusiness.ErrMissingParameter, "Code_Verifier"},
 		{400, "invalid_request", "OAuth 2.0 Parameter: two words missing", "", ""},
 		{400, "invalid_request", "OAuth 2.0 Parameter:  missing", "", ""},
 		{400, "invalid_request", "OAuth 2.0 Parameter: missing", "", ""},
 		{400, "invalid_request", "OAuth 2.0 Parameter: <b> missing", "", ""},
-		{400, "invalid_scope", "scope is invalid. Accepted values: business", ErrScopeNotAccepted, ""},
-		{400, "invalid_scope", "scope is invalid. Accepted values: business, business_connect.", ErrScopeNotAccepted, ""},
-		{400, "invalid_scope", "scope is invalid. Accepted values: business OR business_connect", ErrScopeNotAccepted, ""},
+		{400, "invalid_scope", "scope is invalid. Accepted values: business", applebusiness.ErrScopeNotAccepted, ""},
+		{400, "invalid_scope", "scope is invalid. Accepted values: business, business_connect.", applebusiness.ErrScopeNotAccepted, ""},
+		{400, "invalid_scope", "scope is invalid. Accepted values: business OR business_connect", applebusiness.ErrScopeNotAccepted, ""},
 		{400, "invalid_scope", "scope is invalid. Accepted values: and then some more text", "", ""},
-		{400, "invalid_grant", "grant_type is invalid. Accepted values: refresh_token", ErrInvalidGrantType, ""},
-		{400, "invalid_request", "Missing fields in POST body client_id, grant_type required.", ErrMissingFields, ""},
-		{400, "invalid_request", "missing fields in post body CLIENT_ID AND SCOPE required", ErrMissingFields, ""},
+		{400, "invalid_grant", "grant_type is invalid. Accepted values: refresh_token", applebusiness.ErrInvalidGrantType, ""},
+		{400, "invalid_request", "Missing fields in POST body client_id, grant_type required.", applebusiness.ErrMissingFields, ""},
+		{400, "invalid_request", "missing fields in post body CLIENT_ID AND SCOPE required", applebusiness.ErrMissingFields, ""},
 		// Case, runs of space or "+", a full stop.
-		{400, "invalid_request", "post BODY is empty", ErrEmptyBody, ""},
-		{400, "invalid_request", "POST++body + is  empty..", ErrEmptyBody, ""},
-		{401, "invalid_client", " Invalid+client_id+or+client_secret. ", ErrInvalidCredentials, ""},
+		{400, "invalid_request", "post BODY is empty", applebusiness.ErrEmptyBody, ""},
+		{400, "invalid_request", "POST++body + is  empty..", applebusiness.ErrEmptyBody, ""},
+		{401, "invalid_client", " Invalid+client_id+or+client_secret. ", applebusiness.ErrInvalidCredentials, ""},
 		{400, "invalid_request", "POST body is not empty.", "", ""},
 		{400, "invalid_request", "Our proxy says: POST body is empty.", "", ""},
 		{400, "invalid_request", "POST body is empty. Try again.", "", ""},
 		{400, "invalid_request", "POSTbody is empty.", "", ""},
 		// 404, in both orders of the columns and by halves; at no other status.
-		{404, "404 Not Found", "invalid_request", ErrEndpointNotFound, ""},
-		{404, "invalid_request", "404 Not Found", ErrEndpointNotFound, ""},
-		{404, "invalid_request", "", ErrEndpointNotFound, ""},
-		{404, "404 Not Found", "", ErrEndpointNotFound, ""},
-		{404, "", "404+not  found.", ErrEndpointNotFound, ""},
+		{404, "404 Not Found", "invalid_request", applebusiness.ErrEndpointNotFound, ""},
+		{404, "invalid_request", "404 Not Found", applebusiness.ErrEndpointNotFound, ""},
+		{404, "invalid_request", "", applebusiness.ErrEndpointNotFound, ""},
+		{404, "404 Not Found", "", applebusiness.ErrEndpointNotFound, ""},
+		{404, "", "404+not  found.", applebusiness.ErrEndpointNotFound, ""},
 		{404, "", "", "", ""},
 		{404, "not_found", "", "", ""},
-		{404, "invalid_request", "Invalid client_id", ErrInvalidClientID, ""},
+		{404, "invalid_request", "Invalid client_id", applebusiness.ErrInvalidClientID, ""},
 		{404, "invalid_request", "something else", "", ""},
 		{400, "404 Not Found", "invalid_request", "", ""},
 		{400, "invalid_request", "404 Not Found", "", ""},
@@ -144,15 +144,15 @@ func TestMatching(t *testing.T) {
 		t.Run(fmt.Sprintf("%d %s %s", test.status, test.code, test.description), func(t *testing.T) {
 			body, err := json.Marshal(map[string]string{"error": test.code, "error_description": test.description})
 			require.NoError(t, err)
-			e := ParseTokenError(test.status, nil, body)
-			assert.Equal(t, &Error{
-				Endpoint: TokenEndpoint, StatusCode: test.status, Code: Code(test.code), Description: test.description,
+			e := applebusiness.ParseTokenError(test.status, nil, body)
+			assert.Equal(t, &applebusiness.Error{
+				Endpoint: applebusiness.TokenEndpoint, StatusCode: test.status, Code: applebusiness.Code(test.code), Description: test.description,
 				Reason: test.want, Parameter: test.parameter,
 			}, e)
-			assertMeansOnly(t, e, test.want, Code(strings.Replace(test.code, "slow_down", "", 1)))
+			assertMeansOnly(t, e, test.want, applebusiness.Code(strings.Replace(test.code, "slow_down", "", 1)))
 		})
 	}
-	assert.ErrorIs(t, ParseTokenError(400, nil, []byte(`{"error":"slow_down"}`)), Code("slow_down"))
+	assert.ErrorIs(t, applebusiness.ParseTokenError(400, nil, []byte(`{"error":"slow_down"}`)), applebusiness.Code("slow_down"))
 }
 
 // No documented text is recognised with other words around it.
@@ -161,7 +161,7 @@ func TestTextAroundADocumentedOne(t *testing.T) {
 		for _, text := range []string{"Note: " + row.description, row.description + " (see the docs)", "x" + row.description, row.description + "x y!"} {
 			body, err := json.Marshal(map[string]string{"error": string(row.code), "error_description": text})
 			require.NoError(t, err)
-			assert.Empty(t, ParseTokenError(400, nil, body).Reason, text)
+			assert.Empty(t, applebusiness.ParseTokenError(400, nil, body).Reason, text)
 		}
 	}
 }
@@ -170,25 +170,25 @@ func TestSalvage(t *testing.T) {
 	const dead = `{"error":"invalid_grant","error_description":"Invalid refresh_token"`
 	for name, test := range map[string]struct {
 		body        string
-		code        Code
+		code        applebusiness.Code
 		description string
-		reason      Reason
+		reason      applebusiness.Reason
 	}{
-		"sibling of a wrong type":         {`{"error":"invalid_grant","expires_in":"abc"}`, CodeInvalidGrant, "", ""},
-		"member of a wrong type":          {`{"error":"invalid_grant","error_description":["x"],"error_uri":7}`, CodeInvalidGrant, "", ""},
-		"description before a wrong type": {dead + `,"code":401}`, CodeInvalidGrant, "Invalid refresh_token", ErrInvalidRefreshToken},
-		"leading space and a wrong type":  {"\n " + dead + `,"code":401}`, CodeInvalidGrant, "Invalid refresh_token", ErrInvalidRefreshToken},
-		"byte order mark":                 {"\ufeff" + dead + "}", CodeInvalidGrant, "Invalid refresh_token", ErrInvalidRefreshToken},
-		"cut in a later member":           {dead + `,"timestamp":"2026-`, CodeInvalidGrant, "Invalid refresh_token", ErrInvalidRefreshToken},
-		"cut in a later name":             {dead + `,"time`, CodeInvalidGrant, "Invalid refresh_token", ErrInvalidRefreshToken},
-		"cut in the description":          {`{"error":"invalid_grant","error_description":"Invalid ref`, CodeInvalidGrant, "", ""},
-		"text after the object":           {dead + "}\n<!-- proxy -->", CodeInvalidGrant, "Invalid refresh_token", ErrInvalidRefreshToken},
-		"cut after a wrong type":          {`{"trace":{"a":[1,2]},"error_uri":7,"error":"invalid_grant","x":`, CodeInvalidGrant, "", ""},
+		"sibling of a wrong type":         {`{"error":"invalid_grant","expires_in":"abc"}`, applebusiness.CodeInvalidGrant, "", ""},
+		"member of a wrong type":          {`{"error":"invalid_grant","error_description":["x"],"error_uri":7}`, applebusiness.CodeInvalidGrant, "", ""},
+		"description before a wrong type": {dead + `,"code":401}`, applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
+		"leading space and a wrong type":  {"\n " + dead + `,"code":401}`, applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
+		"byte order mark":                 {"\ufeff" + dead + "}", applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
+		"cut in a later member":           {dead + `,"timestamp":"2026-`, applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
+		"cut in a later name":             {dead + `,"time`, applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
+		"cut in the description":          {`{"error":"invalid_grant","error_description":"Invalid ref`, applebusiness.CodeInvalidGrant, "", ""},
+		"text after the object":           {dead + "}\n<!-- proxy -->", applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
+		"cut after a wrong type":          {`{"trace":{"a":[1,2]},"error_uri":7,"error":"invalid_grant","x":`, applebusiness.CodeInvalidGrant, "", ""},
 		"Apple's other dialect":           {`{"code":"Unauthorized","message":"Expired Token"}`, "Unauthorized", "Expired Token", ""},
 		"the same in an array":            {`[{"code":"Unauthorized","message":"Expired Token","details":{"header":"Authorization"}}]`, "Unauthorized", "Expired Token", ""},
 		"the same cut":                    {`[{"code":"Unauthorized","message":"Expired Token","details":{"hea`, "Unauthorized", "Expired Token", ""},
-		"both dialects":                   {dead + `,"code":"X","message":"Y"}`, CodeInvalidGrant, "Invalid refresh_token", ErrInvalidRefreshToken},
-		"description alone":               {`{"error_description":"Invalid refresh_token"}`, "", "Invalid refresh_token", ErrInvalidRefreshToken},
+		"both dialects":                   {dead + `,"code":"X","message":"Y"}`, applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
+		"description alone":               {`{"error_description":"Invalid refresh_token"}`, "", "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
 		"error is an object":              {`{"error":{"code":"invalid_grant"}}`, "", "", ""},
 		"error is a number":               {`{"error":42}`, "", "", ""},
 		"empty array":                     {`[]`, "", "", ""},
@@ -199,21 +199,21 @@ func TestSalvage(t *testing.T) {
 		"empty":                           {``, "", "", ""},
 		"byte order mark alone":           {"\ufeff", "", "", ""},
 		"form":                            {`error=invalid_grant&error_description=x`, "", "", ""},
-		"2 MiB after the error":           {dead + `,"x":"` + strings.Repeat("x", 2<<20) + `"}`, CodeInvalidGrant, "Invalid refresh_token", ErrInvalidRefreshToken},
+		"2 MiB after the error":           {dead + `,"x":"` + strings.Repeat("x", 2<<20) + `"}`, applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
 		"2 MiB of text":                   {strings.Repeat("x", 2<<20), "", "", ""},
 		"100,000 brackets":                {strings.Repeat("[", 100_000), "", "", ""},
 		"100,000 nested objects":          {strings.Repeat(`{"error":`, 100_000), "", "", ""},
-		"100,000 brackets after it":       {dead + `,"x":` + strings.Repeat("[", 100_000), CodeInvalidGrant, "Invalid refresh_token", ErrInvalidRefreshToken},
+		"100,000 brackets after it":       {dead + `,"x":` + strings.Repeat("[", 100_000), applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, contentType := range []string{"application/json", "text/plain", "application/x-www-form-urlencoded", ""} {
-				_, err := ParseTokenResponse(&http.Response{
+				_, err := applebusiness.ParseTokenResponse(&http.Response{
 					StatusCode: 502,
 					Header:     http.Header{"Content-Type": {contentType}},
 					Body:       io.NopCloser(strings.NewReader(test.body)),
 				})
-				assert.Equal(t, &Error{
-					Endpoint: TokenEndpoint, StatusCode: 502, Code: test.code, Description: test.description, Reason: test.reason,
+				assert.Equal(t, &applebusiness.Error{
+					Endpoint: applebusiness.TokenEndpoint, StatusCode: 502, Code: test.code, Description: test.description, Reason: test.reason,
 				}, err)
 			}
 		})
@@ -225,7 +225,7 @@ func TestLongTextsAreCut(t *testing.T) {
 		"error": strings.Repeat("c", 300), "error_description": "x" + strings.Repeat("ü", 3000), "error_uri": strings.Repeat("u", 5000),
 	})
 	require.NoError(t, err)
-	e := ParseTokenError(400, http.Header{"Apple-Request-Id": {strings.Repeat("r", 300)}}, body)
+	e := applebusiness.ParseTokenError(400, http.Header{"Apple-Request-Id": {strings.Repeat("r", 300)}}, body)
 	assert.Equal(t, strings.Repeat("c", 256), string(e.Code))
 	assert.Equal(t, "x"+strings.Repeat("ü", 2047), e.Description, "cut on a rune boundary within 4 KiB")
 	assert.Len(t, e.URI, 4096)
@@ -237,7 +237,7 @@ func TestParsingIsBounded(t *testing.T) {
 	body := []byte(strings.Repeat(`{"error":[`, 1<<20))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	ParseTokenError(500, nil, body)
+	applebusiness.ParseTokenError(500, nil, body)
 	runtime.ReadMemStats(&after)
 	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(4<<20))
 }
@@ -262,7 +262,7 @@ func TestParseTokenResponseSuccess(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { // the clock stands still
-				token, err := ParseTokenResponse(&http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(
+				token, err := applebusiness.ParseTokenResponse(&http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(
 					`{"access_token":"a","refresh_token":"r","token_type":"bearer","org":"42","error":null,"expires_in":` + test.expiresIn + `}`))})
 				require.NoError(t, err)
 				assert.Equal(t, "a", token.AccessToken)
@@ -281,27 +281,27 @@ func TestParseTokenResponseSuccess(t *testing.T) {
 }
 
 func TestParseTokenResponseAtSuccess(t *testing.T) {
-	for body, want := range map[string]*Error{
-		`{"error":"invalid_grant","error_description":"Invalid refresh_token"}`: {Code: CodeInvalidGrant, Description: "Invalid refresh_token", Reason: ErrInvalidRefreshToken},
+	for body, want := range map[string]*applebusiness.Error{
+		`{"error":"invalid_grant","error_description":"Invalid refresh_token"}`: {Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token", Reason: applebusiness.ErrInvalidRefreshToken},
 		`{"error":"x","access_token":"secret"}`:                                 {Code: "x"},
 		`{"error":"x","access_token":"secret","cut":`:                           {Code: "x"},
-		`{"error":42,"access_token":"secret"}`:                                  {Reason: ErrMalformedResponse},
-		`{"access_token":""}`:                                                   {Reason: ErrMalformedResponse},
-		`{"access_token":42}`:                                                   {Reason: ErrMalformedResponse},
-		`{"access_token":"secret","cut":`:                                       {Reason: ErrMalformedResponse},
-		`{"code":"Unauthorized","message":"Expired Token"}`:                     {Code: "Unauthorized", Description: "Expired Token", Reason: ErrMalformedResponse},
-		`{"message":"OAuth 2.0 Parameter: code missing"}`:                       {Description: "OAuth 2.0 Parameter: code missing", Reason: ErrMalformedResponse},
-		`{}`:            {Reason: ErrMalformedResponse},
-		`[]`:            {Reason: ErrMalformedResponse},
-		`null`:          {Reason: ErrMalformedResponse},
-		``:              {Reason: ErrMalformedResponse},
-		`<html></html>`: {Reason: ErrMalformedResponse},
+		`{"error":42,"access_token":"secret"}`:                                  {Reason: applebusiness.ErrMalformedResponse},
+		`{"access_token":""}`:                                                   {Reason: applebusiness.ErrMalformedResponse},
+		`{"access_token":42}`:                                                   {Reason: applebusiness.ErrMalformedResponse},
+		`{"access_token":"secret","cut":`:                                       {Reason: applebusiness.ErrMalformedResponse},
+		`{"code":"Unauthorized","message":"Expired Token"}`:                     {Code: "Unauthorized", Description: "Expired Token", Reason: applebusiness.ErrMalformedResponse},
+		`{"message":"OAuth 2.0 Parameter: code missing"}`:                       {Description: "OAuth 2.0 Parameter: code missing", Reason: applebusiness.ErrMalformedResponse},
+		`{}`:            {Reason: applebusiness.ErrMalformedResponse},
+		`[]`:            {Reason: applebusiness.ErrMalformedResponse},
+		`null`:          {Reason: applebusiness.ErrMalformedResponse},
+		``:              {Reason: applebusiness.ErrMalformedResponse},
+		`<html></html>`: {Reason: applebusiness.ErrMalformedResponse},
 	} {
 		t.Run(body, func(t *testing.T) {
 			for _, status := range []int{200, 204, 299} {
-				token, err := ParseTokenResponse(&http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body))})
+				token, err := applebusiness.ParseTokenResponse(&http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body))})
 				assert.Nil(t, token)
-				var e *Error
+				var e *applebusiness.Error
 				require.ErrorAs(t, err, &e)
 				assert.Equal(t, want.Code, e.Code)
 				assert.Equal(t, want.Description, e.Description)
@@ -312,11 +312,11 @@ func TestParseTokenResponseAtSuccess(t *testing.T) {
 			}
 		})
 	}
-	_, err := ParseTokenResponse(&http.Response{StatusCode: 200})
+	_, err := applebusiness.ParseTokenResponse(&http.Response{StatusCode: 200})
 	assert.EqualError(t, err, `applebusiness: malformed_response: a success without an access_token (HTTP 200)`)
-	_, err = ParseTokenResponse(nil)
+	_, err = applebusiness.ParseTokenResponse(nil)
 	assert.EqualError(t, err, `applebusiness: malformed_response: there is no response`)
-	_, err = ParseTokenResponse(&http.Response{})
+	_, err = applebusiness.ParseTokenResponse(&http.Response{})
 	assert.EqualError(t, err, `applebusiness: no OAuth error was received`)
 }
 
@@ -335,8 +335,8 @@ func (r *closeRecorder) Close() error { r.closed = true; return nil }
 
 func TestParseTokenResponseReadsAndCloses(t *testing.T) {
 	endless := &closeRecorder{Reader: strings.NewReader(strings.Repeat(" ", 1<<20))}
-	_, err := ParseTokenResponse(&http.Response{StatusCode: 200, Body: endless})
-	assert.ErrorIs(t, err, ErrMalformedResponse)
+	_, err := applebusiness.ParseTokenResponse(&http.Response{StatusCode: 200, Body: endless})
+	assert.ErrorIs(t, err, applebusiness.ErrMalformedResponse)
 	assert.Equal(t, 64<<10, endless.read)
 	assert.True(t, endless.closed)
 
@@ -351,7 +351,7 @@ func TestParseTokenResponseReadsAndCloses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			broken := &closeRecorder{Reader: io.MultiReader(strings.NewReader(test.body), iotest.ErrReader(io.ErrUnexpectedEOF))}
-			_, err := ParseTokenResponse(&http.Response{StatusCode: test.status, Body: broken})
+			_, err := applebusiness.ParseTokenResponse(&http.Response{StatusCode: test.status, Body: broken})
 			assert.EqualError(t, err, test.text)
 			assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
 			assert.True(t, broken.closed)
@@ -376,7 +376,7 @@ func TestHeaders(t *testing.T) {
 			time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat):       0,
 			time.Now().Add(48 * time.Hour).UTC().Format(http.TimeFormat):   time.Hour,
 		} {
-			e := ParseTokenError(429, http.Header{"Retry-After": {value}, "Apple-Request-Id": {"abc"}}, nil)
+			e := applebusiness.ParseTokenError(429, http.Header{"Retry-After": {value}, "Apple-Request-Id": {"abc"}}, nil)
 			assert.Equal(t, want, e.RetryAfter, value)
 			assert.Equal(t, "abc", e.RequestID)
 		}
@@ -386,38 +386,38 @@ func TestHeaders(t *testing.T) {
 func TestParseRedirect(t *testing.T) {
 	long := "code=" + strings.Repeat("x", 64<<10)
 	for query, want := range map[string]struct {
-		redirect Redirect
+		redirect applebusiness.Redirect
 		err      string
 	}{
-		"code=abc&state=s":             {Redirect{"abc", "s"}, ""},
-		"?code=abc&state=s&utm=1&utm=": {Redirect{"abc", "s"}, ""},
-		"code=abc":                     {Redirect{"abc", ""}, ""},
-		"code=abc&error=&state=s":      {Redirect{"abc", "s"}, ""},
-		"error=access_denied&state=s":  {Redirect{"", "s"}, "applebusiness: access_denied"},
-		"error=unsupported_response_type&error_description=response_type+must+be+code&state=xyzABC123": {Redirect{"", "xyzABC123"}, `applebusiness: unsupported_response_type: "response_type must be code"`},
-		"error=x&code=abc&state=s":              {Redirect{"", "s"}, `applebusiness: "x"`},
-		"":                                      {Redirect{}, "applebusiness: malformed_callback: neither code nor error"},
-		"?":                                     {Redirect{}, "applebusiness: malformed_callback: neither code nor error"},
-		"code=&state=s":                         {Redirect{"", "s"}, "applebusiness: malformed_callback: neither code nor error"},
-		"state=s&code=a&code=a":                 {Redirect{"", "s"}, "applebusiness: malformed_callback: code is repeated"},
-		"state=s&error=a&error=b":               {Redirect{"", "s"}, "applebusiness: malformed_callback: error is repeated"},
-		"state=s&error=a&error_uri=&error_uri=": {Redirect{"", "s"}, "applebusiness: malformed_callback: error_uri is repeated"},
-		"state=s&state=s&code=a":                {Redirect{}, "applebusiness: malformed_callback: state is repeated"},
-		"state=s&code=%zz":                      {Redirect{"", "s"}, "applebusiness: malformed_callback: the query cannot be decoded"},
-		"state=s&code=a;b":                      {Redirect{"", "s"}, "applebusiness: malformed_callback: the query cannot be decoded"},
-		long:                                    {Redirect{}, "applebusiness: malformed_callback: the query is too long"},
+		"code=abc&state=s":             {applebusiness.Redirect{"abc", "s"}, ""},
+		"?code=abc&state=s&utm=1&utm=": {applebusiness.Redirect{"abc", "s"}, ""},
+		"code=abc":                     {applebusiness.Redirect{"abc", ""}, ""},
+		"code=abc&error=&state=s":      {applebusiness.Redirect{"abc", "s"}, ""},
+		"error=access_denied&state=s":  {applebusiness.Redirect{"", "s"}, "applebusiness: access_denied"},
+		"error=unsupported_response_type&error_description=response_type+must+be+code&state=xyzABC123": {applebusiness.Redirect{"", "xyzABC123"}, `applebusiness: unsupported_response_type: "response_type must be code"`},
+		"error=x&code=abc&state=s":              {applebusiness.Redirect{"", "s"}, `applebusiness: "x"`},
+		"":                                      {applebusiness.Redirect{}, "applebusiness: malformed_callback: neither code nor error"},
+		"?":                                     {applebusiness.Redirect{}, "applebusiness: malformed_callback: neither code nor error"},
+		"code=&state=s":                         {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_callback: neither code nor error"},
+		"state=s&code=a&code=a":                 {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_callback: code is repeated"},
+		"state=s&error=a&error=b":               {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_callback: error is repeated"},
+		"state=s&error=a&error_uri=&error_uri=": {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_callback: error_uri is repeated"},
+		"state=s&state=s&code=a":                {applebusiness.Redirect{}, "applebusiness: malformed_callback: state is repeated"},
+		"state=s&code=%zz":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_callback: the query cannot be decoded"},
+		"state=s&code=a;b":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_callback: the query cannot be decoded"},
+		long:                                    {applebusiness.Redirect{}, "applebusiness: malformed_callback: the query is too long"},
 	} {
 		t.Run(query[:min(len(query), 80)], func(t *testing.T) {
-			redirect, err := ParseRedirect(query)
+			redirect, err := applebusiness.ParseRedirect(query)
 			assert.Equal(t, want.redirect, redirect)
 			if want.err == "" {
 				assert.NoError(t, err)
 				return
 			}
 			require.EqualError(t, err, want.err)
-			var e *Error
+			var e *applebusiness.Error
 			require.ErrorAs(t, err, &e)
-			assert.Equal(t, AuthorizationEndpoint, e.Endpoint)
+			assert.Equal(t, applebusiness.AuthorizationEndpoint, e.Endpoint)
 			assert.Zero(t, e.StatusCode)
 		})
 	}

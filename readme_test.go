@@ -10,15 +10,15 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	. "github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 // constantNames maps each Reason to the name of its constant.
-func constantNames(t *testing.T) map[Reason]string {
-	names := make(map[Reason]string)
+func constantNames(t *testing.T) map[applebusiness.Reason]string {
+	names := make(map[applebusiness.Reason]string)
 	for _, c := range constants(t, "codes.go") {
 		if c.typ == "Reason" {
-			names[Reason(c.value)] = c.name
+			names[applebusiness.Reason(c.value)] = c.name
 		}
 	}
 	return names
@@ -35,7 +35,7 @@ func TestReadmeTable(t *testing.T) {
 	}
 	names := constantNames(t)
 	var want []string
-	for entry := range Catalog() {
+	for entry := range applebusiness.Catalog() {
 		status := fmt.Sprint(entry.StatusCode)
 		if entry.StatusCode == 0 {
 			status = "redirect"

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/oauth2"
 
-	. "github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 // memoryStore is a Store whose storing can be made to fail.
@@ -80,8 +80,8 @@ func newRotatingServer(t testing.TB) *rotatingServer {
 	return s
 }
 
-func (s *rotatingServer) source(store Store) *SharedTokenSource {
-	return NewSharedTokenSource(s.context(), s.config(), store)
+func (s *rotatingServer) source(store applebusiness.Store) *applebusiness.SharedTokenSource {
+	return applebusiness.NewSharedTokenSource(s.context(), s.config(), store)
 }
 
 func expired(refreshToken string) *oauth2.Token {
@@ -113,7 +113,7 @@ func TestFleetRefreshesOnce(t *testing.T) {
 func TestInvalidateRefreshesOnceForTheFleet(t *testing.T) {
 	s := newRotatingServer(t)
 	store := &memoryStore{token: &oauth2.Token{AccessToken: "a0", RefreshToken: "r0", Expiry: time.Now().Add(time.Hour)}}
-	var sources []*SharedTokenSource
+	var sources []*applebusiness.SharedTokenSource
 	for range 3 {
 		source := s.source(store)
 		token, err := source.Token()
@@ -144,11 +144,11 @@ func TestRevokedGrantInAFleet(t *testing.T) {
 	source := s.source(store)
 	for range 3 {
 		_, err := source.Token()
-		var e *Error
+		var e *applebusiness.Error
 		require.ErrorAs(t, err, &e)
-		assert.Equal(t, ErrInvalidRefreshToken, e.Reason)
+		assert.Equal(t, applebusiness.ErrInvalidRefreshToken, e.Reason)
 		assert.Equal(t, "refresh_token", e.GrantType)
-		assert.Equal(t, []Cause{CauseAccessRevoked, CauseRefreshTokenReplaced}, Troubleshoot(err).Causes)
+		assert.Equal(t, []applebusiness.Cause{applebusiness.CauseAccessRevoked, applebusiness.CauseRefreshTokenReplaced}, applebusiness.Troubleshoot(err).Causes)
 	}
 	assert.Len(t, s.requests(), 1, "a refresh token that Apple has refused is not sent again")
 
@@ -173,10 +173,10 @@ func TestFetchedButNotStored(t *testing.T) {
 
 			// Meanwhile a sibling was refused the old refresh token and recorded that.
 			_, err := s.source(&memoryStore{token: expired("r0")}).Token()
-			require.ErrorIs(t, err, ErrInvalidRefreshToken)
+			require.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
 			store.fail, store.needs = nil, err
 			_, err = s.source(store).Token()
-			assert.ErrorIs(t, err, ErrInvalidRefreshToken)
+			assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
 
 			if expire {
 				source.Invalidate(&oauth2.Token{AccessToken: "a1"})
@@ -210,7 +210,7 @@ func TestRefreshIsFinishedAfterCancellation(t *testing.T) {
 		io.WriteString(w, tokenBody)
 	})
 	store := &memoryStore{token: expired("r")}
-	source := NewSharedTokenSource(WithJSON(ctx, s.config().Endpoint), s.config(), store)
+	source := applebusiness.NewSharedTokenSource(applebusiness.WithJSON(ctx, s.config().Endpoint), s.config(), store)
 	token, err := source.Token()
 	require.NoError(t, err)
 	assert.Equal(t, "new-access", token.AccessToken)
@@ -225,7 +225,7 @@ func TestRefreshIsFinishedAfterCancellation(t *testing.T) {
 func TestRefreshKeepsTheOldRefreshToken(t *testing.T) {
 	s := newJSONOnlyServer(t, answerWith(200, `{"access_token":"a","expires_in":3600}`))
 	store := &memoryStore{token: expired("kept")}
-	_, err := NewSharedTokenSource(s.context(), s.config(), store).Token()
+	_, err := applebusiness.NewSharedTokenSource(s.context(), s.config(), store).Token()
 	require.NoError(t, err)
 	assert.Equal(t, "kept", store.token.RefreshToken)
 }
@@ -245,13 +245,13 @@ func (s *jitterServer) RoundTrip(r *http.Request) (*http.Response, error) {
 
 func TestEarlyExpiryIsSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		config := &oauth2.Config{Endpoint: OAuth2Endpoint("", "https://api.example")}
+		config := &oauth2.Config{Endpoint: applebusiness.OAuth2Endpoint("", "https://api.example")}
 		server := &jitterServer{}
-		ctx := WithJSON(context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: server}), config.Endpoint)
+		ctx := applebusiness.WithJSON(context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: server}), config.Endpoint)
 		expiry := time.Now().Add(time.Hour)
 		refreshed := map[time.Duration]int{}
 		for range 50 {
-			source := NewSharedTokenSource(ctx, config, &memoryStore{token: &oauth2.Token{AccessToken: "a0", RefreshToken: "r0", Expiry: expiry}})
+			source := applebusiness.NewSharedTokenSource(ctx, config, &memoryStore{token: &oauth2.Token{AccessToken: "a0", RefreshToken: "r0", Expiry: expiry}})
 			for {
 				token, err := source.Token()
 				require.NoError(t, err)
@@ -272,10 +272,10 @@ func TestEarlyExpiryIsSpread(t *testing.T) {
 
 func TestOutageBeforeTheExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		config := &oauth2.Config{Endpoint: OAuth2Endpoint("", "https://api.example")}
+		config := &oauth2.Config{Endpoint: applebusiness.OAuth2Endpoint("", "https://api.example")}
 		server := &jitterServer{fail: true}
-		ctx := WithJSON(context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: server}), config.Endpoint)
-		source := NewSharedTokenSource(ctx, config, &memoryStore{token: &oauth2.Token{AccessToken: "a0", RefreshToken: "r0", Expiry: time.Now().Add(time.Hour)}})
+		ctx := applebusiness.WithJSON(context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: server}), config.Endpoint)
+		source := applebusiness.NewSharedTokenSource(ctx, config, &memoryStore{token: &oauth2.Token{AccessToken: "a0", RefreshToken: "r0", Expiry: time.Now().Add(time.Hour)}})
 		_, err := source.Token()
 		require.NoError(t, err)
 		time.Sleep(time.Hour - 11*time.Second)
@@ -284,25 +284,25 @@ func TestOutageBeforeTheExpiry(t *testing.T) {
 		assert.Equal(t, "a0", token.AccessToken)
 		time.Sleep(2 * time.Second)
 		_, err = source.Token()
-		assert.Equal(t, ActionRetry, Troubleshoot(err).Action)
+		assert.Equal(t, applebusiness.ActionRetry, applebusiness.Troubleshoot(err).Action)
 	})
 }
 
 func TestSharedTokenSourceZeroValues(t *testing.T) {
-	var none *SharedTokenSource
+	var none *applebusiness.SharedTokenSource
 	var noContext context.Context
 	none.Invalidate(&oauth2.Token{})
 	ctx, config := context.Background(), &oauth2.Config{}
-	for _, source := range []*SharedTokenSource{
-		none, {}, NewSharedTokenSource(noContext, config, &memoryStore{}),
-		NewSharedTokenSource(ctx, nil, &memoryStore{}), NewSharedTokenSource(ctx, config, nil),
+	for _, source := range []*applebusiness.SharedTokenSource{
+		none, {}, applebusiness.NewSharedTokenSource(noContext, config, &memoryStore{}),
+		applebusiness.NewSharedTokenSource(ctx, nil, &memoryStore{}), applebusiness.NewSharedTokenSource(ctx, config, nil),
 	} {
 		_, err := source.Token()
 		assert.EqualError(t, err, "applebusiness: the SharedTokenSource lacks a context, a config or a Store")
 	}
-	_, err := NewSharedTokenSource(ctx, config, &memoryStore{}).Token()
+	_, err := applebusiness.NewSharedTokenSource(ctx, config, &memoryStore{}).Token()
 	assert.EqualError(t, err, "applebusiness: no_refresh_token: the Store holds no refresh token")
-	_, err = NewSharedTokenSource(ctx, config, emptyStore{}).Token()
+	_, err = applebusiness.NewSharedTokenSource(ctx, config, emptyStore{}).Token()
 	assert.EqualError(t, err, "applebusiness: the Store returned neither a token nor an error")
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/oauth2"
 
-	. "github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 // sourceFunc is an oauth2.TokenSource that caches nothing.
@@ -28,13 +28,13 @@ func fixed(token *oauth2.Token, err error) sourceFunc {
 }
 
 func TestTokenSourceZeroValues(t *testing.T) {
-	for _, source := range []*TokenSource{nil, {}, {Hold: true, OnError: func(error) { t.Error("Source was not reached") }}} {
+	for _, source := range []*applebusiness.TokenSource{nil, {}, {Hold: true, OnError: func(error) { t.Error("Source was not reached") }}} {
 		token, err := source.Token()
 		assert.Nil(t, token)
 		assert.EqualError(t, err, "applebusiness: the TokenSource has no Source")
 	}
 	for _, hold := range []bool{false, true} {
-		token, err := (&TokenSource{Source: fixed(nil, nil), Hold: hold}).Token()
+		token, err := (&applebusiness.TokenSource{Source: fixed(nil, nil), Hold: hold}).Token()
 		assert.Nil(t, token)
 		assert.EqualError(t, err, "applebusiness: malformed_response: the source returned no token")
 	}
@@ -42,7 +42,7 @@ func TestTokenSourceZeroValues(t *testing.T) {
 
 func TestTokenSourceReturnsACopy(t *testing.T) {
 	original := &oauth2.Token{AccessToken: "a"}
-	for _, source := range []*TokenSource{
+	for _, source := range []*applebusiness.TokenSource{
 		{Source: fixed(original, nil)},
 		{Source: fixed(original, nil), OnToken: func(token *oauth2.Token) error { token.AccessToken = "changed"; return nil }},
 	} {
@@ -58,7 +58,7 @@ func TestTokenSourceReturnsACopy(t *testing.T) {
 
 // Two x/oauth2 sources over one TokenSource write into their tokens; the race detector watches.
 func TestTokenSourceUnderTwoReuseSources(t *testing.T) {
-	shared := &TokenSource{Source: fixed(&oauth2.Token{AccessToken: "a", Expiry: time.Now().Add(time.Hour)}, nil)}
+	shared := &applebusiness.TokenSource{Source: fixed(&oauth2.Token{AccessToken: "a", Expiry: time.Now().Add(time.Hour)}, nil)}
 	var group sync.WaitGroup
 	for i := range 8 {
 		group.Go(func() {
@@ -74,7 +74,7 @@ func TestOnToken(t *testing.T) {
 	stored := &oauth2.Token{AccessToken: "a1", RefreshToken: "r1", Expiry: expiry}
 	var next *oauth2.Token
 	var saved []string
-	source := &TokenSource{
+	source := &applebusiness.TokenSource{
 		Source: sourceFunc(func() (*oauth2.Token, error) { return next, nil }),
 		Stored: stored,
 		OnToken: func(token *oauth2.Token) error {
@@ -103,7 +103,7 @@ func TestOnTokenFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			requests, broken := 0, true
 			var saved []string
-			source := &TokenSource{
+			source := &applebusiness.TokenSource{
 				Source: sourceFunc(func() (*oauth2.Token, error) {
 					requests++
 					return &oauth2.Token{AccessToken: fmt.Sprint("a", requests), Expiry: time.Now().Add(lifetime)}, nil
@@ -142,7 +142,7 @@ func TestOnError(t *testing.T) {
 	failures := []error{&oauth2.RetrieveError{ErrorCode: "invalid_client"}, network, io.EOF}
 	i := 0
 	var seen []error
-	source := &TokenSource{
+	source := &applebusiness.TokenSource{
 		Source:  sourceFunc(func() (*oauth2.Token, error) { i++; return nil, failures[i-1] }),
 		OnError: func(err error) { seen = append(seen, err) },
 	}
@@ -150,14 +150,14 @@ func TestOnError(t *testing.T) {
 		_, err := source.Token()
 		assert.Same(t, seen[len(seen)-1], err)
 	}
-	assert.ErrorIs(t, seen[0], CodeInvalidClient)
+	assert.ErrorIs(t, seen[0], applebusiness.CodeInvalidClient)
 	assert.Equal(t, []error{network, io.EOF}, seen[1:])
 }
 
 func TestHoldOnARevokedGrant(t *testing.T) {
 	s := newJSONOnlyServer(t, answerWith(401, deadBody))
 	var reported atomic.Int32
-	source := &TokenSource{
+	source := &applebusiness.TokenSource{
 		Source:  s.config().TokenSource(s.context(), &oauth2.Token{RefreshToken: "r"}),
 		OnToken: func(*oauth2.Token) error { return nil },
 		OnError: func(error) { reported.Add(1) },
@@ -167,8 +167,8 @@ func TestHoldOnARevokedGrant(t *testing.T) {
 	for range 1000 {
 		group.Go(func() {
 			_, err := source.Token()
-			assert.ErrorIs(t, err, ErrInvalidRefreshToken)
-			assert.Equal(t, ActionReauthorize, Troubleshoot(err).Action)
+			assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
+			assert.Equal(t, applebusiness.ActionReauthorize, applebusiness.Troubleshoot(err).Action)
 		})
 	}
 	group.Wait()
@@ -178,10 +178,10 @@ func TestHoldOnARevokedGrant(t *testing.T) {
 
 func TestWithoutHoldEachCallAsks(t *testing.T) {
 	s := newJSONOnlyServer(t, answerWith(401, deadBody))
-	source := &TokenSource{Source: s.config().TokenSource(s.context(), &oauth2.Token{RefreshToken: "r"}), OnError: func(error) {}}
+	source := &applebusiness.TokenSource{Source: s.config().TokenSource(s.context(), &oauth2.Token{RefreshToken: "r"}), OnError: func(error) {}}
 	for range 3 {
 		_, err := source.Token()
-		assert.ErrorIs(t, err, ErrInvalidRefreshToken)
+		assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
 	}
 	assert.Len(t, s.requests(), 3)
 }
@@ -189,9 +189,9 @@ func TestWithoutHoldEachCallAsks(t *testing.T) {
 func TestHoldUntilRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		requests, reported := 0, 0
-		busy := &Error{StatusCode: 429, RetryAfter: time.Minute, RequestID: "req-1"}
+		busy := &applebusiness.Error{StatusCode: 429, RetryAfter: time.Minute, RequestID: "req-1"}
 		answer := fmt.Errorf("customer 7: %w", busy)
-		source := &TokenSource{
+		source := &applebusiness.TokenSource{
 			Source: sourceFunc(func() (*oauth2.Token, error) {
 				requests++
 				if requests == 1 {
@@ -206,13 +206,13 @@ func TestHoldUntilRetryAfter(t *testing.T) {
 		assert.Same(t, answer, err)
 		time.Sleep(20 * time.Second)
 		_, err = source.Token()
-		var e *Error
+		var e *applebusiness.Error
 		require.ErrorAs(t, err, &e)
 		assert.Equal(t, 40*time.Second, e.RetryAfter, "what remains of the wait")
 		assert.Equal(t, "req-1", e.RequestID)
 		assert.ErrorIs(t, err, busy)
 		assert.Equal(t, time.Minute, busy.RetryAfter, "a copy was changed")
-		assert.True(t, Retryable(err))
+		assert.True(t, applebusiness.Retryable(err))
 		assert.Equal(t, 1, requests)
 		assert.Equal(t, 1, reported)
 
@@ -226,10 +226,10 @@ func TestHoldUntilRetryAfter(t *testing.T) {
 
 func TestNothingElseHolds(t *testing.T) {
 	for _, failure := range []error{
-		ErrInvalidCredentials, ErrServer, ErrInvalidGrantType, ErrEndpointNotFound, &Error{StatusCode: 503}, io.EOF, context.DeadlineExceeded,
+		applebusiness.ErrInvalidCredentials, applebusiness.ErrServer, applebusiness.ErrInvalidGrantType, applebusiness.ErrEndpointNotFound, &applebusiness.Error{StatusCode: 503}, io.EOF, context.DeadlineExceeded,
 	} {
 		requests := 0
-		source := &TokenSource{Hold: true, Source: sourceFunc(func() (*oauth2.Token, error) {
+		source := &applebusiness.TokenSource{Hold: true, Source: sourceFunc(func() (*oauth2.Token, error) {
 			if requests++; requests > 1 {
 				return &oauth2.Token{AccessToken: "a"}, nil
 			}
@@ -249,7 +249,7 @@ func TestPanicsLeaveNothingLocked(t *testing.T) {
 			panic("callback")
 		}
 	}
-	for name, source := range map[string]*TokenSource{
+	for name, source := range map[string]*applebusiness.TokenSource{
 		"Source":  {Hold: true, Source: sourceFunc(func() (*oauth2.Token, error) { tripped(); return &oauth2.Token{AccessToken: "a"}, nil })},
 		"OnToken": {Source: fixed(&oauth2.Token{AccessToken: "a"}, nil), OnToken: func(*oauth2.Token) error { tripped(); return nil }},
 	} {
@@ -260,10 +260,10 @@ func TestPanicsLeaveNothingLocked(t *testing.T) {
 		assert.NoError(t, err, name)
 		assert.Equal(t, "a", token.AccessToken, name)
 	}
-	source := &TokenSource{Hold: true, Source: fixed(nil, ErrInvalidRefreshToken), OnError: func(error) { panic("callback") }}
+	source := &applebusiness.TokenSource{Hold: true, Source: fixed(nil, applebusiness.ErrInvalidRefreshToken), OnError: func(error) { panic("callback") }}
 	assert.PanicsWithValue(t, "callback", func() { source.Token() })
 	_, err := source.Token()
-	assert.ErrorIs(t, err, ErrInvalidRefreshToken, "held, although OnError panicked")
+	assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken, "held, although OnError panicked")
 }
 
 func TestCallbacksAreSerialised(t *testing.T) {
@@ -275,7 +275,7 @@ func TestCallbacksAreSerialised(t *testing.T) {
 		inside.Add(-1)
 	}
 	var n atomic.Int32
-	source := &TokenSource{
+	source := &applebusiness.TokenSource{
 		Source: sourceFunc(func() (*oauth2.Token, error) {
 			if i := n.Add(1); i%2 == 0 {
 				return &oauth2.Token{AccessToken: fmt.Sprint(i)}, nil

@@ -23,7 +23,7 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 
-	. "github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 const (
@@ -82,12 +82,12 @@ func (s *jsonOnlyServer) requests() []map[string]string {
 func (s *jsonOnlyServer) config() *oauth2.Config {
 	return &oauth2.Config{
 		ClientID: "id", ClientSecret: "client+secret/&%", RedirectURL: "https://partner.example/callback",
-		Endpoint: OAuth2Endpoint("https://business.example", s.URL),
+		Endpoint: applebusiness.OAuth2Endpoint("https://business.example", s.URL),
 	}
 }
 
 func (s *jsonOnlyServer) context() context.Context {
-	return WithJSON(context.Background(), s.config().Endpoint)
+	return applebusiness.WithJSON(context.Background(), s.config().Endpoint)
 }
 
 func answerWith(status int, body string) http.HandlerFunc {
@@ -103,7 +103,7 @@ func TestOAuth2SpeaksToApple(t *testing.T) {
 
 	t.Run("without the transport every request fails", func(t *testing.T) {
 		_, err := config.Exchange(context.Background(), "the-code")
-		assert.ErrorIs(t, Wrap(err), ErrUnsupportedMediaType)
+		assert.ErrorIs(t, applebusiness.Wrap(err), applebusiness.ErrUnsupportedMediaType)
 	})
 	for name, test := range map[string]struct {
 		token func() (*oauth2.Token, error)
@@ -142,7 +142,7 @@ func TestOAuth2SpeaksToApple(t *testing.T) {
 			for name, value := range test.sent {
 				fields.Set(name, value)
 			}
-			assert.NoError(t, CheckTokenRequest(fields))
+			assert.NoError(t, applebusiness.CheckTokenRequest(fields))
 		})
 	}
 	t.Run("API calls", func(t *testing.T) {
@@ -166,12 +166,12 @@ func TestAutoDetectSendsOneRequest(t *testing.T) {
 		status int
 		body   string
 		want   error
-	}{{200, tokenBody, nil}, {400, deadBody, ErrInvalidRefreshToken}} {
+	}{{200, tokenBody, nil}, {400, deadBody, applebusiness.ErrInvalidRefreshToken}} {
 		s := newJSONOnlyServer(t, answerWith(test.status, test.body))
 		config := s.config()
 		config.Endpoint.AuthStyle = oauth2.AuthStyleAutoDetect
 		_, err := config.Exchange(s.context(), "the-code")
-		assert.ErrorIs(t, Wrap(err), test.want)
+		assert.ErrorIs(t, applebusiness.Wrap(err), test.want)
 		require.Len(t, s.requests(), 1)
 		assert.Equal(t, "client+secret/&%", s.requests()[0]["client_secret"])
 	}
@@ -188,8 +188,8 @@ func TestNoRedirectCarriesASecret(t *testing.T) {
 					http.Redirect(w, r, other.URL+path, status)
 				})
 				_, err := s.config().Exchange(s.context(), "the-code")
-				assert.ErrorIs(t, err, ErrUnsafeTokenRequest)
-				assert.ErrorIs(t, Wrap(err), ErrUnsafeTokenRequest)
+				assert.ErrorIs(t, err, applebusiness.ErrUnsafeTokenRequest)
+				assert.ErrorIs(t, applebusiness.Wrap(err), applebusiness.ErrUnsafeTokenRequest)
 				assert.ErrorContains(t, err, "the token endpoint answered with a redirect")
 				assert.Zero(t, elsewhere.Load())
 				assert.Len(t, s.requests(), 1)
@@ -201,7 +201,7 @@ func TestNoRedirectCarriesASecret(t *testing.T) {
 			http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
 		})
 		_, err := s.config().Exchange(s.context(), "the-code")
-		assert.ErrorIs(t, err, ErrUnsafeTokenRequest)
+		assert.ErrorIs(t, err, applebusiness.ErrUnsafeTokenRequest)
 		assert.Len(t, s.requests(), 1)
 	})
 	t.Run("an API's redirects are followed", func(t *testing.T) {
@@ -214,7 +214,7 @@ func TestNoRedirectCarriesASecret(t *testing.T) {
 			}
 		}))
 		defer api.Close()
-		client := &http.Client{Transport: &Transport{TokenURL: api.URL + tokenPath}}
+		client := &http.Client{Transport: &applebusiness.Transport{TokenURL: api.URL + tokenPath}}
 		response, err := client.PostForm(api.URL+"/a", url.Values{"x": {"1"}})
 		require.NoError(t, err)
 		response.Body.Close()
@@ -262,18 +262,18 @@ func TestTransportRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			base := &recordingBase{}
-			response, err := (&Transport{TokenURL: test.tokenURL, Base: base}).RoundTrip(test.request)
+			response, err := (&applebusiness.Transport{TokenURL: test.tokenURL, Base: base}).RoundTrip(test.request)
 			assert.Nil(t, response)
 			assert.EqualError(t, err, "applebusiness: unsafe_token_request: "+test.detail)
 			assert.Empty(t, base.requests)
 			assert.True(t, test.request.Body.(*closeRecorder).closed, "the body is closed")
 		})
 	}
-	var none *Transport
-	for _, transport := range []*Transport{none, {}} {
+	var none *applebusiness.Transport
+	for _, transport := range []*applebusiness.Transport{none, {}} {
 		for _, r := range []*http.Request{nil, {}, {Method: "POST"}, {Method: "POST", URL: &url.URL{}}} {
 			_, err := transport.RoundTrip(r)
-			assert.ErrorIs(t, err, ErrUnsafeTokenRequest)
+			assert.ErrorIs(t, err, applebusiness.ErrUnsafeTokenRequest)
 		}
 		transport.CloseIdleConnections()
 	}
@@ -294,7 +294,7 @@ func TestTransportLeavesOtherRequestsAlone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			base := &recordingBase{}
-			transport := &Transport{TokenURL: tokenURL, Base: base}
+			transport := &applebusiness.Transport{TokenURL: tokenURL, Base: base}
 			response, err := transport.RoundTrip(r)
 			require.NoError(t, err)
 			assert.Same(t, r, base.requests[0])
@@ -307,7 +307,7 @@ func TestTransportLeavesOtherRequestsAlone(t *testing.T) {
 
 func TestTransportKeepsTheRoundTripperContract(t *testing.T) {
 	base := &recordingBase{}
-	transport := &Transport{TokenURL: "HTTPS://API.example:443/api/v1/oauth2/token?x", Base: base}
+	transport := &applebusiness.Transport{TokenURL: "HTTPS://API.example:443/api/v1/oauth2/token?x", Base: base}
 	r := formRequest("https://api.example/api/v1/oauth2/token", "grant_type=refresh_token&note=%3Cü%3E")
 	r.Header.Set("X-Partner", "kept")
 	r.TransferEncoding = []string{"chunked"}
@@ -370,12 +370,12 @@ func TestFailedReadsKeepTheirCause(t *testing.T) {
 		})
 		_, err := s.config().TokenSource(s.context(), &oauth2.Token{RefreshToken: "r"}).Token()
 		assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
-		assert.Same(t, err, Wrap(err))
-		assert.True(t, Retryable(err))
+		assert.Same(t, err, applebusiness.Wrap(err))
+		assert.True(t, applebusiness.Retryable(err))
 		_, err = s.config().Exchange(s.context(), "the-code")
 		assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
-		assert.False(t, Retryable(err), "the code may be spent")
-		assert.Equal(t, ActionReauthorize, Troubleshoot(err).Action)
+		assert.False(t, applebusiness.Retryable(err), "the code may be spent")
+		assert.Equal(t, applebusiness.ActionReauthorize, applebusiness.Troubleshoot(err).Action)
 	})
 	t.Run("deadline in the middle of a body", func(t *testing.T) {
 		for _, viaContext := range []bool{true, false} {
@@ -395,7 +395,7 @@ func TestFailedReadsKeepTheirCause(t *testing.T) {
 			} else {
 				client.Timeout = 200 * time.Millisecond
 			}
-			ctx = WithJSON(context.WithValue(ctx, oauth2.HTTPClient, client), s.config().Endpoint)
+			ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, client), s.config().Endpoint)
 			_, err := s.config().Exchange(ctx, "the-code")
 			<-arrived
 			assert.ErrorIs(t, err, context.DeadlineExceeded)
@@ -403,16 +403,16 @@ func TestFailedReadsKeepTheirCause(t *testing.T) {
 			require.ErrorAs(t, err, &timeout)
 			assert.True(t, timeout.Timeout())
 			if viaContext { // http.Client may replace the error, and so the grant, when its own Timeout fires
-				assert.False(t, Retryable(err))
+				assert.False(t, applebusiness.Retryable(err))
 			}
 		}
 	})
 	t.Run("canceled", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) { cancel(); <-r.Context().Done() })
-		_, err := s.config().Exchange(WithJSON(ctx, s.config().Endpoint), "the-code")
+		_, err := s.config().Exchange(applebusiness.WithJSON(ctx, s.config().Endpoint), "the-code")
 		assert.ErrorIs(t, err, context.Canceled)
-		assert.False(t, Retryable(err))
+		assert.False(t, applebusiness.Retryable(err))
 	})
 }
 
@@ -430,7 +430,7 @@ func TestTransportReadsABoundedAnswer(t *testing.T) {
 	var failed *oauth2.RetrieveError
 	require.ErrorAs(t, err, &failed)
 	assert.Len(t, failed.Body, 64<<10)
-	assert.ErrorIs(t, Wrap(err), ErrInvalidRefreshToken)
+	assert.ErrorIs(t, applebusiness.Wrap(err), applebusiness.ErrInvalidRefreshToken)
 }
 
 func TestWithJSON(t *testing.T) {
@@ -440,7 +440,7 @@ func TestWithJSON(t *testing.T) {
 	require.NoError(t, err)
 	base := &recordingBase{}
 	client := &http.Client{Transport: base, Jar: jar, Timeout: time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return nil }}
-	ctx := WithJSON(context.WithValue(context.Background(), oauth2.HTTPClient, client), endpoint)
+	ctx := applebusiness.WithJSON(context.WithValue(context.Background(), oauth2.HTTPClient, client), endpoint)
 	wrapped := ctx.Value(oauth2.HTTPClient).(*http.Client)
 	assert.Same(t, base, client.Transport, "the client is not changed")
 	assert.Same(t, jar, wrapped.Jar)
@@ -448,12 +448,12 @@ func TestWithJSON(t *testing.T) {
 	assert.NotNil(t, wrapped.CheckRedirect)
 	assert.Nil(t, http.DefaultClient.Transport)
 
-	twice := WithJSON(s.context(), endpoint)
+	twice := applebusiness.WithJSON(s.context(), endpoint)
 	_, err = s.config().Exchange(twice, "the-code")
 	require.NoError(t, err)
 	assert.Len(t, s.requests(), 1)
 	var none context.Context
-	assert.NotNil(t, WithJSON(none, oauth2.Endpoint{}))
+	assert.NotNil(t, applebusiness.WithJSON(none, oauth2.Endpoint{}))
 }
 
 func TestTransportConcurrently(t *testing.T) {
@@ -488,29 +488,29 @@ func TestCheckTokenRequest(t *testing.T) {
 	for _, test := range []struct {
 		fields url.Values
 		change change
-		reason Reason
+		reason applebusiness.Reason
 		text   string
 	}{
 		{code, change{"x", "y"}, "", ""},
 		{refresh, change{"x", "y"}, "", ""},
 		{service, change{"scope", "business"}, "", ""},
 		{service, change{"scope", "business_connect"}, "", ""},
-		{code, change{"client_id", ""}, ErrMissingParameter, missing("client_id")},
-		{code, change{"client_secret", ""}, ErrMissingParameter, missing("client_secret")},
-		{code, change{"code", ""}, ErrMissingParameter, missing("code")},
-		{code, change{"code_verifier", ""}, ErrMissingParameter, missing("code_verifier")},
-		{code, change{"redirect_uri", ""}, ErrMissingParameter, missing("redirect_uri")},
-		{code, change{"grant_type", ""}, ErrMissingParameter, missing("grant_type")},
-		{code, change{"grant_type", "password"}, ErrInvalidGrantType, grantType},
-		{refresh, change{"refresh_token", ""}, ErrMissingParameter, missing("refresh_token")},
-		{refresh, change{"client_secret", ""}, ErrMissingParameter, missing("client_secret")},
-		{service, change{"client_id", ""}, ErrMissingFields, missingFields},
-		{service, change{"client_secret", ""}, ErrMissingFields, missingFields},
-		{service, change{"scope", ""}, ErrMissingFields, missingFields},
-		{service, change{"scope", "business.api"}, ErrScopeNotAccepted, scope},
-		{url.Values{"grant_type": {"authorization_code"}}, change{"code", "c"}, ErrMissingParameter,
+		{code, change{"client_id", ""}, applebusiness.ErrMissingParameter, missing("client_id")},
+		{code, change{"client_secret", ""}, applebusiness.ErrMissingParameter, missing("client_secret")},
+		{code, change{"code", ""}, applebusiness.ErrMissingParameter, missing("code")},
+		{code, change{"code_verifier", ""}, applebusiness.ErrMissingParameter, missing("code_verifier")},
+		{code, change{"redirect_uri", ""}, applebusiness.ErrMissingParameter, missing("redirect_uri")},
+		{code, change{"grant_type", ""}, applebusiness.ErrMissingParameter, missing("grant_type")},
+		{code, change{"grant_type", "password"}, applebusiness.ErrInvalidGrantType, grantType},
+		{refresh, change{"refresh_token", ""}, applebusiness.ErrMissingParameter, missing("refresh_token")},
+		{refresh, change{"client_secret", ""}, applebusiness.ErrMissingParameter, missing("client_secret")},
+		{service, change{"client_id", ""}, applebusiness.ErrMissingFields, missingFields},
+		{service, change{"client_secret", ""}, applebusiness.ErrMissingFields, missingFields},
+		{service, change{"scope", ""}, applebusiness.ErrMissingFields, missingFields},
+		{service, change{"scope", "business.api"}, applebusiness.ErrScopeNotAccepted, scope},
+		{url.Values{"grant_type": {"authorization_code"}}, change{"code", "c"}, applebusiness.ErrMissingParameter,
 			missing("client_id") + "\n" + missing("client_secret") + "\n" + missing("code_verifier") + "\n" + missing("redirect_uri")},
-		{url.Values{"grant_type": {"client_credentials"}}, change{"scope", "x"}, ErrMissingFields, missingFields + "\n" + scope},
+		{url.Values{"grant_type": {"client_credentials"}}, change{"scope", "x"}, applebusiness.ErrMissingFields, missingFields + "\n" + scope},
 	} {
 		for _, leaveOut := range []bool{false, true} {
 			fields := url.Values{}
@@ -521,23 +521,23 @@ func TestCheckTokenRequest(t *testing.T) {
 			if test.change.value == "" && leaveOut {
 				fields.Del(test.change.name)
 			}
-			err := CheckTokenRequest(fields)
+			err := applebusiness.CheckTokenRequest(fields)
 			if test.reason == "" {
 				assert.NoError(t, err)
 				continue
 			}
 			assert.EqualError(t, err, test.text)
-			assert.Equal(t, test.reason, ReasonOf(err))
-			var e *Error
+			assert.Equal(t, test.reason, applebusiness.ReasonOf(err))
+			var e *applebusiness.Error
 			require.ErrorAs(t, err, &e)
-			assert.Equal(t, TokenEndpoint, e.Endpoint)
-			if test.reason != ErrInvalidGrantType {
+			assert.Equal(t, applebusiness.TokenEndpoint, e.Endpoint)
+			if test.reason != applebusiness.ErrInvalidGrantType {
 				assert.Equal(t, fields.Get("grant_type"), e.GrantType)
 			}
 		}
 	}
-	assert.EqualError(t, CheckTokenRequest(nil), `applebusiness: invalid_request: "POST body is empty."`)
-	assert.EqualError(t, CheckTokenRequest(url.Values{}), `applebusiness: invalid_request: "POST body is empty."`)
+	assert.EqualError(t, applebusiness.CheckTokenRequest(nil), `applebusiness: invalid_request: "POST body is empty."`)
+	assert.EqualError(t, applebusiness.CheckTokenRequest(url.Values{}), `applebusiness: invalid_request: "POST body is empty."`)
 }
 
 // What this package relies on in x/oauth2, so that an upgrade that changes it fails here by name.
@@ -587,25 +587,25 @@ func TestOAuth2PlainErrors(t *testing.T) {
 		answer http.HandlerFunc
 		stored string
 		text   string
-		reason Reason
+		reason applebusiness.Reason
 		want   string
 	}{
 		{"not JSON", answerWith(200, "<html>secret</html>"), "r", "oauth2: cannot parse json: invalid character '<' looking for beginning of value",
-			ErrMalformedResponse, "applebusiness: malformed_response: the answer is not JSON"},
+			applebusiness.ErrMalformedResponse, "applebusiness: malformed_response: the answer is not JSON"},
 		{"not a form", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain")
 			io.WriteString(w, "%zz")
 		}, "r", `oauth2: cannot parse response: invalid URL escape "%zz"`,
-			ErrMalformedResponse, "applebusiness: malformed_response: the answer is not JSON"},
+			applebusiness.ErrMalformedResponse, "applebusiness: malformed_response: the answer is not JSON"},
 		{"no token", answerWith(200, "{}"), "r", "oauth2: server response missing access_token",
-			ErrMalformedResponse, "applebusiness: malformed_response: the answer holds no access_token"},
+			applebusiness.ErrMalformedResponse, "applebusiness: malformed_response: the answer holds no access_token"},
 		{"no refresh token", nil, "", "oauth2: token expired and refresh token is not set",
-			ErrNoRefreshToken, "applebusiness: no_refresh_token: the access token has expired and there is no refresh token"},
+			applebusiness.ErrNoRefreshToken, "applebusiness: no_refresh_token: the access token has expired and there is no refresh token"},
 		{"broken off", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "1000")
 			io.WriteString(w, "{")
 		}, "r", "oauth2: cannot fetch token: unexpected EOF",
-			ErrMalformedResponse, "applebusiness: malformed_response: the answer could not be read"},
+			applebusiness.ErrMalformedResponse, "applebusiness: malformed_response: the answer could not be read"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := httptest.NewServer(test.answer) // accepts x/oauth2's plain form
@@ -615,33 +615,33 @@ func TestOAuth2PlainErrors(t *testing.T) {
 			_, plain := source.Token()
 			require.EqualError(t, plain, test.text)
 
-			_, err := (&TokenSource{Source: source}).Token()
+			_, err := (&applebusiness.TokenSource{Source: source}).Token()
 			assert.EqualError(t, err, test.want)
 			assert.ErrorIs(t, err, test.reason)
-			assert.Equal(t, TokenEndpoint, err.(*Error).Endpoint)
+			assert.Equal(t, applebusiness.TokenEndpoint, err.(*applebusiness.Error).Endpoint)
 
 			_, err = oauth2.NewClient(context.Background(), source).Get(s.URL)
-			assert.ErrorIs(t, Wrap(err), test.reason, "inside a *url.Error too")
-			assert.ErrorIs(t, Wrap(errors.Join(io.EOF, fmt.Errorf("x: %w", plain))), test.reason)
+			assert.ErrorIs(t, applebusiness.Wrap(err), test.reason, "inside a *url.Error too")
+			assert.ErrorIs(t, applebusiness.Wrap(errors.Join(io.EOF, fmt.Errorf("x: %w", plain))), test.reason)
 		})
 	}
 }
 
 func TestWrapLeavesTheRestAlone(t *testing.T) {
-	documented := &Error{Reason: ErrServer}
+	documented := &applebusiness.Error{Reason: applebusiness.ErrServer}
 	for _, err := range []error{
 		nil, io.EOF, context.Canceled, errors.New("something about oauth2: cannot parse json"), documented,
-		fmt.Errorf("customer 7: %w", documented), errors.Join(documented, &oauth2.RetrieveError{}), ErrServer, CodeInvalidGrant,
+		fmt.Errorf("customer 7: %w", documented), errors.Join(documented, &oauth2.RetrieveError{}), applebusiness.ErrServer, applebusiness.CodeInvalidGrant,
 		&url.Error{Op: "Post", URL: "https://api.example", Err: context.DeadlineExceeded},
 	} {
-		assert.Equal(t, err, Wrap(err))
+		assert.Equal(t, err, applebusiness.Wrap(err))
 	}
 	s := httptest.NewServer(nil)
 	s.Close()
 	_, err := (&oauth2.Config{Endpoint: oauth2.Endpoint{TokenURL: s.URL}}).Exchange(context.Background(), "c")
 	require.Error(t, err)
-	assert.Same(t, err, Wrap(err), "a refused connection is the network's error")
-	assert.True(t, Retryable(err))
+	assert.Same(t, err, applebusiness.Wrap(err), "a refused connection is the network's error")
+	assert.True(t, applebusiness.Retryable(err))
 }
 
 func TestWrapRetrieveError(t *testing.T) {
@@ -658,28 +658,28 @@ func TestWrapRetrieveError(t *testing.T) {
 		fail  func() error
 		grant string
 	}{
-		"Exchange":          {func() error { _, err := config.Exchange(ctx, "c"); return Wrap(err) }, "authorization_code"},
-		"refresh":           {func() error { _, err := (&TokenSource{Source: refresher}).Token(); return err }, "refresh_token"},
-		"clientcredentials": {func() error { _, err := service.Token(ctx); return Wrap(err) }, "client_credentials"},
-		"NewClient":         {func() error { _, err := oauth2.NewClient(ctx, refresher).Get(s.URL); return Wrap(err) }, "refresh_token"},
+		"Exchange":          {func() error { _, err := config.Exchange(ctx, "c"); return applebusiness.Wrap(err) }, "authorization_code"},
+		"refresh":           {func() error { _, err := (&applebusiness.TokenSource{Source: refresher}).Token(); return err }, "refresh_token"},
+		"clientcredentials": {func() error { _, err := service.Token(ctx); return applebusiness.Wrap(err) }, "client_credentials"},
+		"NewClient":         {func() error { _, err := oauth2.NewClient(ctx, refresher).Get(s.URL); return applebusiness.Wrap(err) }, "refresh_token"},
 		"context before": {func() error {
 			_, err := config.Exchange(ctx, "c")
-			return Wrap(fmt.Errorf("customer 7: %w", err))
+			return applebusiness.Wrap(fmt.Errorf("customer 7: %w", err))
 		}, "authorization_code"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := test.fail()
-			e, ok := err.(*Error)
+			e, ok := err.(*applebusiness.Error)
 			require.True(t, ok)
 			assert.EqualError(t, err, `applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401)`)
-			assert.ErrorIs(t, err, ErrInvalidRefreshToken)
+			assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
 			assert.Equal(t, test.grant, e.GrantType)
 			assert.Equal(t, "req-1", e.RequestID)
 			assert.Equal(t, 7*time.Second, e.RetryAfter)
 			var failed *oauth2.RetrieveError
 			require.ErrorAs(t, err, &failed)
 			assert.Equal(t, "invalid_grant", failed.ErrorCode)
-			assert.Same(t, err, Wrap(err))
+			assert.Same(t, err, applebusiness.Wrap(err))
 		})
 	}
 }
@@ -705,11 +705,11 @@ func TestWrapHandmadeRetrieveErrors(t *testing.T) {
 		"form request":    {&oauth2.RetrieveError{Response: request(`grant_type=refresh_token&x=%zz`)}, `applebusiness: no OAuth error was received (HTTP 400)`, "refresh_token"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := Wrap(test.err)
+			err := applebusiness.Wrap(test.err)
 			assert.EqualError(t, err, test.text)
-			assert.Equal(t, test.grant, err.(*Error).GrantType)
+			assert.Equal(t, test.grant, err.(*applebusiness.Error).GrantType)
 			if name == "404" {
-				assert.ErrorIs(t, err, ErrEndpointNotFound)
+				assert.ErrorIs(t, err, applebusiness.ErrEndpointNotFound)
 			}
 		})
 	}

@@ -15,7 +15,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 
-	. "github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 // Every Reason has advice of its own, so that it does not fall back to that of its Code.
@@ -24,120 +24,120 @@ func TestEveryReasonHasAdvice(t *testing.T) {
 		var bare error
 		switch c.typ {
 		case "Reason":
-			bare = Reason(c.value)
+			bare = applebusiness.Reason(c.value)
 		case "Code":
-			bare = Code(c.value)
+			bare = applebusiness.Code(c.value)
 		default:
 			continue
 		}
-		advice := Troubleshoot(bare)
-		assert.NotEqual(t, ActionUnknown, advice.Action, c.name)
+		advice := applebusiness.Troubleshoot(bare)
+		assert.NotEqual(t, applebusiness.ActionUnknown, advice.Action, c.name)
 		assert.NotEmpty(t, advice.Remedy, c.name)
-		if bare != CodeInvalidGrant { // stands for opposite things
-			assert.NotEqual(t, ImpactUnknown, advice.Impact, c.name)
+		if bare != applebusiness.CodeInvalidGrant { // stands for opposite things
+			assert.NotEqual(t, applebusiness.ImpactUnknown, advice.Impact, c.name)
 		}
-		assert.Equal(t, advice, Troubleshoot(fmt.Errorf("wrapped: %w", errors.Join(io.EOF, bare))), c.name)
+		assert.Equal(t, advice, applebusiness.Troubleshoot(fmt.Errorf("wrapped: %w", errors.Join(io.EOF, bare))), c.name)
 		for _, cause := range advice.Causes {
 			assert.NotEmpty(t, cause.Description(), cause)
 		}
 	}
 	for _, c := range constants(t, "troubleshoot.go") {
 		if c.typ == "Cause" {
-			assert.NotEmpty(t, Cause(c.value).Description(), c.name)
+			assert.NotEmpty(t, applebusiness.Cause(c.value).Description(), c.name)
 		}
 	}
-	assert.Empty(t, Cause("unheard_of").Description())
+	assert.Empty(t, applebusiness.Cause("unheard_of").Description())
 }
 
 func TestTroubleshoot(t *testing.T) {
-	none := []Cause(nil)
+	none := []applebusiness.Cause(nil)
 	post := func(err error) error { return &url.Error{Op: "Post", URL: "https://api.example", Err: err} }
 	for _, test := range []struct {
 		name      string
 		err       error
-		action    Action
-		impact    Impact
-		causes    []Cause
+		action    applebusiness.Action
+		impact    applebusiness.Impact
+		causes    []applebusiness.Cause
 		retryable bool
 	}{
-		{"nil", nil, ActionUnknown, ImpactUnknown, none, false},
-		{"nil *Error", (*Error)(nil), ActionUnknown, ImpactUnknown, none, false},
-		{"zero Error", &Error{}, ActionUnknown, ImpactUnknown, none, false},
-		{"foreign", errors.New("x"), ActionUnknown, ImpactUnknown, none, false},
+		{"nil", nil, applebusiness.ActionUnknown, applebusiness.ImpactUnknown, none, false},
+		{"nil *Error", (*applebusiness.Error)(nil), applebusiness.ActionUnknown, applebusiness.ImpactUnknown, none, false},
+		{"zero Error", &applebusiness.Error{}, applebusiness.ActionUnknown, applebusiness.ImpactUnknown, none, false},
+		{"foreign", errors.New("x"), applebusiness.ActionUnknown, applebusiness.ImpactUnknown, none, false},
 
 		// One Reason, three meanings.
-		{"dead grant", &Error{StatusCode: 401, Code: CodeInvalidGrant, Reason: ErrInvalidRefreshToken, GrantType: "refresh_token"},
-			ActionReauthorize, ImpactCustomer, []Cause{CauseAccessRevoked, CauseRefreshTokenReplaced}, false},
-		{"dead code", &Error{StatusCode: 400, Code: CodeInvalidGrant, Reason: ErrInvalidRefreshToken, GrantType: "authorization_code"},
-			ActionReauthorize, ImpactCustomer, []Cause{CauseAuthorizationCodeExpired, CauseAuthorizationCodeUsed}, false},
-		{"dead, grant unknown", ErrInvalidRefreshToken,
-			ActionReauthorize, ImpactCustomer, []Cause{CauseAccessRevoked, CauseAuthorizationCodeExpired, CauseRefreshTokenReplaced}, false},
-		{"wrong secret", &Error{StatusCode: 401, Code: CodeInvalidClient, Reason: ErrInvalidCredentials, GrantType: "refresh_token"},
-			ActionFixRegistration, ImpactPartner, []Cause{CauseClientSecretReplaced, CauseAppRemoved}, false},
+		{"dead grant", &applebusiness.Error{StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidRefreshToken, GrantType: "refresh_token"},
+			applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseAccessRevoked, applebusiness.CauseRefreshTokenReplaced}, false},
+		{"dead code", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidRefreshToken, GrantType: "authorization_code"},
+			applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseAuthorizationCodeExpired, applebusiness.CauseAuthorizationCodeUsed}, false},
+		{"dead, grant unknown", applebusiness.ErrInvalidRefreshToken,
+			applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseAccessRevoked, applebusiness.CauseAuthorizationCodeExpired, applebusiness.CauseRefreshTokenReplaced}, false},
+		{"wrong secret", &applebusiness.Error{StatusCode: 401, Code: applebusiness.CodeInvalidClient, Reason: applebusiness.ErrInvalidCredentials, GrantType: "refresh_token"},
+			applebusiness.ActionFixRegistration, applebusiness.ImpactPartner, []applebusiness.Cause{applebusiness.CauseClientSecretReplaced, applebusiness.CauseAppRemoved}, false},
 
 		// invalid_grant without a text that is known.
-		{"invalid_grant alone", CodeInvalidGrant, ActionFixRequest, ImpactUnknown, none, false},
-		{"invalid_grant, reworded, refresh", &Error{StatusCode: 400, Code: CodeInvalidGrant, Description: "new words", GrantType: "refresh_token"},
-			ActionReauthorize, ImpactCustomer, []Cause{CauseAccessRevoked, CauseRefreshTokenReplaced}, false},
-		{"invalid_grant, known text, refresh", &Error{StatusCode: 400, Code: CodeInvalidGrant, Reason: ErrInvalidGrantType, GrantType: "refresh_token"},
-			ActionFixRequest, ImpactPartner, none, false},
-		{"invalid_grant, client_credentials", &Error{StatusCode: 400, Code: CodeInvalidGrant, GrantType: "client_credentials"},
-			ActionFixRequest, ImpactUnknown, none, false},
+		{"invalid_grant alone", applebusiness.CodeInvalidGrant, applebusiness.ActionFixRequest, applebusiness.ImpactUnknown, none, false},
+		{"invalid_grant, reworded, refresh", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, Description: "new words", GrantType: "refresh_token"},
+			applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseAccessRevoked, applebusiness.CauseRefreshTokenReplaced}, false},
+		{"invalid_grant, known text, refresh", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidGrantType, GrantType: "refresh_token"},
+			applebusiness.ActionFixRequest, applebusiness.ImpactPartner, none, false},
+		{"invalid_grant, client_credentials", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, GrantType: "client_credentials"},
+			applebusiness.ActionFixRequest, applebusiness.ImpactUnknown, none, false},
 
 		// A transient status beats the code: nobody is asked to reconnect during an outage.
-		{"dead grant at 503", &Error{StatusCode: 503, Code: CodeInvalidGrant, Reason: ErrInvalidRefreshToken, GrantType: "refresh_token"},
-			ActionRetry, ImpactService, none, true},
-		{"unknown code at 429", &Error{StatusCode: 429, Code: "TooManyRequests"}, ActionRetry, ImpactService, none, true},
-		{"server error", ErrServer, ActionRetry, ImpactService, none, true},
-		{"server error at 400", &Error{StatusCode: 400, Code: CodeServerError, Reason: ErrServer}, ActionRetry, ImpactService, none, true},
+		{"dead grant at 503", &applebusiness.Error{StatusCode: 503, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidRefreshToken, GrantType: "refresh_token"},
+			applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
+		{"unknown code at 429", &applebusiness.Error{StatusCode: 429, Code: "TooManyRequests"}, applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
+		{"server error", applebusiness.ErrServer, applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
+		{"server error at 400", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeServerError, Reason: applebusiness.ErrServer}, applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
 
 		// An authorization code may be spent.
-		{"exchange at 500", &Error{StatusCode: 500, Code: CodeInternalServerError, Reason: ErrServer, GrantType: "authorization_code"},
-			ActionReauthorize, ImpactCustomer, none, false},
-		{"exchange at 429", &Error{StatusCode: 429, GrantType: "authorization_code"}, ActionRetry, ImpactService, none, true},
-		{"exchange at 503 with Retry-After", &Error{StatusCode: 503, RetryAfter: time.Second, GrantType: "authorization_code"}, ActionRetry, ImpactService, none, true},
-		{"exchange at 400 with Retry-After", &Error{StatusCode: 400, Code: CodeInvalidGrant, Reason: ErrInvalidRefreshToken, RetryAfter: time.Second, GrantType: "authorization_code"},
-			ActionReauthorize, ImpactCustomer, []Cause{CauseAuthorizationCodeExpired, CauseAuthorizationCodeUsed}, false},
+		{"exchange at 500", &applebusiness.Error{StatusCode: 500, Code: applebusiness.CodeInternalServerError, Reason: applebusiness.ErrServer, GrantType: "authorization_code"},
+			applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, none, false},
+		{"exchange at 429", &applebusiness.Error{StatusCode: 429, GrantType: "authorization_code"}, applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
+		{"exchange at 503 with Retry-After", &applebusiness.Error{StatusCode: 503, RetryAfter: time.Second, GrantType: "authorization_code"}, applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
+		{"exchange at 400 with Retry-After", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidRefreshToken, RetryAfter: time.Second, GrantType: "authorization_code"},
+			applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseAuthorizationCodeExpired, applebusiness.CauseAuthorizationCodeUsed}, false},
 
 		// The authorization endpoint is never asked again at once.
-		{"redirect: server error", &Error{Endpoint: AuthorizationEndpoint, Code: CodeServerError, Reason: ErrServer}, ActionRetry, ImpactService, none, false},
-		{"redirect: unavailable", &Error{Endpoint: AuthorizationEndpoint, Code: CodeTemporarilyUnavailable}, ActionRetry, ImpactService, none, false},
-		{"redirect: denied", &Error{Endpoint: AuthorizationEndpoint, Code: CodeAccessDenied}, ActionReauthorize, ImpactCustomer, []Cause{CauseUserDenied}, false},
+		{"redirect: server error", &applebusiness.Error{Endpoint: applebusiness.AuthorizationEndpoint, Code: applebusiness.CodeServerError, Reason: applebusiness.ErrServer}, applebusiness.ActionRetry, applebusiness.ImpactService, none, false},
+		{"redirect: unavailable", &applebusiness.Error{Endpoint: applebusiness.AuthorizationEndpoint, Code: applebusiness.CodeTemporarilyUnavailable}, applebusiness.ActionRetry, applebusiness.ImpactService, none, false},
+		{"redirect: denied", &applebusiness.Error{Endpoint: applebusiness.AuthorizationEndpoint, Code: applebusiness.CodeAccessDenied}, applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseUserDenied}, false},
 
 		// Answers that are none of Apple's endpoint.
-		{"bare 403", &Error{StatusCode: 403}, ActionCheckNetwork, ImpactService, none, false},
-		{"bare 404", &Error{StatusCode: 404}, ActionCheckNetwork, ImpactService, none, false},
-		{"bare 302", &Error{StatusCode: 302}, ActionCheckNetwork, ImpactService, none, false},
-		{"bare 501", &Error{StatusCode: 501}, ActionCheckNetwork, ImpactService, none, false},
-		{"text without a code", &Error{StatusCode: 400, Description: "x"}, ActionCheckNetwork, ImpactService, none, false},
-		{"unknown code", &Error{StatusCode: 400, Code: "slow_down"}, ActionUnknown, ImpactUnknown, none, false},
-		{"unknown Reason, known code", &Error{StatusCode: 400, Code: CodeInvalidScope, Reason: "unheard_of"}, ActionFixRequest, ImpactPartner, none, false},
+		{"bare 403", &applebusiness.Error{StatusCode: 403}, applebusiness.ActionCheckNetwork, applebusiness.ImpactService, none, false},
+		{"bare 404", &applebusiness.Error{StatusCode: 404}, applebusiness.ActionCheckNetwork, applebusiness.ImpactService, none, false},
+		{"bare 302", &applebusiness.Error{StatusCode: 302}, applebusiness.ActionCheckNetwork, applebusiness.ImpactService, none, false},
+		{"bare 501", &applebusiness.Error{StatusCode: 501}, applebusiness.ActionCheckNetwork, applebusiness.ImpactService, none, false},
+		{"text without a code", &applebusiness.Error{StatusCode: 400, Description: "x"}, applebusiness.ActionCheckNetwork, applebusiness.ImpactService, none, false},
+		{"unknown code", &applebusiness.Error{StatusCode: 400, Code: "slow_down"}, applebusiness.ActionUnknown, applebusiness.ImpactUnknown, none, false},
+		{"unknown Reason, known code", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidScope, Reason: "unheard_of"}, applebusiness.ActionFixRequest, applebusiness.ImpactPartner, none, false},
 
 		// Contexts and the network.
-		{"canceled", context.Canceled, ActionUnknown, ImpactUnknown, none, false},
-		{"canceled request", post(context.Canceled), ActionUnknown, ImpactUnknown, none, false},
-		{"503, then canceled", errors.Join(&Error{StatusCode: 503}, context.Canceled), ActionRetry, ImpactService, none, false},
-		{"deadline", post(context.DeadlineExceeded), ActionRetry, ImpactService, none, true},
-		{"os deadline", os.ErrDeadlineExceeded, ActionRetry, ImpactService, none, true},
-		{"refused", post(&net.OpError{Op: "dial", Err: &os.SyscallError{Syscall: "connect", Err: syscall.ECONNREFUSED}}), ActionRetry, ImpactService, none, true},
-		{"reset", post(&net.OpError{Op: "read", Err: syscall.ECONNRESET}), ActionRetry, ImpactService, none, true},
-		{"broken off", post(io.ErrUnexpectedEOF), ActionRetry, ImpactService, none, true},
-		{"name server times out", post(&net.OpError{Op: "dial", Err: &net.DNSError{IsTimeout: true}}), ActionRetry, ImpactService, none, true},
-		{"unknown host", post(&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}), ActionCheckNetwork, ImpactService, none, false},
-		{"certificate", post(x509.UnknownAuthorityError{}), ActionCheckNetwork, ImpactService, none, false},
-		{"TLS alert", post(&net.OpError{Op: "remote error", Err: errors.New("tls: handshake failure")}), ActionCheckNetwork, ImpactService, none, false},
-		{"redirect loop", post(errors.New("stopped after 10 redirects")), ActionCheckNetwork, ImpactService, none, false},
+		{"canceled", context.Canceled, applebusiness.ActionUnknown, applebusiness.ImpactUnknown, none, false},
+		{"canceled request", post(context.Canceled), applebusiness.ActionUnknown, applebusiness.ImpactUnknown, none, false},
+		{"503, then canceled", errors.Join(&applebusiness.Error{StatusCode: 503}, context.Canceled), applebusiness.ActionRetry, applebusiness.ImpactService, none, false},
+		{"deadline", post(context.DeadlineExceeded), applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
+		{"os deadline", os.ErrDeadlineExceeded, applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
+		{"refused", post(&net.OpError{Op: "dial", Err: &os.SyscallError{Syscall: "connect", Err: syscall.ECONNREFUSED}}), applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
+		{"reset", post(&net.OpError{Op: "read", Err: syscall.ECONNRESET}), applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
+		{"broken off", post(io.ErrUnexpectedEOF), applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
+		{"name server times out", post(&net.OpError{Op: "dial", Err: &net.DNSError{IsTimeout: true}}), applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
+		{"unknown host", post(&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}), applebusiness.ActionCheckNetwork, applebusiness.ImpactService, none, false},
+		{"certificate", post(x509.UnknownAuthorityError{}), applebusiness.ActionCheckNetwork, applebusiness.ImpactService, none, false},
+		{"TLS alert", post(&net.OpError{Op: "remote error", Err: errors.New("tls: handshake failure")}), applebusiness.ActionCheckNetwork, applebusiness.ImpactService, none, false},
+		{"redirect loop", post(errors.New("stopped after 10 redirects")), applebusiness.ActionCheckNetwork, applebusiness.ImpactService, none, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			advice := Troubleshoot(test.err)
+			advice := applebusiness.Troubleshoot(test.err)
 			assert.Equal(t, test.action, advice.Action)
 			assert.Equal(t, test.impact, advice.Impact)
 			assert.Equal(t, test.causes, advice.Causes)
-			assert.Equal(t, test.retryable, Retryable(test.err))
+			assert.Equal(t, test.retryable, applebusiness.Retryable(test.err))
 			if test.err != nil {
 				wrapped := fmt.Errorf("customer 7: %w", test.err)
-				assert.Equal(t, advice, Troubleshoot(wrapped))
-				assert.Equal(t, test.retryable, Retryable(wrapped))
+				assert.Equal(t, advice, applebusiness.Troubleshoot(wrapped))
+				assert.Equal(t, test.retryable, applebusiness.Retryable(wrapped))
 			}
 		})
 	}
@@ -146,11 +146,11 @@ func TestTroubleshoot(t *testing.T) {
 func TestTransientStatuses(t *testing.T) {
 	transient := map[int]bool{408: true, 425: true, 429: true, 500: true, 502: true, 503: true, 504: true}
 	for status := -1; status < 1000; status++ {
-		assert.Equal(t, transient[status], Retryable(&Error{StatusCode: status}), status)
-		assert.False(t, Retryable(&Error{StatusCode: status, Endpoint: AuthorizationEndpoint}), status)
-		assert.Equal(t, status == 429, Retryable(&Error{StatusCode: status, GrantType: "authorization_code"}), status)
+		assert.Equal(t, transient[status], applebusiness.Retryable(&applebusiness.Error{StatusCode: status}), status)
+		assert.False(t, applebusiness.Retryable(&applebusiness.Error{StatusCode: status, Endpoint: applebusiness.AuthorizationEndpoint}), status)
+		assert.Equal(t, status == 429, applebusiness.Retryable(&applebusiness.Error{StatusCode: status, GrantType: "authorization_code"}), status)
 		if status >= 400 && status < 500 && !transient[status] {
-			assert.Equal(t, ActionCheckNetwork, Troubleshoot(&Error{StatusCode: status}).Action, status)
+			assert.Equal(t, applebusiness.ActionCheckNetwork, applebusiness.Troubleshoot(&applebusiness.Error{StatusCode: status}).Action, status)
 		}
 	}
 }
@@ -158,13 +158,13 @@ func TestTransientStatuses(t *testing.T) {
 // What is done about a refresh that failed begins with the token that a sibling process may have stored by now.
 func TestRemedyInAFleet(t *testing.T) {
 	for _, grant := range []string{"refresh_token", ""} {
-		advice := Troubleshoot(&Error{Reason: ErrInvalidRefreshToken, GrantType: grant})
+		advice := applebusiness.Troubleshoot(&applebusiness.Error{Reason: applebusiness.ErrInvalidRefreshToken, GrantType: grant})
 		assert.Regexp(t, "^Read the stored token again", advice.Remedy)
-		assert.Contains(t, advice.Causes, CauseRefreshTokenReplaced)
+		assert.Contains(t, advice.Causes, applebusiness.CauseRefreshTokenReplaced)
 	}
 }
 
 func TestCausesAreTheCallersOwn(t *testing.T) {
-	Troubleshoot(ErrInvalidCredentials).Causes[0] = "changed"
-	assert.Equal(t, CauseClientSecretReplaced, Troubleshoot(ErrInvalidCredentials).Causes[0])
+	applebusiness.Troubleshoot(applebusiness.ErrInvalidCredentials).Causes[0] = "changed"
+	assert.Equal(t, applebusiness.CauseClientSecretReplaced, applebusiness.Troubleshoot(applebusiness.ErrInvalidCredentials).Causes[0])
 }

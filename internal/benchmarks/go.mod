@@ -8,7 +8,7 @@ require (
 	github.com/ory/fosite v0.49.0
 	github.com/seed-a5f25c57/applebusiness v0.0.0-00010101000000-000000000000
 	github.com/zitadel/oidc/v3 v3.51.17
-	golang.org/x/oauth2 v0.37.0
+	golang.org/x/oauth2 v0.38.0
 )
 
 require (

@@ -15,18 +15,18 @@ type Redirect struct {
 	State string
 }
 
-// VerifyCallback returns the code of the redirect that r is, if its state is the expected one. Like [ParseRedirect] it
+// VerifyRedirect returns the code of the redirect that r is, if its state is the expected one. Like [ParseRedirect] it
 // reads the URL's query whatever the method: Apple documents a POST with the parameters in the query.
 //
-// State comes first. A query that cannot be decoded or repeats state is [ErrMalformedCallback]; a state other than the
+// State comes first. A query that cannot be decoded or repeats state is [ErrMalformedRedirect]; a state other than the
 // expected one, compared in constant time, is [ErrStateMismatch], as any state is if the expected one is empty. Only
 // then is the rest looked at: the error is the one that Apple sent, also where a code stands beside it, or
-// ErrMalformedCallback if an OAuth parameter is repeated or neither code nor error is there.
+// ErrMalformedRedirect if an OAuth parameter is repeated or neither code nor error is there.
 //
 // The expected state must come from the browser that started the flow, and be forgotten after its first use.
-func VerifyCallback(r *http.Request, state string) (code string, err error) {
+func VerifyRedirect(r *http.Request, state string) (code string, err error) {
 	if r == nil || r.URL == nil {
-		return "", malformedCallback("there is no request URL")
+		return "", malformedRedirect("there is no request URL")
 	}
 	callback, err := decodeCallback(r.URL.RawQuery)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/seed-a5f25c57/applebusiness"
 )
 
-func TestVerifyCallback(t *testing.T) {
+func TestVerifyRedirect(t *testing.T) {
 	const mismatch = "applebusiness: state_mismatch: the callback's state is not the expected one"
 	for _, test := range []struct {
 		name, query, state, code, err string
@@ -31,17 +31,17 @@ func TestVerifyCallback(t *testing.T) {
 		{"state comes before an error", "error=access_denied&state=s2", "s1", "", mismatch},
 		{"state comes before a repeated code", "code=a&code=b&state=s2", "s1", "", mismatch},
 		{"state comes before nothing", "", "s1", "", mismatch},
-		{"a repeated state comes first", "code=abc&state=s1&state=s1", "s1", "", "applebusiness: malformed_callback: state is repeated"},
-		{"decoding comes first", "code=%zz&state=s2", "s1", "", "applebusiness: malformed_callback: the query cannot be decoded"},
-		{"repeated code", "code=a&code=b&state=s1", "s1", "", "applebusiness: malformed_callback: code is repeated"},
-		{"repeated description", "error=a&error_description=b&error_description=c&state=s1", "s1", "", "applebusiness: malformed_callback: error_description is repeated"},
-		{"neither", "state=s1", "s1", "", "applebusiness: malformed_callback: neither code nor error"},
+		{"a repeated state comes first", "code=abc&state=s1&state=s1", "s1", "", "applebusiness: malformed_redirect: state is repeated"},
+		{"decoding comes first", "code=%zz&state=s2", "s1", "", "applebusiness: malformed_redirect: the query cannot be decoded"},
+		{"repeated code", "code=a&code=b&state=s1", "s1", "", "applebusiness: malformed_redirect: code is repeated"},
+		{"repeated description", "error=a&error_description=b&error_description=c&state=s1", "s1", "", "applebusiness: malformed_redirect: error_description is repeated"},
+		{"neither", "state=s1", "s1", "", "applebusiness: malformed_redirect: neither code nor error"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for _, method := range []string{http.MethodGet, http.MethodPost} {
 				r := httptest.NewRequest(method, "https://partner.example/callback?"+test.query, strings.NewReader("state=s1&code=from-the-body"))
 				r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-				code, err := applebusiness.VerifyCallback(r, test.state)
+				code, err := applebusiness.VerifyRedirect(r, test.state)
 				assert.Equal(t, test.code, code)
 				if test.err == "" {
 					assert.NoError(t, err)
@@ -52,8 +52,8 @@ func TestVerifyCallback(t *testing.T) {
 		})
 	}
 	for _, r := range []*http.Request{nil, {}} {
-		_, err := applebusiness.VerifyCallback(r, "s1")
-		assert.EqualError(t, err, "applebusiness: malformed_callback: there is no request URL")
+		_, err := applebusiness.VerifyRedirect(r, "s1")
+		assert.EqualError(t, err, "applebusiness: malformed_redirect: there is no request URL")
 	}
 }
 

@@ -98,7 +98,7 @@ func BenchmarkTransport(b *testing.B) {
 	defer server.Close()
 	config := &oauth2.Config{ClientID: "id", ClientSecret: "secret", Endpoint: applebusiness.OAuth2Endpoint("", server.URL)}
 	for name, ctx := range map[string]context.Context{
-		"Transport": applebusiness.WithJSON(context.Background(), config.Endpoint),
+		"Transport": applebusiness.WithJSON(context.Background(), config.Endpoint.TokenURL),
 		"baseline":  context.Background(),
 	} {
 		b.Run(name, func(b *testing.B) {

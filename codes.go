@@ -134,10 +134,18 @@ const (
 
 // Found by this package; not in the catalog.
 const (
-	// ErrStateMismatch is returned by [VerifyCallback] when the callback's state is not the expected one; refuse the callback.
+	// ErrStateMismatch is returned by [VerifyRedirect] when the callback's state is not the expected one; refuse the callback.
 	ErrStateMismatch Reason = "state_mismatch"
-	// ErrMalformedCallback is returned when a redirect cannot be decoded, repeats a parameter, or has neither code nor error; refuse the callback.
-	ErrMalformedCallback Reason = "malformed_callback"
+	// ErrMalformedRedirect is returned when a redirect cannot be decoded, repeats a parameter, or has neither code nor error; refuse the callback.
+	ErrMalformedRedirect Reason = "malformed_redirect"
+	// ErrUserDenied is returned when the redirect says that the user declined on Apple's consent page; offer to start again.
+	ErrUserDenied Reason = "user_denied"
+	// ErrNoResponse is returned when a token request got no whole response: name resolution, connecting, TLS or the transfer failed, or it took too long.
+	ErrNoResponse Reason = "no_response"
+	// ErrRateLimited is returned for status 429; wait for [Error.RetryAfter] and send less.
+	ErrRateLimited Reason = "rate_limited"
+	// ErrUnavailable is returned for a status that passes (408, 425, and 5xx but 501 and 505) in a response without an OAuth error; try again later.
+	ErrUnavailable Reason = "unavailable"
 	// ErrMalformedResponse is returned when the token endpoint answers with success but without a token; look at what stands between you and Apple.
 	ErrMalformedResponse Reason = "malformed_response"
 	// ErrUnsafeTokenRequest is returned when a token request is refused before it is sent; fix the request.

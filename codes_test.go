@@ -74,7 +74,7 @@ func TestReasonDescription(t *testing.T) {
 	for i, row := range oracle(t) {
 		assert.Equal(t, row.description, reasons[i].Description())
 	}
-	for _, own := range []applebusiness.Reason{applebusiness.ErrStateMismatch, applebusiness.ErrMalformedCallback, applebusiness.ErrMalformedResponse, applebusiness.ErrUnsafeTokenRequest, applebusiness.ErrNoRefreshToken, applebusiness.ErrUnsafeState, "", "unheard_of"} {
+	for _, own := range []applebusiness.Reason{applebusiness.ErrStateMismatch, applebusiness.ErrMalformedRedirect, applebusiness.ErrMalformedResponse, applebusiness.ErrUnsafeTokenRequest, applebusiness.ErrNoRefreshToken, applebusiness.ErrUnsafeState, "", "unheard_of"} {
 		assert.Empty(t, own.Description(), own)
 	}
 }

@@ -23,7 +23,7 @@
 //	}
 //
 // Where to go from here: [TokenSource] and [Wrap] for failures of golang.org/x/oauth2, [ParseTokenResponse] and
-// [ParseTokenError] for an HTTP client of your own, [VerifyCallback] for the redirect URI.
+// [ParseTokenError] for an HTTP client of your own, [VerifyRedirect] for the redirect URI.
 //
 // Every function and method can be called from any number of goroutines, and none panics on a nil, zero or hostile
 // argument. Nothing that this package renders holds a body, a URL, a state or a credential.
@@ -39,14 +39,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"reflect"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"golang.org/x/oauth2"
 )
 
 const prefix = "applebusiness: "
@@ -72,6 +69,10 @@ type Error struct {
 	GrantType   string        `json:"-"`                           // grant_type of the failed token request, where known
 	RequestID   string        `json:"-"`                           // apple-request-id, to quote to Apple's support
 	RetryAfter  time.Duration `json:"-"`                           // Retry-After (seconds or date), never negative, at most an hour
+
+	// ResponseLost says that an earlier refresh of this grant may have been answered with a refresh token that never
+	// arrived. Only package grants sets it.
+	ResponseLost bool `json:"-"`
 
 	detail string // what this package has to say about a Reason of its own; holds nothing from outside
 	err    error  // reached by Unwrap, never rendered
@@ -181,6 +182,21 @@ func (e *Error) MarshalJSON() ([]byte, error) {
 	return json.Marshal(*e) // the value has no MarshalJSON; the field tags say the rest
 }
 
+// Timeout reports whether e is about a request that took too long, so that a *url.Error around it says so too.
+func (e *Error) Timeout() bool {
+	if e == nil {
+		return false
+	}
+	timeout, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](e.err)
+	return ok && timeout.Timeout()
+}
+
+// LogAttr returns the attribute "error" for a log line.
+func LogAttr(err error) slog.Attr { return slog.Any("error", err) }
+
 // CodeOf returns the Code of the first *Error in err's tree, else the first bare [Code] in it, else "".
 func CodeOf(err error) Code {
 	if e, ok := errors.AsType[*Error](err); ok && e != nil {
@@ -199,85 +215,6 @@ func ReasonOf(err error) Reason {
 	reason, _ := errors.AsType[Reason](err)
 	return reason
 }
-
-// Wrap returns an *Error around err if a failure of golang.org/x/oauth2 is anywhere in err's tree: an
-// [*oauth2.RetrieveError] (from Config.Exchange, a TokenSource, clientcredentials, or inside the *url.Error of a
-// client that oauth2.NewClient made), or one of its plain errors, which become [ErrMalformedResponse] or
-// [ErrNoRefreshToken]. Anything else is returned unchanged: an *Error, a context's or the network's error, nil.
-//
-// Wrap first, add context after: the text of the *Error is its own, so context that was added before does not show.
-// errors.Is and errors.As still reach err. The GrantType is read from the request that failed, and nothing else is.
-func Wrap(err error) error {
-	if err == nil {
-		return nil
-	}
-	if e, ok := errors.AsType[*Error](err); ok && e != nil {
-		return err
-	}
-	if failed, ok := errors.AsType[*oauth2.RetrieveError](err); ok {
-		return wrapRetrieveError(failed, err)
-	}
-	if reason, detail := plainReason(err); reason != "" {
-		return &Error{Endpoint: TokenEndpoint, Reason: reason, detail: detail, err: err}
-	}
-	return err
-}
-
-func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
-	if failed == nil {
-		return &Error{Endpoint: TokenEndpoint} // without err, whose nil pointer panics when it is printed
-	}
-	var e *Error
-	if response := failed.Response; response != nil {
-		e = ParseTokenError(response.StatusCode, response.Header, failed.Body)
-		e.GrantType = requestGrantType(response.Request)
-	} else {
-		e = ParseTokenError(0, nil, failed.Body)
-	}
-	if e.Code == "" && e.Description == "" {
-		e.describe(failed.ErrorCode, failed.ErrorDescription, failed.ErrorURI)
-	}
-	e.err = err
-	return e
-}
-
-// plainReasons are the errors of x/oauth2 that have no type, by the beginning of their text.
-var plainReasons = []struct {
-	text   string
-	reason Reason
-	detail string
-}{
-	{"oauth2: token expired and refresh token is not set", ErrNoRefreshToken, "the access token has expired and there is no refresh token"},
-	{"oauth2: server response missing access_token", ErrMalformedResponse, "the answer holds no access_token"},
-	{"oauth2: cannot parse json", ErrMalformedResponse, "the answer is not JSON"},
-	{"oauth2: cannot parse response", ErrMalformedResponse, "the answer is not JSON"},
-	{"oauth2: cannot fetch token", ErrMalformedResponse, "the answer could not be read"},
-}
-
-// plainReason looks for an untyped error of x/oauth2 in err's tree. It asks only errors made by errors.New for their
-// text: a foreign Error method can panic.
-func plainReason(err error) (Reason, string) {
-	switch wrapper := err.(type) {
-	case interface{ Unwrap() error }:
-		return plainReason(wrapper.Unwrap())
-	case interface{ Unwrap() []error }:
-		for _, err := range wrapper.Unwrap() {
-			if reason, detail := plainReason(err); reason != "" {
-				return reason, detail
-			}
-		}
-	}
-	if reflect.TypeOf(err) == errorStringType {
-		for _, plain := range plainReasons {
-			if strings.HasPrefix(err.Error(), plain.text) {
-				return plain.reason, plain.detail
-			}
-		}
-	}
-	return "", ""
-}
-
-var errorStringType = reflect.TypeOf(errors.New(""))
 
 // text returns c as renderings show it: bare if it is in this package's vocabulary, else quoted.
 func (c Code) text() string {

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -165,14 +164,13 @@ func TestSecretsAreNotRendered(t *testing.T) {
 	_, exchanged := config.Exchange(s.context(), secret+"-code")
 	_, redirected := applebusiness.ParseRedirect("error=access_denied&state=hunter2&code=hunter2&client_id=hunter2")
 	_, undecodable := applebusiness.ParseRedirect("state=hunter2&code=hunter2%zz")
-	_, mismatch := applebusiness.VerifyCallback(httptest.NewRequest("GET", "/?code=hunter2&state=hunter2", nil), "other")
+	_, mismatch := applebusiness.VerifyRedirect(httptest.NewRequest("GET", "/?code=hunter2&state=hunter2", nil), "other")
 	_, malformed := applebusiness.ParseTokenResponse(&http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(`{"refresh_token":"hunter2"}`))})
 	_, refused := (&applebusiness.Transport{TokenURL: "https://api.example/?k=hunter2"}).RoundTrip(formRequest("https://u:hunter2@api.example/", "code=hunter2&code=hunter2"))
 	for name, err := range map[string]error{
 		"exchange": applebusiness.Wrap(exchanged), "html": applebusiness.ParseTokenError(502, nil, []byte("<html>hunter2")), "redirect": redirected, "undecodable": undecodable,
 		"mismatch": mismatch, "malformed": malformed, "refused": refused,
-		"URL check":   applebusiness.CheckAuthorizationURL("https://x.example/?client_id=hunter2&state=hunter2=&redirect_uri=hunter2&response_type=hunter2"),
-		"token check": applebusiness.CheckTokenRequest(url.Values{"grant_type": {"client_credentials"}, "client_secret": {secret}, "scope": {secret}}),
+		"URL check": applebusiness.CheckAuthorizationURL("https://x.example/?client_id=hunter2&state=hunter2=&redirect_uri=hunter2&response_type=hunter2"),
 	} {
 		require.Error(t, err, name)
 		for _, text := range renderings(t, err) {

@@ -29,7 +29,7 @@ func Example() {
 	}
 	// A context of the process, because x/oauth2 keeps it for later refreshes, and a client with a Timeout.
 	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: 10 * time.Second})
-	ctx = applebusiness.WithJSON(ctx, endpoint)
+	ctx = applebusiness.WithJSON(ctx, endpoint.TokenURL)
 
 	// Send the user to Apple, and keep state and verifier on the server for this browser.
 	state, verifier := oauth2.GenerateVerifier(), oauth2.GenerateVerifier()
@@ -38,7 +38,7 @@ func Example() {
 
 	// Apple sends the user back.
 	callbackURL, _ := apple.Authorize(authURL)
-	code, err := applebusiness.VerifyCallback(httptest.NewRequest(http.MethodPost, callbackURL, nil), state)
+	code, err := applebusiness.VerifyRedirect(httptest.NewRequest(http.MethodPost, callbackURL, nil), state)
 	fmt.Println("callback:", err)
 	token, err := config.Exchange(ctx, code, oauth2.VerifierOption(verifier))
 	fmt.Println("exchange:", applebusiness.Wrap(err))
@@ -89,9 +89,9 @@ func ExampleParseRedirect() {
 	// Send response_type=code in the authorization URL.
 }
 
-func ExampleVerifyCallback() {
+func ExampleVerifyRedirect() {
 	http.HandleFunc("/apple/callback", func(w http.ResponseWriter, r *http.Request) {
-		code, err := applebusiness.VerifyCallback(r, stateOf(r))
+		code, err := applebusiness.VerifyRedirect(r, stateOf(r))
 		switch {
 		case errors.Is(err, applebusiness.ErrStateMismatch):
 			http.Error(w, "This callback was not started here.", http.StatusBadRequest)
@@ -113,7 +113,7 @@ func countFailure(reason applebusiness.Reason, action string) {}
 func ExampleTokenSource() {
 	var config oauth2.Config
 	var stored *oauth2.Token
-	ctx := applebusiness.WithJSON(context.Background(), config.Endpoint)
+	ctx := applebusiness.WithJSON(context.Background(), config.Endpoint.TokenURL)
 	source := &applebusiness.TokenSource{
 		Source:  config.TokenSource(ctx, stored),
 		Stored:  stored,
@@ -144,7 +144,7 @@ func ExampleWrap() {
 	fmt.Println(applebusiness.Troubleshoot(err).Impact)
 	// Output:
 	// service account: applebusiness: invalid_client: "Invalid client_id or client_secret" (HTTP 401)
-	// partner
+	// app
 }
 
 func ExampleTroubleshoot() {

@@ -129,7 +129,7 @@ func TestFaultsOnTheNetwork(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), deadline)
 			defer cancel()
-			ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: transport}), config.Endpoint)
+			ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: transport}), config.Endpoint.TokenURL)
 
 			var reported error
 			source := &applebusiness.TokenSource{Source: config.TokenSource(ctx, &oauth2.Token{RefreshToken: "r"}), OnError: func(err error) { reported = err }, Hold: true}

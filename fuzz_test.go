@@ -112,12 +112,12 @@ func FuzzParseRedirect(f *testing.F) {
 	})
 }
 
-func FuzzVerifyCallback(f *testing.F) {
+func FuzzVerifyRedirect(f *testing.F) {
 	f.Fuzz(func(t *testing.T, method, query, state string) {
 		if strings.Contains(query+state, "planted") {
 			t.Skip()
 		}
-		code, err := applebusiness.VerifyCallback(&http.Request{Method: method, URL: &url.URL{RawQuery: query}}, state)
+		code, err := applebusiness.VerifyRedirect(&http.Request{Method: method, URL: &url.URL{RawQuery: query}}, state)
 		if err == nil {
 			values, parseErr := url.ParseQuery(query)
 			require.NoError(t, parseErr)
@@ -129,7 +129,7 @@ func FuzzVerifyCallback(f *testing.F) {
 		}
 		assert.Empty(t, code)
 		assertSafe(t, err)
-		_, err = applebusiness.VerifyCallback(&http.Request{Method: method, URL: &url.URL{RawQuery: query + "&code=" + planted}}, planted)
+		_, err = applebusiness.VerifyRedirect(&http.Request{Method: method, URL: &url.URL{RawQuery: query + "&code=" + planted}}, planted)
 		assertSafe(t, err)
 	})
 }

@@ -92,9 +92,9 @@ func first(values []string) string {
 }
 
 // ParseRedirect returns the code and the state of a redirect's raw query; a leading "?" is allowed. It does not verify
-// state: use [VerifyCallback] in a handler.
+// state: use [VerifyRedirect] in a handler.
 //
-// The error is an *Error: the one that Apple sent, also where a code stands beside it, or [ErrMalformedCallback] if the
+// The error is an *Error: the one that Apple sent, also where a code stands beside it, or [ErrMalformedRedirect] if the
 // query cannot be decoded, is longer than 64 KiB, repeats an OAuth parameter or has neither a code nor an error. Other
 // parameters are ignored. State is set even then, unless it is repeated.
 func ParseRedirect(query string) (Redirect, error) {
@@ -117,15 +117,15 @@ type callback struct {
 // decoded query stays on the stack.
 func decodeCallback(query string) (callback, error) {
 	if len(query) > maxBody {
-		return callback{}, malformedCallback("the query is too long")
+		return callback{}, malformedRedirect("the query is too long")
 	}
 	values, err := url.ParseQuery(query)
 	if len(values["state"]) > 1 {
-		return callback{}, malformedCallback("state is repeated")
+		return callback{}, malformedRedirect("state is repeated")
 	}
 	state := values.Get("state")
 	if err != nil {
-		return callback{state: state}, malformedCallback("the query cannot be decoded") // err quotes the query
+		return callback{state: state}, malformedRedirect("the query cannot be decoded") // err quotes the query
 	}
 	found := callback{
 		code: values.Get("code"), errorCode: values.Get("error"),
@@ -143,7 +143,7 @@ func decodeCallback(query string) (callback, error) {
 func (c callback) result() (string, error) {
 	switch {
 	case c.repeated != "":
-		return "", malformedCallback(c.repeated + " is repeated")
+		return "", malformedRedirect(c.repeated + " is repeated")
 	case c.errorCode != "":
 		e := &Error{Endpoint: AuthorizationEndpoint}
 		e.describe(c.errorCode, c.description, c.uri)
@@ -151,11 +151,11 @@ func (c callback) result() (string, error) {
 	case c.code != "":
 		return c.code, nil
 	}
-	return "", malformedCallback("neither code nor error")
+	return "", malformedRedirect("neither code nor error")
 }
 
-func malformedCallback(detail string) *Error {
-	return &Error{Endpoint: AuthorizationEndpoint, Reason: ErrMalformedCallback, detail: detail}
+func malformedRedirect(detail string) *Error {
+	return &Error{Endpoint: AuthorizationEndpoint, Reason: ErrMalformedRedirect, detail: detail}
 }
 
 // answer is what an error answer can hold: RFC 6749's members, and those of Apple's resource API.
@@ -369,4 +369,28 @@ func isList(text string) bool {
 		}
 	}
 	return true
+}
+
+// requestGrantType returns the grant_type of a token request, and "" if it cannot be had. It looks at nothing else:
+// the rest of the request is secret.
+func requestGrantType(request *http.Request) string {
+	if request == nil || request.GetBody == nil {
+		return ""
+	}
+	reader, err := request.GetBody()
+	if err != nil {
+		return ""
+	}
+	body, err := readBody(reader)
+	if err != nil {
+		return ""
+	}
+	var fields struct {
+		GrantType string `json:"grant_type"`
+	}
+	if json.Unmarshal(body, &fields) == nil {
+		return cut(fields.GrantType, maxCode)
+	}
+	form, _ := url.ParseQuery(string(body))
+	return cut(form.Get("grant_type"), maxCode)
 }

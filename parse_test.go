@@ -37,7 +37,7 @@ func wireFile(t *testing.T, folder string, row int) *bufio.Reader {
 // assertMeansOnly asserts that err is reason and code for errors.Is, and no other of each.
 func assertMeansOnly(t *testing.T, err error, reason applebusiness.Reason, code applebusiness.Code) {
 	t.Helper()
-	for _, other := range append(reasons, applebusiness.ErrStateMismatch, applebusiness.ErrMalformedCallback, applebusiness.ErrMalformedResponse, applebusiness.ErrUnsafeTokenRequest, applebusiness.ErrNoRefreshToken, applebusiness.ErrUnsafeState, "") {
+	for _, other := range append(reasons, applebusiness.ErrStateMismatch, applebusiness.ErrMalformedRedirect, applebusiness.ErrMalformedResponse, applebusiness.ErrUnsafeTokenRequest, applebusiness.ErrNoRefreshToken, applebusiness.ErrUnsafeState, "") {
 		assert.Equal(t, other == reason && other != "", errors.Is(err, other), "errors.Is(err, %s)", other)
 	}
 	for _, other := range []applebusiness.Code{
@@ -63,7 +63,7 @@ func TestEachRowOnTheWire(t *testing.T) {
 				request, readErr := http.ReadRequest(wireFile(t, "redirects", i+1))
 				require.NoError(t, readErr)
 				var code string
-				code, err = applebusiness.VerifyCallback(request, "xyzABC123")
+				code, err = applebusiness.VerifyRedirect(request, "xyzABC123")
 				assert.Empty(t, code)
 				redirect, again := applebusiness.ParseRedirect("?" + request.URL.RawQuery)
 				assert.Equal(t, err, again)
@@ -396,16 +396,16 @@ func TestParseRedirect(t *testing.T) {
 		"error=access_denied&state=s":  {applebusiness.Redirect{"", "s"}, "applebusiness: access_denied"},
 		"error=unsupported_response_type&error_description=response_type+must+be+code&state=xyzABC123": {applebusiness.Redirect{"", "xyzABC123"}, `applebusiness: unsupported_response_type: "response_type must be code"`},
 		"error=x&code=abc&state=s":              {applebusiness.Redirect{"", "s"}, `applebusiness: "x"`},
-		"":                                      {applebusiness.Redirect{}, "applebusiness: malformed_callback: neither code nor error"},
-		"?":                                     {applebusiness.Redirect{}, "applebusiness: malformed_callback: neither code nor error"},
-		"code=&state=s":                         {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_callback: neither code nor error"},
-		"state=s&code=a&code=a":                 {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_callback: code is repeated"},
-		"state=s&error=a&error=b":               {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_callback: error is repeated"},
-		"state=s&error=a&error_uri=&error_uri=": {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_callback: error_uri is repeated"},
-		"state=s&state=s&code=a":                {applebusiness.Redirect{}, "applebusiness: malformed_callback: state is repeated"},
-		"state=s&code=%zz":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_callback: the query cannot be decoded"},
-		"state=s&code=a;b":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_callback: the query cannot be decoded"},
-		long:                                    {applebusiness.Redirect{}, "applebusiness: malformed_callback: the query is too long"},
+		"":                                      {applebusiness.Redirect{}, "applebusiness: malformed_redirect: neither code nor error"},
+		"?":                                     {applebusiness.Redirect{}, "applebusiness: malformed_redirect: neither code nor error"},
+		"code=&state=s":                         {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: neither code nor error"},
+		"state=s&code=a&code=a":                 {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: code is repeated"},
+		"state=s&error=a&error=b":               {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: error is repeated"},
+		"state=s&error=a&error_uri=&error_uri=": {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: error_uri is repeated"},
+		"state=s&state=s&code=a":                {applebusiness.Redirect{}, "applebusiness: malformed_redirect: state is repeated"},
+		"state=s&code=%zz":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: the query cannot be decoded"},
+		"state=s&code=a;b":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: the query cannot be decoded"},
+		long:                                    {applebusiness.Redirect{}, "applebusiness: malformed_redirect: the query is too long"},
 	} {
 		t.Run(query[:min(len(query), 80)], func(t *testing.T) {
 			redirect, err := applebusiness.ParseRedirect(query)

@@ -210,7 +210,7 @@ func TestRefreshIsFinishedAfterCancellation(t *testing.T) {
 		io.WriteString(w, tokenBody)
 	})
 	store := &memoryStore{token: expired("r")}
-	source := applebusiness.NewSharedTokenSource(applebusiness.WithJSON(ctx, s.config().Endpoint), s.config(), store)
+	source := applebusiness.NewSharedTokenSource(applebusiness.WithJSON(ctx, s.config().Endpoint.TokenURL), s.config(), store)
 	token, err := source.Token()
 	require.NoError(t, err)
 	assert.Equal(t, "new-access", token.AccessToken)
@@ -247,7 +247,7 @@ func TestEarlyExpiryIsSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		config := &oauth2.Config{Endpoint: applebusiness.OAuth2Endpoint("", "https://api.example")}
 		server := &jitterServer{}
-		ctx := applebusiness.WithJSON(context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: server}), config.Endpoint)
+		ctx := applebusiness.WithJSON(context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: server}), config.Endpoint.TokenURL)
 		expiry := time.Now().Add(time.Hour)
 		refreshed := map[time.Duration]int{}
 		for range 50 {
@@ -274,7 +274,7 @@ func TestOutageBeforeTheExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		config := &oauth2.Config{Endpoint: applebusiness.OAuth2Endpoint("", "https://api.example")}
 		server := &jitterServer{fail: true}
-		ctx := applebusiness.WithJSON(context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: server}), config.Endpoint)
+		ctx := applebusiness.WithJSON(context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: server}), config.Endpoint.TokenURL)
 		source := applebusiness.NewSharedTokenSource(ctx, config, &memoryStore{token: &oauth2.Token{AccessToken: "a0", RefreshToken: "r0", Expiry: time.Now().Add(time.Hour)}})
 		_, err := source.Token()
 		require.NoError(t, err)

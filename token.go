@@ -1,29 +1,25 @@
 package applebusiness
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
-	"io"
 	"math/rand/v2"
-	"mime"
 	"net/http"
-	"net/url"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/oauth2"
 )
 
-// The grants of Apple's token endpoint.
+// The values of grant_type that Apple's token endpoint takes. A caller of [ParseTokenError] sets [Error.GrantType] to the
+// one that was sent, before the error is given to [Troubleshoot].
 const (
-	grantAuthorizationCode = "authorization_code"
-	grantRefreshToken      = "refresh_token"
-	grantClientCredentials = "client_credentials"
+	GrantTypeAuthorizationCode = "authorization_code"
+	GrantTypeRefreshToken      = "refresh_token"
+	GrantTypeClientCredentials = "client_credentials"
 )
 
 // OAuth2Endpoint returns the endpoint for [oauth2.Config]. Both base URLs are configuration: Apple mails the API's to
@@ -42,261 +38,99 @@ func OAuth2Endpoint(authBaseURL, apiBaseURL string) oauth2.Endpoint {
 	}
 }
 
-// WithJSON returns a context that makes x/oauth2 send JSON to endpoint's token URL: it puts a [Transport] around the
+// WithJSON returns a context that makes x/oauth2 send JSON to tokenURL: it puts a [Transport] around the
 // client that ctx holds under [oauth2.HTTPClient], or around [http.DefaultClient]. That client is not changed, and its
 // Timeout, Jar and CheckRedirect stay in force. Applying it twice is harmless.
 //
 // Give ctx a client with a Timeout, since http.DefaultClient has none. And give Config.TokenSource a context of the
 // process, not of a request: x/oauth2 keeps it, and every refresh after the request's end would fail.
-func WithJSON(ctx context.Context, endpoint oauth2.Endpoint) context.Context {
-	if ctx == nil {
-		ctx = context.Background()
-	}
+func WithJSON(ctx context.Context, tokenURL string) context.Context {
 	client, _ := ctx.Value(oauth2.HTTPClient).(*http.Client)
 	if client == nil {
 		client = http.DefaultClient
 	}
 	wrapped := *client
-	wrapped.Transport = &Transport{TokenURL: endpoint.TokenURL, Base: client.Transport}
+	wrapped.Transport = &Transport{TokenURL: tokenURL, Base: client.Transport}
 	return context.WithValue(ctx, oauth2.HTTPClient, &wrapped)
 }
 
-// Transport is an [http.RoundTripper] that sends the form of a token request as JSON, the only content that Apple's
-// token endpoint takes. [WithJSON] hands one to x/oauth2.
+// Wrap returns an *Error around err if a failure of golang.org/x/oauth2 is anywhere in err's tree: an
+// [*oauth2.RetrieveError] (from Config.Exchange, a TokenSource, clientcredentials, or inside the *url.Error of a
+// client that oauth2.NewClient made), or one of its plain errors, which become [ErrMalformedResponse] or
+// [ErrNoRefreshToken]. Anything else is returned unchanged: an *Error, a context's or the network's error, nil.
 //
-// It acts on POSTs of a form to TokenURL, and passes every other request to Base as it is. It refuses, with
-// [ErrUnsafeTokenRequest] and nothing sent: HTTP Basic credentials (the first of the two requests by which x/oauth2
-// finds out the AuthStyle; the second then is the only one), a repeated field, a form that does not decode, a body over
-// 64 KiB, and whatever request a redirect of a token request caused, since it could carry the secrets elsewhere.
-//
-// The answer is read inside RoundTrip, 64 KiB at most, so that a failed read keeps its cause: io.ErrUnexpectedEOF,
-// context.DeadlineExceeded. JSON under another Content-Type is labelled application/json. The zero Transport refuses
-// every POST. A Transport is safe for concurrent use if Base is.
-type Transport struct {
-	// TokenURL is the token endpoint, compared by scheme, host and path. If it is empty or cannot be parsed, every POST
-	// is refused rather than let a form pass.
-	TokenURL string
-	// Base sends the requests; nil means [http.DefaultTransport].
-	Base http.RoundTripper
+// Wrap first, add context after: the text of the *Error is its own, so context that was added before does not show.
+// errors.Is and errors.As still reach err. The GrantType is read from the request that failed, and nothing else is.
+func Wrap(err error) error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok && e != nil {
+		return err
+	}
+	if failed, ok := errors.AsType[*oauth2.RetrieveError](err); ok {
+		return wrapRetrieveError(failed, err)
+	}
+	if reason, detail := plainReason(err); reason != "" {
+		return &Error{Endpoint: TokenEndpoint, Reason: reason, detail: detail, err: err}
+	}
+	return err
 }
 
-// RoundTrip implements [http.RoundTripper]. The response's Request is r.
-func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r == nil || r.URL == nil {
-		return nil, unsafeRequest("there is no request URL")
+func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
+	if failed == nil {
+		return &Error{Endpoint: TokenEndpoint} // without err, whose nil pointer panics when it is printed
 	}
-	var tokenURL *url.URL
-	if t != nil && t.TokenURL != "" {
-		tokenURL, _ = url.Parse(t.TokenURL)
+	var e *Error
+	if response := failed.Response; response != nil {
+		e = ParseTokenError(response.StatusCode, response.Header, failed.Body)
+		e.GrantType = requestGrantType(response.Request)
+	} else {
+		e = ParseTokenError(0, nil, failed.Body)
 	}
-	switch {
-	case isRedirectOfTokenRequest(r, tokenURL):
-		return refuse(r, "the token endpoint answered with a redirect")
-	case r.Method != http.MethodPost:
-		return t.base().RoundTrip(r)
-	case tokenURL == nil:
-		return refuse(r, "the Transport has no usable TokenURL")
-	case !isSameEndpoint(r.URL, tokenURL):
-		return t.base().RoundTrip(r)
-	case hasBasicCredentials(r):
-		return refuse(r, "it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body")
-	case !isForm(r.Header):
-		return t.base().RoundTrip(r)
+	if e.Code == "" && e.Description == "" {
+		e.describe(failed.ErrorCode, failed.ErrorDescription, failed.ErrorURI)
 	}
-	form, err := readForm(r)
-	if err != nil {
-		return nil, err
-	}
-	response, err := t.base().RoundTrip(jsonRequest(r, form))
-	if err != nil {
-		return nil, &requestError{err, form["grant_type"]}
-	}
-	body, err := readBody(response.Body)
-	if err != nil {
-		return nil, &requestError{err, form["grant_type"]}
-	}
-	body = trimBody(body)
-	response.Body = io.NopCloser(bytes.NewReader(body))
-	response.ContentLength = int64(len(body))
-	response.Request = r
-	if start := bytes.TrimLeft(body, " \t\r\n"); len(start) > 0 && (start[0] == '{' || start[0] == '[') {
-		if response.Header == nil {
-			response.Header = make(http.Header)
-		}
-		response.Header.Set("Content-Type", "application/json")
-	}
-	return response, nil
+	e.err = err
+	return e
 }
 
-// CloseIdleConnections calls Base's method of that name, if it has one.
-func (t *Transport) CloseIdleConnections() {
-	if base, ok := t.base().(interface{ CloseIdleConnections() }); ok {
-		base.CloseIdleConnections()
-	}
+// plainReasons are the errors of x/oauth2 that have no type, by the beginning of their text.
+var plainReasons = []struct {
+	text   string
+	reason Reason
+	detail string
+}{
+	{"oauth2: token expired and refresh token is not set", ErrNoRefreshToken, "the access token has expired and there is no refresh token"},
+	{"oauth2: server response missing access_token", ErrMalformedResponse, "the answer holds no access_token"},
+	{"oauth2: cannot parse json", ErrMalformedResponse, "the answer is not JSON"},
+	{"oauth2: cannot parse response", ErrMalformedResponse, "the answer is not JSON"},
+	{"oauth2: cannot fetch token", ErrMalformedResponse, "the answer could not be read"},
 }
 
-func (t *Transport) base() http.RoundTripper {
-	if t == nil || t.Base == nil {
-		return http.DefaultTransport
-	}
-	return t.Base
-}
-
-func unsafeRequest(detail string) *Error {
-	return &Error{Endpoint: TokenEndpoint, Reason: ErrUnsafeTokenRequest, detail: detail}
-}
-
-// refuse closes the body of r, as a RoundTripper must.
-func refuse(r *http.Request, detail string) (*http.Response, error) {
-	if r.Body != nil {
-		_ = r.Body.Close()
-	}
-	return nil, unsafeRequest(detail)
-}
-
-// isRedirectOfTokenRequest reports whether r is what http.Client sends because a token request was redirected.
-func isRedirectOfTokenRequest(r *http.Request, tokenURL *url.URL) bool {
-	for cause := r.Response; cause != nil && cause.Request != nil; cause = cause.Request.Response {
-		earlier := cause.Request
-		if tokenURL != nil && earlier.Method == http.MethodPost && earlier.URL != nil && isSameEndpoint(earlier.URL, tokenURL) {
-			return true
+// plainReason looks for an untyped error of x/oauth2 in err's tree.
+func plainReason(err error) (Reason, string) {
+	switch wrapper := err.(type) {
+	case interface{ Unwrap() error }:
+		return plainReason(wrapper.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, err := range wrapper.Unwrap() {
+			if reason, detail := plainReason(err); reason != "" {
+				return reason, detail
+			}
 		}
 	}
-	return false
-}
-
-func isSameEndpoint(a, b *url.URL) bool {
-	return strings.EqualFold(a.Scheme, b.Scheme) &&
-		strings.EqualFold(a.Hostname(), b.Hostname()) && port(a) == port(b) &&
-		cmp.Or(a.EscapedPath(), "/") == cmp.Or(b.EscapedPath(), "/")
-}
-
-func port(u *url.URL) string {
-	switch {
-	case u.Port() != "":
-		return u.Port()
-	case strings.EqualFold(u.Scheme, "http"):
-		return "80"
-	default:
-		return "443"
-	}
-}
-
-func hasBasicCredentials(r *http.Request) bool {
-	scheme, _, _ := strings.Cut(strings.TrimSpace(r.Header.Get("Authorization")), " ")
-	return strings.EqualFold(scheme, "Basic")
-}
-
-func isForm(header http.Header) bool {
-	mediaType, _, _ := mime.ParseMediaType(header.Get("Content-Type"))
-	return mediaType == "application/x-www-form-urlencoded"
-}
-
-// readForm returns the fields of a token request's body, and closes it.
-func readForm(r *http.Request) (map[string]string, error) {
-	fields := make(map[string]string)
-	if r.Body == nil {
-		return fields, nil
-	}
-	defer r.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(body) > maxBody {
-		return nil, unsafeRequest("its body is larger than 64 KiB")
-	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return nil, unsafeRequest("its form does not decode")
-	}
-	for name, values := range form {
-		if len(values) > 1 {
-			return nil, unsafeRequest("a field of its form is repeated")
-		}
-		if !utf8.ValidString(name) || !utf8.ValidString(values[0]) {
-			return nil, unsafeRequest("a field of its form is not UTF-8")
-		}
-		fields[name] = values[0]
-	}
-	return fields, nil
-}
-
-// jsonRequest returns a copy of r that carries fields as one flat JSON object.
-func jsonRequest(r *http.Request, fields map[string]string) *http.Request {
-	body, _ := json.Marshal(fields) // strings always marshal
-	out := r.Clone(r.Context())
-	out.Header.Set("Content-Type", "application/json")
-	out.Header.Set("Accept", "application/json")
-	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-	out.Body, _ = out.GetBody()
-	out.ContentLength = int64(len(body))
-	out.TransferEncoding = nil
-	return out
-}
-
-// requestError is the network's error for a token request that got no answer, and remembers the grant: an
-// authorization code may be spent by then.
-type requestError struct {
-	error
-	grantType string
-}
-
-func (e *requestError) Unwrap() error { return e.error }
-
-// Timeout lets the *url.Error around e see a timeout, which it does not unwrap for.
-func (e *requestError) Timeout() bool {
-	timeout, ok := errors.AsType[interface {
-		error
-		Timeout() bool
-	}](e.error)
-	return ok && timeout.Timeout()
-}
-
-// CheckTokenRequest returns what Apple's token endpoint would answer to these fields as far as they alone show it: nil,
-// or the errors.Join of an *Error for each mistake. Nothing is sent, and nothing calls it but you.
-//
-// It returns [ErrEmptyBody] for no fields at all; [ErrMissingFields] for a client_credentials request that lacks
-// client_id, client_secret or scope; [ErrMissingParameter] for any other field that its grant needs;
-// [ErrInvalidGrantType]; and [ErrScopeNotAccepted] for a Service Account's scope other than business_connect (Apple's
-// error page) or business (another page of Apple's).
-//
-// Source: https://business.apple.com/docs/api/v1/oauth_apps/request_oauth20_token
-func CheckTokenRequest(fields url.Values) error {
-	if len(fields) == 0 {
-		return documentedError(TokenEndpoint, ErrEmptyBody)
-	}
-	var errs []error
-	add := func(e *Error) {
-		e.GrantType = fields.Get("grant_type")
-		errs = append(errs, e)
-	}
-	var required []string
-	switch fields.Get("grant_type") {
-	case grantAuthorizationCode:
-		required = []string{"client_id", "client_secret", "code", "code_verifier", "redirect_uri"}
-	case grantRefreshToken:
-		required = []string{"client_id", "client_secret", "refresh_token"}
-	case grantClientCredentials:
-		scope := fields.Get("scope")
-		if fields.Get("client_id") == "" || fields.Get("client_secret") == "" || scope == "" {
-			add(documentedError(TokenEndpoint, ErrMissingFields))
-		}
-		if scope != "" && scope != "business_connect" && scope != "business" {
-			add(documentedError(TokenEndpoint, ErrScopeNotAccepted))
-		}
-	case "":
-		required = []string{"grant_type"}
-	default:
-		errs = append(errs, documentedError(TokenEndpoint, ErrInvalidGrantType))
-	}
-	for _, name := range required {
-		if fields.Get(name) == "" {
-			add(missingParameter(TokenEndpoint, name))
+	if reflect.TypeOf(err) == errorStringType {
+		for _, plain := range plainReasons {
+			if strings.HasPrefix(err.Error(), plain.text) {
+				return plain.reason, plain.detail
+			}
 		}
 	}
-	return errors.Join(errs...)
+	return "", ""
 }
+
+var errorStringType = reflect.TypeOf(errors.New(""))
 
 // TokenSource is an [oauth2.TokenSource] around another: it turns failures into an [*Error], saves what has to be
 // saved, and can stop asking what cannot be answered.
@@ -596,27 +430,3 @@ func isSameToken(a, b *oauth2.Token) bool {
 }
 
 var errNoSource = errors.New(prefix + "the TokenSource has no Source")
-
-// requestGrantType returns the grant_type of a token request, and "" if it cannot be had. It looks at nothing else:
-// the rest of the request is secret.
-func requestGrantType(request *http.Request) string {
-	if request == nil || request.GetBody == nil {
-		return ""
-	}
-	reader, err := request.GetBody()
-	if err != nil {
-		return ""
-	}
-	body, err := readBody(reader)
-	if err != nil {
-		return ""
-	}
-	var fields struct {
-		GrantType string `json:"grant_type"`
-	}
-	if json.Unmarshal(body, &fields) == nil {
-		return cut(fields.GrantType, maxCode)
-	}
-	form, _ := url.ParseQuery(string(body))
-	return cut(form.Get("grant_type"), maxCode)
-}

@@ -87,7 +87,7 @@ func (s *jsonOnlyServer) config() *oauth2.Config {
 }
 
 func (s *jsonOnlyServer) context() context.Context {
-	return applebusiness.WithJSON(context.Background(), s.config().Endpoint)
+	return applebusiness.WithJSON(context.Background(), s.config().Endpoint.TokenURL)
 }
 
 func answerWith(status int, body string) http.HandlerFunc {
@@ -138,11 +138,6 @@ func TestOAuth2SpeaksToApple(t *testing.T) {
 			assert.Equal(t, "new-access", token.AccessToken)
 			require.Len(t, s.requests(), before+1)
 			assert.Equal(t, test.sent, s.requests()[before])
-			fields := make(url.Values)
-			for name, value := range test.sent {
-				fields.Set(name, value)
-			}
-			assert.NoError(t, applebusiness.CheckTokenRequest(fields))
 		})
 	}
 	t.Run("API calls", func(t *testing.T) {
@@ -395,7 +390,7 @@ func TestFailedReadsKeepTheirCause(t *testing.T) {
 			} else {
 				client.Timeout = 200 * time.Millisecond
 			}
-			ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, client), s.config().Endpoint)
+			ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, client), s.config().Endpoint.TokenURL)
 			_, err := s.config().Exchange(ctx, "the-code")
 			<-arrived
 			assert.ErrorIs(t, err, context.DeadlineExceeded)
@@ -410,7 +405,7 @@ func TestFailedReadsKeepTheirCause(t *testing.T) {
 	t.Run("canceled", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) { cancel(); <-r.Context().Done() })
-		_, err := s.config().Exchange(applebusiness.WithJSON(ctx, s.config().Endpoint), "the-code")
+		_, err := s.config().Exchange(applebusiness.WithJSON(ctx, s.config().Endpoint.TokenURL), "the-code")
 		assert.ErrorIs(t, err, context.Canceled)
 		assert.False(t, applebusiness.Retryable(err))
 	})
@@ -440,7 +435,7 @@ func TestWithJSON(t *testing.T) {
 	require.NoError(t, err)
 	base := &recordingBase{}
 	client := &http.Client{Transport: base, Jar: jar, Timeout: time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return nil }}
-	ctx := applebusiness.WithJSON(context.WithValue(context.Background(), oauth2.HTTPClient, client), endpoint)
+	ctx := applebusiness.WithJSON(context.WithValue(context.Background(), oauth2.HTTPClient, client), endpoint.TokenURL)
 	wrapped := ctx.Value(oauth2.HTTPClient).(*http.Client)
 	assert.Same(t, base, client.Transport, "the client is not changed")
 	assert.Same(t, jar, wrapped.Jar)
@@ -448,12 +443,12 @@ func TestWithJSON(t *testing.T) {
 	assert.NotNil(t, wrapped.CheckRedirect)
 	assert.Nil(t, http.DefaultClient.Transport)
 
-	twice := applebusiness.WithJSON(s.context(), endpoint)
+	twice := applebusiness.WithJSON(s.context(), endpoint.TokenURL)
 	_, err = s.config().Exchange(twice, "the-code")
 	require.NoError(t, err)
 	assert.Len(t, s.requests(), 1)
 	var none context.Context
-	assert.NotNil(t, applebusiness.WithJSON(none, oauth2.Endpoint{}))
+	assert.NotNil(t, applebusiness.WithJSON(none, ""))
 }
 
 func TestTransportConcurrently(t *testing.T) {
@@ -472,72 +467,6 @@ func TestTransportConcurrently(t *testing.T) {
 		codes[fields["code"]] = true
 	}
 	assert.Len(t, codes, 20)
-}
-
-func TestCheckTokenRequest(t *testing.T) {
-	code := url.Values{"grant_type": {"authorization_code"}, "client_id": {"i"}, "client_secret": {"s"}, "code": {"c"}, "code_verifier": {"v"}, "redirect_uri": {"u"}}
-	refresh := url.Values{"grant_type": {"refresh_token"}, "client_id": {"i"}, "client_secret": {"s"}, "refresh_token": {"r"}}
-	service := url.Values{"grant_type": {"client_credentials"}, "client_id": {"i"}, "client_secret": {"s"}, "scope": {"business_connect"}}
-	const missingFields = `applebusiness: invalid_request: "Missing fields in POST body client_id, client_secret, grant_type and scope required."`
-	const scope = `applebusiness: invalid_scope: "scope is invalid. Accepted values: business_connect"`
-	const grantType = `applebusiness: invalid_grant: "grant_type is invalid. Accepted values: refresh_token, client_credentials, authorization_code"`
-	missing := func(name string) string {
-		return `applebusiness: invalid_request: "OAuth 2.0 Parameter: ` + name + ` missing"`
-	}
-	type change struct{ name, value string }
-	for _, test := range []struct {
-		fields url.Values
-		change change
-		reason applebusiness.Reason
-		text   string
-	}{
-		{code, change{"x", "y"}, "", ""},
-		{refresh, change{"x", "y"}, "", ""},
-		{service, change{"scope", "business"}, "", ""},
-		{service, change{"scope", "business_connect"}, "", ""},
-		{code, change{"client_id", ""}, applebusiness.ErrMissingParameter, missing("client_id")},
-		{code, change{"client_secret", ""}, applebusiness.ErrMissingParameter, missing("client_secret")},
-		{code, change{"code", ""}, applebusiness.ErrMissingParameter, missing("code")},
-		{code, change{"code_verifier", ""}, applebusiness.ErrMissingParameter, missing("code_verifier")},
-		{code, change{"redirect_uri", ""}, applebusiness.ErrMissingParameter, missing("redirect_uri")},
-		{code, change{"grant_type", ""}, applebusiness.ErrMissingParameter, missing("grant_type")},
-		{code, change{"grant_type", "password"}, applebusiness.ErrInvalidGrantType, grantType},
-		{refresh, change{"refresh_token", ""}, applebusiness.ErrMissingParameter, missing("refresh_token")},
-		{refresh, change{"client_secret", ""}, applebusiness.ErrMissingParameter, missing("client_secret")},
-		{service, change{"client_id", ""}, applebusiness.ErrMissingFields, missingFields},
-		{service, change{"client_secret", ""}, applebusiness.ErrMissingFields, missingFields},
-		{service, change{"scope", ""}, applebusiness.ErrMissingFields, missingFields},
-		{service, change{"scope", "business.api"}, applebusiness.ErrScopeNotAccepted, scope},
-		{url.Values{"grant_type": {"authorization_code"}}, change{"code", "c"}, applebusiness.ErrMissingParameter,
-			missing("client_id") + "\n" + missing("client_secret") + "\n" + missing("code_verifier") + "\n" + missing("redirect_uri")},
-		{url.Values{"grant_type": {"client_credentials"}}, change{"scope", "x"}, applebusiness.ErrMissingFields, missingFields + "\n" + scope},
-	} {
-		for _, leaveOut := range []bool{false, true} {
-			fields := url.Values{}
-			for name, values := range test.fields {
-				fields[name] = values
-			}
-			fields.Set(test.change.name, test.change.value)
-			if test.change.value == "" && leaveOut {
-				fields.Del(test.change.name)
-			}
-			err := applebusiness.CheckTokenRequest(fields)
-			if test.reason == "" {
-				assert.NoError(t, err)
-				continue
-			}
-			assert.EqualError(t, err, test.text)
-			assert.Equal(t, test.reason, applebusiness.ReasonOf(err))
-			var e *applebusiness.Error
-			require.ErrorAs(t, err, &e)
-			assert.Equal(t, applebusiness.TokenEndpoint, e.Endpoint)
-			if test.reason != applebusiness.ErrInvalidGrantType {
-				assert.Equal(t, fields.Get("grant_type"), e.GrantType)
-			}
-		}
-	}
-	assert.EqualError(t, applebusiness.CheckTokenRequest(nil), `applebusiness: invalid_request: "POST body is empty."`)
-	assert.EqualError(t, applebusiness.CheckTokenRequest(url.Values{}), `applebusiness: invalid_request: "POST body is empty."`)
 }
 
 // What this package relies on in x/oauth2, so that an upgrade that changes it fails here by name.

@@ -19,6 +19,8 @@ const (
 	// ActionRetry means that Apple, or the way to it, fails at the moment: try again later. Whether the very same
 	// request may be sent again is what [Retryable] says.
 	ActionRetry Action = "retry"
+	// ActionStartOver means that this attempt to connect failed: let the user start again. Nothing that is stored is affected.
+	ActionStartOver Action = "start_over"
 	// ActionReauthorize means that the customer has to go through Apple's consent page again.
 	ActionReauthorize Action = "reauthorize"
 	// ActionFixRequest means that the code that builds the request, or its configuration, is wrong.
@@ -38,8 +40,8 @@ const (
 	ImpactUnknown Impact = ""
 	// ImpactCustomer means this grant, and no other customer's.
 	ImpactCustomer Impact = "customer"
-	// ImpactPartner means the partner's app, and so all customers.
-	ImpactPartner Impact = "partner"
+	// ImpactApp means the partner's app, and so all customers.
+	ImpactApp Impact = "app"
 	// ImpactService means Apple or the way to it, and so everybody for a while.
 	ImpactService Impact = "service"
 )
@@ -65,6 +67,10 @@ const (
 	CauseClientSecretReplaced Cause = "client_secret_replaced"
 	// CauseAppRemoved means that the partner's app was deleted at Apple, which ends all grants for good.
 	CauseAppRemoved Cause = "app_removed"
+	// CauseResponseLost means that the response to an earlier refresh was lost, and with it the refresh token that it brought.
+	CauseResponseLost Cause = "response_lost"
+	// CauseVerifierMismatch means that the code_verifier or the redirect_uri was not the one that the code was asked for with.
+	CauseVerifierMismatch Cause = "verifier_mismatch"
 	// CauseUserDenied means that the user declined on Apple's consent page.
 	CauseUserDenied Cause = "user_denied"
 )
@@ -84,6 +90,10 @@ func (c Cause) Description() string {
 		return "The client secret was replaced at Apple, which ends the old one at once."
 	case CauseAppRemoved:
 		return "The app was deleted at Apple, which ends all its grants."
+	case CauseResponseLost:
+		return "The response to an earlier refresh was lost, and with it the new refresh token."
+	case CauseVerifierMismatch:
+		return "The code_verifier was not the one that belongs to this authorization code."
 	case CauseUserDenied:
 		return "The user declined on Apple's consent page."
 	}
@@ -141,7 +151,7 @@ func Retryable(err error) bool {
 // advice is Troubleshoot for one Error; the Causes are a copy.
 func (e *Error) advice() Advice {
 	advice := e.lookUpAdvice()
-	if advice.Action == ActionRetry && e.GrantType == grantAuthorizationCode &&
+	if advice.Action == ActionRetry && e.GrantType == GrantTypeAuthorizationCode &&
 		e.StatusCode != http.StatusTooManyRequests && e.RetryAfter == 0 {
 		advice = adviceSpentCode
 	}
@@ -244,23 +254,23 @@ var (
 		"Apple does not document this error. Read its code and description, and ask nobody to reconnect because of it.",
 	}
 	adviceCredentials = Advice{
-		ActionFixRegistration, ImpactPartner, []Cause{CauseClientSecretReplaced, CauseAppRemoved},
+		ActionFixRegistration, ImpactApp, []Cause{CauseClientSecretReplaced, CauseAppRemoved},
 		"Configure the current client_id and client secret in every process. All customers are affected, and none has to reconnect.",
 	}
 	adviceClientID = Advice{
-		ActionFixRegistration, ImpactPartner, []Cause{CauseAppRemoved},
+		ActionFixRegistration, ImpactApp, []Cause{CauseAppRemoved},
 		"Configure the client_id of the app as registered at Apple for this environment.",
 	}
 	adviceResponseType = Advice{
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Send response_type=code in the authorization URL.",
 	}
 	adviceGrantType = Advice{
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Send grant_type as authorization_code, refresh_token or client_credentials.",
 	}
 	adviceTokenURL = Advice{
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Correct the token URL: it is the URL that Apple mailed for this environment, followed by /api/v1/oauth2/token.",
 	}
 	adviceDeadGrant = Advice{
@@ -272,11 +282,11 @@ var (
 // adviceByGrant refines "Invalid refresh_token", and an invalid_grant without a text that is known, by the grant_type
 // of the request. That there is one that Apple accepts excludes the code's other meaning.
 var adviceByGrant = map[string]Advice{
-	grantAuthorizationCode: {
+	GrantTypeAuthorizationCode: {
 		ActionReauthorize, ImpactCustomer, []Cause{CauseAuthorizationCodeExpired, CauseAuthorizationCodeUsed},
 		"The authorization code is expired or was used. Let the user start over with a new authorization request, and exchange its code once, within 5 minutes.",
 	},
-	grantRefreshToken: adviceDeadGrant,
+	GrantTypeRefreshToken: adviceDeadGrant,
 }
 
 // adviceByError holds the advice for each Reason, and for each Code alone.
@@ -289,23 +299,23 @@ var adviceByError = map[error]Advice{
 	},
 	ErrInvalidClientID: adviceClientID,
 	ErrMissingFields: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Send client_id, client_secret, grant_type and scope in the body.",
 	},
 	ErrMissingParameter: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Send the parameter that the description names.",
 	},
 	ErrEmptyBody: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Send the parameters as a JSON object in the request body; a redirect or a proxy may have dropped it.",
 	},
 	ErrUnsupportedMediaType: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Send the request body as JSON with Content-Type: application/json; plain x/oauth2 sends a form.",
 	},
 	ErrScopeNotAccepted: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Send the scope that the description lists; Apple's pages name business_connect and business.",
 	},
 	ErrInvalidCredentials: adviceCredentials,
@@ -316,40 +326,40 @@ var adviceByError = map[error]Advice{
 	// Authorization endpoint
 	ErrInvalidResponseType: adviceResponseType,
 	ErrInvalidChallengeMethod: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Send code_challenge_method=S256 in the authorization URL, with the SHA-256 of the code verifier.",
 	},
 	ErrUnregisteredClientID: adviceClientID,
 	ErrBadRequest: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Compare each parameter of the authorization URL with Apple's page; CheckAuthorizationURL finds the known mistakes.",
 	},
 	ErrEmptyRedirectURI: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Send one of the app's registered redirect URIs as redirect_uri.",
 	},
 	ErrInvalidRedirectURI: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Send redirect_uri as an absolute URI without a fragment.",
 	},
 	ErrLocalhostRedirectURI: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Use 127.0.0.1 instead of localhost in redirect_uri, and register it so.",
 	},
 	ErrUnregisteredRedirectURI: {
-		ActionFixRegistration, ImpactPartner, nil,
+		ActionFixRegistration, ImpactApp, nil,
 		"Register the redirect URI with the app at Apple, letter for letter as it is sent.",
 	},
 	ErrEmptyScope: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Leave scope out of the authorization URL.",
 	},
 	ErrInvalidScope: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Leave scope out of the authorization URL: partners cannot choose it.",
 	},
 	ErrEmptyClientID: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Send the app's client_id in the authorization URL; the configuration seems to lack it.",
 	},
 
@@ -358,7 +368,7 @@ var adviceByError = map[error]Advice{
 		ActionReauthorize, ImpactCustomer, nil,
 		"Refuse the callback, change nothing that is stored, and let the user start over. If many users see this, their state gets lost: a callback by POST brings no SameSite=Lax cookie.",
 	},
-	ErrMalformedCallback: {
+	ErrMalformedRedirect: {
 		ActionReauthorize, ImpactCustomer, nil,
 		"Refuse the callback, change nothing that is stored, and let the user start over.",
 	},
@@ -367,7 +377,7 @@ var adviceByError = map[error]Advice{
 		"The token endpoint's answer holds no token. Check the token URL, and what proxy, firewall or gateway stands before it.",
 	},
 	ErrUnsafeTokenRequest: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Nothing was sent. Send the credentials in the body (oauth2.AuthStyleInParams), each field once, to the token URL itself.",
 	},
 	ErrNoRefreshToken: {
@@ -375,13 +385,13 @@ var adviceByError = map[error]Advice{
 		"Read the stored token again, with its refresh token. Only if there is none ask this customer to reconnect; a Service Account asks for a new token with its client credentials instead.",
 	},
 	ErrUnsafeState: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Build state from letters, digits, '-', '.', '_' and '~', as oauth2.GenerateVerifier does.",
 	},
 
 	// A Code alone
 	CodeInvalidRequest: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Compare each parameter of the request with Apple's page; the description may name the wrong one.",
 	},
 	CodeInvalidClient: adviceCredentials,
@@ -390,7 +400,7 @@ var adviceByError = map[error]Advice{
 		"Look at grant_type first: this code stands for a wrong grant_type and for a dead grant alike, so ask nobody to reconnect on it alone.",
 	},
 	CodeInvalidScope: {
-		ActionFixRequest, ImpactPartner, nil,
+		ActionFixRequest, ImpactApp, nil,
 		"Correct scope: a Service Account sends business_connect or business, an authorization URL sends none.",
 	},
 	CodeUnsupportedResponseType: adviceResponseType,
@@ -402,7 +412,7 @@ var adviceByError = map[error]Advice{
 		"Nothing is broken. Say that the connection was not made, and offer to start over.",
 	},
 	CodeUnauthorizedClient: {
-		ActionFixRegistration, ImpactPartner, nil,
+		ActionFixRegistration, ImpactApp, nil,
 		"Have the app enabled for this grant at Apple, and check that its client_id is the one for this environment.",
 	},
 	CodeUnsupportedGrantType:   adviceGrantType,

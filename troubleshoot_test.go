@@ -73,14 +73,14 @@ func TestTroubleshoot(t *testing.T) {
 		{"dead, grant unknown", applebusiness.ErrInvalidRefreshToken,
 			applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseAccessRevoked, applebusiness.CauseAuthorizationCodeExpired, applebusiness.CauseRefreshTokenReplaced}, false},
 		{"wrong secret", &applebusiness.Error{StatusCode: 401, Code: applebusiness.CodeInvalidClient, Reason: applebusiness.ErrInvalidCredentials, GrantType: "refresh_token"},
-			applebusiness.ActionFixRegistration, applebusiness.ImpactPartner, []applebusiness.Cause{applebusiness.CauseClientSecretReplaced, applebusiness.CauseAppRemoved}, false},
+			applebusiness.ActionFixRegistration, applebusiness.ImpactApp, []applebusiness.Cause{applebusiness.CauseClientSecretReplaced, applebusiness.CauseAppRemoved}, false},
 
 		// invalid_grant without a text that is known.
 		{"invalid_grant alone", applebusiness.CodeInvalidGrant, applebusiness.ActionFixRequest, applebusiness.ImpactUnknown, none, false},
 		{"invalid_grant, reworded, refresh", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, Description: "new words", GrantType: "refresh_token"},
 			applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseAccessRevoked, applebusiness.CauseRefreshTokenReplaced}, false},
 		{"invalid_grant, known text, refresh", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidGrantType, GrantType: "refresh_token"},
-			applebusiness.ActionFixRequest, applebusiness.ImpactPartner, none, false},
+			applebusiness.ActionFixRequest, applebusiness.ImpactApp, none, false},
 		{"invalid_grant, client_credentials", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, GrantType: "client_credentials"},
 			applebusiness.ActionFixRequest, applebusiness.ImpactUnknown, none, false},
 
@@ -111,7 +111,7 @@ func TestTroubleshoot(t *testing.T) {
 		{"bare 501", &applebusiness.Error{StatusCode: 501}, applebusiness.ActionCheckNetwork, applebusiness.ImpactService, none, false},
 		{"text without a code", &applebusiness.Error{StatusCode: 400, Description: "x"}, applebusiness.ActionCheckNetwork, applebusiness.ImpactService, none, false},
 		{"unknown code", &applebusiness.Error{StatusCode: 400, Code: "slow_down"}, applebusiness.ActionUnknown, applebusiness.ImpactUnknown, none, false},
-		{"unknown Reason, known code", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidScope, Reason: "unheard_of"}, applebusiness.ActionFixRequest, applebusiness.ImpactPartner, none, false},
+		{"unknown Reason, known code", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidScope, Reason: "unheard_of"}, applebusiness.ActionFixRequest, applebusiness.ImpactApp, none, false},
 
 		// Contexts and the network.
 		{"canceled", context.Canceled, applebusiness.ActionUnknown, applebusiness.ImpactUnknown, none, false},

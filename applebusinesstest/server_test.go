@@ -287,6 +287,20 @@ func TestTokenRequestProvokes(t *testing.T) {
 			assert.Equal(t, "no-store", response.Header.Get("Cache-Control"))
 		})
 	}
+	for name, base := range map[string]map[string]any{"authorization_code": exchange, "refresh_token": refresh, "client_credentials": service} {
+		for field := range base {
+			t.Run(name+" without "+field, func(t *testing.T) {
+				response, text := send(t, http.MethodPost, server.Endpoint().TokenURL, jsonType, body(base, field, ""))
+				failed := applebusiness.ParseTokenError(response.StatusCode, response.Header, []byte(text))
+				if name == "client_credentials" && field != "grant_type" {
+					assert.ErrorIs(t, failed, applebusiness.ErrMissingFields)
+					return
+				}
+				assert.ErrorIs(t, failed, applebusiness.ErrMissingParameter)
+				assert.Equal(t, field, failed.Parameter)
+			})
+		}
+	}
 	t.Run("grant of the other kind", func(t *testing.T) {
 		for _, text := range []string{
 			body(service, "client_id", app.ClientID, "client_secret", app.ClientSecret),
@@ -398,7 +412,7 @@ func TestConsentPage(t *testing.T) {
 			}
 			arrivals := make(chan arrival, 1)
 			partner := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				code, err := applebusiness.VerifyCallback(r, state)
+				code, err := applebusiness.VerifyRedirect(r, state)
 				arrivals <- arrival{r.Method, code, err}
 			}))
 			defer partner.Close()

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -16,13 +15,6 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/seed-a5f25c57/applebusiness"
-)
-
-// The grants of Apple's token endpoint.
-const (
-	grantAuthorizationCode = "authorization_code"
-	grantRefreshToken      = "refresh_token"
-	grantClientCredentials = "client_credentials"
 )
 
 // answer is what the token endpoint or the resource API sends.
@@ -124,9 +116,11 @@ func decodeParams(mediaType string, body []byte) (params url.Values, isObject bo
 
 // answerToken judges the parameters of a token request; s.mu is held.
 func (s *Server) answerToken(params url.Values, now time.Time) answer {
-	if failed, ok := errors.AsType[*applebusiness.Error](applebusiness.CheckTokenRequest(params)); ok {
-		entry := findEntry(applebusiness.TokenEndpoint, failed.Reason, 0)
-		entry.Description = failed.Description // with the parameter's name
+	if reason, parameter := checkParams(params); reason != "" {
+		entry := findEntry(applebusiness.TokenEndpoint, reason, 0)
+		if parameter != "" {
+			entry.Description = missingParameter(parameter)
+		}
 		return errorAnswer(entry)
 	}
 	clientID, grantType := params.Get("client_id"), params.Get("grant_type")
@@ -136,16 +130,50 @@ func (s *Server) answerToken(params url.Values, now time.Time) answer {
 		return catalogAnswer(applebusiness.ErrInvalidClientID)
 	case registered.secret != params.Get("client_secret"):
 		return catalogAnswer(applebusiness.ErrInvalidCredentials)
-	case registered.serviceAccount != (grantType == grantClientCredentials):
+	case registered.serviceAccount != (grantType == applebusiness.GrantTypeClientCredentials):
 		return errorAnswer(applebusiness.Entry{StatusCode: http.StatusBadRequest, Code: applebusiness.CodeUnauthorizedClient})
 	}
 	switch grantType {
-	case grantAuthorizationCode:
+	case applebusiness.GrantTypeAuthorizationCode:
 		return s.redeemCode(params, now)
-	case grantRefreshToken:
+	case applebusiness.GrantTypeRefreshToken:
 		return s.refresh(params, now)
 	}
 	return jsonAnswer(http.StatusOK, s.issue(s.newGrant(clientID), "", now))
+}
+
+// checkParams returns the Reason for which Apple's documentation has a token request with these parameters refused before
+// any of them is looked up, and the parameter that is missing; "" for none.
+//
+// Documentation: https://business.apple.com/docs/api/v1/oauth_apps/request_oauth20_token
+func checkParams(params url.Values) (reason applebusiness.Reason, parameter string) {
+	if len(params) == 0 {
+		return applebusiness.ErrEmptyBody, ""
+	}
+	var required []string
+	switch params.Get("grant_type") {
+	case applebusiness.GrantTypeAuthorizationCode:
+		required = []string{"client_id", "client_secret", "code", "code_verifier", "redirect_uri"}
+	case applebusiness.GrantTypeRefreshToken:
+		required = []string{"client_id", "client_secret", "refresh_token"}
+	case applebusiness.GrantTypeClientCredentials:
+		switch scope := params.Get("scope"); {
+		case params.Get("client_id") == "" || params.Get("client_secret") == "" || scope == "":
+			return applebusiness.ErrMissingFields, ""
+		case scope != "business_connect" && scope != "business": // Apple's error page has the first, another page the second
+			return applebusiness.ErrScopeNotAccepted, ""
+		}
+	case "":
+		required = []string{"grant_type"}
+	default:
+		return applebusiness.ErrInvalidGrantType, ""
+	}
+	for _, name := range required {
+		if params.Get(name) == "" {
+			return applebusiness.ErrMissingParameter, name
+		}
+	}
+	return "", ""
 }
 
 // redeemCode answers grant_type authorization_code; s.mu is held.

@@ -70,7 +70,7 @@ func newApp(ctx context.Context, s settings, fake *applebusinesstest.Server, log
 	config := s.config()
 	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Timeout: appleTimeout})
 	a := &app{
-		ctx:        applebusiness.WithJSON(ctx, config.Endpoint),
+		ctx:        applebusiness.WithJSON(ctx, config.Endpoint.TokenURL),
 		config:     config,
 		meURL:      strings.TrimRight(s.apiURL, "/") + "/api/v1/me",
 		origin:     redirectURL.Scheme + "://" + redirectURL.Host,
@@ -169,7 +169,7 @@ func (a *app) callback(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	code, err := applebusiness.VerifyCallback(r, login.state) // no login: no state is right
+	code, err := applebusiness.VerifyRedirect(r, login.state) // no login: no state is right
 	if err != nil {
 		a.log.Warn("callback refused", "error", err)
 		writeProblem(w, err)

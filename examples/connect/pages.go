@@ -66,7 +66,7 @@ func newProblem(err error) *problem {
 	switch advice.Impact {
 	case applebusiness.ImpactCustomer:
 		p.Affected = "This customer only."
-	case applebusiness.ImpactPartner:
+	case applebusiness.ImpactApp:
 		p.Affected = "All customers of this app."
 	case applebusiness.ImpactService:
 		p.Affected = "Everybody, for a while."
@@ -133,7 +133,7 @@ func writeProblem(w http.ResponseWriter, err error) {
 	case errors.Is(err, applebusiness.ErrStateMismatch):
 		status = http.StatusBadRequest
 		content.Text = "This answer does not belong to a connection that was started in this browser in the last 15 minutes. Nothing was changed."
-	case errors.Is(err, applebusiness.ErrMalformedCallback):
+	case errors.Is(err, applebusiness.ErrMalformedRedirect):
 		status = http.StatusBadRequest
 		content.Text = "This is not an answer that Apple sends. Nothing was changed."
 	case errors.Is(err, applebusiness.CodeAccessDenied):

@@ -176,7 +176,7 @@ func affected(impact applebusiness.Impact) string {
 	switch impact {
 	case applebusiness.ImpactCustomer:
 		return "customer: this grant, and no other customer's"
-	case applebusiness.ImpactPartner:
+	case applebusiness.ImpactApp:
 		return "partner: the partner's app, and so all customers"
 	case applebusiness.ImpactService:
 		return "service: Apple or the way to it, and so everybody for a while"
@@ -196,7 +196,7 @@ func isDocumented(reason applebusiness.Reason) bool { return reason.Description(
 // isReason reports whether reason is one of the package's constants.
 func isReason(reason applebusiness.Reason) bool {
 	switch reason {
-	case applebusiness.ErrStateMismatch, applebusiness.ErrMalformedCallback, applebusiness.ErrMalformedResponse,
+	case applebusiness.ErrStateMismatch, applebusiness.ErrMalformedRedirect, applebusiness.ErrMalformedResponse,
 		applebusiness.ErrUnsafeTokenRequest, applebusiness.ErrNoRefreshToken, applebusiness.ErrUnsafeState:
 		return true
 	}

@@ -194,7 +194,7 @@ func TestJSON(t *testing.T) {
   "request_id": "abc-1",
   "retry_after_seconds": 7,
   "action": "fix_request",
-  "impact": "partner",
+  "impact": "app",
   "causes": [],
   "remedy": "Send the parameter that the description names.",
   "errors_is": "errors.Is(err, applebusiness.ErrMissingParameter)"
@@ -284,8 +284,8 @@ func TestInputs(t *testing.T) {
 		{"an access log in JSON", `{"request":"POST /callback?state=` + secret + `\u0026` + redirect[1:strings.Index(redirect, "&state")] + ` HTTP/1.1"}`, responseType},
 		{"in single quotes", `GET 'https://x.example/cb` + redirect[:strings.Index(redirect, "&state")] + `', 5`, responseType},
 		{"a query in a line of a log", `level=ERROR error=none query="` + redirect[1:] + `"`, responseType},
-		{"cannot be decoded", "https://x.example/cb?error=%zz&state=" + secret, explanation{Constant: "ErrMalformedCallback", Endpoint: "authorization"}},
-		{"repeated", redirect + "&error=" + secret, explanation{Constant: "ErrMalformedCallback", Endpoint: "authorization"}},
+		{"cannot be decoded", "https://x.example/cb?error=%zz&state=" + secret, explanation{Constant: "ErrMalformedRedirect", Endpoint: "authorization"}},
+		{"repeated", redirect + "&error=" + secret, explanation{Constant: "ErrMalformedRedirect", Endpoint: "authorization"}},
 
 		// The text of x/oauth2
 		{"x/oauth2", `2026/11/24 12:00:00 refresh: oauth2: "invalid_grant" "Invalid refresh_token" "https://x.example/"`, deadGrant},

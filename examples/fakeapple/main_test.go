@@ -81,7 +81,7 @@ func (f *fake) config() *oauth2.Config {
 }
 
 func (f *fake) context() context.Context {
-	return applebusiness.WithJSON(context.Background(), f.config().Endpoint)
+	return applebusiness.WithJSON(context.Background(), f.config().Endpoint.TokenURL)
 }
 
 // redirect returns what the authorization endpoint sends to the redirect URI.

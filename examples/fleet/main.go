@@ -454,7 +454,7 @@ func (f *fleet) judge(ctx context.Context, unaware []string) error {
 // findDead refreshes each grant once more, and enters those whose stored refresh token is dead.
 func (f *fleet) findDead(ctx context.Context) {
 	client := &http.Client{Transport: namedTransport{http.DefaultTransport, "end"}, Timeout: 10 * time.Second}
-	ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, client), f.config.OAuth2.Endpoint)
+	ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, client), f.config.OAuth2.Endpoint.TokenURL)
 	for _, grant := range f.config.Grants {
 		if grant == f.revoked() {
 			continue

@@ -81,7 +81,7 @@ func (c *customer) store(parameters ...string) *Store {
 func (c *customer) source(store applebusiness.Store) *applebusiness.SharedTokenSource {
 	config := &oauth2.Config{ClientID: c.apple.App.ClientID, ClientSecret: c.apple.App.ClientSecret, Endpoint: c.apple.Endpoint()}
 	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: patience})
-	return applebusiness.NewSharedTokenSource(applebusiness.WithJSON(ctx, config.Endpoint), config, store)
+	return applebusiness.NewSharedTokenSource(applebusiness.WithJSON(ctx, config.Endpoint.TokenURL), config, store)
 }
 
 // stored returns what the Store hands to refresh.

@@ -58,7 +58,7 @@ func work(config workerConfig) error {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	api := &http.Client{Transport: transport, Timeout: 10 * time.Second}
 	tokens := &http.Client{Transport: namedTransport{transport, config.Name}, Timeout: 10 * time.Second}
-	ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, tokens), config.OAuth2.Endpoint)
+	ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, tokens), config.OAuth2.Endpoint.TokenURL)
 
 	var (
 		grants sync.WaitGroup

@@ -96,7 +96,7 @@ func decoders(apple answer) []contender {
 func tokenRequests(apple answer) []contender {
 	config := &oauth2.Config{ClientID: "id", ClientSecret: "secret", Endpoint: applebusiness.OAuth2Endpoint("", "https://apple.example")}
 	plain := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: cannedTransport{apple}})
-	withJSON := applebusiness.WithJSON(plain, config.Endpoint)
+	withJSON := applebusiness.WithJSON(plain, config.Endpoint.TokenURL)
 	return []contender{
 		{"x/oauth2, errors.As, ErrorCode", func() bool {
 			_, err := config.TokenSource(plain, expired("r0")).Token()

@@ -61,7 +61,7 @@ var readers = []reader{
 	}},
 	{"x/oauth2 with WithJSON and Wrap", func(tokenURL string) error {
 		config := &oauth2.Config{Endpoint: oauth2.Endpoint{TokenURL: tokenURL, AuthStyle: oauth2.AuthStyleInParams}}
-		ctx := applebusiness.WithJSON(context.Background(), config.Endpoint)
+		ctx := applebusiness.WithJSON(context.Background(), config.Endpoint.TokenURL)
 		_, err := config.TokenSource(ctx, expired("r0")).Token()
 		return applebusiness.Wrap(err)
 	}},

@@ -42,7 +42,7 @@ func (c client) process(server *applebusinesstest.Server) (context.Context, *oau
 	config.Endpoint.AuthStyle = c.authStyle
 	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: 10 * time.Second})
 	if c.library {
-		ctx = applebusiness.WithJSON(ctx, config.Endpoint)
+		ctx = applebusiness.WithJSON(ctx, config.Endpoint.TokenURL)
 	}
 	return ctx, config
 }

@@ -70,12 +70,12 @@ type Store interface {
 	Lease(ctx context.Context, grant, holder string, d time.Duration) (Record, error)
 
 	// Save stores token under a new version, removes the mark, and ends holder's lease, if the grant's version is still
-	// version, whoever holds the lease. Otherwise, and if the grant was deleted, it returns ErrConflict or ErrNoGrant and
-	// changes nothing. It never makes a grant.
+	// version, whoever holds the lease. Otherwise, also if the grant was deleted, it returns ErrConflict and changes
+	// nothing. It never makes a grant.
 	Save(ctx context.Context, grant, holder string, version int64, token *oauth2.Token) error
 
 	// Mark replaces the mark and ends holder's lease, if the grant's version is still version, whoever holds the lease.
-	// Otherwise it returns ErrConflict or ErrNoGrant and changes nothing. Token and version stay.
+	// Otherwise, also if the grant was deleted, it returns ErrConflict and changes nothing. Token and version stay.
 	Mark(ctx context.Context, grant, holder string, version int64, mark Mark) error
 
 	// Release ends holder's lease, and nobody else's. What Lease has found Unfinished stays so. It returns nil if holder

@@ -1,0 +1,207 @@
+package grants
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+const prefix = "applebusiness/grants: "
+
+// What an error's text shows at most of a text from outside, in bytes, and of the grants' names.
+const (
+	maxErrorText  = 512
+	maxErrorGrant = 128
+	maxErrorNames = 20
+	minSecret     = 4 // a shorter text is no token, and would mask half of every sentence
+)
+
+// StoreError is a failure of a Store, or of [Options.Limit], with the grant that it kept from its token. It is never about
+// the customer or about Apple, whatever it wraps: nobody has to reconnect because of it.
+type StoreError struct {
+	Grant string // "" where the failure was about no grant in particular
+	Err   error  // as the Store returned it; its text may hold what Error leaves out
+
+	text string // Err's, without the tokens that it quotes
+}
+
+// newStoreError returns a StoreError whose text shows none of the tokens.
+func newStoreError(grant string, err error, tokens ...*oauth2.Token) *StoreError {
+	return &StoreError{Grant: grant, Err: err, text: mask(textOf(err), tokens)}
+}
+
+// Error returns one line: the grant, and the text of Err, quoted and cut, with *** in the place of the grant's tokens.
+func (e *StoreError) Error() string {
+	if e == nil {
+		return prefix + "<nil>"
+	}
+	text := e.text
+	if text == "" {
+		text = textOf(e.Err)
+	}
+	grant := ""
+	if e.Grant != "" {
+		grant = " for grant " + strconv.Quote(cut(e.Grant, maxErrorGrant))
+	}
+	return prefix + "the Store failed" + grant + ": " + strconv.Quote(cut(text, maxErrorText))
+}
+
+// Unwrap returns Err.
+func (e *StoreError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
+}
+
+// Foreign marks e as none of Apple's errors: package applebusiness looks for no advice beyond it.
+func (e *StoreError) Foreign() {}
+
+// errBroken are the ways in which a Store can break its contract.
+var (
+	errNoToken   = errors.New("the Store returned neither a token nor an error")
+	errUnsettled = errors.New("the Store does not keep what it is given, or changes all the time")
+	errForever   = errors.New("the Store gives no lease, and no other holder brings a token")
+)
+
+// panicError is what a call of foreign code came to that panicked.
+type panicError struct{ value any }
+
+func (e *panicError) Error() string { return "panic: " + fmt.Sprint(e.value) }
+
+// safely calls f, and returns a panic in it as an error.
+func safely(f func() error) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = &panicError{value}
+		}
+	}()
+	return f()
+}
+
+// textOf returns what err says, also if its Error panics.
+func textOf(err error) (text string) {
+	defer func() {
+		if recover() != nil {
+			text = "an error without a text"
+		}
+	}()
+	if err == nil {
+		return "no error"
+	}
+	return err.Error()
+}
+
+// mask returns text with *** in the place of the tokens.
+func mask(text string, tokens []*oauth2.Token) string {
+	var secrets []string
+	for _, token := range tokens {
+		if token != nil {
+			secrets = append(secrets, token.AccessToken, token.RefreshToken)
+		}
+	}
+	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) }) // one may be part of another
+	for _, secret := range secrets {
+		if len(secret) < minSecret {
+			continue
+		}
+		for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret), strings.Trim(strconv.Quote(secret), `"`)} {
+			text = strings.ReplaceAll(text, form, "***")
+		}
+	}
+	return text
+}
+
+// cut returns text, or what of it ends on a rune boundary within limit bytes.
+func cut(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	for limit > 0 && !utf8.RuneStart(text[limit]) {
+		limit--
+	}
+	return text[:limit]
+}
+
+// transportPanic is a failed token request whose http.RoundTripper panicked.
+type transportPanic struct {
+	failed *applebusiness.Error
+	cause  error
+	text   string // cause's, without the grant's tokens
+}
+
+func (e *transportPanic) Error() string {
+	return e.failed.Error() + ": the HTTP client failed: " + strconv.Quote(cut(e.text, maxErrorText))
+}
+
+func (e *transportPanic) Unwrap() []error { return []error{e.failed, e.cause} }
+
+func noRefreshToken() *applebusiness.Error {
+	return &applebusiness.Error{
+		Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoRefreshToken, GrantType: applebusiness.GrantTypeRefreshToken,
+	}
+}
+
+// waitError is returned where no request may be sent yet.
+func waitError(reason applebusiness.Reason, wait time.Duration) *applebusiness.Error {
+	return &applebusiness.Error{
+		Endpoint: applebusiness.TokenEndpoint, Reason: reason, GrantType: applebusiness.GrantTypeRefreshToken, RetryAfter: wait,
+	}
+}
+
+// withWait returns a failed token request's error with another RetryAfter.
+func withWait(failure error, wait time.Duration) error {
+	switch e := failure.(type) {
+	case *applebusiness.Error:
+		copied := *e
+		copied.RetryAfter = wait
+		return &copied
+	case *transportPanic:
+		failed := *e.failed
+		failed.RetryAfter = wait
+		return &transportPanic{&failed, e.cause, e.text}
+	}
+	return failure
+}
+
+// closeError is what Close returns if a token could not be stored.
+type closeError []*StoreError
+
+func newCloseError(errs map[string]*StoreError) closeError {
+	var e closeError
+	for _, grant := range slices.Sorted(maps.Keys(errs)) {
+		e = append(e, errs[grant])
+	}
+	return e
+}
+
+func (e closeError) Error() string {
+	var names []string
+	for _, err := range e[:min(len(e), maxErrorNames)] {
+		names = append(names, strconv.Quote(cut(err.Grant, maxErrorGrant)))
+	}
+	text := prefix + "closed before the newest token was stored of " + strings.Join(names, ", ")
+	if more := len(e) - len(names); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text + ": " + strconv.Quote(cut(e[0].text, maxErrorText))
+}
+
+// Unwrap returns a *StoreError for each grant.
+func (e closeError) Unwrap() []error {
+	var errs []error
+	for _, err := range e {
+		errs = append(errs, err)
+	}
+	return errs
+}

@@ -76,7 +76,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	case !isPost:
 		return t.pass(r)
 	case !usable:
-		return t.refuse(r, unsafeRequest("the Transport's TokenURL has no scheme or no host"))
+		return t.refuse(r, unsafeRequest("the Transport has no usable TokenURL"))
 	case !isSamePlace(r.URL, tokenURL):
 		return t.pass(r)
 	case !strings.EqualFold(r.URL.Scheme, tokenURL.Scheme):

@@ -241,7 +241,7 @@ func (e *Error) deadGrantAdvice() Advice {
 		return adviceDeadCode
 	case e.GrantType == GrantTypeRefreshToken:
 		return adviceDeadGrant
-	case e.GrantType == "" && e.Reason == "":
+	case e.Reason == "":
 		return adviceByCode[CodeInvalidGrant]
 	case e.GrantType == "":
 		return adviceByReason[ErrInvalidRefreshToken]

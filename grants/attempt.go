@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -245,6 +246,9 @@ func (a *attempt) look(record Record) (step, *oauth2.Token, error) {
 	if isIdle && !older {
 		a.detach()
 	}
+	if e.verdict != nil && e.verdict.refreshToken != row.RefreshToken {
+		e.verdict = nil // it was about another token
+	}
 	verdict := e.verdict
 	m.mu.Unlock()
 
@@ -255,7 +259,7 @@ func (a *attempt) look(record Record) (step, *oauth2.Token, error) {
 		return stepDone, row, nil
 	case isIdle:
 		return stepDone, nil, errSkipped
-	case verdict != nil && verdict.refreshToken == row.RefreshToken:
+	case verdict != nil:
 		next, err := a.condemn(record, verdict)
 		return next, nil, err
 	case record.Dead != nil:
@@ -438,10 +442,10 @@ func (a *attempt) failed(record Record, err error) (step, error) {
 		return stepDone, ErrClosed
 	}
 	failure, e := a.tokenFailure(err)
-	action := applebusiness.Troubleshoot(failure).Action
-	mark := Mark{Unfinished: record.Unfinished || mayBeLost(e, err)}
+	advice := applebusiness.Troubleshoot(failure)
+	mark := Mark{Unfinished: record.Unfinished || mayBeLost(e)}
 	switch {
-	case action == applebusiness.ActionReauthorize && isRefusal(e):
+	case advice.Action == applebusiness.ActionReauthorize && isRefusal(e):
 		dead := *e
 		dead.ResponseLost = record.Unfinished
 		return a.condemn(record, &verdict{record.Token.RefreshToken, &dead})
@@ -450,13 +454,11 @@ func (a *attempt) failed(record Record, err error) (step, error) {
 		a.remember = m.pause(e.RetryAfter)
 		return stepDone, withWait(failure, a.remember)
 
-	case isOutage(e) && action != applebusiness.ActionCheckNetwork && action != applebusiness.ActionFixRequest:
-		a.remember = e.RetryAfter
-		if a.remember <= 0 {
-			m.mu.Lock()
-			a.remember = backoff(a.e.failures)
-			m.mu.Unlock()
-		}
+	case isOutage(e) && advice.Action == applebusiness.ActionRetry && advice.Impact == applebusiness.ImpactService:
+		m.mu.Lock()
+		a.remember = cmp.Or(e.RetryAfter, backoff(a.e.outages))
+		a.e.outages++
+		m.mu.Unlock()
 		failure = withWait(failure, a.remember)
 		mark.RetryAt = time.Now().Add(a.remember + jitter(time.Second))
 
@@ -469,22 +471,24 @@ func (a *attempt) failed(record Record, err error) (step, error) {
 	return stepDone, failure
 }
 
-// condemn records that Apple has refused the record's refresh token for good. It is believed only if that is still the
-// grant's token.
+// condemn records that Apple has refused the record's refresh token for good. Nobody is told before that is recorded, since
+// only then is it still the grant's token.
 func (a *attempt) condemn(record Record, v *verdict) (step, error) {
+	m := a.m
 	dead := *v.err
 	err := a.mark(record.Version, Mark{Dead: &dead, Unfinished: record.Unfinished})
-	a.m.mu.Lock()
-	defer a.m.mu.Unlock()
-	a.e.verdict = nil
+	m.mu.Lock()
+	if a.e.verdict = v; err == nil {
+		a.e.verdict = nil
+	}
+	m.mu.Unlock()
 	switch {
 	case err == nil:
 		return stepDone, v.err
 	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
 		return a.again(err)
 	}
-	a.e.verdict = v // is recorded at the next chance, without a request
-	return stepDone, newStoreError(a.grant, err, append(a.seen, a.e.secrets()...)...)
+	return stepDone, a.storeError(err) // the verdict is recorded at the next chance, without a request
 }
 
 func (a *attempt) mark(version int64, mark Mark) error {
@@ -633,7 +637,7 @@ func isRefusal(e *applebusiness.Error) bool {
 		(e.Reason == applebusiness.ErrInvalidRefreshToken || e.Reason == "" && e.Code == applebusiness.CodeInvalidGrant)
 }
 
-// isOutage reports whether every process would fail, and better waited.
+// isOutage reports whether other processes should wait too. Whether the cause is this process alone, the advice says.
 func isOutage(e *applebusiness.Error) bool {
 	switch e.StatusCode {
 	case http.StatusRequestTimeout, http.StatusTooEarly:
@@ -645,10 +649,10 @@ func isOutage(e *applebusiness.Error) bool {
 }
 
 // mayBeLost reports whether Apple may have replaced the refresh token in a response that did not arrive.
-func mayBeLost(e *applebusiness.Error, err error) bool {
+func mayBeLost(e *applebusiness.Error) bool {
 	switch {
 	case e.Reason == applebusiness.ErrNoResponse:
-		return !wasNeverSent(err)
+		return !wasNeverSent(e)
 	case e.StatusCode >= 500:
 		return e.StatusCode != http.StatusServiceUnavailable
 	case e.Reason == applebusiness.ErrMalformedResponse:
@@ -658,14 +662,10 @@ func mayBeLost(e *applebusiness.Error, err error) bool {
 }
 
 // wasNeverSent reports whether a request failed before it had a connection.
-func wasNeverSent(err error) bool {
-	if failed, ok := errors.AsType[*net.OpError](err); ok && failed != nil {
-		switch failed.Op {
-		case "dial", "proxyconnect", "socks connect":
-			return true
-		}
-	}
-	_, noHost := errors.AsType[*net.DNSError](err)
-	_, noTrust := errors.AsType[*tls.CertificateVerificationError](err)
-	return noHost || noTrust
+func wasNeverSent(e *applebusiness.Error) bool {
+	exchange := *e // a code may be sent again only if nothing was sent
+	exchange.GrantType = applebusiness.GrantTypeAuthorizationCode
+	_, noHost := errors.AsType[*net.DNSError](e)
+	_, noTrust := errors.AsType[*tls.CertificateVerificationError](e)
+	return noHost || noTrust || applebusiness.Retryable(&exchange)
 }

@@ -28,6 +28,7 @@ const (
 	failureMemory         = time.Second
 	maxBackoff            = time.Minute
 	idleTime              = time.Hour
+	fetchedIdleTime       = idleTime + 10*time.Minute // what was fetched is known until it comes due, also if it is used once an hour
 	sweepInterval         = time.Minute
 	never                 = time.Duration(1<<63 - 1)
 	dueConcurrency        = 32
@@ -79,7 +80,7 @@ type Manager struct {
 	config  *oauth2.Config
 	store   Store
 	options Options
-	client  *http.Client  // for token requests, without the Transport
+	client  *http.Client  // the caller's, or the default
 	timeout time.Duration // of a token request
 
 	work   context.Context // what was begun ends with it; holds the client for x/oauth2
@@ -114,6 +115,7 @@ type entry struct {
 	unsaved  *unsavedToken // of fetched, until it is stored
 	verdict  *verdict      // that could not be recorded
 	failures int           // in a row
+	outages  int           // among them
 	failure  error         // is returned until
 	until    time.Duration
 }
@@ -171,7 +173,9 @@ func New(config *oauth2.Config, store Store, options *Options) *Manager {
 		m.queue.own = &limiter{}
 		m.queue.limit = m.queue.own
 	}
-	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, m.client)
+	client := *m.client
+	client.Timeout = 0 // each request has m.timeout in its context; this one would leave a goroutine behind a panic
+	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &client)
 	if config != nil {
 		ctx = applebusiness.WithJSON(ctx, config.Endpoint.TokenURL)
 	}
@@ -312,35 +316,42 @@ func (m *Manager) entry(grant string) *entry {
 	return e
 }
 
-// sweep forgets what nobody has used for an hour, and of what never had a token even that.
+// sweep forgets what nobody has used for an hour, and sooner what never had a token.
 func (m *Manager) sweep() {
-	left := false
 	m.entries.Range(func(grant, found any) bool {
 		e := found.(*entry)
-		idle := m.now() - time.Duration(e.used.Load())
-		if idle < sweepInterval {
-			left = true
-			return true
+		now := m.now()
+		if now-time.Duration(e.used.Load()) < sweepInterval {
+			return true // without the lock
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		hasToken := e.held.Load() != nil || e.fetched != nil
-		if e.attempt != nil || e.unsaved != nil || e.verdict != nil || idle < idleTime && (hasToken || m.now() < e.until) {
-			left = true
-			return true
+		if m.isForgettable(e, now) {
+			m.entries.CompareAndDelete(grant, e)
 		}
-		m.entries.CompareAndDelete(grant, e)
 		return true
 	})
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.sweeper = nil; m.closed.Load() {
-		return
-	}
-	m.entries.Range(func(any, any) bool { left = true; return false }) // one may have come since
-	if left {
+	isEmpty := true
+	m.entries.Range(func(any, any) bool { isEmpty = false; return false })
+	if m.sweeper = nil; !isEmpty && !m.closed.Load() {
 		m.sweeper = time.AfterFunc(sweepInterval, m.sweep)
 	}
+}
+
+// isForgettable reports whether e is of no more use; m.mu is held.
+func (m *Manager) isForgettable(e *entry, now time.Duration) bool {
+	idle := now - time.Duration(e.used.Load())
+	switch {
+	case e.attempt != nil || e.unsaved != nil || e.verdict != nil:
+		return false
+	case e.fetched != nil:
+		return idle >= fetchedIdleTime
+	case e.held.Load() != nil:
+		return idle >= idleTime
+	}
+	return now >= e.until
 }
 
 // refreshEarly starts a refresh of h in the background, unless there is one.
@@ -380,7 +391,7 @@ func (m *Manager) hold(e *entry, token *oauth2.Token, fetched bool) {
 		e.bad = ""
 	}
 	e.held.Store(h)
-	e.failure, e.failures = nil, 0
+	e.failure, e.failures, e.outages = nil, 0, 0
 }
 
 // isOlder reports whether token is one that this Manager has replaced; m.mu is held.
@@ -530,10 +541,12 @@ func (m *Manager) Invalidate(grant string, token *oauth2.Token) {
 // is left is found due by the next call.
 func (m *Manager) RefreshDue(ctx context.Context, within time.Duration) error {
 	tried := make(map[string]bool)
+	start := time.Now()
 	for {
 		if err := m.usable(); err != nil {
 			return err
 		}
+		within := within - time.Since(start) // what comes due meanwhile is the next call's
 		due, err := m.due(ctx, within, dueLimit+len(tried)) // what failed is due still
 		if err != nil {
 			return err

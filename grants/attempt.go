@@ -115,6 +115,7 @@ func (a *attempt) run() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		delete(m.attempts, a)
+		m.passLocked(a)
 	}()
 	err := a.handOut()
 	switch {
@@ -170,7 +171,7 @@ func (a *attempt) refresh() (*oauth2.Token, error) {
 			}
 			continue
 		}
-		switch err := m.turn(a); {
+		switch err := m.takeTurn(a); {
 		case err == errLookAgain:
 			continue
 		case err != nil:
@@ -184,7 +185,7 @@ func (a *attempt) refresh() (*oauth2.Token, error) {
 		unfinished, before := record.Unfinished, time.Now()
 		record, err = a.lease()
 		if err != nil {
-			m.giveBack()
+			m.giveBack(a)
 			if !errors.Is(err, ErrLeased) {
 				return nil, err
 			}
@@ -212,7 +213,7 @@ func (a *attempt) refresh() (*oauth2.Token, error) {
 			}
 			next, err = a.failed(record, err)
 		} else {
-			m.giveBack()
+			m.giveBack(a)
 		}
 		if next == stepDone {
 			return token, err
@@ -395,6 +396,7 @@ func (a *attempt) commit() bool {
 		return false
 	}
 	a.sent, a.event.Sent = true, true
+	a.m.passLocked(a)
 	return true
 }
 

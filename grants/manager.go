@@ -344,9 +344,9 @@ func (m *Manager) sweep() {
 func (m *Manager) isForgettable(e *entry, now time.Duration) bool {
 	idle := now - time.Duration(e.used.Load())
 	switch {
-	case e.attempt != nil || e.unsaved != nil || e.verdict != nil:
+	case e.attempt != nil || e.unsaved != nil:
 		return false
-	case e.fetched != nil:
+	case e.fetched != nil || e.verdict != nil:
 		return idle >= fetchedIdleTime
 	case e.held.Load() != nil:
 		return idle >= idleTime

@@ -15,6 +15,7 @@ const (
 
 	shortPause  = time.Second // a pause that an attempt waits for
 	spareLife   = time.Second
+	turnTime    = 250 * time.Millisecond // after Limit; a lease that takes longer keeps no other grant waiting
 	lookAgain   = 2 * time.Second // how often a waiting attempt looks whether a sibling was faster
 	lookSpacing = 20 * time.Millisecond
 )
@@ -27,7 +28,7 @@ type queue struct {
 
 	waiting  []*attempt
 	arrivals int64
-	asking   bool // one has its turn
+	turn     *attempt // whose turn it is: it asks Limit, and then tries for the lease
 	// What Limit granted and no request used is the next one's, for a while: in a fleet most attempts find that a sibling
 	// has the lease.
 	spareUntil time.Duration
@@ -39,8 +40,8 @@ type queue struct {
 // errLookAgain means that the attempt has waited for a while and should look at the row again before it waits on.
 var errLookAgain = errors.New("look again")
 
-// turn waits until a may send a request. What is left of the turn must be used for one, or given back.
-func (m *Manager) turn(a *attempt) error {
+// takeTurn waits until a may send a request. It keeps its turn until commit or giveBack.
+func (m *Manager) takeTurn(a *attempt) error {
 	defer a.addWaited(time.Now())
 	m.mu.Lock()
 	if a.arrival == 0 {
@@ -71,27 +72,36 @@ func (m *Manager) turn(a *attempt) error {
 	spare := m.now() < m.queue.spareUntil
 	m.queue.spareUntil = 0
 	m.mu.Unlock()
-	defer func() { // also if Wait ends the goroutine
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.queue.asking = false
-		m.next()
-	}()
-	if spare {
-		return nil
-	}
-	if err := safely(func() error { return m.queue.limit.Wait(a.ctx) }); err != nil {
-		if a.ctx.Err() != nil {
-			return a.ended()
+	if !spare {
+		if err := safely(func() error { return m.queue.limit.Wait(a.ctx) }); err != nil {
+			m.pass(a)
+			if a.ctx.Err() != nil {
+				return a.ended()
+			}
+			return a.storeError(&limitError{err})
 		}
-		return a.storeError(&limitError{err})
 	}
+	time.AfterFunc(turnTime, func() { m.pass(a) })
 	return nil
+}
+
+// pass ends a's turn.
+func (m *Manager) pass(a *attempt) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.passLocked(a)
+}
+
+func (m *Manager) passLocked(a *attempt) {
+	if m.queue.turn == a {
+		m.queue.turn = nil
+		m.next()
+	}
 }
 
 // next gives the turn to whoever is next; m.mu is held.
 func (m *Manager) next() {
-	if m.queue.asking || len(m.queue.waiting) == 0 {
+	if m.queue.turn != nil || len(m.queue.waiting) == 0 {
 		return
 	}
 	first := 0
@@ -105,9 +115,9 @@ func (m *Manager) next() {
 			first = i
 		}
 	}
-	close(m.queue.waiting[first].myTurn)
+	m.queue.turn = m.queue.waiting[first]
 	m.queue.waiting = slices.Delete(m.queue.waiting, first, first+1)
-	m.queue.asking = true
+	close(m.queue.turn.myTurn)
 }
 
 // leave takes a out of the queue, and reports false if it has the turn already.
@@ -121,11 +131,12 @@ func (m *Manager) leave(a *attempt) bool {
 	return i >= 0
 }
 
-// giveBack is for a turn in which no request was sent.
-func (m *Manager) giveBack() {
+// giveBack ends a's turn, in which no request was sent.
+func (m *Manager) giveBack(a *attempt) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.queue.spareUntil = m.now() + spareLife
+	m.passLocked(a)
 }
 
 // pause notes a response with status 429, and returns how long nothing is sent now.

@@ -1,0 +1,386 @@
+package grants_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/grants"
+)
+
+// steady is a limit for a fleet: so many a second, burst 1.
+type steady struct {
+	perSec int
+	mu     sync.Mutex
+	next   time.Time
+	asked  int
+}
+
+func (l *steady) Wait(ctx context.Context) error {
+	l.mu.Lock()
+	now := time.Now()
+	if l.next.Before(now) {
+		l.next = now
+	}
+	wait := l.next.Sub(now)
+	l.next = l.next.Add(time.Second / time.Duration(l.perSec))
+	l.asked++
+	l.mu.Unlock()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// fleet lets processes use grants for a while, each by a goroutine, and returns how many calls failed, and how many were
+// told to reconnect.
+func (w *world) use(fleet []*grants.Manager, names []string, every, duration time.Duration) (calls, failed, reconnect int) {
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	end := time.Now().Add(duration)
+	for _, m := range fleet {
+		for _, name := range names {
+			group.Go(func() {
+				for time.Now().Before(end) {
+					_, err := m.Token(context.Background(), name)
+					mu.Lock()
+					calls++
+					if err != nil {
+						failed++
+					}
+					if applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize {
+						reconnect++
+					}
+					mu.Unlock()
+					time.Sleep(every/2 + rand.N(every))
+				}
+			})
+		}
+	}
+	group.Wait()
+	return calls, failed, reconnect
+}
+
+// 500 grants expire at once, and Apple takes 2 s; 15 requests a second are allowed, so that 33 s is ideal.
+func TestFleetOf500Grants(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.apple.latency = 2 * time.Second
+		pool := make([]chan struct{}, 8)
+		shared := &steady{perSec: 15}
+		var fleet []*grants.Manager
+		for i := range 8 { // processes with a pool of 4 connections each, 2 ms for a statement
+			pool[i] = make(chan struct{}, 4)
+			store := &faultyStore{Store: w.store.Store}
+			store.set(func(ctx context.Context, _, _ string) error {
+				select {
+				case pool[i] <- struct{}{}:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+				time.Sleep(2 * time.Millisecond)
+				<-pool[i]
+				return nil
+			}, nil)
+			m := grants.New(testConfig, store, &grants.Options{HTTPClient: &http.Client{Transport: w.apple}, Limit: shared})
+			fleet = append(fleet, m)
+		}
+		for i := range 500 {
+			w.connect(fmt.Sprint(i), -time.Minute)
+		}
+		var group sync.WaitGroup
+		start := time.Now()
+		for _, m := range fleet {
+			for i := range 500 {
+				group.Go(func() {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					defer cancel()
+					_, err := m.Token(ctx, fmt.Sprint(i))
+					assert.NoError(t, err)
+				})
+			}
+		}
+		group.Wait()
+		t.Logf("500 grants took %v, %d requests, %d permits", time.Since(start), w.apple.requests(), shared.asked)
+		assert.Less(t, time.Since(start), 40*time.Second)
+		assert.Equal(t, 500, w.apple.requests())
+		for _, m := range fleet {
+			require.NoError(t, m.Close(t.Context()))
+		}
+	})
+}
+
+// 5,000 grants expire, and Apple answers 429 to more than 15 requests a second.
+func TestFleetOf5000GrantsUnderALimit(t *testing.T) {
+	for name, processes := range map[string]int{"one process with its own limit": 1, "four with a fleet's limit": 4} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.apple.perSec = 16 // a window that is not aligned with ours
+				w.apple.latency = 100 * time.Millisecond
+				shared := &steady{perSec: 15}
+				var fleet []*grants.Manager
+				for range processes {
+					fleet = append(fleet, w.process(func(o *grants.Options) {
+						o.Limit = nil
+						if processes > 1 {
+							o.Limit = shared
+						}
+					}))
+				}
+				for i := range 5000 {
+					w.connect(fmt.Sprint(i), -time.Minute)
+				}
+				var group sync.WaitGroup
+				start := time.Now()
+				for _, m := range fleet {
+					for i := range 5000 {
+						group.Go(func() { token(t, m, fmt.Sprint(i)) })
+					}
+				}
+				group.Wait()
+				t.Logf("5,000 grants took %v, %d requests", time.Since(start), w.apple.requests())
+				assert.LessOrEqual(t, w.apple.requests(), 5500)
+				assert.Less(t, time.Since(start), 400*time.Second)
+			})
+		})
+	}
+}
+
+// A database whose statements fail at random, before or after they have taken effect, as a pooler, a restart and
+// terminated connections make them fail.
+func TestFleetWithATroubledDatabase(t *testing.T) {
+	for name, trouble := range map[string]func(w *world){
+		"statements fail before they take effect": func(w *world) {
+			w.store.set(func(context.Context, string, string) error {
+				if rand.N(5) == 0 {
+					return errDatabase
+				}
+				return nil
+			}, nil)
+		},
+		"statements fail after they took effect": func(w *world) {
+			w.store.set(nil, func(string, string) error {
+				if rand.N(5) == 0 {
+					return errDatabase
+				}
+				return nil
+			})
+		},
+		"connections are terminated": func(w *world) {
+			w.store.set(func(ctx context.Context, _, _ string) error {
+				time.Sleep(rand.N(20 * time.Millisecond))
+				if rand.N(10) == 0 {
+					return errors.New("FATAL: terminating connection due to administrator command (SQLSTATE 57P01)")
+				}
+				return nil
+			}, func(string, string) error {
+				if rand.N(10) == 0 {
+					return errors.New("unexpected EOF")
+				}
+				return nil
+			})
+		},
+		"restarts": func(w *world) {
+			start := time.Now()
+			w.store.set(func(context.Context, string, string) error {
+				if time.Since(start)%(20*time.Second) < 5*time.Second {
+					return errDatabase
+				}
+				return nil
+			}, nil)
+		},
+		"refuses to write": func(w *world) {
+			start := time.Now()
+			w.store.set(func(_ context.Context, method, _ string) error {
+				if method != "Load" && time.Since(start)%(20*time.Second) < 4500*time.Millisecond {
+					return errors.New("could not extend file: No space left on device (SQLSTATE 53100)")
+				}
+				return nil
+			}, nil)
+		},
+		"hangs now and then": func(w *world) {
+			w.store.set(func(ctx context.Context, _, _ string) error {
+				if rand.N(50) == 0 {
+					return hangStore(ctx, "", "")
+				}
+				return nil
+			}, nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.apple.life = 30
+				w.apple.latency = 200 * time.Millisecond
+				var names []string
+				for i := range 20 {
+					names = append(names, fmt.Sprint(i))
+					w.connect(names[i], -time.Minute)
+				}
+				var fleet []*grants.Manager
+				for range 4 {
+					fleet = append(fleet, w.process())
+				}
+				trouble(w)
+				calls, failed, reconnect := w.use(fleet, names, 500*time.Millisecond, 3*time.Minute)
+				t.Logf("%d calls, %d failed, %d requests, %d refused", calls, failed, w.apple.requests(), w.apple.refused)
+				assert.Zero(t, reconnect)
+				assert.Zero(t, w.apple.refused)
+				w.store.fail(nil)
+				for _, m := range fleet {
+					require.NoError(t, m.Close(t.Context()))
+				}
+				for _, name := range names {
+					row := w.row(name)
+					assert.Nil(t, row.Dead)
+					assert.Equal(t, w.apple.refreshToken(name, w.apple.grants[name]), row.Token.RefreshToken, "nothing is lost")
+				}
+			})
+		})
+	}
+}
+
+// A process that fetched a token and cannot save it for longer than its lease lasts: a sibling sends the spent refresh
+// token, and records a verdict that heals.
+func TestSaveAfterASiblingsVerdict(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		cut := &faultyStore{Store: w.store.Store} // one process has lost its way to the database
+		m := grants.New(testConfig, cut, &grants.Options{HTTPClient: &http.Client{Transport: w.apple}, Limit: limit(nil)})
+		sibling := w.process()
+		w.connect("a", -time.Minute)
+		cut.fail(errDatabase, "Save")
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+		synctest.Wait()
+		cut.fail(errDatabase)
+		time.Sleep(10 * time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := sibling.Token(ctx, "a")
+		require.ErrorIs(t, err, context.DeadlineExceeded, "the lease gives time to save")
+		time.Sleep(time.Minute)
+		e := failure(t, sibling, "a")
+		assert.True(t, e.ResponseLost, "whoever reads this knows that nobody has revoked")
+		cut.fail(nil)
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, "access-a-1", token(t, sibling, "a"))
+		assert.Nil(t, w.row("a").Dead)
+		require.NoError(t, m.Close(t.Context()))
+	})
+}
+
+// A verdict that could not be recorded is not told, since it might be about another token, and is recorded later without
+// another request.
+func TestVerdictThatCannotBeRecorded(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		w.apple.revoke("a")
+		w.store.fail(errDatabase, "Mark")
+		for range 5 {
+			_, err := m.Token(t.Context(), "a")
+			storeFailure(t, err)
+			assert.NotEqual(t, applebusiness.ActionReauthorize, applebusiness.Troubleshoot(err).Action)
+			time.Sleep(10 * time.Second)
+		}
+		w.store.fail(nil)
+		assert.Equal(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, "a").Reason)
+		assert.NotNil(t, w.row("a").Dead)
+		assert.Equal(t, 1, w.apple.requests())
+		time.Sleep(time.Second)
+		require.NoError(t, w.store.Store.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh-b-0"}))
+		assert.Equal(t, "access-b-1", token(t, m, "a"), "the customer has connected again, at a sibling")
+	})
+}
+
+// A sibling that gives its lease up without a trace does not keep others waiting for the whole lease.
+func TestLeaseGivenUp(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		_, err := w.store.Store.Lease(t.Context(), "a", "sibling", time.Hour)
+		require.NoError(t, err)
+		time.AfterFunc(2*time.Second, func() { _ = w.store.Store.Release(context.Background(), "a", "sibling") })
+		start := time.Now()
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+		assert.Less(t, time.Since(start), 10*time.Second)
+	})
+
+	t.Run("after an unknown outcome of Lease", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m, sibling := w.process(), w.process()
+			w.connect("a", -time.Minute)
+			w.store.set(nil, func(method, _ string) error {
+				if method == "Lease" {
+					return errDatabase
+				}
+				return nil
+			})
+			_, err := m.Token(t.Context(), "a")
+			storeFailure(t, err)
+			synctest.Wait()
+			w.store.fail(nil)
+			start := time.Now()
+			assert.Equal(t, "access-a-1", token(t, sibling, "a"))
+			assert.Zero(t, time.Since(start))
+		})
+	})
+}
+
+// Many real goroutines, for the race detector.
+func TestConcurrentUse(t *testing.T) {
+	w := newWorld(t)
+	w.apple.life = 1
+	var fleet []*grants.Manager
+	for range 3 {
+		fleet = append(fleet, w.process())
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	var group sync.WaitGroup
+	var tokens atomic.Int64
+	for i := range 40 {
+		m := fleet[i%len(fleet)]
+		group.Go(func() {
+			for ctx.Err() == nil {
+				name := fmt.Sprint(rand.N(5))
+				switch rand.N(20) {
+				case 0:
+					_ = m.Put(ctx, name, &oauth2.Token{AccessToken: "x", RefreshToken: fmt.Sprintf("refresh-%d-0", rand.Uint64()), Expiry: time.Now().Add(rand.N(2 * time.Second))})
+				case 1:
+					_ = m.Delete(ctx, name)
+				case 2:
+					_ = m.RefreshDue(ctx, time.Second)
+				default:
+					if token, err := m.Token(ctx, name); err == nil {
+						tokens.Add(1)
+						if rand.N(10) == 0 {
+							m.Invalidate(name, token)
+						}
+						token.AccessToken = "changed"
+					}
+				}
+				time.Sleep(rand.N(3 * time.Millisecond))
+			}
+		})
+	}
+	group.Wait()
+	for _, m := range fleet {
+		require.NoError(t, m.Close(t.Context()))
+	}
+	assert.Positive(t, tokens.Load())
+	assert.Zero(t, w.apple.refused)
+}

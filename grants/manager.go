@@ -546,7 +546,7 @@ func (m *Manager) RefreshDue(ctx context.Context, within time.Duration) error {
 		if err := m.usable(); err != nil {
 			return err
 		}
-		within := within - time.Since(start) // what comes due meanwhile is the next call's
+		within := within - time.Since(start)                // what comes due meanwhile is the next call's
 		due, err := m.due(ctx, within, dueLimit+len(tried)) // what failed is due still
 		if err != nil {
 			return err

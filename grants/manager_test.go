@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -537,7 +538,7 @@ func TestPanics(t *testing.T) {
 			for _, method := range []string{"Load", "Lease", "Save"} {
 				w.store.set(func(_ context.Context, called, _ string) error {
 					if called == method {
-						goexit()
+						runtime.Goexit()
 					}
 					return nil
 				}, nil)

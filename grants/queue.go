@@ -16,7 +16,7 @@ const (
 	shortPause  = time.Second // a pause that an attempt waits for
 	spareLife   = time.Second
 	turnTime    = 250 * time.Millisecond // after Limit; a lease that takes longer keeps no other grant waiting
-	lookAgain   = 2 * time.Second // how often a waiting attempt looks whether a sibling was faster
+	lookAgain   = 2 * time.Second        // how often a waiting attempt looks whether a sibling was faster
 	lookSpacing = 20 * time.Millisecond
 )
 

@@ -1,5 +1,0 @@
-package grants_test
-
-import "runtime"
-
-func goexit() { runtime.Goexit() }

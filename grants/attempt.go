@@ -18,7 +18,7 @@ import (
 const (
 	minPoll    = 50 * time.Millisecond // while a sibling refreshes
 	maxPoll    = time.Second
-	leaseAgain = 5 * time.Second // it may have given up its lease, which a Load does not show
+	leaseAgain = 2 * time.Second // it may have given up its lease, which a Load does not show
 	maxRounds  = 8               // in which the row turned out to be another than it was a moment ago
 )
 
@@ -35,7 +35,7 @@ type attempt struct {
 
 	// Guarded by Manager.mu.
 	outcome  *outcome // for callers
-	final    *outcome // for watchers, and the callers who are left
+	final    *outcome // for watchers: when all is done
 	callers  int      // of Token
 	watchers int      // of RefreshDue
 	sent     bool     // a request whose response must not be lost
@@ -116,6 +116,8 @@ func (a *attempt) run() {
 		defer m.mu.Unlock()
 		delete(m.attempts, a)
 		m.passLocked(a)
+		a.final.err = a.event.Err
+		close(a.final.done)
 	}()
 	err := a.handOut()
 	switch {
@@ -240,8 +242,7 @@ func (a *attempt) look(record Record) (step, *oauth2.Token, error) {
 	}
 	isDue := a.due && left <= a.within && row.AccessToken != ""
 	if isGood && !older && isDue {
-		a.publish(&a.outcome, row, nil) // to those who came meanwhile: it serves them
-		a.callers = 0
+		a.publish(row, nil) // it serves those who came meanwhile
 	}
 	isIdle := a.due && !isDue && a.callers == 0 && row.AccessToken != "" && row.AccessToken != e.bad
 	if isIdle && !older {
@@ -467,8 +468,11 @@ func (a *attempt) failed(record Record, err error) (step, error) {
 	case mark.Unfinished == record.Unfinished:
 		return stepDone, failure // of this process alone; Release follows
 	}
-	if err := a.mark(record.Version, mark); errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) {
+	switch err := a.mark(record.Version, mark); {
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
 		return a.again(err) // somebody has put in another token meanwhile
+	case err != nil && mark.Unfinished:
+		a.leased = false // no Release: a lease that runs out says the same
 	}
 	return stepDone, failure
 }
@@ -531,18 +535,23 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 		e.failures++
 		e.failure, e.until = err, m.now()+a.remember
 	}
-	if !e.kept && a.unsaved == nil && e.unsaved == nil && e.verdict == nil && e.attempt == nil {
-		m.entries.CompareAndDelete(a.grant, e)
-	}
-	a.publish(&a.outcome, token, err)
-	a.publish(&a.final, token, err)
+	m.drop(a.grant, e)
+	a.publish(token, err)
 }
 
-// publish ends the waiting for an outcome, and prepares another; m.mu is held.
-func (a *attempt) publish(to **outcome, token *oauth2.Token, err error) {
-	(*to).token, (*to).err = token, err
-	close((*to).done)
-	*to = &outcome{done: make(chan struct{})}
+// drop forgets an entry that only RefreshDue has used; m.mu is held.
+func (m *Manager) drop(grant string, e *entry) {
+	if !e.kept && e.unsaved == nil && e.verdict == nil && e.attempt == nil {
+		m.entries.CompareAndDelete(grant, e)
+	}
+}
+
+// publish gives callers their outcome, and prepares another for those who come later; m.mu is held.
+func (a *attempt) publish(token *oauth2.Token, err error) {
+	a.outcome.token, a.outcome.err = token, err
+	close(a.outcome.done)
+	a.outcome = &outcome{done: make(chan struct{})}
+	a.callers = 0
 }
 
 // call runs f, which calls the Store, for a limited time.

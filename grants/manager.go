@@ -22,6 +22,7 @@ const (
 	storeTimeout          = 10 * time.Second // for each call of the Store that a caller's context does not bound
 	saveTime              = 15 * time.Second // what a lease leaves after the request, for Save
 	expiryMargin          = 10 * time.Second // a token counts as expired that much early, as in x/oauth2's Token.Valid
+	lastPatience          = time.Second      // for a refresh that begins as late as that
 	maxEarly              = 5 * time.Minute  // and is refreshed in the background at most that much before
 	minInterval           = time.Second      // between two refreshes of a token that lives for seconds
 	invalidateInterval    = time.Minute      // between two refreshes because of 401s
@@ -203,7 +204,8 @@ func (m *Manager) now() time.Duration { return time.Since(m.start) }
 // Token returns a token of the grant that can be used now.
 //
 // If the one in memory is valid, Token returns it at once, without a call of the Store and whatever else has failed, even
-// if the customer has revoked meanwhile; in the last minutes of its life it is refreshed in the background. Otherwise Token waits for
+// if the customer has revoked meanwhile; in the last minutes of its life it is refreshed in the background, and in the last
+// 10 seconds it is returned only if a refresh fails or takes long. Otherwise Token waits for
 // the Store, and unless that holds a valid token, for the refresh: for Limit, for a sibling that is refreshing, and for
 // Apple. Callers of one grant wait together, each until its own ctx ends; the refresh goes on without them. The
 // token is returned when it has arrived, and stored after that. If the process dies before it is stored, it is lost, and with it
@@ -275,7 +277,17 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 		if failed, ok := errors.AsType[*applebusiness.Error](err); ok && failed.RetryAfter > 0 {
 			err = withWait(err, wait)
 		}
-		return nil, err
+		return e.lastResort(err)
+	}
+	var enough <-chan time.Time
+	if h := e.held.Load(); h != nil && time.Until(h.token.Expiry) > 0 { // it has seconds to live
+		patience := min(lastPatience, time.Until(h.token.Expiry))
+		if e.attempt != nil || e.failures > 0 {
+			patience = 0 // for minutes it could not be replaced
+		}
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		enough = timer.C
 	}
 	a := e.attempt
 	if a == nil {
@@ -285,20 +297,43 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 	outcome := a.outcome
 	m.mu.Unlock()
 
-	select {
-	case <-outcome.done:
-	case <-ctx.Done():
-		m.mu.Lock()
-		if a.outcome == outcome {
-			a.callers--
+	for {
+		select {
+		case <-outcome.done:
+			if outcome.err != nil {
+				return e.lastResort(outcome.err)
+			}
+			token := *outcome.token
+			return &token, nil
+		case <-enough:
+			if token, _ := e.lastResort(nil); token != nil {
+				m.leave(a, outcome)
+				return token, nil
+			}
+			enough = nil
+		case <-ctx.Done():
+			m.leave(a, outcome)
+			return nil, ctx.Err()
 		}
-		m.mu.Unlock()
-		return nil, ctx.Err()
 	}
-	if outcome.err != nil {
-		return nil, outcome.err
+}
+
+// leave is called by a caller who waits no longer.
+func (m *Manager) leave(a *attempt, outcome *outcome) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if a.outcome == outcome {
+		a.callers--
 	}
-	token := *outcome.token
+}
+
+// lastResort returns the held token in the last seconds of its life, or err, with which a refresh has failed.
+func (e *entry) lastResort(err error) (*oauth2.Token, error) {
+	h := e.held.Load()
+	if h == nil || err == ErrClosed || err == ErrNoGrant || time.Until(h.token.Expiry) <= 0 {
+		return nil, err
+	}
+	token := h.token
 	return &token, nil
 }
 

@@ -346,8 +346,13 @@ func TestEarlyRefresh(t *testing.T) {
 					assert.Zero(t, time.Since(start))
 					time.Sleep(time.Second)
 				}
-				assert.Less(t, w.apple.requests(), 30, "with backoff")
-				assert.Less(t, w.store.total(), 100)
+				for time.Since(begin) < time.Hour {
+					_, err := m.Token(t.Context(), "a")
+					assert.NoError(t, err, "until it expires")
+					time.Sleep(time.Second)
+				}
+				assert.Less(t, w.apple.requests(), 40, "with backoff")
+				assert.Less(t, w.store.total(), 120)
 				assert.Positive(t, len(w.takeEvents()), "it was tried")
 				w.store.fail(nil)
 			})
@@ -828,6 +833,22 @@ func TestUnfinished(t *testing.T) {
 		})
 	}
 
+	t.Run("a Mark that fails", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", -time.Minute)
+			w.store.fail(errDatabase, "Mark")
+			w.apple.fail(w.apple.lose(syscall.ECONNRESET))
+			assert.Equal(t, applebusiness.ErrNoResponse, failure(t, m, "a").Reason)
+			synctest.Wait()
+			assert.Zero(t, w.store.count("Release"))
+			w.store.fail(nil)
+			time.Sleep(time.Minute)
+			assert.True(t, w.row("a").Unfinished)
+			assert.True(t, failure(t, m, "a").ResponseLost)
+		})
+	})
+
 	t.Run("a process that was killed", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			m := w.process()
@@ -1048,6 +1069,9 @@ func TestRefreshDue(t *testing.T) {
 			require.NoError(t, a.RefreshDue(t.Context(), 0))
 			assert.Equal(t, sent, w.apple.requests())
 			assert.Equal(t, 1, w.store.total(), "Due alone")
+			assert.Equal(t, "access-7-1", w.row("7").Token.AccessToken, "stored when RefreshDue returns")
+			token(t, a, "7")
+			assert.Equal(t, 1, w.store.count("Load"), "and not kept in memory")
 		})
 	})
 

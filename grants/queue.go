@@ -59,11 +59,11 @@ func (m *Manager) takeTurn(a *attempt) error {
 	select {
 	case <-a.myTurn:
 	case <-timer.C:
-		if m.leave(a) {
+		if m.leaveQueue(a) {
 			return errLookAgain
 		}
 	case <-a.ctx.Done():
-		if m.leave(a) {
+		if m.leaveQueue(a) {
 			return a.ended()
 		}
 	}
@@ -120,8 +120,8 @@ func (m *Manager) next() {
 	close(m.queue.turn.myTurn)
 }
 
-// leave takes a out of the queue, and reports false if it has the turn already.
-func (m *Manager) leave(a *attempt) bool {
+// leaveQueue takes a out of the queue, and reports false if it has the turn already.
+func (m *Manager) leaveQueue(a *attempt) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	i := slices.Index(m.queue.waiting, a)

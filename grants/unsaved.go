@@ -79,6 +79,7 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 	if u.e.unsaved == u {
 		u.e.unsaved = nil
 	}
+	m.drop(u.grant, u.e)
 	if h := u.e.held.Load(); !stored && h != nil && h.token.AccessToken == u.token.AccessToken {
 		u.e.held.Store(nil)
 	}

@@ -528,7 +528,7 @@ func (e *Error) describe(code, description, uri string, sent map[string]string) 
 	e.Parameter = mask(e.Parameter, sent)
 }
 
-// mask returns text with each value of a request's fields replaced, also in its percent-encoded and HTML forms. The
+// mask returns text with each value of a request's fields replaced, also as it stands in a URL, a form or HTML. The
 // public grant_type and scope and values under 8 bytes, which stand in many a harmless text, are left.
 func mask(text string, sent map[string]string) string {
 	if text == "" {
@@ -537,7 +537,8 @@ func mask(text string, sent map[string]string) string {
 	var values []string
 	for name, value := range sent {
 		if len(value) >= 8 && name != "grant_type" && name != "scope" {
-			values = append(values, value, url.QueryEscape(value), url.PathEscape(value), html.EscapeString(value))
+			values = append(values, value, url.QueryEscape(value), url.PathEscape(value),
+				strings.ReplaceAll(value, "+", " "), html.EscapeString(value))
 		}
 	}
 	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) }) // a value may hold another

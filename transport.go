@@ -593,7 +593,8 @@ func proxyStatus(text string) int {
 
 // isTimeout reports whether err is about something that took too long.
 func isTimeout(err error) bool {
-	return visit(err, func(node error) bool {
+	return visit(err, func(node error) (found bool) {
+		defer func() { _ = recover() }() // a *url.Error asks what it wraps, which may be a nil pointer
 		timeout, ok := node.(interface{ Timeout() bool })
 		return ok && timeout.Timeout()
 	})

@@ -1,0 +1,827 @@
+package grantstest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/grants"
+	"github.com/seed-a5f25c57/applebusiness/grants/grantstest"
+)
+
+func TestMemoryStore(t *testing.T) {
+	start := time.Now()
+	require.NoError(t, grantstest.TestStore(grants.NewMemoryStore()))
+	assert.Less(t, time.Since(start), 5*time.Second)
+	synctest.Test(t, func(t *testing.T) {
+		require.NoError(t, grantstest.TestStore(new(grants.MemoryStore)))
+	})
+}
+
+func TestNothingIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, bug := range []string{"", "lease never runs out"} {
+			store := newStore(bug)
+			require.NoError(t, store.Put(t.Context(), "a customer's", &oauth2.Token{Expiry: time.Now().Add(-time.Hour)}))
+			grantstest.TestStore(store)
+			assert.Equal(t, []string{"a customer's"}, slices.Collect(maps.Keys(store.rows)))
+			record, err := store.Load(t.Context(), "a customer's")
+			require.NoError(t, err)
+			assert.Equal(t, grants.Mark{}, record.Mark)
+		}
+	})
+}
+
+func TestGoodStores(t *testing.T) {
+	for _, good := range []string{
+		"clock is an hour ahead", "clock is an hour behind", "rounds to a second", "truncates to a second", "is slow",
+		"knows a deleted grant", "Due is stale", "wraps its errors", "ignores contexts", "Dead keeps all",
+	} {
+		t.Run(good, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				require.NoError(t, grantstest.TestStore(newStore(good)))
+			})
+		})
+	}
+	t.Run("two at once on one Store", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			store := newStore("")
+			var wg sync.WaitGroup
+			for range 2 {
+				wg.Go(func() { assert.NoError(t, grantstest.TestStore(store)) })
+			}
+			wg.Wait()
+		})
+	})
+}
+
+// wrong is each way in which a Store of this file can be wrong, and the sentence that says so.
+var wrong = map[string]string{
+	"loses the access token":          "Load returns the grant's record as last written",
+	"loses the refresh token":         "Load returns the grant's record as last written",
+	"loses the token type":            "Load returns the grant's record as last written",
+	"loses the expiry":                "Its Expiry is by this process's clock",
+	"cuts a token at 2 KiB":           "Load returns the grant's record as last written",
+	"invents an expiry":               "Its Expiry is by this process's clock",
+	"Load returns no token":           "Load returns the grant's record as last written",
+	"Load is one write behind":        "Load returns the grant's record as last written",
+	"names ignore case":               "ErrNoGrant is returned for a grant that the Store does not hold.",
+	"names lose a space":              "ErrNoGrant is returned for a grant that the Store does not hold.",
+	"Load of no grant is nil":         "It returns ErrNoGrant if there is none.",
+	"aliases":                         "Load returns the grant's record as last written",
+	"keeps the caller's token":        "Load returns the grant's record as last written",
+	"hands out its own dead":          "Load returns the grant's record as last written",
+	"expiry is in the store's clock":  "Its Expiry is by this process's clock",
+	"expiry is not converted back":    "Its Expiry is by this process's clock",
+	"keeps the time left":             "Its Expiry is by this process's clock",
+	"RetryAt is in the store's clock": "by this process's clock: the Store converts it as it does a token's Expiry.",
+	"RetryAt is lost":                 "by this process's clock: the Store converts it as it does a token's Expiry.",
+	"lease by the process's clock, an hour behind": "It returns ErrLeased while another holder's lease runs",
+	"lease by the process's clock, an hour ahead":  "whether a lease has run out, a token expires or RetryAt has passed is decided by one clock",
+	"lease ends 3 seconds late":                    "whether a lease has run out, a token expires or RetryAt has passed is decided by one clock",
+	"lease is half as long":                        "whether a lease has run out, a token expires or RetryAt has passed is decided by one clock",
+	"Due by the wrong clock":                       "Due returns at most limit grants",
+	"RetryAt by the wrong clock":                   "Due returns at most limit grants",
+
+	"lease never runs out":                "whether a lease has run out, a token expires or RetryAt has passed is decided by one clock",
+	"lease does not exclude":              "It returns ErrLeased while another holder's lease runs",
+	"lease is read, then written":         "Each method takes effect at one instant",
+	"lease conflict is another error":     "All methods can be called concurrently",
+	"Lease makes a grant":                 "and ErrNoGrant if there is no such grant.",
+	"Lease refuses the same holder":       "To the same holder it gives the lease again, from now on.",
+	"Lease again is not longer":           "To the same holder it gives the lease again, from now on.",
+	"Lease again is unfinished":           "To the same holder it gives the lease again, from now on.",
+	"Lease returns no token":              "Lease gives holder the grant for the duration d, and returns its record.",
+	"Lease returns no mark":               "Lease gives holder the grant for the duration d, and returns its record.",
+	"Lease refuses the dead":              "Lease gives holder the grant for the duration d, and returns its record.",
+	"Lease changes the version":           "Version changes exactly when Token does.",
+	"Release changes the version":         "Version changes exactly when Token does.",
+	"lease run out is not seen":           "A lease that has run out without Save, Mark or Release makes the record Unfinished",
+	"lease run out is not seen by Load":   "A lease that has run out without Save, Mark or Release makes the record Unfinished",
+	"lease run out is not seen by Lease":  "A lease that has run out without Save, Mark or Release makes the record Unfinished",
+	"lease ended is unfinished":           "A lease that has run out without Save, Mark or Release makes the record Unfinished",
+	"lease run out is forgotten by Lease": "It stays so until a Save, a Put or a Mark.",
+	"unfinished ends with Release":        "What Lease has found Unfinished stays so.",
+
+	"Save does not compare":              "Otherwise, also if the grant was deleted, it returns ErrConflict and changes nothing.",
+	"Save compares the lease":            "if the grant's version is still version, whoever holds the lease.",
+	"Save is read, then written":         "Each method takes effect at one instant",
+	"Save brings a deleted grant back":   "It never makes a grant.",
+	"Save of a deleted grant is nil":     "Otherwise, also if the grant was deleted, it returns ErrConflict and changes nothing.",
+	"Save keeps the version":             "Save stores token under a new version, removes the mark, and ends holder's lease",
+	"Save keeps the mark":                "Save stores token under a new version, removes the mark, and ends holder's lease",
+	"Save keeps unfinished":              "Save stores token under a new version, removes the mark, and ends holder's lease",
+	"Save keeps its lease":               "Save stores token under a new version, removes the mark, and ends holder's lease",
+	"Save ends another's lease":          "Save stores token under a new version, removes the mark, and ends holder's lease",
+	"Save ends its lease on a conflict":  "Otherwise, also if the grant was deleted, it returns ErrConflict and changes nothing.",
+	"Save of the same token is no write": "Save stores token under a new version, removes the mark, and ends holder's lease",
+
+	"Mark does not compare":             "Otherwise, also if the grant was deleted, it returns ErrConflict and changes nothing.",
+	"Mark compares the lease":           "if the grant's version is still version, whoever holds the lease.",
+	"Mark changes the version":          "Token and version stay.",
+	"Mark makes a grant":                "Otherwise, also if the grant was deleted, it returns ErrConflict and changes nothing.",
+	"Mark keeps its lease":              "Mark replaces the mark and ends holder's lease",
+	"Mark ends another's lease":         "Mark replaces the mark and ends holder's lease",
+	"Mark ends its lease on a conflict": "Otherwise, also if the grant was deleted, it returns ErrConflict and changes nothing.",
+	"Mark adds to the mark":             "Mark replaces the mark and ends holder's lease",
+	"Mark loses unfinished":             "Mark replaces the mark and ends holder's lease",
+	"Mark loses dead":                   "Mark replaces the mark and ends holder's lease",
+	"Dead removes the token":            "It is kept when Dead is set.",
+	"Dead loses the endpoint":           "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost.",
+	"Dead loses the status":             "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost.",
+	"Dead loses the code":               "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost.",
+	"Dead loses the description":        "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost.",
+	"Dead loses the reason":             "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost.",
+	"Dead loses the grant type":         "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost.",
+	"Dead loses the request id":         "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost.",
+	"Dead loses ResponseLost":           "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost.",
+	"Dead is looked up by its reason":   "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost.",
+
+	"Release ends another's lease":    "Release ends holder's lease, and nobody else's.",
+	"Release does nothing":            "Release ends holder's lease, and nobody else's.",
+	"Release needs a lease":           "It returns nil if holder has no lease, or if there is no such grant.",
+	"Release needs a grant":           "It returns nil if holder has no lease, or if there is no such grant.",
+	"Put does not replace":            "Put stores token under a new version, whatever was there",
+	"Put keeps the version":           "Put stores token under a new version, whatever was there",
+	"Put keeps the lease":             "the grant is made if need be, and its mark and its lease are gone.",
+	"Put keeps the verdict":           "the grant is made if need be, and its mark and its lease are gone.",
+	"Put keeps RetryAt":               "the grant is made if need be, and its mark and its lease are gone.",
+	"Put keeps unfinished":            "the grant is made if need be, and its mark and its lease are gone.",
+	"version counts from 1":           "It never repeats for a grant's name: not after Delete and Put",
+	"version is the token's checksum": "Put stores token under a new version, whatever was there",
+	"version is one of a hundred":     "It never repeats for a grant's name: not after Delete and Put",
+	"Delete does nothing":             "Delete removes the grant.",
+	"Delete of no grant is an error":  "It returns nil if there is none.",
+	"Delete fails":                    "Delete removes the grant.",
+
+	"Due lists the dead":             "Due returns at most limit grants",
+	"Due lists the leased":           "Due returns at most limit grants",
+	"Due lists who waits":            "Due returns at most limit grants",
+	"Due lists all":                  "Due returns at most limit grants",
+	"Due lists none":                 "Due returns at most limit grants",
+	"Due has no order":               "Due returns at most limit grants",
+	"Due has the latest first":       "Due returns at most limit grants",
+	"Due has no limit":               "Due returns at most limit grants",
+	"Due ignores a lease that ended": "Due returns at most limit grants",
+	"Due ignores the unfinished":     "Due returns at most limit grants",
+	"Due ignores the expired":        "Due returns at most limit grants",
+	"Due takes no negative before":   "A negative before means tokens that expired at least that long ago.",
+	"Due lists what never expires":   "A token without an Expiry is never due.",
+
+	"panics":                        "Put stores token under a new version, whatever was there",
+	"panics at an ended context":    "it returns soon after its context ends.",
+	"waits at an ended context":     "it returns soon after its context ends.",
+	"Lease waits for the other one": "It returns ErrLeased while another holder's lease runs",
+}
+
+func TestWrongStores(t *testing.T) {
+	for bug, sentence := range wrong {
+		t.Run(bug, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				err := grantstest.TestStore(newStore(bug))
+				require.Error(t, err)
+				assert.Contains(t, err.Error(), sentence)
+				for line := range strings.Lines(err.Error()) {
+					require.True(t, strings.HasPrefix(line, "applebusiness/grants/grantstest: "), line)
+				}
+				if testing.Verbose() {
+					t.Log(err)
+				}
+			})
+		})
+	}
+}
+
+// TestSentences finds each sentence that the test quotes in the contract, and a Store that is told by it to be wrong.
+func TestSentences(t *testing.T) {
+	contract, err := os.ReadFile("../store.go")
+	require.NoError(t, err)
+	text := regexp.MustCompile(`\s*\n\s*//\s*`).ReplaceAllString(string(contract), " ")
+	checks, err := os.ReadFile("checks.go")
+	require.NoError(t, err)
+	sentences := regexp.MustCompile(`sentence\{"(?:[A-Za-z.]+)", "(.+)"\}`).FindAllStringSubmatch(string(checks), -1)
+	require.NotEmpty(t, sentences)
+	for _, sentence := range sentences {
+		assert.Contains(t, text, sentence[1])
+		assert.True(t, slices.ContainsFunc(slices.Collect(maps.Values(wrong)), func(broken string) bool {
+			return strings.Contains(sentence[1], broken)
+		}), "no Store breaks %q", sentence[1])
+	}
+}
+
+func TestNoStore(t *testing.T) {
+	require.Error(t, grantstest.TestStore(nil))
+	require.Error(t, grantstest.TestStore((*grants.MemoryStore)(nil)))
+	down := errors.New("no connection\nto the database")
+	err := grantstest.TestStore(&store{fails: down})
+	require.Error(t, err)
+	assert.Equal(t, 1, strings.Count(err.Error(), "\n")+1, "all that follows from one failure is not reported: %v", err)
+}
+
+// store is a second, independent Store with a clock of its own. It is right for "" and for what TestGoodStores names, and
+// wrong in one way for each key of wrong.
+type store struct {
+	mu    sync.Mutex
+	way   string
+	skew  time.Duration
+	fails error
+	rows  map[string]*row
+	last  grants.Record // what the last write but one has left behind
+	stale []string
+}
+
+// row has its times by the store's clock.
+type row struct {
+	token         oauth2.Token
+	mark          grants.Mark
+	expiry, retry time.Time
+	version       int64
+	holder        string
+	leased        bool
+	until         time.Time
+	ended         time.Time // when a lease would have run out that was ended
+	keptToken     *oauth2.Token
+	keptDead      *applebusiness.Error
+	previous      *grants.Record
+}
+
+func newStore(way string) *store {
+	s := &store{way: way, rows: make(map[string]*row)}
+	switch way {
+	case "clock is an hour ahead", "expiry is in the store's clock", "RetryAt is in the store's clock", "Due by the wrong clock",
+		"RetryAt by the wrong clock", "lease by the process's clock, an hour behind", "expiry is not converted back":
+		s.skew = time.Hour
+	case "clock is an hour behind", "lease by the process's clock, an hour ahead":
+		s.skew = -time.Hour
+	}
+	return s
+}
+
+func (s *store) is(way string) bool { return s.way == way }
+func (s *store) now() time.Time     { return time.Now().Add(s.skew) }
+
+// in returns t by the store's clock.
+func (s *store) in(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	t = t.Add(s.skew)
+	if s.is("rounds to a second") {
+		t = t.Round(time.Second)
+	}
+	if s.is("truncates to a second") {
+		t = t.Truncate(time.Second)
+	}
+	return t
+}
+
+func (s *store) out(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return t.Add(-s.skew)
+}
+
+func (s *store) begin(ctx context.Context) (func(), error) {
+	if s.fails != nil {
+		return nil, s.fails
+	}
+	if ctx.Err() != nil {
+		switch s.way {
+		case "panics at an ended context":
+			panic("no context")
+		case "waits at an ended context":
+			time.Sleep(8 * time.Second)
+		case "ignores contexts":
+		default:
+			return nil, ctx.Err()
+		}
+	}
+	if s.is("panics") {
+		panic("a bug")
+	}
+	if s.is("is slow") {
+		time.Sleep(50 * time.Millisecond)
+	}
+	s.mu.Lock()
+	return s.mu.Unlock, nil
+}
+
+func (s *store) find(grant string) (*row, error) {
+	if s.is("names ignore case") {
+		grant = strings.ToLower(grant)
+	}
+	if s.is("names lose a space") {
+		grant = strings.TrimSpace(grant)
+	}
+	if row, ok := s.rows[grant]; ok {
+		return row, nil
+	}
+	if s.is("wraps its errors") {
+		return nil, fmt.Errorf("grant %q: %w", grant, grants.ErrNoGrant)
+	}
+	return nil, grants.ErrNoGrant
+}
+
+func (s *store) version(old int64, token *oauth2.Token) int64 {
+	switch s.way {
+	case "version counts from 1":
+		return old + 1
+	case "version is one of a hundred":
+		return rand.Int64N(100)
+	case "version is the token's checksum":
+		return int64(len(token.AccessToken))
+	}
+	return rand.Int64()
+}
+
+func (s *store) set(row *row, token *oauth2.Token) {
+	old := s.record(row)
+	row.previous = &old
+	row.token = oauth2.Token{AccessToken: token.AccessToken, RefreshToken: token.RefreshToken, TokenType: token.TokenType}
+	row.expiry = s.in(token.Expiry)
+	if s.is("expiry is in the store's clock") {
+		row.expiry = token.Expiry
+	}
+	row.keptToken = token
+	switch s.way {
+	case "loses the access token":
+		row.token.AccessToken = ""
+	case "loses the refresh token":
+		row.token.RefreshToken = ""
+	case "loses the token type":
+		row.token.TokenType = "bearer"
+	case "loses the expiry":
+		row.expiry = time.Time{}
+	case "invents an expiry":
+		if token.Expiry.IsZero() {
+			row.expiry = s.now().Add(time.Hour)
+		}
+	case "cuts a token at 2 KiB":
+		row.token.AccessToken = row.token.AccessToken[:min(2048, len(row.token.AccessToken))]
+	case "keeps the time left":
+		row.token.ExpiresIn = int64(time.Until(token.Expiry))
+	}
+}
+
+func (s *store) running(row *row) bool {
+	if s.is("lease never runs out") {
+		return row.leased
+	}
+	return row.leased && s.now().Before(row.until)
+}
+func (s *store) lapsed(row *row) bool { return row.leased && !s.running(row) }
+
+func (s *store) record(row *row) grants.Record {
+	token := row.token
+	token.Expiry = s.out(row.expiry)
+	token.ExpiresIn = 0
+	if s.is("keeps the time left") && !token.Expiry.IsZero() {
+		token.Expiry = time.Now().Add(time.Duration(row.token.ExpiresIn))
+	}
+	if s.is("expiry is not converted back") {
+		token.Expiry = row.expiry
+	}
+	record := grants.Record{Token: &token, Mark: row.mark, Version: row.version}
+	record.RetryAt = s.out(row.retry)
+	record.Unfinished = row.mark.Unfinished || s.lapsed(row) && !s.is("lease run out is not seen")
+	if s.is("lease ended is unfinished") && !row.ended.IsZero() && s.now().After(row.ended) {
+		record.Unfinished = true
+	}
+	if row.mark.Dead != nil {
+		dead := *row.mark.Dead
+		record.Dead = &dead
+		if s.is("hands out its own dead") {
+			record.Dead = row.mark.Dead
+		}
+		if s.is("Dead removes the token") {
+			record.Token.RefreshToken = ""
+		}
+	}
+	if s.is("aliases") || s.is("keeps the caller's token") {
+		record.Token = row.keptToken
+	}
+	return record
+}
+
+func (s *store) Load(ctx context.Context, grant string) (grants.Record, error) {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return grants.Record{}, err
+	}
+	defer end()
+	row, err := s.find(grant)
+	if err != nil {
+		if s.is("Load of no grant is nil") {
+			err = nil
+		}
+		return grants.Record{}, err
+	}
+	record := s.record(row)
+	switch s.way {
+	case "Load returns no token":
+		record.Token = nil
+	case "Load is one write behind":
+		if row.previous != nil && row.previous.Version != 0 {
+			return *row.previous, nil
+		}
+	case "lease run out is not seen by Load":
+		record.Unfinished = row.mark.Unfinished
+	}
+	return record, nil
+}
+
+func (s *store) Lease(ctx context.Context, grant, holder string, d time.Duration) (grants.Record, error) {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return grants.Record{}, err
+	}
+	if s.is("lease is read, then written") {
+		taken, err := s.find(grant)
+		running := err == nil && s.running(taken) && taken.holder != holder
+		end()
+		time.Sleep(time.Millisecond)
+		s.mu.Lock()
+		if running {
+			return grants.Record{}, grants.ErrLeased
+		}
+		if err == nil {
+			taken.leased = false
+		}
+	}
+	defer end()
+	r, err := s.find(grant)
+	if err != nil {
+		if s.is("Lease makes a grant") {
+			s.rows[grant] = new(row)
+		}
+		return grants.Record{}, err
+	}
+	if s.running(r) {
+		switch {
+		case s.is("lease does not exclude"):
+		case s.is("Lease refuses the same holder"):
+			return grants.Record{}, grants.ErrLeased
+		case r.holder == holder:
+		case s.is("Lease waits for the other one"):
+			s.mu.Unlock()
+			<-ctx.Done()
+			s.mu.Lock()
+			return grants.Record{}, ctx.Err()
+		case s.is("lease conflict is another error"):
+			return grants.Record{}, errors.New("could not serialize access")
+		case s.is("wraps its errors"):
+			return grants.Record{}, fmt.Errorf("grant %q: %w", grant, grants.ErrLeased)
+		default:
+			return grants.Record{}, grants.ErrLeased
+		}
+	}
+	if s.is("Lease refuses the dead") && r.mark.Dead != nil {
+		return grants.Record{}, errors.New("dead")
+	}
+	lapsed := s.lapsed(r) && !s.is("lease run out is not seen")
+	r.mark.Unfinished = r.mark.Unfinished || lapsed && !s.is("lease run out is forgotten by Lease") && !s.is("lease run out is not seen by Lease")
+	if s.is("Lease again is unfinished") && r.leased {
+		r.mark.Unfinished = true
+	}
+	if !s.is("Lease again is not longer") || !s.running(r) {
+		r.until = s.now().Add(d)
+	}
+	r.leased, r.holder = true, holder
+	switch s.way {
+	case "rounds to a second":
+		r.until = r.until.Round(time.Second)
+	case "truncates to a second":
+		r.until = r.until.Truncate(time.Second)
+	case "lease by the process's clock, an hour behind", "lease by the process's clock, an hour ahead":
+		r.until = time.Now().Add(d)
+	case "lease ends 3 seconds late":
+		r.until = r.until.Add(3 * time.Second)
+	case "lease is half as long":
+		r.until = r.until.Add(-d / 2)
+	case "Lease changes the version":
+		r.version = rand.Int64()
+	}
+	record := s.record(r)
+	switch s.way {
+	case "lease run out is forgotten by Lease":
+		record.Unfinished = record.Unfinished || lapsed
+	case "Lease returns no token":
+		record.Token = nil
+	case "Lease returns no mark":
+		record.Mark = grants.Mark{}
+	}
+	return record, nil
+}
+
+func (s *store) end(row *row, holder string) {
+	if row.leased && (row.holder == holder || s.lapsed(row)) {
+		row.leased, row.ended = false, row.until
+	}
+}
+
+func (s *store) Save(ctx context.Context, grant, holder string, version int64, token *oauth2.Token) error {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	if s.is("Save is read, then written") {
+		old, err := s.find(grant)
+		same := err == nil && old.version == version
+		end()
+		time.Sleep(time.Millisecond)
+		s.mu.Lock()
+		if same {
+			version = old.version
+		}
+	}
+	defer end()
+	r, err := s.find(grant)
+	if err != nil {
+		switch s.way {
+		case "Save brings a deleted grant back":
+			r = &row{version: version}
+			s.rows[grant] = r
+		case "Save of a deleted grant is nil":
+			return nil
+		case "knows a deleted grant":
+			return err
+		case "wraps its errors":
+			return fmt.Errorf("grant %q: %w", grant, grants.ErrConflict)
+		default:
+			return grants.ErrConflict
+		}
+	}
+	if s.is("Save compares the lease") && !(s.running(r) && r.holder == holder) {
+		return grants.ErrConflict
+	}
+	if r.version != version && !s.is("Save does not compare") {
+		if s.is("Save ends its lease on a conflict") {
+			s.end(r, holder)
+		}
+		return grants.ErrConflict
+	}
+	if s.is("Save of the same token is no write") && r.token.AccessToken == token.AccessToken {
+		return nil
+	}
+	s.set(r, token)
+	if !s.is("Save keeps the version") {
+		r.version = s.version(r.version, token)
+	}
+	unfinished := r.mark.Unfinished
+	if !s.is("Save keeps the mark") {
+		r.mark, r.retry = grants.Mark{}, time.Time{}
+	}
+	if s.is("Save keeps unfinished") {
+		r.mark.Unfinished = unfinished
+	}
+	if s.is("Save ends another's lease") {
+		r.leased = false
+	}
+	if !s.is("Save keeps its lease") {
+		s.end(r, holder)
+	}
+	return nil
+}
+
+func (s *store) Mark(ctx context.Context, grant, holder string, version int64, mark grants.Mark) error {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	r, err := s.find(grant)
+	if err != nil {
+		switch s.way {
+		case "Mark makes a grant":
+			s.rows[grant] = new(row)
+		case "knows a deleted grant":
+			return err
+		}
+		return grants.ErrConflict
+	}
+	if s.is("Mark compares the lease") && !(s.running(r) && r.holder == holder) {
+		return grants.ErrConflict
+	}
+	if r.version != version && !s.is("Mark does not compare") {
+		if s.is("Mark ends its lease on a conflict") {
+			s.end(r, holder)
+		}
+		return grants.ErrConflict
+	}
+	old := r.mark
+	r.mark, r.retry = mark, s.in(mark.RetryAt)
+	if s.is("RetryAt is in the store's clock") {
+		r.retry = mark.RetryAt
+	}
+	if s.is("Mark adds to the mark") && mark.Dead == nil {
+		r.mark.Dead = old.Dead
+	}
+	if dead := mark.Dead; dead != nil {
+		kept := &applebusiness.Error{
+			Endpoint: dead.Endpoint, StatusCode: dead.StatusCode, Code: dead.Code, Description: dead.Description,
+			Reason: dead.Reason, GrantType: dead.GrantType, RequestID: dead.RequestID, ResponseLost: dead.ResponseLost,
+		}
+		if s.is("Dead keeps all") {
+			*kept = *dead
+		}
+		switch s.way {
+		case "Dead loses the endpoint":
+			kept.Endpoint = ""
+		case "Dead loses the status":
+			kept.StatusCode = 0
+		case "Dead loses the code":
+			kept.Code = ""
+		case "Dead loses the description":
+			kept.Description = ""
+		case "Dead loses the reason":
+			kept.Reason = ""
+		case "Dead loses the grant type":
+			kept.GrantType = ""
+		case "Dead loses the request id":
+			kept.RequestID = ""
+		case "Dead loses ResponseLost":
+			kept.ResponseLost = false
+		case "Dead is looked up by its reason":
+			kept.Description = kept.Reason.Description()
+		}
+		r.mark.Dead = kept
+	}
+	switch s.way {
+	case "RetryAt is lost":
+		r.retry = time.Time{}
+	case "Mark loses unfinished":
+		r.mark.Unfinished = false
+	case "Mark loses dead":
+		r.mark.Dead = nil
+	case "Mark changes the version":
+		r.version = rand.Int64()
+	case "Mark ends another's lease":
+		r.leased = false
+	}
+	if !s.is("Mark keeps its lease") {
+		s.end(r, holder)
+	}
+	return nil
+}
+
+func (s *store) Release(ctx context.Context, grant, holder string) error {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	r, err := s.find(grant)
+	if err != nil {
+		if s.is("Release needs a grant") {
+			return err
+		}
+		return nil
+	}
+	mine := s.running(r) && r.holder == holder
+	switch {
+	case s.is("Release does nothing"):
+	case s.is("Release ends another's lease"):
+		r.leased = false
+	case s.is("Release needs a lease") && !mine:
+		return errors.New("no lease")
+	case mine:
+		s.end(r, holder)
+	}
+	if s.is("unfinished ends with Release") && mine {
+		r.mark.Unfinished = false
+	}
+	if s.is("Release changes the version") {
+		r.version = rand.Int64()
+	}
+	return nil
+}
+
+func (s *store) Put(ctx context.Context, grant string, token *oauth2.Token) error {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if s.is("names ignore case") {
+		grant = strings.ToLower(grant)
+	}
+	old, ok := s.rows[grant]
+	if ok && s.is("Put does not replace") {
+		return nil
+	}
+	if !ok {
+		old = new(row)
+	}
+	put := new(row)
+	s.set(put, token)
+	put.version = s.version(old.version, token)
+	if ok {
+		previous := s.record(old)
+		put.previous = &previous
+	}
+	switch s.way {
+	case "Put keeps the version":
+		if ok {
+			put.version = old.version
+		}
+	case "Put keeps the lease":
+		put.leased, put.holder, put.until = old.leased, old.holder, old.until
+	case "Put keeps the verdict":
+		put.mark.Dead = old.mark.Dead
+	case "Put keeps RetryAt":
+		put.retry = old.retry
+	case "Put keeps unfinished":
+		put.mark.Unfinished = s.record(old).Unfinished
+	}
+	s.rows[grant] = put
+	return nil
+}
+
+func (s *store) Delete(ctx context.Context, grant string) error {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	switch {
+	case s.is("Delete does nothing"):
+		return nil
+	case s.is("Delete fails"):
+		return errors.New("permission denied")
+	case s.is("Delete of no grant is an error"):
+		if _, err := s.find(grant); err != nil {
+			return err
+		}
+	}
+	delete(s.rows, grant)
+	return nil
+}
+
+func (s *store) Due(ctx context.Context, before time.Duration, limit int) ([]string, error) {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	now := s.now()
+	if s.is("Due by the wrong clock") {
+		now = time.Now()
+	}
+	retry := s.now()
+	if s.is("RetryAt by the wrong clock") {
+		retry = time.Now()
+	}
+	if s.is("Due takes no negative before") {
+		before = max(before, 0)
+	}
+	expires := func(r *row) bool { return !r.expiry.IsZero() && !r.expiry.After(now.Add(before)) }
+	if s.is("Due ignores the expired") {
+		expires = func(r *row) bool { return r.expiry.After(now) && !r.expiry.After(now.Add(before)) }
+	}
+	var names []string
+	for name, r := range s.rows {
+		if (expires(r) || s.is("Due lists what never expires") && r.expiry.IsZero() || s.is("Due lists all")) &&
+			(r.mark.Dead == nil || s.is("Due lists the dead")) &&
+			(!s.running(r) || s.is("Due lists the leased")) &&
+			(!s.is("Due ignores a lease that ended") || !r.leased) &&
+			(!s.is("Due ignores the unfinished") || !r.mark.Unfinished) &&
+			(!r.retry.After(retry) || s.is("Due lists who waits")) && !s.is("Due lists none") {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		switch {
+		case s.is("Due has no order"):
+			return strings.Compare(a, b)
+		case s.is("Due has the latest first"):
+			a, b = b, a
+		}
+		return s.rows[a].expiry.Compare(s.rows[b].expiry)
+	})
+	if len(names) > limit && !s.is("Due has no limit") {
+		names = names[:limit]
+	}
+	if s.is("Due is stale") { // by a call; each is followed by another
+		names, s.stale = s.stale, names
+		return names, nil
+	}
+	return names, nil
+}
+
+var _ grants.Store = (*store)(nil)

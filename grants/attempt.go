@@ -18,7 +18,7 @@ import (
 const (
 	minPoll    = 50 * time.Millisecond // while a sibling refreshes
 	maxPoll    = time.Second
-	leaseAgain = 2 * time.Second // it may have given up its lease, which a Load does not show
+	leaseAgain = 2 * time.Second // it may have died or given up its lease, which a Load does not show
 	maxRounds  = 8               // in which the row turned out to be another than it was a moment ago
 )
 
@@ -150,7 +150,6 @@ func (a *attempt) refresh() (*oauth2.Token, error) {
 	m := a.m
 	poll := minPoll
 	var leasedSince, leaseAt time.Time // a sibling has the lease, and when to try for it again
-	var leasedUnfinished bool
 	for {
 		record, err := a.load()
 		if err != nil {
@@ -167,7 +166,7 @@ func (a *attempt) refresh() (*oauth2.Token, error) {
 		if err := a.waitForPause(); err != nil {
 			return nil, err
 		}
-		if time.Now().Before(leaseAt) && record.Unfinished == leasedUnfinished {
+		if time.Now().Before(leaseAt) {
 			if err := a.poll(&poll); err != nil {
 				return nil, err
 			}
@@ -184,7 +183,7 @@ func (a *attempt) refresh() (*oauth2.Token, error) {
 		}
 
 		// The first write comes before the request: where it fails, Save would fail too, with the only refresh token.
-		unfinished, before := record.Unfinished, time.Now()
+		before := time.Now()
 		record, err = a.lease()
 		if err != nil {
 			m.giveBack(a)
@@ -196,7 +195,7 @@ func (a *attempt) refresh() (*oauth2.Token, error) {
 			} else if time.Since(leasedSince) > 2*m.leaseTime() {
 				return nil, a.storeError(errForever)
 			}
-			leaseAt, leasedUnfinished = time.Now().Add(leaseAgain), unfinished
+			leaseAt = time.Now().Add(leaseAgain)
 			if err := a.poll(&poll); err != nil {
 				return nil, err
 			}

@@ -309,6 +309,22 @@ func TestVerdictThatCannotBeRecorded(t *testing.T) {
 	})
 }
 
+// What a sibling fetched while this process waited is taken, even if it lives for seconds only.
+func TestShortLivedTokenOfASibling(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.apple.life = 8
+		w.apple.latency = 2 * time.Second
+		w.connect("a", -time.Minute)
+		var group sync.WaitGroup
+		for range 8 {
+			m := w.process()
+			group.Go(func() { assert.Equal(t, "access-a-1", token(t, m, "a")) })
+		}
+		group.Wait()
+		assert.Equal(t, 1, w.apple.requests())
+	})
+}
+
 // A sibling that gives its lease up without a trace does not keep others waiting for the whole lease.
 func TestLeaseGivenUp(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

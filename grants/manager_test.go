@@ -1059,10 +1059,10 @@ func TestMemory(t *testing.T) {
 			m := w.process()
 			w.connect("a", 10*time.Hour)
 			token(t, m, "a")
-			time.Sleep(59 * time.Minute)
+			time.Sleep(59*time.Minute + 30*time.Second)
 			token(t, m, "a")
 			assert.Equal(t, 1, w.store.count("Load"))
-			time.Sleep(61 * time.Minute)
+			time.Sleep(time.Hour + 10*time.Second)
 			token(t, m, "a")
 			assert.Equal(t, 2, w.store.count("Load"))
 			assert.Zero(t, w.apple.requests())
@@ -1279,13 +1279,13 @@ func TestRefreshDue(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			m := w.process(func(o *grants.Options) { o.Limit = &steady{perSec: 10} })
 			var inOrder []string
-			for i := range 50 {
+			for i := range 500 {
 				w.connect(fmt.Sprint(i), -time.Hour+time.Duration(i)*time.Second)
 				inOrder = append(inOrder, fmt.Sprintf("refresh-%d-0", i))
 			}
 			require.NoError(t, m.RefreshDue(t.Context(), 0))
 			assert.ElementsMatch(t, inOrder, w.apple.sent)
-			assert.NotEqual(t, inOrder, w.apple.sent)
+			assert.NotSubset(t, inOrder[:40], w.apple.sent[:10], "siblings that begin at once would try for the same leases")
 			assert.Equal(t, "access-7-1", w.row("7").Token.AccessToken, "stored when RefreshDue returns")
 			loads := w.store.count("Load")
 			token(t, m, "7")

@@ -443,7 +443,7 @@ func (a *attempt) failed(record Record, err error) (step, error) {
 		a.leased = false // nothing can be written any more: the lease runs out, and makes the record Unfinished
 		return stepDone, ErrClosed
 	}
-	failure, e := a.tokenFailure(err)
+	e, failure := a.tokenFailure(err)
 	advice := applebusiness.Troubleshoot(failure)
 	mark := Mark{Unfinished: record.Unfinished || mayBeLost(e)}
 	switch {
@@ -476,8 +476,8 @@ func (a *attempt) failed(record Record, err error) (step, error) {
 	return stepDone, failure
 }
 
-// condemn records that Apple has refused the record's refresh token for good. Nobody is told before that is recorded, since
-// only then is it still the grant's token.
+// condemn records that Apple has refused the record's refresh token for good. Nobody is told before that is recorded,
+// since only then is it still the grant's token.
 func (a *attempt) condemn(record Record, v *verdict) (step, error) {
 	m := a.m
 	dead := *v.err
@@ -628,11 +628,11 @@ func (a *attempt) ended() error {
 	return errAbandoned
 }
 
-// tokenFailure returns what callers get for a failed request, and the *Error in it.
-func (a *attempt) tokenFailure(err error) (error, *applebusiness.Error) {
+// tokenFailure returns the *Error of a failed request, and what callers get for it.
+func (a *attempt) tokenFailure(err error) (*applebusiness.Error, error) {
 	if _, ok := errors.AsType[*panicError](err); ok {
 		e := waitError(applebusiness.ErrNoResponse, 0)
-		return &transportPanic{e, err, mask(textOf(err), a.seen)}, e
+		return e, &transportPanic{e, err, mask(textOf(err), a.seen)}
 	}
 	if e, ok := errors.AsType[*applebusiness.Error](applebusiness.Wrap(err)); ok && e != nil {
 		return e, e

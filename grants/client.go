@@ -9,16 +9,16 @@ import (
 
 const maxDrain = 64 << 10
 
-// Client returns an HTTP client for the API whose requests carry the grant's access token, from [Manager.Token] with
-// the request's context. Each call returns a new client, with a Transport, CheckRedirect and Timeout as those of
+// Client returns an HTTP client for the API whose requests carry the grant's access token, from [Manager.Token] with the
+// request's context. Each call returns a new client, with a Transport, CheckRedirect and Timeout as those of
 // [Options.HTTPClient]; its Timeout covers the wait for a token too, and can be changed. It has no cookie jar, since what
 // one customer's session is given must not be sent in another's.
 //
-// If the response has status 401, the token is invalidated, replaced once for all requests that met this, and
-// the request is sent once more if it has no body or a GetBody. What the second response is, the caller gets. The first
-// is what the caller gets if the request cannot be sent again, or if there is no other token yet because this one has just
-// replaced another that was refused. If there is no other token because the refresh failed, the request fails with that
-// error, so that a customer who has revoked is seen as such.
+// If the response has status 401, the token is invalidated, replaced once for all requests that met this, and the request
+// is sent once more if it has no body or a GetBody. What the second response is, the caller gets. The first is what the
+// caller gets if the request cannot be sent again, or if there is no other token yet because this one has just replaced
+// another that was refused. If there is no other token because the refresh failed, the request fails with that error, so
+// that a customer who has revoked is seen as such.
 //
 // A redirect to another scheme, host or port is followed without the token. Token requests do not go through the client.
 func (m *Manager) Client(grant string) *http.Client {

@@ -26,8 +26,8 @@ const (
 	minSecret     = 4 // a shorter text is no token, and would mask half of every sentence
 )
 
-// StoreError is a failure of a Store, or of [Options.Limit], with the grant that it kept from its token. It is never about
-// the customer or about Apple, whatever it wraps: nobody has to reconnect because of it.
+// StoreError is a failure of a Store, or of [Options.Limit], with the grant that it kept from its token. It is never
+// about the customer or about Apple, whatever it wraps: nobody has to reconnect because of it.
 type StoreError struct {
 	Grant string // "" where the failure was about no grant in particular
 	Err   error  // as the Store returned it; its text may hold what Error leaves out

@@ -38,15 +38,15 @@ const (
 
 // Options are for [New]. The zero Options, like nil, are the defaults.
 type Options struct {
-	// HTTPClient sends the token requests; Manager puts an [applebusiness.Transport] around its Transport. A nil HTTPClient
-	// is one with a Timeout of 30 seconds. A shorter Timeout loses responses that come after Apple has replaced the refresh
-	// token, and each lost response can cost a grant. One without a Timeout gets 30 seconds.
+	// HTTPClient sends the token requests; Manager puts an [applebusiness.Transport] around its Transport. A nil
+	// HTTPClient is one with a Timeout of 30 seconds. A shorter Timeout loses responses that come after Apple has
+	// replaced the refresh token, and each lost response can cost a grant. One without a Timeout gets 30 seconds.
 	HTTPClient *http.Client
 
 	// Limit is asked before each token request, as a *rate.Limiter of golang.org/x/time/rate is; for a whole fleet, the
-	// Limiter of pgxstore. It is called by one goroutine at a time. If it fails, so does the refresh, with a [*StoreError]. A nil
-	// Limit is 15 requests a second, the limit that Apple publishes, for this Manager alone; half of what it was after a
-	// response with status 429, from where it recovers.
+	// Limiter of pgxstore. It is called by one goroutine at a time. If it fails, so does the refresh, with a
+	// [*StoreError]. A nil Limit is 15 requests a second, the limit that Apple publishes, for this Manager alone; half of
+	// what it was after a response with status 429, from where it recovers.
 	Limit interface {
 		Wait(ctx context.Context) error
 	}
@@ -76,7 +76,8 @@ type Refresh struct {
 // [applebusiness.ActionReauthorize] means that the customer has to connect again.
 //
 // What a process holds in memory can be older than the Store's: Put and Delete by another process are seen when the token
-// comes due or is invalidated. What nobody has used for an hour is forgotten, and read from the Store when it is asked for.
+// comes due or is invalidated. What nobody has used for an hour is forgotten, and read from the Store when it is asked
+// for.
 type Manager struct {
 	config  *oauth2.Config
 	store   Store
@@ -103,7 +104,8 @@ type Manager struct {
 	queue    queue
 }
 
-// entry is what a Manager knows of one grant. Put and Delete replace it, and leave an attempt that is under way to its old one.
+// entry is what a Manager knows of one grant. Put and Delete replace it, and leave an attempt that is under way to its
+// old one.
 type entry struct {
 	held atomic.Pointer[held] // what Token returns
 	used atomic.Int64         // the now of the last use, to the minute
@@ -129,8 +131,8 @@ type held struct {
 	refreshAt atomic.Int64
 }
 
-// fetched is the newest token that this Manager has fetched, and those that it has replaced. A row that holds one of them is
-// older than the token, however that came about.
+// fetched is the newest token that this Manager has fetched, and those that it has replaced. A row that holds one of them
+// is older than the token, however that came about.
 type fetched struct {
 	token    *oauth2.Token
 	replaced []fingerprints // oldest first
@@ -147,8 +149,8 @@ type verdict struct {
 	err          *applebusiness.Error
 }
 
-// New returns a Manager for the grants in store. It starts nothing: all it does, it does because a method was called. Neither
-// config nor what options point to may be changed afterwards. One Manager for each process and app is enough.
+// New returns a Manager for the grants in store. It starts nothing: all it does, it does because a method was called.
+// Neither config nor what options point to may be changed afterwards. One Manager for each process and app is enough.
 func New(config *oauth2.Config, store Store, options *Options) *Manager {
 	m := &Manager{
 		config:   config,
@@ -204,15 +206,15 @@ func (m *Manager) now() time.Duration { return time.Since(m.start) }
 // Token returns a token of the grant that can be used now.
 //
 // If the one in memory is valid, Token returns it at once, without a call of the Store and whatever else has failed, even
-// if the customer has revoked meanwhile; in the last minutes of its life it is refreshed in the background, and in the last
-// 10 seconds it is returned only if a refresh fails or takes long. Otherwise Token waits for
-// the Store, and unless that holds a valid token, for the refresh: for Limit, for a sibling that is refreshing, and for
-// Apple. Callers of one grant wait together, each until its own ctx ends; the refresh goes on without them. The
-// token is returned when it has arrived, and stored after that. If the process dies before it is stored, it is lost, and with it
-// perhaps the grant: call Close.
+// if the customer has revoked meanwhile; in the last minutes of its life it is refreshed in the background, and in the
+// last 10 seconds it is returned only if a refresh fails or takes long. Otherwise Token waits for the Store, and unless
+// that holds a valid token, for the refresh: for Limit, for a sibling that is refreshing, and for Apple. Callers of one
+// grant wait together, each until its own ctx ends; the refresh goes on without them. The token is returned when it has
+// arrived, and stored after that. If the process dies before it is stored, it is lost, and with it perhaps the grant:
+// call Close.
 //
-// After a failure callers get the same error at once, for a second, or for as long as Apple wants to be left
-// alone; that is the error's RetryAfter.
+// After a failure callers get the same error at once, for a second, or for as long as Apple wants to be left alone; that
+// is the error's RetryAfter.
 //
 // The token is the caller's own copy. It holds what a Store keeps: the two tokens, the type and the expiry.
 func (m *Manager) Token(ctx context.Context, grant string) (*oauth2.Token, error) {
@@ -232,8 +234,8 @@ func (m *Manager) Token(ctx context.Context, grant string) (*oauth2.Token, error
 	return m.wait(ctx, grant)
 }
 
-// touch notes that e is used, and reports whether h can be returned. Once a minute it looks at the wall clock, too: the other
-// one stands still while a virtual machine is suspended.
+// touch notes that e is used, and reports whether h can be returned. Once a minute it looks at the wall clock, too: the
+// other one stands still while a virtual machine is suspended.
 func (m *Manager) touch(e *entry, h *held, now time.Duration) bool {
 	idle := now - time.Duration(e.used.Load())
 	if now >= h.expires || idle >= idleTime {
@@ -469,10 +471,10 @@ type tokenSource struct {
 
 func (s tokenSource) Token() (*oauth2.Token, error) { return s.m.Token(s.ctx, s.grant) }
 
-// Put stores the token of a customer who has connected, or connected again: the grant is made if need be, a verdict about its
-// earlier token is gone, and a refresh of that under way comes to nothing. Put waits for the Store, within ctx. After a *StoreError the
-// token may be stored or not: call Put again with it, since nothing but the caller has it. The same holds if
-// the process dies within Put.
+// Put stores the token of a customer who has connected, or connected again: the grant is made if need be, a verdict about
+// its earlier token is gone, and a refresh of that under way comes to nothing. Put waits for the Store, within ctx. After
+// a *StoreError the token may be stored or not: call Put again with it, since nothing but the caller has it. The same
+// holds if the process dies within Put.
 //
 // The token needs a refresh token; without one Put stores nothing and returns [applebusiness.ErrNoRefreshToken].
 //
@@ -492,9 +494,9 @@ func (m *Manager) Put(ctx context.Context, grant string, token *oauth2.Token) er
 	return nil
 }
 
-// Delete removes the grant from the Store and from memory: from then on Token returns [ErrNoGrant]. It returns nil if there
-// is no such grant. It waits for the Store, within ctx; after an error call it again. A refresh under
-// way comes to nothing. Apple is not told: the documentation names no way to.
+// Delete removes the grant from the Store and from memory: from then on Token returns [ErrNoGrant]. It returns nil if
+// there is no such grant. It waits for the Store, within ctx; after an error call it again. A refresh under way comes to
+// nothing. Apple is not told: the documentation names no way to.
 //
 // Other processes use the token that they have in memory until that comes due.
 func (m *Manager) Delete(ctx context.Context, grant string) error {
@@ -541,8 +543,8 @@ func (e *entry) secrets() []*oauth2.Token {
 }
 
 // Invalidate says that the API has answered 401 to token although it has not expired. The next call of Token waits for
-// another one: a sibling's if there is one, otherwise from Apple. A token that is not the one in memory is ignored, as is nil: it
-// has been replaced already. So is one that replaced an invalidated one less than a minute ago, lest an API that
+// another one: a sibling's if there is one, otherwise from Apple. A token that is not the one in memory is ignored, as is
+// nil: it has been replaced already. So is one that replaced an invalidated one less than a minute ago, lest an API that
 // refuses every token make a refresh of each call. Invalidate waits for nothing.
 //
 // [Manager.Client] calls it by itself.
@@ -565,9 +567,9 @@ func (m *Manager) Invalidate(grant string, token *oauth2.Token) {
 	e.held.Store(nil)
 }
 
-// RefreshDue refreshes the grants whose token expires within the given time, so that those that nobody uses stay
-// alive too, and no caller has to wait. Call it now and then in each process: the Store sees to it that each grant is
-// refreshed once. A negative within leaves to callers what has expired more recently than that.
+// RefreshDue refreshes the grants whose token expires within the given time, so that those that nobody uses stay alive
+// too, and no caller has to wait. Call it now and then in each process: the Store sees to it that each grant is refreshed
+// once. A negative within leaves to callers what has expired more recently than that.
 //
 // It returns when all have been tried: some at a time, in any order, behind the callers of Token, and after whatever
 // Limit and a response with status 429 ask for. A grant that a sibling is refreshing is skipped; what becomes of any
@@ -663,10 +665,11 @@ func (m *Manager) refreshDue(ctx context.Context, grant string, within time.Dura
 // Close ends the Manager. What waits to be sent is given up, with ErrClosed for its callers; what was sent is finished,
 // and what could not be stored yet is stored, with as many tries as it takes. Close returns nil when that is done. If ctx
 // ends before, it returns an error that names the grants whose newest token is not stored, and nothing goes on in the
-// background: call Close again to try again, since after the process has ended those grants are lost. Give ctx more time than a
-// token request can take.
+// background: call Close again to try again, since after the process has ended those grants are lost. Give ctx more time
+// than a token request can take.
 //
-// After Close every method returns [ErrClosed], and Token even where a token is valid. Close can be called any number of times.
+// After Close every method returns [ErrClosed], and Token even where a token is valid. Close can be called any number of
+// times.
 func (m *Manager) Close(ctx context.Context) error {
 	if m == nil || m.stop == nil {
 		return nil
@@ -737,8 +740,8 @@ func (m *Manager) closeError(ctx context.Context) error {
 	return newCloseError(errs)
 }
 
-// forEach calls f for each item, for some at a time, until one returns an error or ctx ends. The others are told by
-// their context, and waited for.
+// forEach calls f for each item, for some at a time, until one returns an error or ctx ends. The others are told by their
+// context, and waited for.
 func forEach[T any](ctx context.Context, items []T, f func(context.Context, T) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -20,8 +20,8 @@ const (
 	lookSpacing = 20 * time.Millisecond
 )
 
-// queue is where attempts wait for Limit, which one of them at a time asks: first those that a caller waits for, then those
-// in the background, each in the order of arrival. Its fields are guarded by Manager.mu.
+// queue is where attempts wait for Limit, which one of them at a time asks: first those that a caller waits for, then
+// those in the background, each in the order of arrival. Its fields are guarded by Manager.mu.
 type queue struct {
 	limit interface{ Wait(context.Context) error }
 	own   *limiter // limit, unless it is the caller's

@@ -522,17 +522,17 @@ func leaseClock(c *check) {
 	ctx := context.Background()
 	grant, _ := c.put(token("measured", time.Hour))
 	start := time.Now()
-	c.lease(grant, "first", moderate)
+	c.lease(grant, "first", measured)
 	var end time.Time
-	most := moderate + c.tolerance()
+	most := measured + c.tolerance()
 	c.within(most+lag, func() bool {
 		_, err := c.store.Lease(ctx, grant, "second", long)
 		end = time.Now()
 		return err == nil
 	})
 	took := end.Sub(start)
-	c.expect(took >= moderate-time.Second, leaseDuration, "a lease of %v ran out after %v", moderate, took.Round(time.Millisecond))
-	c.expect(took <= most+4*pause, leaseDuration, "a lease of %v still ran after %v", moderate, took.Round(time.Millisecond))
+	c.expect(took >= measured-time.Second, leaseDuration, "a lease of %v ran out after %v", measured, took.Round(time.Millisecond))
+	c.expect(took <= most+4*pause, leaseDuration, "a lease of %v still ran after %v", measured, took.Round(time.Millisecond))
 }
 
 // due looks at tokens that expired decades ago, so that other grants of the Store are not in the way.
@@ -689,7 +689,9 @@ func ownMemory(c *check) {
 	ctx, s := context.Background(), loadLast
 	put, save, dead := token("own", time.Hour), token("own", time.Hour), verdict()
 	want, wantMark := *put, grants.Mark{Dead: verdict()}
-	spoil := func(token *oauth2.Token) { token.AccessToken, token.RefreshToken, token.Expiry = "spoilt", "spoilt", time.Time{} }
+	spoil := func(token *oauth2.Token) {
+		token.AccessToken, token.RefreshToken, token.Expiry = "spoilt", "spoilt", time.Time{}
+	}
 
 	grant, record := c.put(put)
 	spoil(put)

@@ -654,7 +654,14 @@ func isList(text string) bool {
 // requestFields returns the fields of a token request whose body can be had again, for its grant_type and for [mask]. They
 // are secret.
 func requestFields(request *http.Request) map[string]string {
-	if request == nil || request.GetBody == nil {
+	if request == nil {
+		return nil
+	}
+	if request.GetBody == nil {
+		if public, ok := request.Body.(*publicBody); ok {
+			form, _ := url.ParseQuery(public.form)
+			return map[string]string{"grant_type": form.Get("grant_type")}
+		}
 		return nil
 	}
 	reader, err := request.GetBody()

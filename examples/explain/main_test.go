@@ -596,7 +596,7 @@ func TestCatalogRoundTrip(t *testing.T) {
 		for _, input := range []string{text.String(), object.String(), "2026-11-24 " + object.String()} {
 			e, err := understand(input)
 			if assert.NoError(t, err, input) {
-				assert.Equal(t, want, e, input)
+				assert.Equal(t, want, e.Error, input)
 			}
 		}
 	}
@@ -622,11 +622,11 @@ func TestConstantNames(t *testing.T) {
 		case "Reason":
 			reasons++
 			assert.True(t, isReason(applebusiness.Reason(label)), label)
-			assert.Equal(t, spec.Names[0].Name, explain(&applebusiness.Error{Reason: applebusiness.Reason(label)}).Constant)
+			assert.Equal(t, spec.Names[0].Name, explain(found(&applebusiness.Error{Reason: applebusiness.Reason(label)})).Constant)
 		case "Code":
 			codes++
 			assert.True(t, isConstant(applebusiness.Code(label)), label)
-			assert.Equal(t, spec.Names[0].Name, explain(&applebusiness.Error{Code: applebusiness.Code(label)}).Constant)
+			assert.Equal(t, spec.Names[0].Name, explain(found(&applebusiness.Error{Code: applebusiness.Code(label)})).Constant)
 		}
 		return true
 	})

@@ -15,35 +15,42 @@ type Redirect struct {
 	State string
 }
 
-// VerifyRedirect returns the code of the redirect that r is, if its state is the expected one. Like [ParseRedirect] it
+// VerifyRedirect returns the authorization code of a redirect whose state is the expected one. Like [ParseRedirect] it
 // reads the URL's query whatever the method: Apple documents a POST with the parameters in the query.
 //
-// State comes first. A query that cannot be decoded or repeats state is [ErrMalformedRedirect]; a state other than the
-// expected one, compared in constant time, is [ErrStateMismatch], as any state is if the expected one is empty. Only
-// then is the rest looked at: the error is the one that Apple sent, also where a code stands beside it, or
-// ErrMalformedRedirect if an OAuth parameter is repeated or neither code nor error is there.
+// State comes first. If it cannot be decoded or is repeated, the error is [ErrMalformedRedirect]. If it differs from the
+// expected state, compared in constant time, or if the expected state is empty, the error is [ErrStateMismatch]. Only then
+// is the rest looked at: the error is the one that Apple sent, also where a code stands beside it, or ErrMalformedRedirect
+// if an OAuth parameter is repeated or there is neither a code nor an error. Another parameter that cannot be decoded
+// counts as absent.
+//
+// A redirect that is refused for its state may come from anybody. If it claims an error, the text names the claimed code,
+// marked as unverified; errors.Is does not find it.
 //
 // The expected state must come from the browser that started the flow, and be forgotten after its first use.
 func VerifyRedirect(r *http.Request, state string) (code string, err error) {
 	if r == nil || r.URL == nil {
 		return "", malformedRedirect("there is no request URL")
 	}
-	callback, err := decodeCallback(r.URL.RawQuery)
-	if err != nil {
-		return "", err
-	}
-	if state == "" || subtle.ConstantTimeCompare([]byte(callback.state), []byte(state)) != 1 {
-		return "", &Error{
+	found, err := decodeRedirect(r.URL.RawQuery)
+	if err == nil && (state == "" || subtle.ConstantTimeCompare([]byte(found.state), []byte(state)) != 1) {
+		err = &Error{
 			Endpoint: AuthorizationEndpoint, Reason: ErrStateMismatch,
-			detail: "the callback's state is not the expected one",
+			detail: "the state is not the expected one",
 		}
 	}
-	return callback.result()
+	if err != nil {
+		if claimed := Code(found.errorCode); claimed.isKnown() {
+			err.(*Error).detail += " (unverified: the redirect claims " + string(claimed) + ")"
+		}
+		return "", err
+	}
+	return found.result()
 }
 
-// CheckAuthorizationURL returns what Apple's authorization endpoint would answer to this URL as far as it alone shows:
-// nil, or the errors.Join of an *Error for each mistake. Nothing is sent, and nothing calls it but you: Apple may relax
-// a rule, so call it in a test or at start-up rather than before each redirect.
+// CheckAuthorizationURL returns nil, or the errors.Join of an *Error for each mistake that can be seen in an authorization
+// URL: the error that Apple documents for it. Nothing is sent. This package never calls it, and Apple may relax a rule, so
+// call it in a test or at start-up rather than before each authorization request.
 //
 // It returns [ErrBadRequest] for what cannot be decoded or repeats a parameter; [ErrMissingParameter] for a missing
 // response_type, client_id, redirect_uri, state or code_challenge; [ErrInvalidResponseType]; [ErrEmptyClientID],
@@ -51,7 +58,9 @@ func VerifyRedirect(r *http.Request, state string) (code string, err error) {
 // is relative or has a fragment; [ErrLocalhostRedirectURI]; [ErrInvalidChallengeMethod]; and [ErrUnsafeState] for a
 // state with characters that need percent-encoding, which Apple does not promise to return as they were.
 //
-// Source: https://business.apple.com/docs/api/v1/oauth_apps/request_auth_code
+// The rules are those of Apple's page on the [authorization request].
+//
+// [authorization request]: https://business.apple.com/docs/api/v1/oauth_apps/request_auth_code
 func CheckAuthorizationURL(rawURL string) error {
 	parsed, err := url.Parse(rawURL)
 	if err != nil {

@@ -1,9 +1,10 @@
 // Package applebusiness turns the OAuth 2.0 errors of Apple Business into Go errors, and says what to do about them.
 //
-// Apple's error page lists 25 rows over two endpoints, where one code can stand for opposite things: "invalid_grant"
-// is a bug in one row and a customer who disconnected in another. This package holds that table ([Catalog]), finds
-// the row that an answer means, and gives two levels to errors.Is: the [Reason] (what exactly) and the [Code] (which
-// class). [Troubleshoot] tells what to do and who is affected.
+// Apple's [error page] lists 25 rows over two endpoints, where one code can stand for opposite things: "invalid_grant"
+// is a bug in one row and a customer who disconnected in another. This package holds that table ([Catalog]), finds the
+// row that a response or a redirect means, and gives two levels to errors.Is: the [Reason] (what exactly) and the [Code]
+// (which class). [Troubleshoot] tells what to do and who is affected, and [Retryable] whether the same request may be
+// sent again.
 //
 //	token, err := (&applebusiness.TokenSource{Source: config.TokenSource(ctx, stored)}).Token()
 //	switch {
@@ -12,33 +13,37 @@
 //	case errors.Is(err, applebusiness.ErrInvalidCredentials):
 //		page("the client secret was replaced", err) // every customer is affected
 //	default:
-//		switch advice := applebusiness.Troubleshoot(err); advice.Action {
+//		switch applebusiness.Troubleshoot(err).Action {
 //		case applebusiness.ActionRetry:
-//			later(err)
+//			tryLater(customer)
 //		case applebusiness.ActionReauthorize:
-//			askToReconnect(customer, advice.Remedy)
+//			askToReconnect(customer)
 //		default:
-//			slog.Error("Apple Business", "error", err)
+//			slog.Error("Apple Business", applebusiness.LogAttr(err))
 //		}
 //	}
 //
-// Where to go from here: [TokenSource] and [Wrap] for failures of golang.org/x/oauth2, [ParseTokenResponse] and
-// [ParseTokenError] for an HTTP client of your own, [VerifyRedirect] for the redirect URI.
+// Where to go from here: package grants keeps the grants of all customers alive. [WithJSON], [TokenSource] and [Wrap]
+// are for golang.org/x/oauth2 without it, [ParseTokenResponse] and [ParseTokenError] for an HTTP client of your own,
+// [VerifyRedirect] for the redirect URI, and package applebusinesstest for tests.
 //
-// Every function and method can be called from any number of goroutines, and none panics on a nil, zero or hostile
-// argument. Nothing that this package renders holds a body, a URL, a state or a credential.
+// Every function and method can be called from any number of goroutines. Zero values, a nil *Error, a request without a
+// URL and a nil pointer in an error's tree do no harm, and nothing that comes from outside makes this package panic.
+// Nothing that this package renders holds a body, a URL, a state or a credential.
 //
 // Apple Business is not the API of Apple Business Manager or Apple School Manager (device management): that one signs
 // in with a JWT assertion and the scope business.api, and none of this applies to it.
 //
-// Source: https://business.apple.com/docs/api/v1/oauth_apps/errors
+// [error page]: https://business.apple.com/docs/api/v1/oauth_apps/errors
 package applebusiness
 
 import (
-	"encoding/json"
-	"errors"
+	"cmp"
 	"fmt"
 	"log/slog"
+	"net/url"
+	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -54,14 +59,18 @@ const (
 	renderedDescription = 256
 )
 
+// masked stands where a text from outside held something that is not for a log.
+const masked = "***"
+
 // Error is an OAuth 2.0 error of Apple Business, or a failure that this package found itself.
 //
 // Its Reason and Code are matched by errors.Is. The zero Error is usable. An Error must not be changed once it is
-// shared; its methods can then be called concurrently, also on a nil *Error.
+// shared; its methods can then be called concurrently, also on a nil *Error. As JSON it is an object with the members
+// of RFC 6749 section 5.2 (error, error_description and error_uri), and no others.
 type Error struct {
 	Endpoint    Endpoint      `json:"-"`                           // "" if unknown
 	StatusCode  int           `json:"-"`                           // HTTP status; 0 for a redirect
-	Code        Code          `json:"error,omitempty"`             // as received, cut at 256 bytes; "" if none was
+	Code        Code          `json:"error,omitempty"`             // as received, cut at 256 bytes; "" if there was none
 	Description string        `json:"error_description,omitempty"` // as received, decoded; cut at 4 KiB on a rune boundary
 	URI         string        `json:"error_uri,omitempty"`         // error_uri, cut at 4 KiB
 	Reason      Reason        `json:"-"`                           // "" if neither Apple's tables nor this package know it
@@ -76,6 +85,10 @@ type Error struct {
 
 	detail string // what this package has to say about a Reason of its own; holds nothing from outside
 	err    error  // reached by Unwrap, never rendered
+
+	unsent bool // the request certainly did not leave: no connection was made
+	ended  bool // the caller's context had ended before anything was sent
+	edge   bool // the response looks like those by which Apple's edge drops a request that works minutes later
 }
 
 // Error returns one line of printable text, at most 2 KiB long: the code, the description in quotes and the status,
@@ -136,20 +149,19 @@ func (e *Error) Unwrap() error {
 // Format writes what [Error.Error] returns for every verb, so that an Error printed by value shows no more than one
 // printed by pointer. It implements [fmt.Formatter].
 func (e Error) Format(state fmt.State, verb rune) {
-	if state != nil {
-		fmt.Fprintf(state, fmt.FormatString(state, verb), e.Error())
-	}
+	fmt.Fprintf(state, fmt.FormatString(state, verb), e.Error())
 }
 
 // LogValue returns a group of endpoint, code, reason, description, status, parameter, grant_type, request_id,
-// retry_after, action and impact; empty ones are left out. Texts from outside are freed of control characters and
-// cut as in [Error.Error]. It implements [slog.LogValuer].
+// retry_after (a text such as "30s"), response_lost, action and impact; empty ones are left out. Texts from outside are
+// freed of control characters and cut as in [Error.Error]. It implements [slog.LogValuer]; [LogAttr] finds an *Error
+// inside another error too.
 func (e *Error) LogValue() slog.Value {
 	if e == nil {
 		return slog.AnyValue(nil)
 	}
 	advice := Troubleshoot(e)
-	attrs := make([]slog.Attr, 0, 11)
+	attrs := make([]slog.Attr, 0, 12)
 	add := func(key, value string, limit int) {
 		if value != "" {
 			attrs = append(attrs, slog.String(key, printable(value, limit)))
@@ -166,65 +178,177 @@ func (e *Error) LogValue() slog.Value {
 	add("grant_type", e.GrantType, renderedCode)
 	add("request_id", e.RequestID, renderedCode)
 	if e.RetryAfter != 0 {
-		attrs = append(attrs, slog.Duration("retry_after", e.RetryAfter))
+		attrs = append(attrs, slog.String("retry_after", e.RetryAfter.String())) // slog's JSON would show nanoseconds
+	}
+	if e.ResponseLost {
+		attrs = append(attrs, slog.Bool("response_lost", true))
 	}
 	add("action", string(advice.Action), renderedCode)
 	add("impact", string(advice.Impact), renderedCode)
 	return slog.GroupValue(attrs...)
 }
 
-// MarshalJSON returns an object with the members of RFC 6749 section 5.2 and no others: error, error_description and
-// error_uri, empty ones left out; null for a nil *Error. The texts are whole, not cut as in [Error.Error].
-func (e *Error) MarshalJSON() ([]byte, error) {
-	if e == nil {
-		return []byte("null"), nil
-	}
-	return json.Marshal(*e) // the value has no MarshalJSON; the field tags say the rest
-}
-
 // Timeout reports whether e is about a request that took too long, so that a *url.Error around it says so too.
-func (e *Error) Timeout() bool {
-	if e == nil {
-		return false
-	}
-	timeout, ok := errors.AsType[interface {
-		error
-		Timeout() bool
-	}](e.err)
-	return ok && timeout.Timeout()
-}
-
-// LogAttr returns the attribute "error" for a log line.
-func LogAttr(err error) slog.Attr { return slog.Any("error", err) }
+func (e *Error) Timeout() bool { return e != nil && isTimeout(e.err) }
 
 // CodeOf returns the Code of the first *Error in err's tree, else the first bare [Code] in it, else "".
 func CodeOf(err error) Code {
-	if e, ok := errors.AsType[*Error](err); ok && e != nil {
-		return e.Code
+	e := find(err)
+	if e == nil {
+		return ""
 	}
-	code, _ := errors.AsType[Code](err)
-	return code
+	return e.Code
 }
 
 // ReasonOf returns the Reason of the first *Error in err's tree, else the first bare [Reason] in it, else "". It
-// serves for a switch, and as a metric's label: its values are bounded in number.
+// serves for a switch and, as string(ReasonOf(err)), for a metric's label: its values are bounded in number.
 func ReasonOf(err error) Reason {
-	if e, ok := errors.AsType[*Error](err); ok && e != nil {
-		return e.Reason
+	e := find(err)
+	if e == nil {
+		return ""
 	}
-	reason, _ := errors.AsType[Reason](err)
-	return reason
+	return e.Reason
+}
+
+// LogAttr returns an attribute with the key "error" for a log line about err. Its value is a group: the members of
+// [Error.LogValue] for the *Error that [Wrap] finds anywhere in err's tree, and as "context" what was added around it.
+// For another error the group holds its text as "message", and the action and impact of [Troubleshoot] where there are
+// any. Texts are shown without URLs, freed of control characters and cut at 256 bytes.
+//
+//	slog.Error("refresh failed", applebusiness.LogAttr(fmt.Errorf("customer 7: %w", err)))
+func LogAttr(err error) slog.Attr {
+	const key = "error"
+	if err == nil {
+		return slog.Any(key, nil)
+	}
+	wrapped := Wrap(err)
+	e := find(wrapped)
+	if e == nil {
+		advice := Troubleshoot(err)
+		attrs := []slog.Attr{slog.String("message", withoutURLs(textOf(err)))}
+		if advice.Action != "" {
+			attrs = append(attrs, slog.String("action", string(advice.Action)))
+		}
+		if advice.Impact != "" {
+			attrs = append(attrs, slog.String("impact", string(advice.Impact)))
+		}
+		return slog.Attr{Key: key, Value: slog.GroupValue(attrs...)}
+	}
+	attrs := e.LogValue().Group()
+	if context := addedContext(err); context != "" {
+		attrs = append([]slog.Attr{slog.String("context", context)}, attrs...)
+	}
+	return slog.Attr{Key: key, Value: slog.GroupValue(attrs...)}
+}
+
+// addedContext returns what stands in err's text around the failure itself: the outermost error that is not a mere
+// wrapper with a text.
+func addedContext(err error) string {
+	var failure error
+	visit(err, func(node error) bool {
+		switch node.(type) {
+		case *Error, Reason, Code, *url.Error:
+			failure = node
+		default:
+			if isOAuth2Failure(node) {
+				failure = node
+			}
+		}
+		return failure != nil
+	})
+	before, after, found := strings.Cut(textOf(err), textOf(failure))
+	if failure == nil || !found {
+		return ""
+	}
+	return withoutURLs(strings.Trim(before+after, ": \n"))
+}
+
+// urlLike is what may hold a secret in a text: a URL with a scheme, or a query.
+var urlLike = regexp.MustCompile(`[^\s"'<>]*(://|\?[^\s"'<>]*=)[^\s"'<>]*`)
+
+func withoutURLs(text string) string {
+	return printable(urlLike.ReplaceAllLiteralString(text, masked), renderedDescription)
+}
+
+// visit calls f for err and each error in its tree, in the order of errors.Is, until f returns true. It looks neither
+// at nil pointers nor into an error with a method Foreign, which is somebody else's failure whatever it wraps.
+func visit(err error, f func(error) bool) bool {
+	if value := reflect.ValueOf(err); err == nil || value.Kind() == reflect.Pointer && value.IsNil() {
+		return false
+	}
+	if _, foreign := err.(interface{ Foreign() }); foreign {
+		return false
+	}
+	if f(err) {
+		return true
+	}
+	switch wrapper := err.(type) {
+	case interface{ Unwrap() error }:
+		return visit(wrapper.Unwrap(), f)
+	case interface{ Unwrap() []error }:
+		for _, err := range wrapper.Unwrap() {
+			if visit(err, f) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// find returns the first *Error in err's tree, else one for the first bare Reason or Code in it, else nil.
+func find(err error) *Error {
+	var found, bare *Error
+	visit(err, func(node error) bool {
+		switch node := node.(type) {
+		case *Error:
+			found = node
+		case Reason:
+			bare = cmp.Or(bare, &Error{Reason: node})
+		case Code:
+			bare = cmp.Or(bare, &Error{Code: node})
+		}
+		return found != nil
+	})
+	return cmp.Or(found, bare)
+}
+
+// is is errors.Is by way of visit.
+func is(err, target error) bool {
+	return visit(err, func(node error) bool {
+		if node == target {
+			return true
+		}
+		same, ok := node.(interface{ Is(error) bool })
+		return ok && same.Is(target)
+	})
+}
+
+// textOf returns err's text, and "" for one whose Error method panics, as a zero *oauth2.RetrieveError's does.
+func textOf(err error) (text string) {
+	defer func() { _ = recover() }()
+	if err != nil {
+		text = err.Error()
+	}
+	return text
 }
 
 // text returns c as renderings show it: bare if it is in this package's vocabulary, else quoted.
 func (c Code) text() string {
+	if c.isKnown() {
+		return string(c)
+	}
+	return strconv.Quote(cut(string(c), renderedCode))
+}
+
+// isKnown reports whether c is one of this package's constants.
+func (c Code) isKnown() bool {
 	switch c {
 	case CodeInvalidRequest, CodeInvalidClient, CodeInvalidGrant, CodeInvalidScope, CodeUnsupportedResponseType,
 		CodeServerError, CodeInternalServerError, CodeNotFound,
 		CodeAccessDenied, CodeUnauthorizedClient, CodeUnsupportedGrantType, CodeTemporarilyUnavailable:
-		return string(c)
+		return true
 	}
-	return strconv.Quote(cut(string(c), renderedCode))
+	return false
 }
 
 // text returns r as renderings show it: bare if it is a label, else quoted.

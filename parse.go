@@ -3,8 +3,10 @@ package applebusiness
 import (
 	"bytes"
 	"cmp"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
+	"html"
 	"io"
 	"math"
 	"net/http"
@@ -18,69 +20,146 @@ import (
 )
 
 const (
-	maxBody        = 64 << 10 // of a token response or a query
+	maxBody        = 64 << 10 // of an error response, a request or a query
+	maxTokenBody   = 1 << 20  // of a success, as x/oauth2 has it
 	maxCode        = 256
 	maxDescription = 4 << 10
 	maxRetryAfter  = time.Hour
+
+	documentedLife = 60 * time.Minute // of an access token
 )
 
-// ParseTokenResponse returns the token that a response of the token endpoint holds, or an *Error. It reads at most
-// 64 KiB of the body, and closes it.
+// ParseTokenResponse returns the token that a response of the token endpoint holds, or an *Error. It reads at most 1 MiB
+// of a 2xx body and 64 KiB of any other, and closes it.
 //
-// A success is a 2xx with an access_token and without an error: Expiry comes from expires_in, a number or a numeric
-// string of seconds, and Token.Extra gives the other members. A 2xx with an error is that error, and with anything else
-// [ErrMalformedResponse]. A body that cannot be read to its end is searched for an error too; the *Error then unwraps
-// to what the read returned. See [ParseTokenError] for the rest.
+// A success is a 2xx whose body is a JSON object with an access_token and without an error. Expiry comes from expires_in,
+// any number or numeric text of seconds: 0 or less means expired at once, and where it is absent or cannot be read it is
+// Apple's documented 60 minutes. Token.Extra gives the other members. A 2xx with an error is that error, and with
+// anything else [ErrMalformedResponse].
+//
+// A body that breaks off is searched for a token or an error too; if it holds neither, the *Error is [ErrNoResponse] and
+// unwraps to what the read returned. See [ParseTokenError] for the rest. Values of response.Request's body are masked as
+// [Transport] masks them, and its grant_type becomes [Error.GrantType].
 func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 	if response == nil {
 		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "there is no response"}
 	}
-	body, readErr := readBody(response.Body)
-	if isSuccess(response.StatusCode) && readErr == nil {
+	body, readErr := readResponse(response)
+	if isSuccess(response.StatusCode) {
 		if token := parseToken(body); token != nil {
 			return token, nil
 		}
 	}
-	e := ParseTokenError(response.StatusCode, response.Header, body)
-	e.GrantType = requestGrantType(response.Request)
-	if readErr != nil {
-		e.err = readErr
-		if e.Reason == ErrMalformedResponse || e.Code == "" && e.Description == "" {
-			e.Reason, e.detail = "", "the answer could not be read"
-		}
+	if e := carriedError(response.Request); e != nil {
+		return nil, e
 	}
-	return nil, e
+	return nil, parseFailure(response, body, readErr, requestFields(response.Request))
 }
 
-// ParseTokenError returns the error that an answer of the token endpoint holds; never nil. The body is searched up to
-// 64 KiB, whatever its content type says.
-//
-// Besides RFC 6749's members it understands the code and message of Apple's resource API, also in an array. An error
-// is found although another member has a wrong type, a byte order mark precedes, or the body is cut after it. What is
-// no OAuth answer (the HTML of a proxy, an empty body) gives an *Error with its status and an empty Code. With a 2xx
-// status, a body without an error is [ErrMalformedResponse].
-func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
-	var parsed struct { // one allocation, not two
-		failure Error
-		answer  answer
-	}
-	e, answer := &parsed.failure, &parsed.answer
-	*e = Error{
-		Endpoint:   TokenEndpoint,
-		StatusCode: statusCode,
-		RequestID:  cut(first(header["Apple-Request-Id"]), maxCode), // the canonical names, which Get would check first
-		RetryAfter: parseRetryAfter(first(header["Retry-After"])),
-	}
-	answer.decode(body)
-	e.describe(
-		cmp.Or(answer.Error, answer.Code),
-		cmp.Or(answer.Description, answer.Message),
-		answer.URI,
-	)
-	if isSuccess(statusCode) && answer.Error == "" {
-		e.Reason, e.Parameter, e.detail = ErrMalformedResponse, "", "a success without an access_token"
+// parseFailure returns the *Error for a response without a token. readErr is what ended the body too early, and sent
+// holds the fields of the request.
+func parseFailure(response *http.Response, body []byte, readErr error, sent map[string]string) *Error {
+	e := parseError(response.StatusCode, response.Header, body, sent)
+	e.GrantType = cut(sent["grant_type"], maxCode)
+	if readErr != nil {
+		e.err = readErr
+		if e.Code == "" && e.Description == "" {
+			e.Reason, e.detail = ErrNoResponse, "the response was truncated"
+			if isTimeout(readErr) {
+				e.detail = "the response timed out"
+			}
+		}
 	}
 	return e
+}
+
+// ParseTokenError returns the error that a response of the token endpoint holds; never nil. The body is searched up to
+// 64 KiB, whatever its content type says.
+//
+// Besides RFC 6749's members it understands a form-encoded error and three other dialects: code and message as of
+// Apple's resource API, also in an array; errors with code and detail; and error with code and message. An error is found
+// although another member has a wrong type, a byte order mark precedes, the body is gzip without a label, or it is cut
+// after the error.
+//
+// A response without RFC 6749's error has a Reason of its own: [ErrRateLimited] at status 429, [ErrUnavailable] at 408,
+// 425 and 5xx except 501 and 505, else [ErrMalformedResponse]. So the empty Reason means that Apple, or somebody who speaks
+// OAuth, sent an error that Apple's table does not list.
+func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
+	return parseError(statusCode, header, body, nil)
+}
+
+// parseError is ParseTokenError with the fields of the request, whose values are masked in the texts of the response.
+func parseError(statusCode int, header http.Header, body []byte, sent map[string]string) *Error {
+	body = unzip(body[:min(len(body), maxBody)], maxBody)
+	var found texts
+	found.decode(body)
+	return newFailure(statusCode, header, body, &found, sent)
+}
+
+// newFailure returns the *Error for a response in which texts were found.
+func newFailure(statusCode int, header http.Header, body []byte, found *texts, sent map[string]string) *Error {
+	e := &Error{
+		Endpoint:   TokenEndpoint,
+		StatusCode: statusCode,
+		RequestID:  cut(mask(first(header["Apple-Request-Id"]), sent), maxCode), // the canonical names, which Get would check first
+		RetryAfter: parseRetryAfter(first(header["Retry-After"])),
+	}
+	e.describe(
+		cmp.Or(found.Error, found.Code),
+		cmp.Or(found.Description, found.Message),
+		found.URI,
+		sent,
+	)
+	switch {
+	case isSuccess(statusCode) && found.Error == "":
+		e.Reason, e.Parameter, e.detail = ErrMalformedResponse, "", "a success without an access_token"
+	case e.Reason != "" || found.Error != "" && (statusCode != http.StatusTooManyRequests || e.Code.isKnown()):
+		return e // an OAuth error: of the table, or one that its reader has to know of
+	case statusCode == http.StatusTooManyRequests:
+		e.Reason = ErrRateLimited
+	case isTransient(statusCode):
+		e.Reason = ErrUnavailable
+	default:
+		e.Reason, e.detail = ErrMalformedResponse, "no OAuth error was received"
+	}
+	e.edge = isEdge(statusCode, header, body)
+	return e
+}
+
+// isTransient reports whether a status says that the server fails at the moment.
+func isTransient(statusCode int) bool {
+	switch statusCode {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+		return false
+	}
+	return statusCode >= 500 && statusCode <= 599
+}
+
+// isEdge reports whether a response looks like those by which the edge in front of Apple's services drops a request: an
+// empty 204, a 3xx without Location, or HTML of its own that ends in "Apple".
+func isEdge(statusCode int, header http.Header, body []byte) bool {
+	switch {
+	case statusCode == http.StatusNoContent:
+		return len(body) == 0
+	case statusCode >= 300 && statusCode <= 399:
+		return len(header["Location"]) == 0
+	case statusCode == http.StatusForbidden || statusCode == http.StatusNotFound:
+		return endsInApple(bytes.TrimSpace(body))
+	}
+	return false
+}
+
+// endsInApple reports whether the text of an HTML page ends in "Apple".
+func endsInApple(page []byte) bool {
+	if len(page) == 0 || page[0] != '<' {
+		return false
+	}
+	for bytes.HasSuffix(page, []byte(">")) {
+		page = bytes.TrimSpace(page[:bytes.LastIndexByte(page, '<')])
+	}
+	return bytes.HasSuffix(page, []byte("Apple"))
 }
 
 // first returns "" if there are no values.
@@ -95,84 +174,133 @@ func first(values []string) string {
 // state: use [VerifyRedirect] in a handler.
 //
 // The error is an *Error: the one that Apple sent, also where a code stands beside it, or [ErrMalformedRedirect] if the
-// query cannot be decoded, is longer than 64 KiB, repeats an OAuth parameter or has neither a code nor an error. Other
-// parameters are ignored. State is set even then, unless it is repeated.
+// query is longer than 64 KiB, its state cannot be decoded, it repeats an OAuth parameter or has neither a code nor an
+// error. Other parameters are ignored, and one that cannot be decoded counts as absent. State is set even then, unless it
+// is repeated.
 func ParseRedirect(query string) (Redirect, error) {
-	callback, err := decodeCallback(strings.TrimPrefix(query, "?"))
-	redirect := Redirect{State: callback.state}
+	found, err := decodeRedirect(strings.TrimPrefix(query, "?"))
+	redirect := Redirect{State: found.state}
 	if err == nil {
-		redirect.Code, err = callback.result()
+		redirect.Code, err = found.result()
 	}
 	return redirect, err
 }
 
-// callback is what a redirect's query says.
-type callback struct {
+// redirectQuery is what a redirect's query says.
+type redirectQuery struct {
 	code, errorCode, description, uri, state string
 
 	repeated string // a parameter other than state that is there twice
 }
 
-// decodeCallback decodes a redirect's query, and refuses one whose state is doubtful. It returns no map, so that the
-// decoded query stays on the stack.
-func decodeCallback(query string) (callback, error) {
+// decodeRedirect decodes a redirect's query piece by piece, so that one that does not decode spoils only itself. The
+// error is about state; the rest is decoded even then.
+func decodeRedirect(query string) (redirectQuery, error) {
+	var found redirectQuery
+	var err error
 	if len(query) > maxBody {
-		return callback{}, malformedRedirect("the query is too long")
+		return found, malformedRedirect("the query is too long")
 	}
-	values, err := url.ParseQuery(query)
-	if len(values["state"]) > 1 {
-		return callback{}, malformedRedirect("state is repeated")
-	}
-	state := values.Get("state")
-	if err != nil {
-		return callback{state: state}, malformedRedirect("the query cannot be decoded") // err quotes the query
-	}
-	found := callback{
-		code: values.Get("code"), errorCode: values.Get("error"),
-		description: values.Get("error_description"), uri: values.Get("error_uri"), state: state,
-	}
-	for _, name := range [...]string{"code", "error", "error_description", "error_uri"} {
-		if found.repeated == "" && len(values[name]) > 1 {
-			found.repeated = name
+	var seen [5]bool
+	for piece := range strings.SplitSeq(query, "&") {
+		rawName, rawValue, _ := strings.Cut(piece, "=")
+		name, nameErr := url.QueryUnescape(rawName)
+		if nameErr != nil {
+			continue
 		}
+		var target *string
+		var i int
+		switch name {
+		case "state":
+			i, target = 0, &found.state
+		case "code":
+			i, target = 1, &found.code
+		case "error":
+			i, target = 2, &found.errorCode
+		case "error_description":
+			i, target = 3, &found.description
+		case "error_uri":
+			i, target = 4, &found.uri
+		default:
+			continue
+		}
+		value, valueErr := url.QueryUnescape(rawValue)
+		if valueErr != nil || strings.Contains(rawValue, ";") { // as url.ParseQuery has it
+			value, valueErr = "", cmp.Or(valueErr, errSemicolon)
+		}
+		switch {
+		case seen[i] && name == "state":
+			err = malformedRedirect("state is repeated")
+		case seen[i]:
+			found.repeated = cmp.Or(found.repeated, name)
+		case valueErr != nil && name == "state":
+			err = malformedRedirect("state cannot be decoded")
+		default:
+			*target = value
+		}
+		seen[i] = true
 	}
-	return found, nil
+	if err != nil {
+		found.state = ""
+	}
+	return found, err
 }
 
+var errSemicolon = errors.New("a semicolon separates nothing")
+
 // result returns the code that the redirect brings, or its error.
-func (c callback) result() (string, error) {
+func (q redirectQuery) result() (string, error) {
 	switch {
-	case c.repeated != "":
-		return "", malformedRedirect(c.repeated + " is repeated")
-	case c.errorCode != "":
+	case q.repeated != "":
+		return "", malformedRedirect(q.repeated + " is repeated")
+	case q.errorCode != "":
 		e := &Error{Endpoint: AuthorizationEndpoint}
-		e.describe(c.errorCode, c.description, c.uri)
+		e.describe(q.errorCode, q.description, q.uri, nil)
+		if e.Reason == "" && isDenial(e.Code) {
+			e.Reason = ErrUserDenied
+		}
 		return "", e
-	case c.code != "":
-		return c.code, nil
+	case q.code != "":
+		return q.code, nil
 	}
 	return "", malformedRedirect("neither code nor error")
+}
+
+// isDenial reports whether a code of the authorization endpoint says that somebody declined: RFC 6749's, and the one
+// that clients of Sign in with Apple meet. Apple documents neither for Apple Business.
+func isDenial(code Code) bool {
+	return code == CodeAccessDenied || code == "user_cancelled_authorize"
 }
 
 func malformedRedirect(detail string) *Error {
 	return &Error{Endpoint: AuthorizationEndpoint, Reason: ErrMalformedRedirect, detail: detail}
 }
 
-// answer is what an error answer can hold: RFC 6749's members, and those of Apple's resource API.
-type answer struct {
+// texts is what an error response can hold: RFC 6749's members, and those of other dialects.
+type texts struct {
 	Error       string `json:"error"`
 	Description string `json:"error_description"`
 	URI         string `json:"error_uri"`
-	Code        string `json:"code"`
-	Message     string `json:"message"`
+	Code        string `json:"code"`    // of Apple's resource API
+	Message     string `json:"message"` // beside code
 }
 
 // decode sets whatever members can be read from body.
-func (a *answer) decode(body []byte) {
-	body = trimBody(body)
-	err := json.Unmarshal(body, a)
+func (t *texts) decode(body []byte) {
+	body = trimMark(body)
+	err := json.Unmarshal(body, t)
+	if err == nil && t.Error != "" {
+		return // as nearly always
+	}
 	if _, wrongType := errors.AsType[*json.UnmarshalTypeError](err); err == nil || wrongType && body[0] == '{' {
-		return // a member of a wrong type is skipped, the others are set
+		var nested struct {
+			Error  json.RawMessage `json:"error"`
+			Errors json.RawMessage `json:"errors"`
+		}
+		_ = json.Unmarshal(body, &nested) // what has a wrong type was skipped above, the others are set
+		t.decodeNested(nested.Errors)
+		t.decodeNested(nested.Error)
+		return
 	}
 	// An array, or broken: read member by member as far as it goes.
 	decoder := json.NewDecoder(bytes.NewReader(body))
@@ -180,13 +308,14 @@ func (a *answer) decode(body []byte) {
 	if token == json.Delim('[') {
 		token, _ = decoder.Token()
 	}
-	*a = answer{}
+	*t = texts{}
 	if token != json.Delim('{') {
+		t.decodeForm(body)
 		return
 	}
 	members := map[string]*string{
-		"error": &a.Error, "error_description": &a.Description, "error_uri": &a.URI,
-		"code": &a.Code, "message": &a.Message,
+		"error": &t.Error, "error_description": &t.Description, "error_uri": &t.URI,
+		"code": &t.Code, "message": &t.Message,
 	}
 	for decoder.More() {
 		name, err := decoder.Token()
@@ -197,51 +326,170 @@ func (a *answer) decode(body []byte) {
 		if decoder.Decode(&value) != nil {
 			break
 		}
-		if name, _ := name.(string); members[name] != nil {
-			_ = json.Unmarshal(value, members[name])
+		member, _ := name.(string)
+		if members[member] != nil {
+			_ = json.Unmarshal(value, members[member])
+		}
+		if member == "error" || member == "errors" {
+			t.decodeNested(value)
 		}
 	}
 }
 
+// decodeNested sets Code and Message, if nothing is set yet, from {"code","message"}, or from the first {"code","detail"}
+// in an array.
+func (t *texts) decodeNested(value json.RawMessage) {
+	if len(value) == 0 || *t != (texts{}) {
+		return
+	}
+	type member struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+		Title   string `json:"title"`
+		Detail  string `json:"detail"`
+	}
+	found := make([]member, 1)
+	if value[0] == '[' {
+		_ = json.Unmarshal(value, &found)
+	} else {
+		_ = json.Unmarshal(value, &found[0])
+	}
+	if len(found) > 0 {
+		t.Code, t.Message = found[0].Code, cmp.Or(found[0].Message, found[0].Detail, found[0].Title)
+	}
+}
+
+// decodeForm sets RFC 6749's members from a form, if body is nothing but one.
+func (t *texts) decodeForm(body []byte) {
+	text := string(bytes.TrimSpace(body))
+	if !strings.Contains(text, "error=") || strings.ContainsAny(text, " \t\r\n<>\"{}") {
+		return
+	}
+	form, err := url.ParseQuery(text)
+	if err == nil {
+		t.Error, t.Description, t.URI = form.Get("error"), form.Get("error_description"), form.Get("error_uri")
+	}
+}
+
+// success is what a token endpoint's success holds. Members of any type are taken, so that one of a wrong type loses no
+// token.
+type success struct {
+	AccessToken  any `json:"access_token"`
+	TokenType    any `json:"token_type"`
+	RefreshToken any `json:"refresh_token"`
+	ExpiresIn    any `json:"expires_in"`
+	Error        any `json:"error"`
+}
+
+// decodeSuccess returns what of a success the body begins with, and the JSON object that it was read from.
+func decodeSuccess(body []byte) (found success, value []byte, ok bool) {
+	value = firstValue(trimMark(body))
+	if len(value) == 0 || value[0] != '{' || !decodes(value, &found) {
+		return success{}, nil, false
+	}
+	return found, value, textMember(found.AccessToken) != "" && (found.Error == nil || found.Error == "")
+}
+
 // parseToken returns the token that the body of a success holds, or nil.
 func parseToken(body []byte) *oauth2.Token {
-	var members map[string]any
-	if json.Unmarshal(trimBody(body), &members) != nil {
-		return nil
-	}
-	text := func(name string) string { value, _ := members[name].(string); return value }
-	failure := members["error"]
-	if text("access_token") == "" || failure != nil && failure != "" {
-		return nil
-	}
-	token := &oauth2.Token{
-		AccessToken:  text("access_token"),
-		TokenType:    text("token_type"),
-		RefreshToken: text("refresh_token"),
-	}
-	seconds, ok := members["expires_in"].(float64)
+	found, value, ok := decodeSuccess(body)
 	if !ok {
-		number, err := strconv.ParseFloat(text("expires_in"), 64)
-		seconds, ok = number, err == nil && !math.IsNaN(number)
+		return nil
 	}
-	if ok {
-		token.ExpiresIn = int64(min(max(seconds, 0), math.MaxInt32))
-		token.Expiry = time.Now().Add(time.Duration(token.ExpiresIn) * time.Second)
+	var members map[string]any
+	decodes(value, &members)
+	life := parseLife(found.ExpiresIn, value)
+	token := &oauth2.Token{
+		AccessToken:  textMember(found.AccessToken),
+		TokenType:    textMember(found.TokenType),
+		RefreshToken: textMember(found.RefreshToken),
+		Expiry:       time.Now().Add(life),
+		ExpiresIn:    int64(life / time.Second),
 	}
 	return token.WithExtra(members)
 }
 
-// readBody reads at most maxBody bytes, and closes body.
-func readBody(body io.ReadCloser) ([]byte, error) {
-	if body == nil {
-		return nil, nil
-	}
-	defer body.Close()
-	return io.ReadAll(io.LimitReader(body, maxBody))
+// textMember returns a member that is a text, else "".
+func textMember(member any) string {
+	text, _ := member.(string)
+	return text
 }
 
-func trimBody(body []byte) []byte {
-	return bytes.TrimPrefix(body[:min(len(body), maxBody)], []byte("\ufeff"))
+// decodes reports whether body is JSON that fits into value, but for members of a wrong type.
+func decodes(body []byte, value any) bool {
+	err := json.Unmarshal(body, value)
+	_, wrongType := errors.AsType[*json.UnmarshalTypeError](err)
+	return err == nil || wrongType
+}
+
+// firstValue returns the JSON value that body begins with, whatever follows it.
+func firstValue(body []byte) []byte {
+	var value json.RawMessage
+	if json.NewDecoder(bytes.NewReader(body)).Decode(&value) != nil {
+		return nil
+	}
+	return value
+}
+
+// parseLife returns the life of an access token: what expires_in says in any number or numeric text of seconds, never
+// negative; else the documented one. A number that no float64 holds, such as 1e400, has to be read from body.
+func parseLife(member any, body []byte) time.Duration {
+	seconds, ok := member.(float64)
+	if !ok {
+		text, isText := member.(string)
+		if !isText {
+			var exact struct {
+				ExpiresIn json.Number `json:"expires_in"`
+			}
+			_ = json.Unmarshal(body, &exact)
+			text = exact.ExpiresIn.String()
+		}
+		number, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+		if err != nil && !errors.Is(err, strconv.ErrRange) || math.IsNaN(number) {
+			return documentedLife
+		}
+		seconds = number
+	}
+	return time.Duration(min(max(seconds, 0), math.MaxInt32)) * time.Second
+}
+
+// readResponse reads a response's body up to the limit for its status, unzips it if need be, and closes it.
+func readResponse(response *http.Response) ([]byte, error) {
+	limit := maxBody
+	if isSuccess(response.StatusCode) {
+		limit = maxTokenBody
+	}
+	if response.Body == nil {
+		return nil, nil
+	}
+	defer response.Body.Close()
+	body, err := readAll(response.Body, limit)
+	return unzip(body, limit), err
+}
+
+// readAll reads at most limit bytes.
+func readAll(reader io.Reader, limit int) ([]byte, error) {
+	var body bytes.Buffer // grows in larger steps than io.ReadAll
+	_, err := body.ReadFrom(io.LimitReader(reader, int64(limit)))
+	return body.Bytes(), err
+}
+
+// unzip returns at most limit bytes of what body, if it is gzip, holds as far as it goes; else body.
+func unzip(body []byte, limit int) []byte {
+	if !bytes.HasPrefix(body, []byte("\x1f\x8b")) {
+		return body
+	}
+	reader, err := gzip.NewReader(bytes.NewReader(body))
+	if err != nil {
+		return body
+	}
+	plain, _ := readAll(reader, limit)
+	return plain
+}
+
+// trimMark returns body without a byte order mark and leading space.
+func trimMark(body []byte) []byte {
+	return bytes.TrimLeft(bytes.TrimPrefix(body, []byte("\ufeff")), " \t\r\n")
 }
 
 func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 299 }
@@ -253,19 +501,50 @@ func parseRetryAfter(value string) time.Duration {
 	}
 	wait := time.Duration(0)
 	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
-		wait = time.Duration(min(seconds, int64(maxRetryAfter/time.Second))) * time.Second
+		wait = time.Duration(min(max(seconds, 0), int64(maxRetryAfter/time.Second))) * time.Second
 	} else if date, err := http.ParseTime(value); err == nil {
 		wait = time.Until(date)
 	}
 	return min(max(wait, 0), maxRetryAfter)
 }
 
-// describe sets the texts that were received, and what they mean.
-func (e *Error) describe(code, description, uri string) {
+// describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
+// matched; sent holds its fields.
+func (e *Error) describe(code, description, uri string, sent map[string]string) {
 	e.Code = Code(cut(code, maxCode))
 	e.Description = cut(description, maxDescription)
 	e.URI = cut(uri, maxDescription)
 	e.Reason, e.Parameter = match(e.StatusCode, e.Code, e.Description)
+	if len(sent) == 0 {
+		return
+	}
+	if !e.Code.isKnown() {
+		e.Code = Code(cut(mask(code, sent), maxCode))
+	}
+	if index.byText[foldText(e.Description)] == "" {
+		e.Description = cut(mask(description, sent), maxDescription)
+	}
+	e.URI = cut(mask(uri, sent), maxDescription)
+	e.Parameter = mask(e.Parameter, sent)
+}
+
+// mask returns text with each value of a request's fields replaced, also in its percent-encoded and HTML forms. The
+// public grant_type and scope and values under 8 bytes, which stand in many a harmless text, are left.
+func mask(text string, sent map[string]string) string {
+	if text == "" {
+		return ""
+	}
+	var values []string
+	for name, value := range sent {
+		if len(value) >= 8 && name != "grant_type" && name != "scope" {
+			values = append(values, value, url.QueryEscape(value), url.PathEscape(value), html.EscapeString(value))
+		}
+	}
+	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) }) // a value may hold another
+	for _, value := range values {
+		text = strings.ReplaceAll(text, value, masked)
+	}
+	return text
 }
 
 // patterns are the documented texts with a part that varies, in the catalog's words before and after it.
@@ -371,26 +650,32 @@ func isList(text string) bool {
 	return true
 }
 
-// requestGrantType returns the grant_type of a token request, and "" if it cannot be had. It looks at nothing else:
-// the rest of the request is secret.
-func requestGrantType(request *http.Request) string {
+// requestFields returns the fields of a token request whose body can be had again, for its grant_type and for [mask]. They
+// are secret.
+func requestFields(request *http.Request) map[string]string {
 	if request == nil || request.GetBody == nil {
-		return ""
+		return nil
 	}
 	reader, err := request.GetBody()
+	if err != nil || reader == nil {
+		return nil
+	}
+	defer reader.Close()
+	body, err := readAll(reader, maxBody)
 	if err != nil {
-		return ""
+		return nil
 	}
-	body, err := readBody(reader)
-	if err != nil {
-		return ""
-	}
-	var fields struct {
-		GrantType string `json:"grant_type"`
-	}
-	if json.Unmarshal(body, &fields) == nil {
-		return cut(fields.GrantType, maxCode)
+	fields := make(map[string]string)
+	var members map[string]any
+	if json.Unmarshal(body, &members) == nil {
+		for name, value := range members {
+			fields[name], _ = value.(string)
+		}
+		return fields
 	}
 	form, _ := url.ParseQuery(string(body))
-	return cut(form.Get("grant_type"), maxCode)
+	for name := range form {
+		fields[name] = form.Get(name)
+	}
+	return fields
 }

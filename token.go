@@ -6,7 +6,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
-	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -22,14 +21,14 @@ const (
 	GrantTypeClientCredentials = "client_credentials"
 )
 
-// OAuth2Endpoint returns the endpoint for [oauth2.Config]. Both base URLs are configuration: Apple mails the API's to
-// the partner, one for each environment, and does not document the host of the authorization page. A trailing slash
-// does no harm.
+// OAuth2Endpoint returns the endpoint for [oauth2.Config], with the paths of Apple's pages on the [authorization request]
+// and the [token request]. Both base URLs are configuration: Apple mails the API's to the partner, one for each
+// environment, and does not document the host of the authorization page. A trailing slash does no harm.
 //
-// AuthStyle is AuthStyleInParams: with the zero value x/oauth2 answers a failure by sending the single-use code again.
+// AuthStyle is AuthStyleInParams: with the zero value x/oauth2 reacts to a failure by sending the single-use code again.
 //
-// Source: https://business.apple.com/docs/api/v1/oauth_apps/request_auth_code and
-// https://business.apple.com/docs/api/v1/oauth_apps/request_oauth20_token
+// [authorization request]: https://business.apple.com/docs/api/v1/oauth_apps/request_auth_code
+// [token request]: https://business.apple.com/docs/api/v1/oauth_apps/request_oauth20_token
 func OAuth2Endpoint(authBaseURL, apiBaseURL string) oauth2.Endpoint {
 	return oauth2.Endpoint{
 		AuthURL:   strings.TrimRight(authBaseURL, "/") + "/oauth2/v1/authorize",
@@ -56,81 +55,100 @@ func WithJSON(ctx context.Context, tokenURL string) context.Context {
 
 // Wrap returns an *Error around err if a failure of golang.org/x/oauth2 is anywhere in err's tree: an
 // [*oauth2.RetrieveError] (from Config.Exchange, a TokenSource, clientcredentials, or inside the *url.Error of a
-// client that oauth2.NewClient made), or one of its plain errors, which become [ErrMalformedResponse] or
-// [ErrNoRefreshToken]. Anything else is returned unchanged: an *Error, a context's or the network's error, nil.
+// client that oauth2.NewClient made), or one of its plain errors, which become [ErrMalformedResponse], [ErrNoResponse] or
+// [ErrNoRefreshToken]. Anything else is returned unchanged: an error with an *Error in its tree, a context's or the
+// network's error, nil.
 //
 // Wrap first, add context after: the text of the *Error is its own, so context that was added before does not show.
-// errors.Is and errors.As still reach err. The GrantType is read from the request that failed, and nothing else is.
+// errors.Is and errors.As still reach err. Of the request that failed, the *Error shows the grant_type and nothing else.
 func Wrap(err error) error {
-	if err == nil {
-		return nil
+	if failed, ok := err.(*oauth2.RetrieveError); ok && failed == nil {
+		return parseError(0, nil, nil, nil) // without err, whose nil pointer panics when it is printed
 	}
-	if e, ok := errors.AsType[*Error](err); ok && e != nil {
+	var failed *oauth2.RetrieveError
+	isWrapped := visit(err, func(node error) bool {
+		switch node := node.(type) {
+		case *Error:
+			return true
+		case *oauth2.RetrieveError:
+			failed = cmp.Or(failed, node)
+		}
+		return false
+	})
+	switch {
+	case isWrapped:
 		return err
-	}
-	if failed, ok := errors.AsType[*oauth2.RetrieveError](err); ok {
+	case failed != nil:
 		return wrapRetrieveError(failed, err)
 	}
-	if reason, detail := plainReason(err); reason != "" {
-		return &Error{Endpoint: TokenEndpoint, Reason: reason, detail: detail, err: err}
+	if plain := findPlain(err); plain != nil {
+		return &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, err: err}
 	}
 	return err
 }
 
 func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
-	if failed == nil {
-		return &Error{Endpoint: TokenEndpoint} // without err, whose nil pointer panics when it is printed
+	response := failed.Response
+	if response == nil {
+		response = new(http.Response)
 	}
+	if known := carriedError(response.Request); known != nil {
+		e := *known // the other one is shared
+		e.err = err
+		if known.err != nil {
+			e.err = errors.Join(err, known.err)
+		}
+		return &e
+	}
+	sent := requestFields(response.Request)
 	var e *Error
-	if response := failed.Response; response != nil {
-		e = ParseTokenError(response.StatusCode, response.Header, failed.Body)
-		e.GrantType = requestGrantType(response.Request)
+	if failed.ErrorCode != "" { // the body was decoded before
+		found := texts{Error: failed.ErrorCode, Description: failed.ErrorDescription, URI: failed.ErrorURI}
+		e = newFailure(response.StatusCode, response.Header, nil, &found, sent)
 	} else {
-		e = ParseTokenError(0, nil, failed.Body)
+		e = parseError(response.StatusCode, response.Header, failed.Body, sent)
 	}
-	if e.Code == "" && e.Description == "" {
-		e.describe(failed.ErrorCode, failed.ErrorDescription, failed.ErrorURI)
-	}
+	e.GrantType = cut(sent["grant_type"], maxCode)
 	e.err = err
 	return e
 }
 
-// plainReasons are the errors of x/oauth2 that have no type, by the beginning of their text.
-var plainReasons = []struct {
+// plainErrors are the errors of x/oauth2 that have no type, by the beginning of their text.
+var plainErrors = []plainError{
+	{"oauth2: token expired and refresh token is not set", ErrNoRefreshToken, "the access token has expired and there is no refresh token"},
+	{"oauth2: server response missing access_token", ErrMalformedResponse, "the response holds no access_token"},
+	{"oauth2: cannot parse json", ErrMalformedResponse, "the response is not JSON"},
+	{"oauth2: cannot parse response", ErrMalformedResponse, "the response is not JSON"},
+	{"oauth2: cannot fetch token", ErrNoResponse, "the response could not be read"},
+}
+
+type plainError struct {
 	text   string
 	reason Reason
 	detail string
-}{
-	{"oauth2: token expired and refresh token is not set", ErrNoRefreshToken, "the access token has expired and there is no refresh token"},
-	{"oauth2: server response missing access_token", ErrMalformedResponse, "the answer holds no access_token"},
-	{"oauth2: cannot parse json", ErrMalformedResponse, "the answer is not JSON"},
-	{"oauth2: cannot parse response", ErrMalformedResponse, "the answer is not JSON"},
-	{"oauth2: cannot fetch token", ErrMalformedResponse, "the answer could not be read"},
 }
 
-// plainReason looks for an untyped error of x/oauth2 in err's tree.
-func plainReason(err error) (Reason, string) {
-	switch wrapper := err.(type) {
-	case interface{ Unwrap() error }:
-		return plainReason(wrapper.Unwrap())
-	case interface{ Unwrap() []error }:
-		for _, err := range wrapper.Unwrap() {
-			if reason, detail := plainReason(err); reason != "" {
-				return reason, detail
+// findPlain looks for an untyped error of x/oauth2 in err's tree.
+func findPlain(err error) (found *plainError) {
+	visit(err, func(node error) bool {
+		text := textOf(node)
+		for i, plain := range plainErrors {
+			// What follows is a status if the text was a RetrieveError's.
+			if after, ok := strings.CutPrefix(text, plain.text); ok && strings.IndexAny(after, "0123456789") != len(": ") {
+				found = &plainErrors[i]
+				return true
 			}
 		}
-	}
-	if reflect.TypeOf(err) == errorStringType {
-		for _, plain := range plainReasons {
-			if strings.HasPrefix(err.Error(), plain.text) {
-				return plain.reason, plain.detail
-			}
-		}
-	}
-	return "", ""
+		return false
+	})
+	return found
 }
 
-var errorStringType = reflect.TypeOf(errors.New(""))
+// isOAuth2Failure reports whether err itself is what Wrap looks for.
+func isOAuth2Failure(err error) bool {
+	_, ok := err.(*oauth2.RetrieveError)
+	return ok
+}
 
 // TokenSource is an [oauth2.TokenSource] around another: it turns failures into an [*Error], saves what has to be
 // saved, and can stop asking what cannot be answered.

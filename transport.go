@@ -3,126 +3,272 @@ package applebusiness
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
-	"mime"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
+	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 	"unicode/utf8"
 )
 
 // Transport is an [http.RoundTripper] that sends the form of a token request as JSON, the only content that Apple's
-// token endpoint takes. [WithJSON] hands one to x/oauth2.
+// token endpoint takes, and gives each failure a type. [WithJSON] hands one to x/oauth2.
 //
 // It acts on POSTs of a form to TokenURL, and passes every other request to Base as it is. It refuses, with
 // [ErrUnsafeTokenRequest] and nothing sent: HTTP Basic credentials (the first of the two requests by which x/oauth2
-// finds out the AuthStyle; the second then is the only one), a repeated field, a form that does not decode, a body over
-// 64 KiB, and whatever request a redirect of a token request caused, since it could carry the secrets elsewhere.
+// finds out the AuthStyle; the second then is the only one), a request to TokenURL's host and path by another scheme, a
+// repeated field, a form that does not decode, and a body over 64 KiB. A request that a redirect of a token request
+// caused is refused with [ErrMalformedResponse] and the status of that redirect, since it could carry the secrets
+// elsewhere.
 //
-// The answer is read inside RoundTrip, 64 KiB at most, so that a failed read keeps its cause: io.ErrUnexpectedEOF,
-// context.DeadlineExceeded. JSON under another Content-Type is labelled application/json. The zero Transport refuses
-// every POST. A Transport is safe for concurrent use if Base is.
+// A whole response is returned whatever its status. It is read inside RoundTrip, 1 MiB of a 2xx and 64 KiB of any other.
+// A response that breaks off is returned if it is no 2xx, or if what came is a whole JSON object with an access token.
+// Where nothing can be returned the error is an *Error with [ErrNoResponse], the grant_type and, for errors.Is, the cause:
+// context.DeadlineExceeded, io.ErrUnexpectedEOF, syscall.ECONNREFUSED. RoundTrip ends before the deadline of its request,
+// by a quarter of the time that is left and half a second at most, because http.Client would replace its error at the
+// deadline by one that has lost all that.
+//
+// x/oauth2 loses what it does not expect, so the body that it gets is made to fit where need be: an unlabelled gzip is
+// read, JSON is labelled application/json, expires_in becomes a whole number of seconds as [ParseTokenResponse] reads it,
+// and a 2xx that holds no token gets an "error" member. The response's Request holds the URL and the grant_type, and none
+// of the secrets.
+//
+// Whatever the response says, values of the request are not shown again: those of 8 bytes and more stand as *** in the
+// Code, Description, URI, Parameter and RequestID of the *Error, except for grant_type and scope. Texts and codes of the
+// catalog stay as they are, and a success is not touched.
+//
+// The zero Transport refuses every POST. A Transport is safe for concurrent use if Base is.
 type Transport struct {
-	// TokenURL is the token endpoint, compared by scheme, host and path. If it is empty or cannot be parsed, every POST
-	// is refused rather than let a form pass.
+	// TokenURL is the token endpoint, compared by scheme, host and path. If it lacks a scheme or a host, every POST is
+	// refused rather than let a form pass.
 	TokenURL string
-	// Base sends the requests; nil means [http.DefaultTransport].
+	// Base sends the requests; nil means [http.DefaultTransport]. A Transport that would be its own Base, also through
+	// another RoundTripper, returns an error.
 	Base http.RoundTripper
-	// OnError is called with each token request that failed.
+	// OnError is called with each token request that failed, with a response or without, but not with the refused Basic
+	// probe. It is for libraries that hide why: goth returns a text, rclone retries and logs one, oauth2-proxy drops the
+	// session, and RefreshTokens of zitadel/oidc returns its own error type. Give such a library an http.Client with this
+	// Transport. OnError is called in the goroutine of RoundTrip, before it returns, and may be called concurrently.
 	OnError func(*Error)
 }
 
-// RoundTrip implements [http.RoundTripper]. The response's Request is r.
+// ownBase marks the context of a request that a Transport has sent, to find one that is its own Base.
+type ownBase struct{ t *Transport }
+
+// RoundTrip implements [http.RoundTripper].
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r == nil || r.URL == nil {
 		return nil, unsafeRequest("there is no request URL")
 	}
-	var tokenURL *url.URL
-	if t != nil && t.TokenURL != "" {
-		tokenURL, _ = url.Parse(t.TokenURL)
-	}
-	switch {
-	case isRedirectOfTokenRequest(r, tokenURL):
-		return refuse(r, "the token endpoint answered with a redirect")
-	case r.Method != http.MethodPost:
-		return t.base().RoundTrip(r)
-	case tokenURL == nil:
-		return refuse(r, "the Transport has no usable TokenURL")
-	case !isSameEndpoint(r.URL, tokenURL):
-		return t.base().RoundTrip(r)
+	tokenURL, _ := url.Parse(t.TokenURL)
+	usable := tokenURL != nil && tokenURL.Scheme != "" && tokenURL.Host != ""
+	isPost := strings.EqualFold(r.Method, http.MethodPost)
+	switch first, caused := redirectedTokenRequest(r, tokenURL); {
+	case caused:
+		return t.refuse(r, t.redirectRefused(first))
+	case !isPost:
+		return t.pass(r)
+	case !usable:
+		return t.refuse(r, unsafeRequest("the Transport's TokenURL has no scheme or no host"))
+	case !isSamePlace(r.URL, tokenURL):
+		return t.pass(r)
+	case !strings.EqualFold(r.URL.Scheme, tokenURL.Scheme):
+		return t.refuse(r, unsafeRequest("its scheme is not the TokenURL's"))
+	case port(r.URL) != port(tokenURL):
+		return t.pass(r)
 	case hasBasicCredentials(r):
-		return refuse(r, "it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body")
+		closeBody(r) // not reported: x/oauth2 sends the request again, as it should be
+		return nil, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body")
 	case !isForm(r.Header):
-		return t.base().RoundTrip(r)
+		return t.pass(r)
 	}
-	form, err := readForm(r)
-	if err != nil {
-		return nil, err
+	form, failure := readForm(r)
+	if failure != nil {
+		return t.refuse(r, failure)
 	}
-	response, err := t.base().RoundTrip(jsonRequest(r, form))
-	if err != nil {
-		return nil, &requestError{err, form["grant_type"]}
-	}
-	body, err := readBody(response.Body)
-	if err != nil {
-		return nil, &requestError{err, form["grant_type"]}
-	}
-	body = trimBody(body)
-	response.Body = io.NopCloser(bytes.NewReader(body))
-	response.ContentLength = int64(len(body))
-	response.Request = r
-	if start := bytes.TrimLeft(body, " \t\r\n"); len(start) > 0 && (start[0] == '{' || start[0] == '[') {
-		if response.Header == nil {
-			response.Header = make(http.Header)
-		}
-		response.Header.Set("Content-Type", "application/json")
+	response, failure := t.send(r, form)
+	if failure != nil {
+		failure.Endpoint, failure.GrantType = TokenEndpoint, cut(form["grant_type"], maxCode) // a new *Error, nobody has it yet
+		return nil, t.report(failure)
 	}
 	return response, nil
 }
 
+// send sends a token request and returns a whole response, or why there is none.
+func (t *Transport) send(r *http.Request, form map[string]string) (*http.Response, *Error) {
+	if err := r.Context().Err(); err != nil {
+		return nil, &Error{Reason: ErrNoResponse, detail: "the context had ended before anything was sent", err: err, ended: true, unsent: true}
+	}
+	if r.Context().Value(ownBase{t}) != nil {
+		return nil, unsafeRequest(isItsOwnBase)
+	}
+	ctx, cancel := earlierDeadline(context.WithValue(r.Context(), ownBase{t}, true))
+	defer cancel()
+	var looked, connected atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn: func(string) { looked.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+	})
+	response, err := t.base().RoundTrip(jsonRequest(r.WithContext(ctx), form))
+	if err == nil && response == nil {
+		err = errNoResult
+	}
+	if err != nil {
+		if e := find(err); e != nil { // another Transport's
+			copied := *e
+			return nil, &copied
+		}
+		failed := describeNetwork(err)
+		return nil, &Error{
+			Reason: ErrNoResponse, detail: failed.text, err: err,
+			unsent: failed.unsent || looked.Load() && !connected.Load(),
+		}
+	}
+	body, readErr := readResponse(response)
+	return t.finish(r, response, body, readErr, form)
+}
+
+// finish makes of what Base returned what x/oauth2 understands. If the response breaks off and holds nothing, it returns
+// why there is none.
+func (t *Transport) finish(r *http.Request, response *http.Response, body []byte, readErr error, form map[string]string) (*http.Response, *Error) {
+	if response.Header == nil {
+		response.Header = make(http.Header)
+	}
+	response.Request = publicRequest(r, form["grant_type"])
+	if isSuccess(response.StatusCode) {
+		if fitted := fitToken(body); fitted != nil {
+			return withBody(response, fitted), nil
+		}
+	}
+	failure := parseFailure(response, body, readErr, form)
+	switch isRedirect := response.StatusCode >= 300 && response.StatusCode <= 399 && response.Header.Get("Location") != ""; {
+	case isSuccess(response.StatusCode) && failure.Reason == ErrNoResponse:
+		return nil, failure
+	case isSuccess(response.StatusCode):
+		body = fitError(body, failure)
+	case isRedirect && failure.Reason == ErrMalformedResponse:
+		failure.detail = redirected
+	}
+	_ = t.report(failure)
+	response.Request = carry(response.Request, failure)
+	return withBody(response, body), nil
+}
+
+// pass hands a request that is no token request to Base.
+func (t *Transport) pass(r *http.Request) (*http.Response, error) {
+	base := t.base()
+	if base == http.RoundTripper(t) || r.Context().Value(ownBase{t}) != nil {
+		closeBody(r)
+		return nil, unsafeRequest(isItsOwnBase)
+	}
+	sent := r
+	if _, ok := base.(*http.Transport); t.Base == nil && !ok { // http.DefaultTransport was replaced, perhaps by one around t
+		sent = r.WithContext(context.WithValue(r.Context(), ownBase{t}, true))
+	}
+	response, err := base.RoundTrip(sent)
+	switch {
+	case response != nil && (response.Request == nil || sent != r && response.Request == sent):
+		response.Request = r // a redirect is judged by it
+	case response == nil && err == nil:
+		err = errNoResult
+	}
+	return response, err
+}
+
+const isItsOwnBase = "the Transport is its own Base: set Base to another RoundTripper"
+
+var errNoResult = errors.New(prefix + "the Transport's Base returned neither a response nor an error")
+
 // CloseIdleConnections calls Base's method of that name, if it has one.
 func (t *Transport) CloseIdleConnections() {
-	if base, ok := t.base().(interface{ CloseIdleConnections() }); ok {
+	if base, ok := t.base().(interface{ CloseIdleConnections() }); ok && base != any(t) {
 		base.CloseIdleConnections()
 	}
 }
 
 func (t *Transport) base() http.RoundTripper {
-	if t == nil || t.Base == nil {
+	if t.Base == nil {
 		return http.DefaultTransport
 	}
 	return t.Base
 }
 
+// report hands failure to OnError, and returns it.
+func (t *Transport) report(failure *Error) error {
+	if t.OnError != nil {
+		t.OnError(failure)
+	}
+	return failure
+}
+
 func unsafeRequest(detail string) *Error {
-	return &Error{Endpoint: TokenEndpoint, Reason: ErrUnsafeTokenRequest, detail: detail}
+	return &Error{Endpoint: TokenEndpoint, Reason: ErrUnsafeTokenRequest, detail: detail, unsent: true}
 }
 
 // refuse closes the body of r, as a RoundTripper must.
-func refuse(r *http.Request, detail string) (*http.Response, error) {
+func (t *Transport) refuse(r *http.Request, failure *Error) (*http.Response, error) {
+	closeBody(r)
+	if carriedError(causeOf(r)) == failure {
+		return nil, failure // reported with the response
+	}
+	return nil, t.report(failure)
+}
+
+func closeBody(r *http.Request) {
 	if r.Body != nil {
 		_ = r.Body.Close()
 	}
-	return nil, unsafeRequest(detail)
 }
 
-// isRedirectOfTokenRequest reports whether r is what http.Client sends because a token request was redirected.
-func isRedirectOfTokenRequest(r *http.Request, tokenURL *url.URL) bool {
-	for cause := r.Response; cause != nil && cause.Request != nil; cause = cause.Request.Response {
-		earlier := cause.Request
-		if tokenURL != nil && earlier.Method == http.MethodPost && earlier.URL != nil && isSameEndpoint(earlier.URL, tokenURL) {
-			return true
-		}
+// causeOf returns the request whose response made http.Client send r, or nil.
+func causeOf(r *http.Request) *http.Request {
+	if r.Response == nil {
+		return nil
 	}
-	return false
+	return r.Response.Request
 }
 
-func isSameEndpoint(a, b *url.URL) bool {
-	return strings.EqualFold(a.Scheme, b.Scheme) &&
-		strings.EqualFold(a.Hostname(), b.Hostname()) && port(a) == port(b) &&
-		cmp.Or(a.EscapedPath(), "/") == cmp.Or(b.EscapedPath(), "/")
+// redirectedTokenRequest reports whether http.Client sends r because a token request was redirected, and returns the
+// token endpoint's response. Where a RoundTripper has removed a request from that chain nobody can tell, and a POST is
+// taken for one.
+func redirectedTokenRequest(r *http.Request, tokenURL *url.URL) (first *http.Response, caused bool) {
+	for response := r.Response; response != nil; {
+		earlier := response.Request
+		if earlier == nil {
+			return response, strings.EqualFold(r.Method, http.MethodPost)
+		}
+		if strings.EqualFold(earlier.Method, http.MethodPost) && earlier.URL != nil && tokenURL != nil && isSamePlace(earlier.URL, tokenURL) {
+			return response, true
+		}
+		response = earlier.Response
+	}
+	return nil, false
+}
+
+// redirectRefused returns the error for a redirect of a token request: the one that came with its response, if there is.
+func (t *Transport) redirectRefused(first *http.Response) *Error {
+	if e := carriedError(first.Request); e != nil {
+		return e
+	}
+	return &Error{
+		Endpoint: TokenEndpoint, StatusCode: first.StatusCode, Reason: ErrMalformedResponse,
+		GrantType: cut(requestFields(first.Request)["grant_type"], maxCode), detail: redirected,
+	}
+}
+
+const redirected = "the token endpoint sent a redirect, which no token request may follow"
+
+// isSamePlace compares host and path.
+func isSamePlace(a, b *url.URL) bool {
+	host := func(u *url.URL) string { return strings.TrimSuffix(u.Hostname(), ".") }
+	return strings.EqualFold(host(a), host(b)) && cmp.Or(a.Path, "/") == cmp.Or(b.Path, "/")
 }
 
 func port(u *url.URL) string {
@@ -142,20 +288,27 @@ func hasBasicCredentials(r *http.Request) bool {
 }
 
 func isForm(header http.Header) bool {
-	mediaType, _, _ := mime.ParseMediaType(header.Get("Content-Type"))
-	return mediaType == "application/x-www-form-urlencoded"
+	mediaType, _, _ := strings.Cut(header.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(mediaType), formType)
 }
 
+const (
+	formType = "application/x-www-form-urlencoded"
+	jsonType = "application/json"
+)
+
 // readForm returns the fields of a token request's body, and closes it.
-func readForm(r *http.Request) (map[string]string, error) {
+func readForm(r *http.Request) (map[string]string, *Error) {
 	fields := make(map[string]string)
 	if r.Body == nil {
 		return fields, nil
 	}
 	defer r.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	body, err := readAll(r.Body, maxBody+1)
 	if err != nil {
-		return nil, err
+		e := unsafeRequest("its body cannot be read")
+		e.err = err
+		return nil, e
 	}
 	if len(body) > maxBody {
 		return nil, unsafeRequest("its body is larger than 64 KiB")
@@ -180,8 +333,9 @@ func readForm(r *http.Request) (map[string]string, error) {
 func jsonRequest(r *http.Request, fields map[string]string) *http.Request {
 	body, _ := json.Marshal(fields) // strings always marshal
 	out := r.Clone(r.Context())
-	out.Header.Set("Content-Type", "application/json")
-	out.Header.Set("Accept", "application/json")
+	out.Method = http.MethodPost
+	out.Header.Set("Content-Type", jsonType)
+	out.Header.Set("Accept", jsonType)
 	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	out.Body, _ = out.GetBody()
 	out.ContentLength = int64(len(body))
@@ -189,20 +343,258 @@ func jsonRequest(r *http.Request, fields map[string]string) *http.Request {
 	return out
 }
 
-// requestError is the network's error for a token request that got no answer, and remembers the grant: an
-// authorization code may be spent by then.
-type requestError struct {
-	error
-	grantType string
+// earlierDeadline returns a context that ends a little before parent does.
+func earlierDeadline(parent context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := parent.Deadline()
+	if !ok {
+		return context.WithCancel(parent)
+	}
+	return context.WithDeadline(parent, deadline.Add(-min(time.Until(deadline)/4, 500*time.Millisecond)))
 }
 
-func (e *requestError) Unwrap() error { return e.error }
+// publicRequest returns what of a token request may be seen by whoever gets its response: where it went, and the
+// grant_type.
+func publicRequest(r *http.Request, grantType string) *http.Request {
+	form := url.Values{"grant_type": {grantType}}.Encode()
+	public := &http.Request{
+		Method:        http.MethodPost,
+		URL:           &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path, RawPath: r.URL.RawPath},
+		Proto:         r.Proto,
+		ProtoMajor:    r.ProtoMajor,
+		ProtoMinor:    r.ProtoMinor,
+		Host:          r.Host,
+		Header:        http.Header{"Content-Type": {formType}},
+		ContentLength: int64(len(form)),
+		Response:      r.Response,
+		GetBody:       func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(form)), nil },
+	}
+	public.Body, _ = public.GetBody()
+	return public.WithContext(r.Context())
+}
 
-// Timeout lets the *url.Error around e see a timeout, which it does not unwrap for.
-func (e *requestError) Timeout() bool {
-	timeout, ok := errors.AsType[interface {
-		error
-		Timeout() bool
-	}](e.error)
-	return ok && timeout.Timeout()
+// carried is the value under which a response's Request holds the failure that the response means.
+type carried struct {
+	request *http.Request // not a copy of it, which may be about something else
+	failure *Error
+}
+
+type carriedKey struct{}
+
+// carry returns a copy of request that holds failure.
+func carry(request *http.Request, failure *Error) *http.Request {
+	value := &carried{failure: failure}
+	value.request = request.WithContext(context.WithValue(request.Context(), carriedKey{}, value))
+	return value.request
+}
+
+// carriedError returns the failure that request holds, or nil.
+func carriedError(request *http.Request) *Error {
+	if request == nil {
+		return nil
+	}
+	value, _ := request.Context().Value(carriedKey{}).(*carried)
+	if value == nil || value.request != request {
+		return nil
+	}
+	return value.failure
+}
+
+// withBody gives response a body that was read.
+func withBody(response *http.Response, body []byte) *http.Response {
+	body = trimMark(body)
+	response.Body = io.NopCloser(bytes.NewReader(body))
+	response.ContentLength = int64(len(body))
+	response.TransferEncoding = nil
+	if strings.EqualFold(response.Header.Get("Content-Encoding"), "gzip") {
+		response.Header.Del("Content-Encoding") // unzipped by now
+	}
+	if isSuccess(response.StatusCode) || len(body) > 0 && (body[0] == '{' || body[0] == '[') {
+		response.Header.Set("Content-Type", jsonType)
+	}
+	return response
+}
+
+// wireToken is what x/oauth2 takes: one member of another type, and it takes nothing.
+type wireToken struct {
+	AccessToken  string      `json:"access_token"`
+	TokenType    string      `json:"token_type"`
+	RefreshToken string      `json:"refresh_token"`
+	ExpiresIn    json.Number `json:"expires_in"`
+	Error        string      `json:"error"`
+	Description  string      `json:"error_description"`
+	URI          string      `json:"error_uri"`
+}
+
+// fitToken returns the body of a success so that x/oauth2 reads the same token from it as [ParseTokenResponse] does, and
+// nil for one without a token. A body of which it does so anyway is returned as it is.
+func fitToken(body []byte) []byte {
+	found, value, ok := decodeSuccess(body)
+	if !ok {
+		return nil
+	}
+	var plain wireToken
+	if err := json.Unmarshal(trimMark(body), &plain); err == nil {
+		if seconds, err := plain.ExpiresIn.Int64(); err == nil && seconds != 0 {
+			return body
+		}
+	}
+	members := make(map[string]json.RawMessage)
+	decodes(value, &members)
+	for name := range members {
+		switch strings.ToLower(name) {
+		case "access_token", "token_type", "refresh_token", "expires_in", "error", "error_description", "error_uri":
+			delete(members, name)
+		}
+	}
+	seconds := int64(parseLife(found.ExpiresIn, value) / time.Second)
+	if seconds == 0 {
+		seconds = -1 // x/oauth2 takes 0 for a token that never expires
+	}
+	members["expires_in"] = json.RawMessage(strconv.FormatInt(seconds, 10))
+	for name, member := range map[string]any{"access_token": found.AccessToken, "token_type": found.TokenType, "refresh_token": found.RefreshToken} {
+		if text, ok := member.(string); ok {
+			members[name], _ = json.Marshal(text)
+		}
+	}
+	fitted, _ := json.Marshal(members)
+	return fitted
+}
+
+// fitError returns the body of a 2xx without a token so that x/oauth2 takes it for an error, and the response with it. A
+// body of which it does so anyway is returned as it is.
+func fitError(body []byte, failure *Error) []byte {
+	var plain wireToken
+	if json.Unmarshal(trimMark(body), &plain) == nil && plain.Error != "" {
+		return body
+	}
+	fitted := *failure
+	fitted.Code = cmp.Or(fitted.Code, Code(fitted.Reason))
+	body, _ = json.Marshal(&fitted)
+	return body
+}
+
+// networkFailure is what this package knows about an error of an HTTP client.
+type networkFailure struct {
+	text   string // in our own words
+	passes bool   // the same may work later
+	known  bool   // to be a failure of the network
+	unsent bool   // no connection was made
+	own    bool   // this process lacks something
+}
+
+// networkFailures tells failures of net/http and the packages below it by their texts, since most have no exported type. The
+// first that matches is it: those that do not pass come first, for their text may hold another one's.
+var networkFailures = []struct {
+	text string
+	networkFailure
+}{
+	{"malformed HTTP", networkFailure{text: "the response is not HTTP", known: true}},
+	{"malformed MIME header", networkFailure{text: "the response is not HTTP", known: true}},
+	{"malformed chunked encoding", networkFailure{text: "the response is not HTTP", known: true}},
+	{"multiple Content-Length", networkFailure{text: "the response is not HTTP", known: true}},
+	{"bad Content-Length", networkFailure{text: "the response is not HTTP", known: true}},
+	{"unsupported transfer encoding", networkFailure{text: "the response is not HTTP", known: true}},
+	{"too many transfer encodings", networkFailure{text: "the response is not HTTP", known: true}},
+	{"server response headers exceeded", networkFailure{text: "the response is not HTTP", known: true}},
+	{"invalid byte in chunk length", networkFailure{text: "the response is not HTTP", known: true}},
+	{"no such host", networkFailure{text: "DNS does not know the host", known: true, unsent: true}},
+	{"x509: ", networkFailure{text: "TLS: the certificate is not trusted", known: true}},
+	{"tls: failed to verify certificate", networkFailure{text: "TLS: the certificate is not trusted", known: true}},
+	{"tls: first record does not look like a TLS handshake", networkFailure{text: "TLS: the server does not speak it", known: true}},
+	{"server gave HTTP response to HTTPS client", networkFailure{text: "TLS: the server does not speak it", known: true}},
+	{"tls: internal error", networkFailure{text: "TLS failed", known: true, passes: true}},
+	{"tls: bad record MAC", networkFailure{text: "TLS failed", known: true, passes: true}},
+	{"tls: use of closed connection", networkFailure{text: "TLS failed", known: true, passes: true}},
+	{"tls: ", networkFailure{text: "TLS failed", known: true}},
+	{"unsupported protocol scheme", networkFailure{text: "the URL's scheme is not HTTP", known: true, unsent: true}},
+	{"no Host in request URL", networkFailure{text: "the URL has no host", known: true, unsent: true}},
+	{"stopped after 10 redirects", networkFailure{text: "the redirects do not end", known: true}},
+	{"too many open files", networkFailure{text: "this process has too many open files", known: true, passes: true, unsent: true, own: true}},
+	{"cannot assign requested address", networkFailure{text: "this process has no free port", known: true, passes: true, unsent: true, own: true}},
+	{"TLS handshake timeout", networkFailure{text: "the TLS handshake timed out", known: true, passes: true, unsent: true}},
+	{"server misbehaving", networkFailure{text: "DNS failed", known: true, passes: true, unsent: true}},
+	{"connection refused", networkFailure{text: "the connection was refused", known: true, passes: true}},
+	{"actively refused", networkFailure{text: "the connection was refused", known: true, passes: true}}, // Windows
+	{"connection reset", networkFailure{text: "the connection was reset", known: true, passes: true}},
+	{"broken pipe", networkFailure{text: "the connection was reset", known: true, passes: true}},
+	{"forcibly closed", networkFailure{text: "the connection was reset", known: true, passes: true}}, // Windows
+	{"use of closed network connection", networkFailure{text: "the connection was reset", known: true, passes: true}},
+	{"network is unreachable", networkFailure{text: "the network is unreachable", known: true, passes: true}},
+	{"no route to host", networkFailure{text: "the network is unreachable", known: true, passes: true}},
+	{"http: server closed idle connection", networkFailure{text: "the connection was reset", known: true, passes: true}},
+	{"GOAWAY", networkFailure{text: "the connection was reset: HTTP/2 GOAWAY", known: true, passes: true}},
+	{"stream error: ", networkFailure{text: "the connection was reset: HTTP/2 stream error", known: true, passes: true}},
+	{"connection error: ", networkFailure{text: "the connection was reset: HTTP/2 connection error", known: true, passes: true}},
+	{"http2: ", networkFailure{text: "the connection was reset: HTTP/2", known: true, passes: true}},
+	{"transport connection broken", networkFailure{text: "the connection was reset", known: true, passes: true}},
+	{"context canceled", networkFailure{text: "the request was canceled", known: true}},
+	{"i/o timeout", networkFailure{text: "timed out", known: true, passes: true}},
+	{"context deadline exceeded", networkFailure{text: "timed out", known: true, passes: true}},
+	{"Client.Timeout", networkFailure{text: "timed out", known: true, passes: true}},
+	{"timeout awaiting response headers", networkFailure{text: "timed out", known: true, passes: true}},
+	{"unexpected EOF", networkFailure{text: "the response was truncated", known: true, passes: true}},
+}
+
+// describeNetwork tells a failure of an HTTP client that passes (a timeout, a connection that broke) from one that does
+// not (an unknown host, a certificate). What it does not know is not known to be the network's; out of Transport that
+// passes too.
+func describeNetwork(err error) networkFailure {
+	text := textOf(err)
+	visit(err, func(node error) bool { // a URL may hold any word
+		if wrapper, ok := node.(*url.Error); ok {
+			text = textOf(wrapper.Err)
+		}
+		return false
+	})
+	found := networkFailure{text: "the connection failed", passes: true}
+	for _, candidate := range networkFailures {
+		if strings.Contains(text, candidate.text) {
+			found = candidate.networkFailure
+			break
+		}
+	}
+	switch {
+	case is(err, errNoResult):
+		return networkFailure{text: "the Transport's Base returned neither a response nor an error", known: true, own: true}
+	case found.known:
+	case proxyStatus(text) != 0:
+		found = networkFailure{text: "the proxy refused the connection", known: true, passes: isTransient(proxyStatus(text))}
+	case isTimeout(err):
+		found = networkFailure{text: "timed out", known: true, passes: true}
+	case is(err, io.EOF) || text == "EOF" || is(err, io.ErrUnexpectedEOF):
+		found = networkFailure{text: "the connection was reset", known: true, passes: true}
+	}
+	visit(err, func(node error) bool {
+		switch node := node.(type) {
+		case *net.OpError:
+			found.known = true
+			found.unsent = found.unsent || node.Op == "dial" || node.Op == "proxyconnect" || node.Op == "socks connect"
+		case *net.DNSError:
+			found = networkFailure{text: "DNS failed", known: true, passes: !node.IsNotFound, unsent: true}
+			if node.IsNotFound {
+				found.text = "DNS does not know the host"
+			}
+		}
+		return false
+	})
+	return found
+}
+
+// proxyStatus returns the status of which text is the reason phrase, and 0 for another text. The phrase is all that
+// net/http says of a proxy that refuses CONNECT.
+func proxyStatus(text string) int {
+	for status := 400; status <= 599; status++ {
+		if phrase := http.StatusText(status); phrase != "" && strings.EqualFold(text, phrase) {
+			return status
+		}
+	}
+	return 0
+}
+
+// isTimeout reports whether err is about something that took too long.
+func isTimeout(err error) bool {
+	return visit(err, func(node error) bool {
+		timeout, ok := node.(interface{ Timeout() bool })
+		return ok && timeout.Timeout()
+	})
 }

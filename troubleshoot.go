@@ -2,43 +2,52 @@ package applebusiness
 
 import (
 	"context"
-	"errors"
-	"io"
 	"net"
 	"net/http"
-	"os"
+	"net/url"
 	"slices"
+	"strings"
+	"time"
 )
 
 // Action says what the caller should do about an error.
 type Action string
 
 const (
-	// ActionUnknown is for an error that neither Apple's tables nor this package know: read its description.
+	// ActionUnknown is for an error that neither Apple's tables nor this package know: read its description. Nothing may be
+	// written on it.
 	ActionUnknown Action = ""
 	// ActionRetry means that Apple, or the way to it, fails at the moment: try again later. Whether the very same
-	// request may be sent again is what [Retryable] says.
+	// request may be sent again is what [Retryable] says. Nothing may be written on it but when to try again.
 	ActionRetry Action = "retry"
-	// ActionStartOver means that this attempt to connect failed: let the user start again. Nothing that is stored is affected.
+	// ActionStartOver means that this attempt to connect failed, by its state, a denial, a code that is spent or expired, or
+	// an outage on the way: let the user start again with a new authorization request. Nothing that is stored is affected:
+	// on it a caller may forget the state and the verifier of this attempt, and may not touch a grant, which may be alive.
 	ActionStartOver Action = "start_over"
-	// ActionReauthorize means that the customer has to go through Apple's consent page again.
+	// ActionReauthorize means that the stored grant is dead, and that the customer has to go through Apple's consent page
+	// again. It is the only Action on which a caller may write into its database that the customer is disconnected, and
+	// only if the refresh token that was sent is still the stored one. Nothing that arrives at the redirect URI, no code
+	// exchange and no 5xx gives it.
 	ActionReauthorize Action = "reauthorize"
-	// ActionFixRequest means that the code that builds the request, or its configuration, is wrong.
+	// ActionFixRequest means that the code that builds the request, or its configuration, is wrong. If it was a code
+	// exchange, a customer waits on a page meanwhile.
 	ActionFixRequest Action = "fix_request"
 	// ActionFixRegistration means that the request does not fit what is registered at Apple: client_id, client secret
-	// or redirect URI.
+	// or redirect URI. If it was a code exchange, a customer waits on a page meanwhile.
 	ActionFixRegistration Action = "fix_registration"
-	// ActionCheckNetwork means that something other than Apple's OAuth endpoint answered, or nothing did.
+	// ActionCheckNetwork means that something other than Apple's OAuth endpoint sent the response, or that there is no way
+	// to the endpoint: an engineer should look. It is not final, so try again at the next schedule. If it was a code
+	// exchange, a customer waits on a page meanwhile.
 	ActionCheckNetwork Action = "check_network"
 )
 
-// Impact says who is affected by an error.
+// Impact says who is affected by the cause of an error.
 type Impact string
 
 const (
 	// ImpactUnknown is for an error that does not tell whom it affects.
 	ImpactUnknown Impact = ""
-	// ImpactCustomer means this grant, and no other customer's.
+	// ImpactCustomer means this customer, and no other one.
 	ImpactCustomer Impact = "customer"
 	// ImpactApp means the partner's app, and so all customers.
 	ImpactApp Impact = "app"
@@ -53,13 +62,13 @@ type Cause string
 const (
 	// CauseAccessRevoked means that the customer revoked the partner's access to their Apple Business account.
 	CauseAccessRevoked Cause = "access_revoked"
-	// CauseAuthorizationCodeExpired means that an authorization code was passed after its 5 minutes.
+	// CauseAuthorizationCodeExpired means that an authorization code was sent more than 5 minutes after it was issued.
 	CauseAuthorizationCodeExpired Cause = "authorization_code_expired"
 )
 
 // These are inferred from how OAuth 2.0 and Apple's endpoints behave; Apple does not list them.
 const (
-	// CauseAuthorizationCodeUsed means that an authorization code was passed a second time.
+	// CauseAuthorizationCodeUsed means that an authorization code was sent a second time.
 	CauseAuthorizationCodeUsed Cause = "authorization_code_used"
 	// CauseRefreshTokenReplaced means that another process of the partner refreshed first and holds the newer token.
 	CauseRefreshTokenReplaced Cause = "refresh_token_replaced"
@@ -69,7 +78,7 @@ const (
 	CauseAppRemoved Cause = "app_removed"
 	// CauseResponseLost means that the response to an earlier refresh was lost, and with it the refresh token that it brought.
 	CauseResponseLost Cause = "response_lost"
-	// CauseVerifierMismatch means that the code_verifier or the redirect_uri was not the one that the code was asked for with.
+	// CauseVerifierMismatch means that the code_verifier does not belong to the code_challenge of the authorization request.
 	CauseVerifierMismatch Cause = "verifier_mismatch"
 	// CauseUserDenied means that the user declined on Apple's consent page.
 	CauseUserDenied Cause = "user_denied"
@@ -93,7 +102,7 @@ func (c Cause) Description() string {
 	case CauseResponseLost:
 		return "The response to an earlier refresh was lost, and with it the new refresh token."
 	case CauseVerifierMismatch:
-		return "The code_verifier was not the one that belongs to this authorization code."
+		return "The code_verifier does not belong to the code_challenge of the authorization request."
 	case CauseUserDenied:
 		return "The user declined on Apple's consent page."
 	}
@@ -105,126 +114,176 @@ type Advice struct {
 	Action Action
 	Impact Impact
 	Causes []Cause // likeliest first; the caller's own slice
-	Remedy string  // sentences for a person; their wording may change
+	Remedy string  // sentences for engineers, whose wording may change; what a customer reads is yours to write, by Action
 }
 
 // Troubleshoot returns what to do about the first *Error in err's tree, or else about the first bare [Reason] or
 // [Code], or else about the failure of a context or of the network. It returns the zero Advice for nil, for
 // context.Canceled and for errors that it does not know.
 //
-// A transient status (408, 425, 429, 500, 502, 503, 504) beats the code: during an outage nobody is asked to
-// reconnect. After an authorization_code request it means [ActionReauthorize], since the code may be spent, except with
-// 429 or a Retry-After. "Invalid refresh_token" has two causes by Apple's table, and a third in a fleet of processes;
-// the GrantType tells which to look at.
-func Troubleshoot(err error) Advice {
-	if e, ok := errors.AsType[*Error](err); ok && e != nil {
-		return e.advice()
-	}
-	if reason, ok := errors.AsType[Reason](err); ok {
-		return (&Error{Reason: reason}).advice()
-	}
-	if code, ok := errors.AsType[Code](err); ok {
-		return (&Error{Code: code}).advice()
-	}
-	e := &Error{err: err}
-	if failed, ok := errors.AsType[*requestError](err); ok {
-		e.GrantType = failed.grantType
-	}
-	return e.advice()
-}
-
-// Retryable reports whether the very same request may be sent again, after [Error.RetryAfter] and with a backoff.
+// A transient status (408, 425, 429, and 5xx except 501 and 505) beats the code, so that during an outage nobody is asked to
+// reconnect: errors.Is(err, ErrInvalidRefreshToken) can be true at a 503, and only the Action says that a grant is dead.
+// "Invalid refresh_token" has two causes by Apple's table, and a third in a fleet of processes; the GrantType tells which.
+// A failure that is not known to come from an HTTP client, such as a database's, is never described as Apple's.
 //
-// It is true where [Troubleshoot] says [ActionRetry], except for an error of the authorization endpoint, where sending
-// the browser back at once makes a redirect loop. It is never true once a context was canceled, nor for an
-// authorization_code request unless Apple answered 429 or with a Retry-After. Where only the network failed, the grant
-// is known if [Transport] sent the request and no http.Client.Timeout ended it; if in doubt, let the user start over
-// rather than send a code again.
-func Retryable(err error) bool {
-	if Troubleshoot(err).Action != ActionRetry || errors.Is(err, context.Canceled) {
-		return false
-	}
-	e, ok := errors.AsType[*Error](err)
-	return !ok || e == nil || e.Endpoint != AuthorizationEndpoint
-}
-
-// advice is Troubleshoot for one Error; the Causes are a copy.
-func (e *Error) advice() Advice {
-	advice := e.lookUpAdvice()
-	if advice.Action == ActionRetry && e.GrantType == GrantTypeAuthorizationCode &&
-		e.StatusCode != http.StatusTooManyRequests && e.RetryAfter == 0 {
-		advice = adviceSpentCode
+// This is the advice for a refresh; "Retryable" is what [Retryable] says:
+//
+// REASON_TABLE
+//
+// After an authorization_code request ErrInvalidRefreshToken, ErrNoResponse, ErrUnavailable, ErrServer and
+// ErrUnknownServerError are ActionStartOver, except for an ErrNoResponse of which nothing was sent. Errors of the
+// authorization endpoint are never Retryable. ErrNoResponse is ActionCheckNetwork, and not Retryable, where waiting does not
+// help (an unknown host, a certificate that is not trusted), and ActionFixRequest if the caller's context had ended before
+// anything was sent. ErrMalformedResponse is ActionRetry where the response looks like those of Apple's edge: an empty 204,
+// a 3xx without Location, or its own HTML at 403.
+func Troubleshoot(err error) Advice {
+	var advice Advice
+	if e := find(err); e != nil {
+		advice = e.advice()
+		if is(err, context.Canceled) && advice.Action == ActionRetry && e.Reason == ErrNoResponse {
+			advice = Advice{}
+		}
+	} else {
+		advice = networkAdvice(err)
 	}
 	advice.Causes = slices.Clone(advice.Causes)
 	return advice
 }
 
-func (e *Error) lookUpAdvice() Advice {
-	if isTransient(e.StatusCode) {
-		return adviceTransient
+// Retryable reports whether the very same request may be sent again, after [Error.RetryAfter] and with a backoff.
+//
+// It is true where [Troubleshoot] says [ActionRetry], with three exceptions. An error of the authorization endpoint is
+// never Retryable, since sending the browser back at once makes a redirect loop. Nor is anything once a context was
+// canceled. And an authorization_code request may be sent again only after a 429 that asks for less than a minute, or if
+// nothing was sent: [Transport] knows that no connection was made. Without Transport a failure of the network does not tell
+// the grant_type; let the user start over rather than send a code again.
+func Retryable(err error) bool {
+	if Troubleshoot(err).Action != ActionRetry || is(err, context.Canceled) {
+		return false
 	}
-	if e.Reason == ErrInvalidRefreshToken || e.Reason == "" && e.Code == CodeInvalidGrant {
-		if advice, ok := adviceByGrant[e.GrantType]; ok {
-			return advice
-		}
-	}
-	if advice, ok := adviceByError[e.Reason]; ok {
-		return advice
-	}
-	if advice, ok := adviceByError[e.Code]; ok {
-		return advice
-	}
-	if e.Code != "" {
-		return adviceUndocumented
-	}
-	if advice := networkAdvice(e.err); advice.Action != ActionUnknown {
-		return advice
-	}
-	if e.StatusCode >= 300 {
-		return adviceForeignAnswer
-	}
-	return Advice{}
+	e := find(err)
+	return e == nil || e.Endpoint != AuthorizationEndpoint
 }
 
-func isTransient(statusCode int) bool {
-	switch statusCode {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusInternalServerError,
-		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+// advice is Troubleshoot for one Error, with shared Causes.
+func (e *Error) advice() Advice {
+	advice := e.lookUpAdvice()
+	if e.ResponseLost && advice.Action == ActionReauthorize {
+		advice.Causes = append([]Cause{CauseResponseLost}, advice.Causes...)
+	}
+	return advice
+}
+
+func (e *Error) lookUpAdvice() Advice {
+	isExchange := e.GrantType == GrantTypeAuthorizationCode
+	var advice Advice
+	switch byReason, ok := adviceByReason[e.Reason]; {
+	case e.StatusCode == http.StatusTooManyRequests || e.Reason == ErrRateLimited:
+		advice = adviceByReason[ErrRateLimited]
+		if isExchange && e.RetryAfter >= time.Minute { // nobody waits that long on a page
+			return Advice{ActionStartOver, advice.Impact, nil, advice.Remedy}
+		}
+		return advice
+	case isTransient(e.StatusCode):
+		advice = adviceTransient
+	case e.StatusCode == http.StatusNotImplemented || e.StatusCode == http.StatusHTTPVersionNotSupported:
+		return adviceForeign
+	case e.Reason == ErrNoResponse:
+		advice = e.noResponseAdvice()
+	case e.Reason == ErrMalformedResponse && e.edge:
+		advice = adviceEdge
+	case e.Reason == ErrInvalidRefreshToken || e.Reason == "" && e.Code == CodeInvalidGrant:
+		return e.deadGrantAdvice()
+	case e.Reason == ErrMissingParameter && isOfOneSession(e.Parameter):
+		return adviceMissingOfOneSession
+	case ok:
+		advice = byReason
+	case e.Endpoint == AuthorizationEndpoint && isDenial(e.Code):
+		advice = adviceByReason[ErrUserDenied]
+	case e.Code != "":
+		advice = adviceUndocumented
+		if byCode, ok := adviceByCode[e.Code]; ok {
+			advice = byCode
+		}
+	case e.StatusCode >= 300:
+		return adviceForeign
+	}
+	if advice.Action == ActionRetry && !(isExchange && e.unsent) && (isExchange || e.Endpoint == AuthorizationEndpoint) {
+		advice.Action, advice.Remedy = ActionStartOver, remedyStartOver
+	}
+	return advice
+}
+
+// noResponseAdvice is about ErrNoResponse. Out of Transport a failure passes unless it is known not to.
+func (e *Error) noResponseAdvice() Advice {
+	if e.ended {
+		return adviceContextEnded
+	}
+	if e.err == nil {
+		return adviceConnection
+	}
+	switch failed := describeNetwork(e.err); {
+	case failed.own && !failed.passes:
+		return Advice{ActionFixRequest, ImpactApp, nil, "Correct the Transport's Base: it returned neither a response nor an error."}
+	case failed.own:
+		return adviceOwnLimit
+	case !failed.passes && !is(e.err, context.Canceled):
+		return adviceUnreachable
+	}
+	return adviceConnection
+}
+
+// deadGrantAdvice is about "Invalid refresh_token", and about an invalid_grant whose text is not known. That the request
+// had a grant_type which Apple accepts excludes the code's other meaning.
+func (e *Error) deadGrantAdvice() Advice {
+	switch {
+	case e.GrantType == GrantTypeAuthorizationCode || e.Endpoint == AuthorizationEndpoint:
+		return adviceDeadCode
+	case e.GrantType == GrantTypeRefreshToken:
+		return adviceDeadGrant
+	case e.GrantType == "" && e.Reason == "":
+		return adviceByCode[CodeInvalidGrant]
+	case e.GrantType == "":
+		return adviceByReason[ErrInvalidRefreshToken]
+	}
+	return adviceGrantOfAnotherKind
+}
+
+// isOfOneSession reports whether a parameter is one that a single lost session lacks.
+func isOfOneSession(parameter string) bool {
+	switch strings.ToLower(parameter) {
+	case "code", "code_verifier", "refresh_token":
 		return true
 	}
 	return false
 }
 
-// networkAdvice tells a failure that passes (a timeout, a connection refused or broken) from one that does not (an
-// unknown host, a certificate, a redirect loop).
+// networkAdvice is about an error without an *Error: only what an HTTP client returned may be Apple's.
 func networkAdvice(err error) Advice {
-	if err == nil || errors.Is(err, context.Canceled) {
-		return Advice{}
-	}
-	failed, isNetwork := errors.AsType[net.Error](err)
+	failed := describeNetwork(err)
+	var isRequest, isConnection bool
+	visit(err, func(node error) bool {
+		switch node := node.(type) {
+		case *url.Error:
+			isRequest = isRequest || node.Op != "parse"
+		case net.Error:
+			isConnection = true
+		}
+		return false
+	})
 	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), isNetwork && failed.Timeout():
+	case !failed.known || is(err, context.Canceled):
+		return Advice{}
+	case failed.own:
+		return adviceOwnLimit
+	case isRequest && failed.passes:
 		return adviceConnection
-	case isUnknownHost(err):
+	case isRequest:
 		return adviceUnreachable
-	case isBrokenConnection(err):
-		return adviceConnection
-	case isNetwork:
-		return adviceUnreachable
+	case failed.passes && (isConnection || isTimeout(err)):
+		return adviceSomeConnection
 	}
 	return Advice{}
-}
-
-func isUnknownHost(err error) bool {
-	failed, ok := errors.AsType[*net.DNSError](err)
-	return ok && failed.IsNotFound
-}
-
-func isBrokenConnection(err error) bool {
-	if failed, ok := errors.AsType[*net.OpError](err); ok {
-		return failed.Op == "dial" || failed.Op == "read" || failed.Op == "write"
-	}
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // The advice that several errors share.
@@ -237,17 +296,29 @@ var (
 		ActionRetry, ImpactService, nil,
 		"The connection to the endpoint failed or took too long. Try again later with a backoff; nobody has to reconnect.",
 	}
+	adviceSomeConnection = Advice{
+		ActionRetry, ImpactUnknown, nil,
+		"A connection failed or took too long, and the error does not say whose. Try again later with a backoff.",
+	}
+	adviceOwnLimit = Advice{
+		ActionRetry, ImpactApp, nil,
+		"This process has no file descriptor or port left for a connection. Close what is not used, or raise the limit.",
+	}
+	adviceEdge = Advice{
+		ActionRetry, ImpactService, nil,
+		"The response looks like one by which the edge in front of Apple's services drops a request. Try again in a few minutes; nobody has to reconnect.",
+	}
 	adviceUnreachable = Advice{
 		ActionCheckNetwork, ImpactService, nil,
-		"The endpoint cannot be reached. Check the host in the token URL, name resolution, the proxy and the trusted certificates.",
+		"The endpoint cannot be reached. Check the host in the token URL, name resolution, the proxy and the trusted certificates. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile.",
 	}
-	adviceForeignAnswer = Advice{
+	adviceForeign = Advice{
 		ActionCheckNetwork, ImpactService, nil,
-		"The answer is none of Apple's OAuth endpoint. Check the token URL, and what proxy, firewall or gateway stands before it.",
+		"The response does not come from Apple's OAuth endpoint. Check the token URL, and what proxy, firewall or gateway stands before it. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile.",
 	}
-	adviceSpentCode = Advice{
-		ActionReauthorize, ImpactCustomer, nil,
-		"Do not send the authorization code again, it may be spent. Let the user start over with a new authorization request.",
+	adviceContextEnded = Advice{
+		ActionFixRequest, ImpactUnknown, nil,
+		"Nothing was sent, because the context of the request had ended. x/oauth2 keeps the context that it is given: give it the process's, not that of a request, and leave a request enough of its time.",
 	}
 	adviceUndocumented = Advice{
 		ActionUnknown, ImpactUnknown, nil,
@@ -255,7 +326,7 @@ var (
 	}
 	adviceCredentials = Advice{
 		ActionFixRegistration, ImpactApp, []Cause{CauseClientSecretReplaced, CauseAppRemoved},
-		"Configure the current client_id and client secret in every process. All customers are affected, and none has to reconnect.",
+		"Configure the current client_id and client secret in every process. All customers are affected, and none has to reconnect; on a code exchange a customer waits on a page meanwhile.",
 	}
 	adviceClientID = Advice{
 		ActionFixRegistration, ImpactApp, []Cause{CauseAppRemoved},
@@ -273,29 +344,33 @@ var (
 		ActionFixRequest, ImpactApp, nil,
 		"Correct the token URL: it is the URL that Apple mailed for this environment, followed by /api/v1/oauth2/token.",
 	}
+	adviceMissingOfOneSession = Advice{
+		ActionFixRequest, ImpactUnknown, nil,
+		"Send the parameter that the description names. If it is missing for one customer only, their session or their stored token was lost; if for all, the code that builds the request is wrong.",
+	}
+	adviceDeadCode = Advice{
+		ActionStartOver, ImpactCustomer, []Cause{CauseAuthorizationCodeExpired, CauseAuthorizationCodeUsed, CauseVerifierMismatch},
+		"The authorization code is expired, was used, or does not belong to the code_verifier. Let the user start over with a new authorization request, and exchange its code once, within 5 minutes, with the verifier of the same attempt.",
+	}
 	adviceDeadGrant = Advice{
 		ActionReauthorize, ImpactCustomer, []Cause{CauseAccessRevoked, CauseRefreshTokenReplaced},
-		"Read the stored token again: if its refresh token is another one by now, a sibling process has replaced it and the grant is alive. Only otherwise ask this customer to reconnect.",
+		"Read the stored token again. If its refresh token is another one by now, a sibling process has replaced it and the grant is alive; if it is the same, ask this customer to reconnect.",
+	}
+	adviceGrantOfAnotherKind = Advice{
+		ActionFixRequest, ImpactApp, nil,
+		"Only a refresh or a code exchange can have a dead grant. Check the grant_type, client_id and client_secret of this request; a Service Account has no refresh token.",
 	}
 )
 
-// adviceByGrant refines "Invalid refresh_token", and an invalid_grant without a text that is known, by the grant_type
-// of the request. That there is one that Apple accepts excludes the code's other meaning.
-var adviceByGrant = map[string]Advice{
-	GrantTypeAuthorizationCode: {
-		ActionReauthorize, ImpactCustomer, []Cause{CauseAuthorizationCodeExpired, CauseAuthorizationCodeUsed},
-		"The authorization code is expired or was used. Let the user start over with a new authorization request, and exchange its code once, within 5 minutes.",
-	},
-	GrantTypeRefreshToken: adviceDeadGrant,
-}
+const remedyStartOver = "Apple's service or the way to it failed while this customer connected. Let the user start over with a new authorization request, and do not send an authorization code again that may be spent."
 
-// adviceByError holds the advice for each Reason, and for each Code alone.
-var adviceByError = map[error]Advice{
+// adviceByReason holds the advice for each Reason.
+var adviceByReason = map[Reason]Advice{
 	// Token endpoint
 	ErrInvalidGrantType: adviceGrantType,
 	ErrInvalidRefreshToken: {
 		ActionReauthorize, ImpactCustomer, []Cause{CauseAccessRevoked, CauseAuthorizationCodeExpired, CauseRefreshTokenReplaced},
-		"Read the stored token again: if its refresh token is another one by now, the grant is alive. Only otherwise ask this customer to reconnect; if an authorization code was sent, let the user start over.",
+		"Read the stored token again. If its refresh token is another one by now, the grant is alive; if it is the same, ask this customer to reconnect. If an authorization code was sent, let the user start over.",
 	},
 	ErrInvalidClientID: adviceClientID,
 	ErrMissingFields: {
@@ -365,31 +440,41 @@ var adviceByError = map[error]Advice{
 
 	// Found by this package
 	ErrStateMismatch: {
-		ActionReauthorize, ImpactCustomer, nil,
-		"Refuse the callback, change nothing that is stored, and let the user start over. If many users see this, their state gets lost: a callback by POST brings no SameSite=Lax cookie.",
+		ActionStartOver, ImpactCustomer, nil,
+		"Refuse the redirect, change nothing that is stored, and let the user start over. If many users see this, their state gets lost: a redirect that arrives by POST brings no SameSite=Lax cookie.",
 	},
 	ErrMalformedRedirect: {
-		ActionReauthorize, ImpactCustomer, nil,
-		"Refuse the callback, change nothing that is stored, and let the user start over.",
+		ActionStartOver, ImpactCustomer, nil,
+		"Refuse the redirect, change nothing that is stored, and let the user start over.",
 	},
-	ErrMalformedResponse: {
-		ActionCheckNetwork, ImpactService, nil,
-		"The token endpoint's answer holds no token. Check the token URL, and what proxy, firewall or gateway stands before it.",
+	ErrUserDenied: {
+		ActionStartOver, ImpactCustomer, []Cause{CauseUserDenied},
+		"Nothing is broken. The user declined on Apple's consent page, or Apple denied the request because the user may not connect this organisation. Say that the connection was not made, and offer to start over.",
 	},
+	ErrNoResponse: adviceConnection,
+	ErrRateLimited: {
+		ActionRetry, ImpactApp, nil,
+		"The app sends more requests than Apple allows. Wait as long as Retry-After says, and send fewer in all processes together; nobody has to reconnect.",
+	},
+	ErrUnavailable:       adviceTransient,
+	ErrMalformedResponse: adviceForeign,
 	ErrUnsafeTokenRequest: {
 		ActionFixRequest, ImpactApp, nil,
-		"Nothing was sent. Send the credentials in the body (oauth2.AuthStyleInParams), each field once, to the token URL itself.",
+		"Nothing was sent. Send the credentials in the body (oauth2.AuthStyleInParams), each field once, to the token URL itself. On a code exchange a customer waits on a page meanwhile.",
 	},
 	ErrNoRefreshToken: {
-		ActionReauthorize, ImpactCustomer, nil,
-		"Read the stored token again, with its refresh token. Only if there is none ask this customer to reconnect; a Service Account asks for a new token with its client credentials instead.",
+		ActionFixRequest, ImpactUnknown, nil,
+		"Read the stored token again, with its refresh token. If none was ever stored, ask this customer to connect again; a Service Account asks for a new token with its client credentials instead.",
 	},
 	ErrUnsafeState: {
 		ActionFixRequest, ImpactApp, nil,
 		"Build state from letters, digits, '-', '.', '_' and '~', as oauth2.GenerateVerifier does.",
 	},
+}
 
-	// A Code alone
+// adviceByCode holds the advice for a Code whose text is not in Apple's table. CodeAccessDenied is not among them: at the
+// token endpoint it is no user who declined.
+var adviceByCode = map[Code]Advice{
 	CodeInvalidRequest: {
 		ActionFixRequest, ImpactApp, nil,
 		"Compare each parameter of the request with Apple's page; the description may name the wrong one.",
@@ -407,10 +492,6 @@ var adviceByError = map[error]Advice{
 	CodeServerError:             adviceTransient,
 	CodeInternalServerError:     adviceTransient,
 	CodeNotFound:                adviceTokenURL,
-	CodeAccessDenied: {
-		ActionReauthorize, ImpactCustomer, []Cause{CauseUserDenied},
-		"Nothing is broken. Say that the connection was not made, and offer to start over.",
-	},
 	CodeUnauthorizedClient: {
 		ActionFixRegistration, ImpactApp, nil,
 		"Have the app enabled for this grant at Apple, and check that its client_id is the one for this environment.",

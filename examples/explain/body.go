@@ -85,7 +85,8 @@ func fromDialect(members map[string]any, isLog bool, status int) *applebusiness.
 	if code == "" || description == "" {
 		return nil
 	}
-	e := fromText(status, code, description)
+	body, _ := json.Marshal(map[string]string{"code": code, "message": description})
+	e := applebusiness.ParseTokenError(status, nil, body)
 	if isConstant(e.Code) || isDocumented(e.Reason) {
 		return e
 	}

@@ -64,6 +64,12 @@ func explain(f *finding) explanation {
 		Causes:            []cause{},
 		Remedy:            advice.Remedy,
 	}
+	if e.Reason == applebusiness.ErrNoResponse {
+		x.Network = "a token request got no whole response"
+		if _, words, found := strings.Cut(e.Error(), string(e.Reason)+": "); found {
+			x.Network = words
+		}
+	}
 	for _, c := range advice.Causes {
 		x.Causes = append(x.Causes, cause{c, c.Description()})
 	}
@@ -88,6 +94,9 @@ func explain(f *finding) explanation {
 
 // advice is Troubleshoot's, or else what the line of a log says that knew more.
 func (f *finding) advice() applebusiness.Advice {
+	if f.network != "" {
+		return networkAdvice(f.err)
+	}
 	advice := applebusiness.Troubleshoot(f.err)
 	if f.action != "" && f.action != advice.Action {
 		advice = applebusiness.Advice{Action: f.action, Impact: f.impact, Remedy: "So says the line itself: the program that logged it knew the cause, which the line does not show."}
@@ -158,8 +167,10 @@ func (x explanation) writeText(w io.Writer) error {
 	line := func(name, value string) { fmt.Fprintf(&text, "  %-10s %s\n", name, value) }
 
 	switch {
+	case x.Network != "" && x.Constant != "":
+		fmt.Fprintf(&text, "%s, a failure of the network: %s\n", x.Constant, x.Network)
 	case x.Network != "":
-		fmt.Fprintf(&text, "A failure of the network, and no response: %s\n", x.Network)
+		fmt.Fprintf(&text, "A failure of the network: %s\n", x.Network)
 	case x.Documented:
 		fmt.Fprintf(&text, "%s, documented by Apple\n", x.Constant)
 	case x.Reason != "":

@@ -88,13 +88,19 @@ func parseOwnText(text string) *applebusiness.Error {
 		e = fromText(status, quoted[0], quoted[1])
 	case len(quoted) == 1:
 		e = fromText(status, "", quoted[0])
-		if e.Description == "" || !isDocumented(e.Reason) && !strings.Contains(quoted[0], " ") { // a code, rather than a text
+		if !isDocumented(e.Reason) && !strings.Contains(quoted[0], " ") { // a code, rather than a text
 			e = fromText(status, quoted[0], "")
 		}
 	case code != "":
 		e = fromText(status, code, "")
-	case reason != "" || status != 0 && (strings.HasPrefix(text, "no OAuth error was received") || strings.HasPrefix(text, "the answer could not be read")):
+	case reason == applebusiness.ErrNoResponse:
+		e = noResponse(text, "")
+		e.StatusCode = status
+		return e
+	case reason != "":
 		e = &applebusiness.Error{StatusCode: status}
+	case status != 0 && strings.HasPrefix(text, "no OAuth error was received"):
+		e = fromText(status, "", "")
 	default:
 		return nil
 	}

@@ -33,8 +33,8 @@ func (f *finding) redact(input string) {
 	if !isText {
 		e.Description = show(e.Description, maskSentence)
 	}
-	if !isConstant(e.Code) {
-		e.Code = applebusiness.Code(show(string(e.Code), maskCode))
+	if !isErrorName(string(e.Code)) {
+		e.Code = applebusiness.Code(show(string(e.Code), maskSentence))
 	}
 	e.Parameter = show(e.Parameter, maskSentence)
 	e.GrantType = show(e.GrantType, maskSentence)
@@ -62,14 +62,6 @@ func secretsOf(input string) []string {
 		}
 	}
 	return secrets
-}
-
-// maskCode masks a code that looks like no error's name. A code of several words is a sentence.
-func maskCode(code string) string {
-	if isErrorName(code) {
-		return code
-	}
-	return maskSentence(code)
 }
 
 // tokens are the runs of the characters that tokens, codes, URLs and addresses are made of.

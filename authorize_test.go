@@ -1,6 +1,7 @@
 package applebusiness_test
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -15,24 +16,36 @@ import (
 )
 
 func TestVerifyRedirect(t *testing.T) {
-	const mismatch = "applebusiness: state_mismatch: the callback's state is not the expected one"
+	const mismatch = "applebusiness: state_mismatch: the state is not the expected one"
 	for _, test := range []struct {
 		name, query, state, code, err string
 	}{
 		{"success", "code=abc&state=s1", "s1", "abc", ""},
 		{"foreign parameters", "code=abc&state=s1&iss=a&iss=b&=", "s1", "abc", ""},
 		{"Apple's error", "error=server_error&error_description=server+error&state=s1", "s1", "", `applebusiness: server_error: "server error"`},
-		{"code beside an error", "code=abc&error=access_denied&state=s1", "s1", "", "applebusiness: access_denied"},
+		{"code beside an error", "code=abc&error=access_denied&state=s1", "s1", "", "applebusiness: user_denied: access_denied"},
 		{"other state", "code=abc&state=s2", "s1", "", mismatch},
 		{"no state", "code=abc", "s1", "", mismatch},
 		{"nothing expected", "code=abc&state=s1", "", "", mismatch},
 		{"nothing expected, none sent", "code=abc", "", "", mismatch},
 		{"nothing expected, an empty one sent", "code=abc&state=", "", "", mismatch},
-		{"state comes before an error", "error=access_denied&state=s2", "s1", "", mismatch},
+		{"state comes before an error", "error=access_denied&state=s2", "s1", "", mismatch + " (unverified: the redirect claims access_denied)"},
+		{"an error without state", "error=invalid_request&error_description=bad+request", "s1", "", mismatch + " (unverified: the redirect claims invalid_request)"},
+		{"a refused error of another vocabulary", "error=PLEASE+CALL+555&state=s2", "s1", "", mismatch},
+		{"a refused error beside a repeated state", "error=server_error&state=s1&state=s1", "s1", "", "applebusiness: malformed_redirect: state is repeated (unverified: the redirect claims server_error)"},
 		{"state comes before a repeated code", "code=a&code=b&state=s2", "s1", "", mismatch},
 		{"state comes before nothing", "", "s1", "", mismatch},
 		{"a repeated state comes first", "code=abc&state=s1&state=s1", "s1", "", "applebusiness: malformed_redirect: state is repeated"},
-		{"decoding comes first", "code=%zz&state=s2", "s1", "", "applebusiness: malformed_redirect: the query cannot be decoded"},
+		{"state comes before decoding", "code=%zz&state=s2", "s1", "", mismatch},
+		{"the state does not decode", "code=abc&state=s1%zz", "s1", "", "applebusiness: malformed_redirect: state cannot be decoded"},
+		{"the state holds a semicolon", "code=abc&state=s1;x", "s1", "", "applebusiness: malformed_redirect: state cannot be decoded"},
+		{"a state that decodes and one that does not", "code=abc&state=s1&state=%zz", "s1", "", "applebusiness: malformed_redirect: state is repeated"},
+		{"the code does not decode", "code=%zz&state=s1", "s1", "", "applebusiness: malformed_redirect: code cannot be decoded"},
+		{"a foreign piece does not decode", "code=good&state=s1&utm=100%", "s1", "good", ""},
+		{"a foreign name does not decode", "code=good&state=s1&%zz=1;2", "s1", "good", ""},
+		{"the description does not decode", "error=server_error&error_description=100%&state=s1", "s1", "", "applebusiness: server_error"},
+		{"the code beside an error does not decode", "code=%zz&error=invalid_scope&error_description=scope+is+not+valid&state=s1", "s1", "", `applebusiness: invalid_scope: "scope is not valid"`},
+		{"the user cancels", "error=user_cancelled_authorize&state=s1", "s1", "", `applebusiness: user_denied: "user_cancelled_authorize"`},
 		{"repeated code", "code=a&code=b&state=s1", "s1", "", "applebusiness: malformed_redirect: code is repeated"},
 		{"repeated description", "error=a&error_description=b&error_description=c&state=s1", "s1", "", "applebusiness: malformed_redirect: error_description is repeated"},
 		{"neither", "state=s1", "s1", "", "applebusiness: malformed_redirect: neither code nor error"},
@@ -45,8 +58,13 @@ func TestVerifyRedirect(t *testing.T) {
 				assert.Equal(t, test.code, code)
 				if test.err == "" {
 					assert.NoError(t, err)
-				} else {
-					assert.EqualError(t, err, test.err)
+					continue
+				}
+				assert.EqualError(t, err, test.err)
+				assert.NotEqual(t, applebusiness.ActionReauthorize, applebusiness.Troubleshoot(err).Action)
+				assert.NoError(t, errors.Unwrap(err))
+				if errors.Is(err, applebusiness.ErrStateMismatch) || errors.Is(err, applebusiness.ErrMalformedRedirect) {
+					assert.Empty(t, applebusiness.CodeOf(err), "what was claimed is not found")
 				}
 			}
 		})

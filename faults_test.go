@@ -75,7 +75,9 @@ func TestFaultsOnTheNetwork(t *testing.T) {
 		}), applebusiness.ActionRetry, context.DeadlineExceeded},
 		"reset":          {hijack(func(c net.Conn, _ <-chan struct{}) { c.(*net.TCPConn).SetLinger(0) }), applebusiness.ActionRetry, nil},
 		"closed at once": {hijack(func(net.Conn, <-chan struct{}) {}), applebusiness.ActionRetry, io.EOF},
-		"truncated":      {hijack(func(c net.Conn, _ <-chan struct{}) { io.WriteString(c, head+"Content-Length: 1000\r\n\r\n"+tokenBody) }), applebusiness.ActionRetry, io.ErrUnexpectedEOF},
+		"truncated": {hijack(func(c net.Conn, _ <-chan struct{}) {
+			io.WriteString(c, head+"Content-Length: 1000\r\n\r\n"+tokenBody[:len(tokenBody)-1])
+		}), applebusiness.ActionRetry, io.ErrUnexpectedEOF},
 		"chunk cut": {hijack(func(c net.Conn, _ <-chan struct{}) {
 			io.WriteString(c, head+"Transfer-Encoding: chunked\r\n\r\nff\r\n{")
 		}), applebusiness.ActionRetry, io.ErrUnexpectedEOF},
@@ -99,7 +101,7 @@ func TestFaultsOnTheNetwork(t *testing.T) {
 		}), applebusiness.ActionCheckNetwork, applebusiness.ErrMalformedResponse},
 		"redirect loop": {plain(func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, r.URL.Path, http.StatusPermanentRedirect)
-		}), applebusiness.ActionFixRequest, applebusiness.ErrUnsafeTokenRequest},
+		}), applebusiness.ActionCheckNetwork, applebusiness.ErrMalformedResponse},
 		"HTML at 200": {plain(answerWith(200, "<html><h1>Sign in to the hotel's network</h1></html>")), applebusiness.ActionCheckNetwork, applebusiness.ErrMalformedResponse},
 		"HTML at 502": {plain(answerWith(502, "<html>")), applebusiness.ActionRetry, nil},
 		"429": {plain(func(w http.ResponseWriter, _ *http.Request) {

@@ -150,12 +150,15 @@ func FuzzTransport(f *testing.F) {
 			assert.Empty(t, base.requests, "nothing is sent")
 			return
 		}
-		assert.Same(t, r, response.Request)
 		require.Len(t, base.requests, 1)
 		if base.requests[0] == r {
-			assert.False(t, method == http.MethodPost && contentType == "application/x-www-form-urlencoded", "no form passes")
+			assert.Same(t, r, response.Request)
+			assert.False(t, strings.EqualFold(method, http.MethodPost) && contentType == "application/x-www-form-urlencoded", "no form passes")
 			return
 		}
+		public, err := io.ReadAll(response.Request.Body)
+		require.NoError(t, err)
+		assert.Regexp(t, "^grant_type=[^&]*$", string(public))
 		sent, err := io.ReadAll(base.requests[0].Body)
 		require.NoError(t, err)
 		var fields map[string]string

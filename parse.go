@@ -120,7 +120,7 @@ func newFailure(statusCode int, header http.Header, body []byte, found *texts, s
 	case isTransient(statusCode):
 		e.Reason = ErrUnavailable
 	default:
-		e.Reason, e.detail = ErrMalformedResponse, "no OAuth error was received"
+		e.Reason = ErrMalformedResponse
 	}
 	e.edge = isEdge(statusCode, header, body)
 	return e
@@ -190,7 +190,7 @@ func ParseRedirect(query string) (Redirect, error) {
 type redirectQuery struct {
 	code, errorCode, description, uri, state string
 
-	repeated string // a parameter other than state that is there twice
+	repeated, undecodable string // a parameter other than state that is there twice, or that says nothing
 }
 
 // decodeRedirect decodes a redirect's query piece by piece, so that one that does not decode spoils only itself. The
@@ -225,16 +225,16 @@ func decodeRedirect(query string) (redirectQuery, error) {
 			continue
 		}
 		value, valueErr := url.QueryUnescape(rawValue)
-		if valueErr != nil || strings.Contains(rawValue, ";") { // as url.ParseQuery has it
-			value, valueErr = "", cmp.Or(valueErr, errSemicolon)
-		}
+		decodes := valueErr == nil && !strings.Contains(rawValue, ";") // as url.ParseQuery has it
 		switch {
 		case seen[i] && name == "state":
 			err = malformedRedirect("state is repeated")
 		case seen[i]:
 			found.repeated = cmp.Or(found.repeated, name)
-		case valueErr != nil && name == "state":
+		case !decodes && name == "state":
 			err = malformedRedirect("state cannot be decoded")
+		case !decodes:
+			found.undecodable = name
 		default:
 			*target = value
 		}
@@ -245,8 +245,6 @@ func decodeRedirect(query string) (redirectQuery, error) {
 	}
 	return found, err
 }
-
-var errSemicolon = errors.New("a semicolon separates nothing")
 
 // result returns the code that the redirect brings, or its error.
 func (q redirectQuery) result() (string, error) {
@@ -262,6 +260,8 @@ func (q redirectQuery) result() (string, error) {
 		return "", e
 	case q.code != "":
 		return q.code, nil
+	case q.undecodable != "":
+		return "", malformedRedirect(q.undecodable + " cannot be decoded")
 	}
 	return "", malformedRedirect("neither code nor error")
 }
@@ -528,7 +528,7 @@ func (e *Error) describe(code, description, uri string, sent map[string]string) 
 	e.Parameter = mask(e.Parameter, sent)
 }
 
-// mask returns text with each value of a request's fields replaced, also in its percent-encoded and HTML forms. The
+// mask returns text with each value of a request's fields replaced, also as it stands in a URL, a form or HTML. The
 // public grant_type and scope and values under 8 bytes, which stand in many a harmless text, are left.
 func mask(text string, sent map[string]string) string {
 	if text == "" {
@@ -537,7 +537,8 @@ func mask(text string, sent map[string]string) string {
 	var values []string
 	for name, value := range sent {
 		if len(value) >= 8 && name != "grant_type" && name != "scope" {
-			values = append(values, value, url.QueryEscape(value), url.PathEscape(value), html.EscapeString(value))
+			values = append(values, value, url.QueryEscape(value), url.PathEscape(value),
+				strings.ReplaceAll(value, "+", " "), html.EscapeString(value))
 		}
 	}
 	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) }) // a value may hold another
@@ -653,7 +654,14 @@ func isList(text string) bool {
 // requestFields returns the fields of a token request whose body can be had again, for its grant_type and for [mask]. They
 // are secret.
 func requestFields(request *http.Request) map[string]string {
-	if request == nil || request.GetBody == nil {
+	if request == nil {
+		return nil
+	}
+	if request.GetBody == nil {
+		if public, ok := request.Body.(*publicBody); ok {
+			form, _ := url.ParseQuery(public.form)
+			return map[string]string{"grant_type": form.Get("grant_type")}
+		}
 		return nil
 	}
 	reader, err := request.GetBody()

@@ -3,6 +3,7 @@ package applebusiness_test
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -129,7 +130,7 @@ func TestMatching(t *testing.T) {
 		{404, "invalid_request", "", applebusiness.ErrEndpointNotFound, ""},
 		{404, "404 Not Found", "", applebusiness.ErrEndpointNotFound, ""},
 		{404, "", "404+not  found.", applebusiness.ErrEndpointNotFound, ""},
-		{404, "", "", "", ""},
+		{404, "", "", applebusiness.ErrMalformedResponse, ""},
 		{404, "not_found", "", "", ""},
 		{404, "invalid_request", "Invalid client_id", applebusiness.ErrInvalidClientID, ""},
 		{404, "invalid_request", "something else", "", ""},
@@ -166,6 +167,15 @@ func TestTextAroundADocumentedOne(t *testing.T) {
 	}
 }
 
+// gzipped returns text as a server sends it that does not say so.
+func gzipped(text string) string {
+	var zipped bytes.Buffer
+	writer := gzip.NewWriter(&zipped)
+	_, _ = io.WriteString(writer, text)
+	_ = writer.Close()
+	return zipped.String()
+}
+
 func TestSalvage(t *testing.T) {
 	const dead = `{"error":"invalid_grant","error_description":"Invalid refresh_token"`
 	for name, test := range map[string]struct {
@@ -184,25 +194,35 @@ func TestSalvage(t *testing.T) {
 		"cut in the description":          {`{"error":"invalid_grant","error_description":"Invalid ref`, applebusiness.CodeInvalidGrant, "", ""},
 		"text after the object":           {dead + "}\n<!-- proxy -->", applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
 		"cut after a wrong type":          {`{"trace":{"a":[1,2]},"error_uri":7,"error":"invalid_grant","x":`, applebusiness.CodeInvalidGrant, "", ""},
-		"Apple's other dialect":           {`{"code":"Unauthorized","message":"Expired Token"}`, "Unauthorized", "Expired Token", ""},
-		"the same in an array":            {`[{"code":"Unauthorized","message":"Expired Token","details":{"header":"Authorization"}}]`, "Unauthorized", "Expired Token", ""},
-		"the same cut":                    {`[{"code":"Unauthorized","message":"Expired Token","details":{"hea`, "Unauthorized", "Expired Token", ""},
+		"Apple's other dialect":           {`{"code":"Unauthorized","message":"Expired Token"}`, "Unauthorized", "Expired Token", applebusiness.ErrUnavailable},
+		"the same in an array":            {`[{"code":"Unauthorized","message":"Expired Token","details":{"header":"Authorization"}}]`, "Unauthorized", "Expired Token", applebusiness.ErrUnavailable},
+		"the same cut":                    {`[{"code":"Unauthorized","message":"Expired Token","details":{"hea`, "Unauthorized", "Expired Token", applebusiness.ErrUnavailable},
 		"both dialects":                   {dead + `,"code":"X","message":"Y"}`, applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
 		"description alone":               {`{"error_description":"Invalid refresh_token"}`, "", "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
-		"error is an object":              {`{"error":{"code":"invalid_grant"}}`, "", "", ""},
-		"error is a number":               {`{"error":42}`, "", "", ""},
-		"empty array":                     {`[]`, "", "", ""},
-		"array of others":                 {`["error",{"error":"x"}]`, "", "", ""},
-		"null":                            {`null`, "", "", ""},
-		"string":                          {`"error"`, "", "", ""},
-		"HTML":                            {`<html><h1>502 Bad Gateway</h1></html>`, "", "", ""},
-		"empty":                           {``, "", "", ""},
-		"byte order mark alone":           {"\ufeff", "", "", ""},
-		"form":                            {`error=invalid_grant&error_description=x`, "", "", ""},
+		"error is an object":              {`{"error":{"code":"invalid_grant","message":"m"}}`, "invalid_grant", "m", applebusiness.ErrUnavailable},
+		"error is a number":               {`{"error":42}`, "", "", applebusiness.ErrUnavailable},
+		"empty array":                     {`[]`, "", "", applebusiness.ErrUnavailable},
+		"array of others":                 {`["error",{"error":"x"}]`, "", "", applebusiness.ErrUnavailable},
+		"null":                            {`null`, "", "", applebusiness.ErrUnavailable},
+		"string":                          {`"error"`, "", "", applebusiness.ErrUnavailable},
+		"HTML":                            {`<html><h1>502 Bad Gateway</h1></html>`, "", "", applebusiness.ErrUnavailable},
+		"empty":                           {``, "", "", applebusiness.ErrUnavailable},
+		"byte order mark alone":           {"\ufeff", "", "", applebusiness.ErrUnavailable},
+		"form":                            {`error=invalid_grant&error_description=x`, applebusiness.CodeInvalidGrant, "x", ""},
+		"form of a row":                   {`error=invalid_grant&error_description=Invalid+refresh_token`, applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
+		"HTML with a form in it":          {`<a href="?x&error=invalid_grant&error_description=Invalid+refresh_token&y">`, "", "", applebusiness.ErrUnavailable},
+		"an envelope":                     {`{"errors":[{"status":"401","code":"NOT_AUTHORIZED","detail":"d"}]}`, "NOT_AUTHORIZED", "d", applebusiness.ErrUnavailable},
+		"an envelope with a title":        {`{"errors":[{"status":401,"code":"NOT_AUTHORIZED","title":"t"}]}`, "NOT_AUTHORIZED", "t", applebusiness.ErrUnavailable},
+		"an envelope cut":                 {`{"errors":[{"code":"NOT_AUTHORIZED","detail":"d"}],"trace":"7`, "NOT_AUTHORIZED", "d", applebusiness.ErrUnavailable},
+		"an empty envelope":               {`{"errors":[]}`, "", "", applebusiness.ErrUnavailable},
+		"an envelope of another type":     {`{"errors":"x"}`, "", "", applebusiness.ErrUnavailable},
+		"gzip without a label":            {gzipped(dead + "}"), applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
+		"gzip that is cut":                {gzipped(dead + `,"x":"` + strings.Repeat("0123456789abcdef", 64))[:90], applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
+		"gzip in name only":               {"\x1f\x8b" + dead + "}", "", "", applebusiness.ErrUnavailable},
 		"2 MiB after the error":           {dead + `,"x":"` + strings.Repeat("x", 2<<20) + `"}`, applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
-		"2 MiB of text":                   {strings.Repeat("x", 2<<20), "", "", ""},
-		"100,000 brackets":                {strings.Repeat("[", 100_000), "", "", ""},
-		"100,000 nested objects":          {strings.Repeat(`{"error":`, 100_000), "", "", ""},
+		"2 MiB of text":                   {strings.Repeat("x", 2<<20), "", "", applebusiness.ErrUnavailable},
+		"100,000 brackets":                {strings.Repeat("[", 100_000), "", "", applebusiness.ErrUnavailable},
+		"100,000 nested objects":          {strings.Repeat(`{"error":`, 100_000), "", "", applebusiness.ErrUnavailable},
 		"100,000 brackets after it":       {dead + `,"x":` + strings.Repeat("[", 100_000), applebusiness.CodeInvalidGrant, "Invalid refresh_token", applebusiness.ErrInvalidRefreshToken},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -254,10 +274,12 @@ func TestParseTokenResponseSuccess(t *testing.T) {
 		"negative":          {`-5`, 0},
 		"beyond an int32":   {`1e300`, (1<<31 - 1) * time.Second},
 		"infinite string":   {`"Inf"`, (1<<31 - 1) * time.Second},
-		"not a number":      {`"NaN"`, -1},
-		"no number at all":  {`"abc"`, -1},
-		"of another type":   {`[1]`, -1},
-		"null":              {`null`, -1},
+		"beyond a float64":  {`1e400`, (1<<31 - 1) * time.Second},
+		"with space":        {`" 3600 "`, time.Hour},
+		"not a number":      {`"NaN"`, time.Hour},
+		"no number at all":  {`"abc"`, time.Hour},
+		"of another type":   {`[1]`, time.Hour},
+		"null":              {`null`, time.Hour},
 		"a later duplicate": {`1,"expires_in":3600`, time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -269,10 +291,6 @@ func TestParseTokenResponseSuccess(t *testing.T) {
 				assert.Equal(t, "r", token.RefreshToken)
 				assert.Equal(t, "Bearer", token.Type())
 				assert.Equal(t, "42", token.Extra("org"))
-				if test.want < 0 {
-					assert.True(t, token.Expiry.IsZero())
-					return
-				}
 				assert.Equal(t, test.want, time.Until(token.Expiry))
 				assert.Equal(t, int64(test.want/time.Second), token.ExpiresIn)
 			})
@@ -317,7 +335,7 @@ func TestParseTokenResponseAtSuccess(t *testing.T) {
 	_, err = applebusiness.ParseTokenResponse(nil)
 	assert.EqualError(t, err, `applebusiness: malformed_response: there is no response`)
 	_, err = applebusiness.ParseTokenResponse(&http.Response{})
-	assert.EqualError(t, err, `applebusiness: no OAuth error was received`)
+	assert.EqualError(t, err, `applebusiness: malformed_response`)
 }
 
 type closeRecorder struct {
@@ -334,19 +352,21 @@ func (r *closeRecorder) Read(p []byte) (int, error) {
 func (r *closeRecorder) Close() error { r.closed = true; return nil }
 
 func TestParseTokenResponseReadsAndCloses(t *testing.T) {
-	endless := &closeRecorder{Reader: strings.NewReader(strings.Repeat(" ", 1<<20))}
-	_, err := applebusiness.ParseTokenResponse(&http.Response{StatusCode: 200, Body: endless})
-	assert.ErrorIs(t, err, applebusiness.ErrMalformedResponse)
-	assert.Equal(t, 64<<10, endless.read)
-	assert.True(t, endless.closed)
+	for status, limit := range map[int]int{200: 1 << 20, 400: 64 << 10} {
+		endless := &closeRecorder{Reader: strings.NewReader(strings.Repeat(" ", 2<<20))}
+		_, err := applebusiness.ParseTokenResponse(&http.Response{StatusCode: status, Body: endless})
+		assert.ErrorIs(t, err, applebusiness.ErrMalformedResponse)
+		assert.Equal(t, limit, endless.read)
+		assert.True(t, endless.closed)
+	}
 
 	for name, test := range map[string]struct {
 		status int
 		body   string
 		text   string
 	}{
-		"success":           {200, `{"access_token":"a"}`, `applebusiness: the answer could not be read (HTTP 200)`},
-		"nothing yet":       {401, ``, `applebusiness: the answer could not be read (HTTP 401)`},
+		"success":           {200, `{"access_token":"a"`, `applebusiness: no_response: the response was truncated (HTTP 200)`},
+		"nothing yet":       {401, ``, `applebusiness: no_response: the response was truncated (HTTP 401)`},
 		"error came before": {401, `{"error":"invalid_client","x":`, `applebusiness: invalid_client (HTTP 401)`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -366,6 +386,7 @@ func TestHeaders(t *testing.T) {
 			"0":                        0,
 			"30":                       30 * time.Second,
 			"-30":                      0,
+			"-9223372037":              0,
 			"3600":                     time.Hour,
 			"86400":                    time.Hour,
 			"99999999999999999999999":  time.Hour,
@@ -393,7 +414,7 @@ func TestParseRedirect(t *testing.T) {
 		"?code=abc&state=s&utm=1&utm=": {applebusiness.Redirect{"abc", "s"}, ""},
 		"code=abc":                     {applebusiness.Redirect{"abc", ""}, ""},
 		"code=abc&error=&state=s":      {applebusiness.Redirect{"abc", "s"}, ""},
-		"error=access_denied&state=s":  {applebusiness.Redirect{"", "s"}, "applebusiness: access_denied"},
+		"error=access_denied&state=s":  {applebusiness.Redirect{"", "s"}, "applebusiness: user_denied: access_denied"},
 		"error=unsupported_response_type&error_description=response_type+must+be+code&state=xyzABC123": {applebusiness.Redirect{"", "xyzABC123"}, `applebusiness: unsupported_response_type: "response_type must be code"`},
 		"error=x&code=abc&state=s":              {applebusiness.Redirect{"", "s"}, `applebusiness: "x"`},
 		"":                                      {applebusiness.Redirect{}, "applebusiness: malformed_redirect: neither code nor error"},
@@ -403,8 +424,8 @@ func TestParseRedirect(t *testing.T) {
 		"state=s&error=a&error=b":               {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: error is repeated"},
 		"state=s&error=a&error_uri=&error_uri=": {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: error_uri is repeated"},
 		"state=s&state=s&code=a":                {applebusiness.Redirect{}, "applebusiness: malformed_redirect: state is repeated"},
-		"state=s&code=%zz":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: the query cannot be decoded"},
-		"state=s&code=a;b":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: the query cannot be decoded"},
+		"state=s&code=%zz":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: code cannot be decoded"},
+		"state=s&code=a;b":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: code cannot be decoded"},
 		long:                                    {applebusiness.Redirect{}, "applebusiness: malformed_redirect: the query is too long"},
 	} {
 		t.Run(query[:min(len(query), 80)], func(t *testing.T) {

@@ -24,15 +24,27 @@ func constantNames(t *testing.T) map[applebusiness.Reason]string {
 	return names
 }
 
-func TestReadmeTable(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
 	require.NoError(t, err)
-	var rows []string
-	for line := range strings.Lines(string(readme)) {
-		if strings.HasPrefix(line, "| token |") || strings.HasPrefix(line, "| authorization |") {
-			rows = append(rows, strings.TrimSuffix(line, "\n"))
+	return string(text)
+}
+
+// linesWith returns the lines of text that begin so, without what begins them.
+func linesWith(text, beginning string) []string {
+	var found []string
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, beginning); ok {
+			found = append(found, strings.TrimSuffix(rest, "\n"))
 		}
 	}
+	return found
+}
+
+func TestReadmeTable(t *testing.T) {
+	readme := readFile(t, "README.md")
+	rows := append(linesWith(readme, "| token "), linesWith(readme, "| authorization ")...)
 	names := constantNames(t)
 	var want []string
 	for entry := range applebusiness.Catalog() {
@@ -40,25 +52,53 @@ func TestReadmeTable(t *testing.T) {
 		if entry.StatusCode == 0 {
 			status = "redirect"
 		}
-		want = append(want, fmt.Sprintf("| %s | %s | `%s` | `%s` | `%s` |", entry.Endpoint, status, string(entry.Code), entry.Description, names[entry.Reason]))
+		want = append(want, fmt.Sprintf("| %s | `%s` | `%s` | `%s` |", status, string(entry.Code), entry.Description, names[entry.Reason]))
 	}
 	assert.Equal(t, want, rows)
 }
 
-// Every test that the README names exists.
-func TestReadmeNamesTests(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
+// The table of advice in the README and the one in Troubleshoot's documentation say what the functions say.
+func TestAdviceTables(t *testing.T) {
+	isOfRedirect := make(map[applebusiness.Reason]bool)
+	for entry := range applebusiness.Catalog() {
+		isOfRedirect[entry.Reason] = entry.Endpoint == applebusiness.AuthorizationEndpoint && entry.Reason != applebusiness.ErrServer
+	}
+	var markdown, comment []string
+	for _, c := range constants(t, "codes.go") {
+		if c.typ != "Reason" {
+			continue
+		}
+		failed := &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.Reason(c.value), GrantType: applebusiness.GrantTypeRefreshToken}
+		switch {
+		case isOfRedirect[failed.Reason], failed.Reason == applebusiness.ErrStateMismatch, failed.Reason == applebusiness.ErrMalformedRedirect, failed.Reason == applebusiness.ErrUserDenied:
+			failed.Endpoint, failed.GrantType = applebusiness.AuthorizationEndpoint, ""
+		}
+		advice := applebusiness.Troubleshoot(failed)
+		retryable := "no"
+		if applebusiness.Retryable(failed) {
+			retryable = "yes"
+		}
+		impact := string(advice.Impact)
+		if impact == "" {
+			impact = "unknown"
+		}
+		markdown = append(markdown, fmt.Sprintf("%s` | `%s` | `%s` | %s |", strings.TrimPrefix(c.name, "Err"), advice.Action, impact, retryable))
+		comment = append(comment, strings.TrimRight(fmt.Sprintf("%-24s%-18s%-10s%s", strings.TrimPrefix(c.name, "Err"), advice.Action, impact, retryable), " "))
+	}
+	assert.Equal(t, markdown, linesWith(readFile(t, "README.md"), "| `Err"), "README.md")
+	assert.Equal(t, comment, linesWith(readFile(t, "troubleshoot.go"), "//\tErr"), "troubleshoot.go")
+}
+
+// Every test that the guide for contributors names exists.
+func TestContributingNamesTests(t *testing.T) {
 	files, err := filepath.Glob("*_test.go")
 	require.NoError(t, err)
 	var sources strings.Builder
 	for _, file := range files {
-		source, err := os.ReadFile(file)
-		require.NoError(t, err)
-		sources.Write(source)
+		sources.WriteString(readFile(t, file))
 	}
 	count := 0
-	for word := range strings.FieldsFuncSeq(string(readme), func(r rune) bool { return r == '`' || r == ' ' || r == '\n' }) {
+	for word := range strings.FieldsFuncSeq(readFile(t, ".github/CONTRIBUTING.md"), func(r rune) bool { return strings.ContainsRune("` \n,.|", r) }) {
 		if strings.HasPrefix(word, "Test") && !strings.HasPrefix(word, "Testing") {
 			assert.Contains(t, sources.String(), "func "+word+"(t *testing.T)")
 			count++

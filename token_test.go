@@ -183,9 +183,10 @@ func TestNoRedirectCarriesASecret(t *testing.T) {
 					http.Redirect(w, r, other.URL+path, status)
 				})
 				_, err := s.config().Exchange(s.context(), "the-code")
-				assert.ErrorIs(t, err, applebusiness.ErrUnsafeTokenRequest)
-				assert.ErrorIs(t, applebusiness.Wrap(err), applebusiness.ErrUnsafeTokenRequest)
-				assert.ErrorContains(t, err, "the token endpoint answered with a redirect")
+				assert.ErrorIs(t, err, applebusiness.ErrMalformedResponse)
+				assert.ErrorIs(t, applebusiness.Wrap(err), applebusiness.ErrMalformedResponse)
+				assert.ErrorContains(t, err, fmt.Sprintf("applebusiness: malformed_response: the token endpoint sent a redirect, which no token request may follow (HTTP %d)", status))
+				assert.Equal(t, applebusiness.ActionCheckNetwork, applebusiness.Troubleshoot(err).Action)
 				assert.Zero(t, elsewhere.Load())
 				assert.Len(t, s.requests(), 1)
 			})
@@ -196,7 +197,7 @@ func TestNoRedirectCarriesASecret(t *testing.T) {
 			http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
 		})
 		_, err := s.config().Exchange(s.context(), "the-code")
-		assert.ErrorIs(t, err, applebusiness.ErrUnsafeTokenRequest)
+		assert.ErrorIs(t, err, applebusiness.ErrMalformedResponse)
 		assert.Len(t, s.requests(), 1)
 	})
 	t.Run("an API's redirects are followed", func(t *testing.T) {
@@ -245,15 +246,19 @@ func TestTransportRefuses(t *testing.T) {
 		request  *http.Request
 		detail   string
 	}{
-		"Basic credentials":    {tokenURL, basic, "it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body"},
-		"repeated field":       {tokenURL, formRequest(tokenURL, "code=secret&code=secret"), "a field of its form is repeated"},
-		"bad escape":           {tokenURL, formRequest(tokenURL, "code=%zzsecret"), "its form does not decode"},
-		"not UTF-8":            {tokenURL, formRequest(tokenURL, "code=secret%ff"), "a field of its form is not UTF-8"},
-		"name not UTF-8":       {tokenURL, formRequest(tokenURL, "%ff=secret"), "a field of its form is not UTF-8"},
-		"65 KiB":               {tokenURL, formRequest(tokenURL, "code="+strings.Repeat("x", 65<<10)), "its body is larger than 64 KiB"},
-		"no TokenURL":          {"", formRequest(tokenURL, "code=secret"), "the Transport has no usable TokenURL"},
-		"unparsable TokenURL":  {"https://api.example/\x00", formRequest(tokenURL, "code=secret"), "the Transport has no usable TokenURL"},
-		"no TokenURL, foreign": {"", formRequest("https://other.example/", "code=secret"), "the Transport has no usable TokenURL"},
+		"Basic credentials":         {tokenURL, basic, "it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body"},
+		"repeated field":            {tokenURL, formRequest(tokenURL, "code=secret&code=secret"), "a field of its form is repeated"},
+		"bad escape":                {tokenURL, formRequest(tokenURL, "code=%zzsecret"), "its form does not decode"},
+		"not UTF-8":                 {tokenURL, formRequest(tokenURL, "code=secret%ff"), "a field of its form is not UTF-8"},
+		"name not UTF-8":            {tokenURL, formRequest(tokenURL, "%ff=secret"), "a field of its form is not UTF-8"},
+		"65 KiB":                    {tokenURL, formRequest(tokenURL, "code="+strings.Repeat("x", 65<<10)), "its body is larger than 64 KiB"},
+		"no TokenURL":               {"", formRequest(tokenURL, "code=secret"), "the Transport has no usable TokenURL"},
+		"unparsable TokenURL":       {"https://api.example/\x00", formRequest(tokenURL, "code=secret"), "the Transport has no usable TokenURL"},
+		"TokenURL without a scheme": {"api.example/api/v1/oauth2/token", formRequest(tokenURL, "code=secret"), "the Transport has no usable TokenURL"},
+		"TokenURL without a host":   {"/api/v1/oauth2/token", formRequest(tokenURL, "code=secret"), "the Transport has no usable TokenURL"},
+		"scheme in clear":           {tokenURL, formRequest("http://api.example/api/v1/oauth2/token", "code=secret"), "its scheme is not the TokenURL's"},
+		"scheme in clear, port":     {tokenURL, formRequest("http://api.example:8080/api/v1/oauth2/token", "code=secret"), "its scheme is not the TokenURL's"},
+		"no TokenURL, foreign":      {"", formRequest("https://other.example/", "code=secret"), "the Transport has no usable TokenURL"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			base := &recordingBase{}
@@ -264,8 +269,7 @@ func TestTransportRefuses(t *testing.T) {
 			assert.True(t, test.request.Body.(*closeRecorder).closed, "the body is closed")
 		})
 	}
-	var none *applebusiness.Transport
-	for _, transport := range []*applebusiness.Transport{none, {}} {
+	for _, transport := range []*applebusiness.Transport{{}} {
 		for _, r := range []*http.Request{nil, {}, {Method: "POST"}, {Method: "POST", URL: &url.URL{}}} {
 			_, err := transport.RoundTrip(r)
 			assert.ErrorIs(t, err, applebusiness.ErrUnsafeTokenRequest)
@@ -280,12 +284,11 @@ func TestTransportLeavesOtherRequestsAlone(t *testing.T) {
 	alreadyJSON := formRequest(tokenURL, "{}")
 	alreadyJSON.Header.Set("Content-Type", "application/json")
 	for name, r := range map[string]*http.Request{
-		"GET":          get,
-		"other host":   formRequest("https://other.example/api/v1/oauth2/token", "a=b"),
-		"other path":   formRequest("https://api.example/api/v1/oauth2/token/", "a=b"),
-		"other scheme": formRequest("http://api.example/api/v1/oauth2/token", "a=b"),
-		"other port":   formRequest("https://api.example:8443/api/v1/oauth2/token", "a=b"),
-		"JSON":         alreadyJSON,
+		"GET":        get,
+		"other host": formRequest("https://other.example/api/v1/oauth2/token", "a=b"),
+		"other path": formRequest("https://api.example/api/v1/oauth2/token/", "a=b"),
+		"other port": formRequest("https://api.example:8443/api/v1/oauth2/token", "a=b"),
+		"JSON":       alreadyJSON,
 	} {
 		t.Run(name, func(t *testing.T) {
 			base := &recordingBase{}
@@ -313,7 +316,16 @@ func TestTransportKeepsTheRoundTripperContract(t *testing.T) {
 	assert.Equal(t, before, r.Header, "the caller's request is not changed")
 	assert.Same(t, body, r.Body)
 	assert.True(t, body.(*closeRecorder).closed)
-	assert.Same(t, r, response.Request)
+	assert.NotSame(t, r, response.Request, "its body is secret")
+	assert.Equal(t, "https://api.example/api/v1/oauth2/token", response.Request.URL.String())
+	assert.NotContains(t, fmt.Sprint(response.Request.Header), "kept")
+	for _, get := range []func() (io.ReadCloser, error){response.Request.GetBody, func() (io.ReadCloser, error) { return response.Request.Body, nil }} {
+		reader, err := get()
+		require.NoError(t, err)
+		public, err := io.ReadAll(reader)
+		require.NoError(t, err)
+		assert.Equal(t, "grant_type=refresh_token", string(public))
+	}
 	assert.Equal(t, int64(len(tokenBody)), response.ContentLength)
 
 	sent := base.requests[0]
@@ -370,7 +382,7 @@ func TestFailedReadsKeepTheirCause(t *testing.T) {
 		_, err = s.config().Exchange(s.context(), "the-code")
 		assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
 		assert.False(t, applebusiness.Retryable(err), "the code may be spent")
-		assert.Equal(t, applebusiness.ActionReauthorize, applebusiness.Troubleshoot(err).Action)
+		assert.Equal(t, applebusiness.ActionStartOver, applebusiness.Troubleshoot(err).Action)
 	})
 	t.Run("deadline in the middle of a body", func(t *testing.T) {
 		for _, viaContext := range []bool{true, false} {
@@ -447,8 +459,6 @@ func TestWithJSON(t *testing.T) {
 	_, err = s.config().Exchange(twice, "the-code")
 	require.NoError(t, err)
 	assert.Len(t, s.requests(), 1)
-	var none context.Context
-	assert.NotNil(t, applebusiness.WithJSON(none, ""))
 }
 
 func TestTransportConcurrently(t *testing.T) {
@@ -520,21 +530,21 @@ func TestOAuth2PlainErrors(t *testing.T) {
 		want   string
 	}{
 		{"not JSON", answerWith(200, "<html>secret</html>"), "r", "oauth2: cannot parse json: invalid character '<' looking for beginning of value",
-			applebusiness.ErrMalformedResponse, "applebusiness: malformed_response: the answer is not JSON"},
+			applebusiness.ErrMalformedResponse, "applebusiness: malformed_response: the response is not JSON"},
 		{"not a form", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain")
 			io.WriteString(w, "%zz")
 		}, "r", `oauth2: cannot parse response: invalid URL escape "%zz"`,
-			applebusiness.ErrMalformedResponse, "applebusiness: malformed_response: the answer is not JSON"},
+			applebusiness.ErrMalformedResponse, "applebusiness: malformed_response: the response is not JSON"},
 		{"no token", answerWith(200, "{}"), "r", "oauth2: server response missing access_token",
-			applebusiness.ErrMalformedResponse, "applebusiness: malformed_response: the answer holds no access_token"},
+			applebusiness.ErrMalformedResponse, "applebusiness: malformed_response: the response holds no access_token"},
 		{"no refresh token", nil, "", "oauth2: token expired and refresh token is not set",
 			applebusiness.ErrNoRefreshToken, "applebusiness: no_refresh_token: the access token has expired and there is no refresh token"},
 		{"broken off", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "1000")
 			io.WriteString(w, "{")
 		}, "r", "oauth2: cannot fetch token: unexpected EOF",
-			applebusiness.ErrMalformedResponse, "applebusiness: malformed_response: the answer could not be read"},
+			applebusiness.ErrNoResponse, "applebusiness: no_response: the response could not be read"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := httptest.NewServer(test.answer) // accepts x/oauth2's plain form
@@ -624,14 +634,14 @@ func TestWrapHandmadeRetrieveErrors(t *testing.T) {
 		text  string
 		grant string
 	}{
-		"typed nil":       {nil, "applebusiness: no OAuth error was received", ""},
-		"zero":            {&oauth2.RetrieveError{}, "applebusiness: no OAuth error was received", ""},
+		"typed nil":       {nil, "applebusiness: malformed_response", ""},
+		"zero":            {&oauth2.RetrieveError{}, "applebusiness: malformed_response", ""},
 		"fields alone":    {&oauth2.RetrieveError{ErrorCode: "invalid_grant", ErrorDescription: "Invalid refresh_token"}, `applebusiness: invalid_grant: "Invalid refresh_token"`, ""},
 		"body alone":      {&oauth2.RetrieveError{Body: []byte(deadBody)}, `applebusiness: invalid_grant: "Invalid refresh_token"`, ""},
 		"404":             {&oauth2.RetrieveError{Response: &http.Response{StatusCode: 404}, ErrorCode: "invalid_request"}, `applebusiness: invalid_request (HTTP 404)`, ""},
-		"no request body": {&oauth2.RetrieveError{Response: &http.Response{StatusCode: 400, Request: &http.Request{}}}, `applebusiness: no OAuth error was received (HTTP 400)`, ""},
-		"JSON request":    {&oauth2.RetrieveError{Response: request(`{"grant_type":"refresh_token"}`)}, `applebusiness: no OAuth error was received (HTTP 400)`, "refresh_token"},
-		"form request":    {&oauth2.RetrieveError{Response: request(`grant_type=refresh_token&x=%zz`)}, `applebusiness: no OAuth error was received (HTTP 400)`, "refresh_token"},
+		"no request body": {&oauth2.RetrieveError{Response: &http.Response{StatusCode: 400, Request: &http.Request{}}}, `applebusiness: malformed_response (HTTP 400)`, ""},
+		"JSON request":    {&oauth2.RetrieveError{Response: request(`{"grant_type":"refresh_token"}`)}, `applebusiness: malformed_response (HTTP 400)`, "refresh_token"},
+		"form request":    {&oauth2.RetrieveError{Response: request(`grant_type=refresh_token&x=%zz`)}, `applebusiness: malformed_response (HTTP 400)`, "refresh_token"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := applebusiness.Wrap(test.err)

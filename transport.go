@@ -76,7 +76,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	case !isPost:
 		return t.pass(r)
 	case !usable:
-		return t.refuse(r, unsafeRequest("the Transport's TokenURL has no scheme or no host"))
+		return t.refuse(r, unsafeRequest("the Transport has no usable TokenURL"))
 	case !isSamePlace(r.URL, tokenURL):
 		return t.pass(r)
 	case !strings.EqualFold(r.URL.Scheme, tokenURL.Scheme):
@@ -368,9 +368,17 @@ func publicRequest(r *http.Request, grantType string) *http.Request {
 		Response:      r.Response,
 		GetBody:       func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(form)), nil },
 	}
-	public.Body, _ = public.GetBody()
+	public.Body = &publicBody{Reader: strings.NewReader(form), form: form}
 	return public.WithContext(r.Context())
 }
+
+// publicBody is the body of a public request, from which [requestFields] has the form where a RoundTripper dropped GetBody.
+type publicBody struct {
+	*strings.Reader
+	form string
+}
+
+func (*publicBody) Close() error { return nil }
 
 // carried is the value under which a response's Request holds the failure that the response means.
 type carried struct {
@@ -593,7 +601,8 @@ func proxyStatus(text string) int {
 
 // isTimeout reports whether err is about something that took too long.
 func isTimeout(err error) bool {
-	return visit(err, func(node error) bool {
+	return visit(err, func(node error) (found bool) {
+		defer func() { _ = recover() }() // a *url.Error asks what it wraps, which may be a nil pointer
 		timeout, ok := node.(interface{ Timeout() bool })
 		return ok && timeout.Timeout()
 	})

@@ -128,7 +128,40 @@ type Advice struct {
 //
 // This is the advice for a refresh; "Retryable" is what [Retryable] says:
 //
-// REASON_TABLE
+//	Reason                     Action            Impact    Retryable
+//	ErrInvalidGrantType        fix_request       app       no
+//	ErrInvalidRefreshToken     reauthorize       customer  no
+//	ErrInvalidClientID         fix_registration  app       no
+//	ErrMissingFields           fix_request       app       no
+//	ErrMissingParameter        fix_request       app       no
+//	ErrEmptyBody               fix_request       app       no
+//	ErrUnsupportedMediaType    fix_request       app       no
+//	ErrScopeNotAccepted        fix_request       app       no
+//	ErrInvalidCredentials      fix_registration  app       no
+//	ErrEndpointNotFound        fix_request       app       no
+//	ErrUnknownServerError      retry             service   yes
+//	ErrServer                  retry             service   yes
+//	ErrInvalidResponseType     fix_request       app       no
+//	ErrInvalidChallengeMethod  fix_request       app       no
+//	ErrUnregisteredClientID    fix_registration  app       no
+//	ErrBadRequest              fix_request       app       no
+//	ErrEmptyRedirectURI        fix_request       app       no
+//	ErrInvalidRedirectURI      fix_request       app       no
+//	ErrLocalhostRedirectURI    fix_request       app       no
+//	ErrUnregisteredRedirectURI fix_registration  app       no
+//	ErrEmptyScope              fix_request       app       no
+//	ErrInvalidScope            fix_request       app       no
+//	ErrEmptyClientID           fix_request       app       no
+//	ErrStateMismatch           start_over        customer  no
+//	ErrMalformedRedirect       start_over        customer  no
+//	ErrUserDenied              start_over        customer  no
+//	ErrNoResponse              retry             service   yes
+//	ErrRateLimited             retry             app       yes
+//	ErrUnavailable             retry             service   yes
+//	ErrMalformedResponse       check_network     service   no
+//	ErrUnsafeTokenRequest      fix_request       app       no
+//	ErrNoRefreshToken          fix_request       unknown   no
+//	ErrUnsafeState             fix_request       app       no
 //
 // After an authorization_code request ErrInvalidRefreshToken, ErrNoResponse, ErrUnavailable, ErrServer and
 // ErrUnknownServerError are ActionStartOver, except for an ErrNoResponse of which nothing was sent. Errors of the
@@ -241,7 +274,7 @@ func (e *Error) deadGrantAdvice() Advice {
 		return adviceDeadCode
 	case e.GrantType == GrantTypeRefreshToken:
 		return adviceDeadGrant
-	case e.GrantType == "" && e.Reason == "":
+	case e.Reason == "":
 		return adviceByCode[CodeInvalidGrant]
 	case e.GrantType == "":
 		return adviceByReason[ErrInvalidRefreshToken]

@@ -27,13 +27,17 @@ func TestEveryReasonHasAdvice(t *testing.T) {
 			bare = applebusiness.Reason(c.value)
 		case "Code":
 			bare = applebusiness.Code(c.value)
+			if bare == applebusiness.CodeAccessDenied { // who denied is known only with the endpoint
+				assert.Equal(t, applebusiness.ActionUnknown, applebusiness.Troubleshoot(bare).Action)
+				continue
+			}
 		default:
 			continue
 		}
 		advice := applebusiness.Troubleshoot(bare)
 		assert.NotEqual(t, applebusiness.ActionUnknown, advice.Action, c.name)
 		assert.NotEmpty(t, advice.Remedy, c.name)
-		if bare != applebusiness.CodeInvalidGrant { // stands for opposite things
+		if bare != applebusiness.CodeInvalidGrant && bare != applebusiness.ErrNoRefreshToken { // one stands for opposite things, the other for one lost session
 			assert.NotEqual(t, applebusiness.ImpactUnknown, advice.Impact, c.name)
 		}
 		assert.Equal(t, advice, applebusiness.Troubleshoot(fmt.Errorf("wrapped: %w", errors.Join(io.EOF, bare))), c.name)
@@ -69,7 +73,7 @@ func TestTroubleshoot(t *testing.T) {
 		{"dead grant", &applebusiness.Error{StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidRefreshToken, GrantType: "refresh_token"},
 			applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseAccessRevoked, applebusiness.CauseRefreshTokenReplaced}, false},
 		{"dead code", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidRefreshToken, GrantType: "authorization_code"},
-			applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseAuthorizationCodeExpired, applebusiness.CauseAuthorizationCodeUsed}, false},
+			applebusiness.ActionStartOver, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseAuthorizationCodeExpired, applebusiness.CauseAuthorizationCodeUsed, applebusiness.CauseVerifierMismatch}, false},
 		{"dead, grant unknown", applebusiness.ErrInvalidRefreshToken,
 			applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseAccessRevoked, applebusiness.CauseAuthorizationCodeExpired, applebusiness.CauseRefreshTokenReplaced}, false},
 		{"wrong secret", &applebusiness.Error{StatusCode: 401, Code: applebusiness.CodeInvalidClient, Reason: applebusiness.ErrInvalidCredentials, GrantType: "refresh_token"},
@@ -87,22 +91,24 @@ func TestTroubleshoot(t *testing.T) {
 		// A transient status beats the code: nobody is asked to reconnect during an outage.
 		{"dead grant at 503", &applebusiness.Error{StatusCode: 503, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidRefreshToken, GrantType: "refresh_token"},
 			applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
-		{"unknown code at 429", &applebusiness.Error{StatusCode: 429, Code: "TooManyRequests"}, applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
+		{"unknown code at 429", &applebusiness.Error{StatusCode: 429, Code: "TooManyRequests"}, applebusiness.ActionRetry, applebusiness.ImpactApp, none, true},
 		{"server error", applebusiness.ErrServer, applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
 		{"server error at 400", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeServerError, Reason: applebusiness.ErrServer}, applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
 
 		// An authorization code may be spent.
 		{"exchange at 500", &applebusiness.Error{StatusCode: 500, Code: applebusiness.CodeInternalServerError, Reason: applebusiness.ErrServer, GrantType: "authorization_code"},
-			applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, none, false},
-		{"exchange at 429", &applebusiness.Error{StatusCode: 429, GrantType: "authorization_code"}, applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
-		{"exchange at 503 with Retry-After", &applebusiness.Error{StatusCode: 503, RetryAfter: time.Second, GrantType: "authorization_code"}, applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
+			applebusiness.ActionStartOver, applebusiness.ImpactService, none, false},
+		{"exchange at 429", &applebusiness.Error{StatusCode: 429, GrantType: "authorization_code"}, applebusiness.ActionRetry, applebusiness.ImpactApp, none, true},
+		{"exchange at 429, 59 s", &applebusiness.Error{StatusCode: 429, RetryAfter: 59 * time.Second, GrantType: "authorization_code"}, applebusiness.ActionRetry, applebusiness.ImpactApp, none, true},
+		{"exchange at 429, a minute", &applebusiness.Error{StatusCode: 429, RetryAfter: time.Minute, GrantType: "authorization_code"}, applebusiness.ActionStartOver, applebusiness.ImpactApp, none, false},
+		{"exchange at 503 with Retry-After", &applebusiness.Error{StatusCode: 503, RetryAfter: time.Second, GrantType: "authorization_code"}, applebusiness.ActionStartOver, applebusiness.ImpactService, none, false},
 		{"exchange at 400 with Retry-After", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidRefreshToken, RetryAfter: time.Second, GrantType: "authorization_code"},
-			applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseAuthorizationCodeExpired, applebusiness.CauseAuthorizationCodeUsed}, false},
+			applebusiness.ActionStartOver, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseAuthorizationCodeExpired, applebusiness.CauseAuthorizationCodeUsed, applebusiness.CauseVerifierMismatch}, false},
 
 		// The authorization endpoint is never asked again at once.
-		{"redirect: server error", &applebusiness.Error{Endpoint: applebusiness.AuthorizationEndpoint, Code: applebusiness.CodeServerError, Reason: applebusiness.ErrServer}, applebusiness.ActionRetry, applebusiness.ImpactService, none, false},
-		{"redirect: unavailable", &applebusiness.Error{Endpoint: applebusiness.AuthorizationEndpoint, Code: applebusiness.CodeTemporarilyUnavailable}, applebusiness.ActionRetry, applebusiness.ImpactService, none, false},
-		{"redirect: denied", &applebusiness.Error{Endpoint: applebusiness.AuthorizationEndpoint, Code: applebusiness.CodeAccessDenied}, applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseUserDenied}, false},
+		{"redirect: server error", &applebusiness.Error{Endpoint: applebusiness.AuthorizationEndpoint, Code: applebusiness.CodeServerError, Reason: applebusiness.ErrServer}, applebusiness.ActionStartOver, applebusiness.ImpactService, none, false},
+		{"redirect: unavailable", &applebusiness.Error{Endpoint: applebusiness.AuthorizationEndpoint, Code: applebusiness.CodeTemporarilyUnavailable}, applebusiness.ActionStartOver, applebusiness.ImpactService, none, false},
+		{"redirect: denied", &applebusiness.Error{Endpoint: applebusiness.AuthorizationEndpoint, Code: applebusiness.CodeAccessDenied}, applebusiness.ActionStartOver, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseUserDenied}, false},
 
 		// Answers that are none of Apple's endpoint.
 		{"bare 403", &applebusiness.Error{StatusCode: 403}, applebusiness.ActionCheckNetwork, applebusiness.ImpactService, none, false},
@@ -118,7 +124,7 @@ func TestTroubleshoot(t *testing.T) {
 		{"canceled request", post(context.Canceled), applebusiness.ActionUnknown, applebusiness.ImpactUnknown, none, false},
 		{"503, then canceled", errors.Join(&applebusiness.Error{StatusCode: 503}, context.Canceled), applebusiness.ActionRetry, applebusiness.ImpactService, none, false},
 		{"deadline", post(context.DeadlineExceeded), applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
-		{"os deadline", os.ErrDeadlineExceeded, applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
+		{"os deadline", os.ErrDeadlineExceeded, applebusiness.ActionRetry, applebusiness.ImpactUnknown, none, true},
 		{"refused", post(&net.OpError{Op: "dial", Err: &os.SyscallError{Syscall: "connect", Err: syscall.ECONNREFUSED}}), applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
 		{"reset", post(&net.OpError{Op: "read", Err: syscall.ECONNRESET}), applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
 		{"broken off", post(io.ErrUnexpectedEOF), applebusiness.ActionRetry, applebusiness.ImpactService, none, true},
@@ -144,13 +150,27 @@ func TestTroubleshoot(t *testing.T) {
 }
 
 func TestTransientStatuses(t *testing.T) {
-	transient := map[int]bool{408: true, 425: true, 429: true, 500: true, 502: true, 503: true, 504: true}
+	transient := func(status int) bool {
+		switch status {
+		case 408, 425, 429:
+			return true
+		case 501, 505:
+			return false
+		}
+		return status >= 500 && status <= 599
+	}
 	for status := -1; status < 1000; status++ {
-		assert.Equal(t, transient[status], applebusiness.Retryable(&applebusiness.Error{StatusCode: status}), status)
+		failed := &applebusiness.Error{StatusCode: status}
+		assert.Equal(t, transient(status), applebusiness.Retryable(failed), status)
 		assert.False(t, applebusiness.Retryable(&applebusiness.Error{StatusCode: status, Endpoint: applebusiness.AuthorizationEndpoint}), status)
 		assert.Equal(t, status == 429, applebusiness.Retryable(&applebusiness.Error{StatusCode: status, GrantType: "authorization_code"}), status)
-		if status >= 400 && status < 500 && !transient[status] {
-			assert.Equal(t, applebusiness.ActionCheckNetwork, applebusiness.Troubleshoot(&applebusiness.Error{StatusCode: status}).Action, status)
+		if status >= 300 && !transient(status) {
+			assert.Equal(t, applebusiness.ActionCheckNetwork, applebusiness.Troubleshoot(failed).Action, status)
+		}
+		for _, grant := range []string{"", "refresh_token", "authorization_code", "client_credentials"} {
+			dead := &applebusiness.Error{StatusCode: status, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidRefreshToken, GrantType: grant}
+			mayBeDead := (grant == "" || grant == "refresh_token") && status < 500 && !transient(status) || status > 599 && (grant == "" || grant == "refresh_token")
+			assert.Equal(t, mayBeDead, applebusiness.Troubleshoot(dead).Action == applebusiness.ActionReauthorize, "%d %s", status, grant)
 		}
 	}
 }

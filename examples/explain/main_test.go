@@ -338,7 +338,7 @@ func TestInputs(t *testing.T) {
 		{"own text, description only", `applebusiness: "only a text" (HTTP 400)`, explanation{Constant: "ErrMalformedResponse", Status: 400, Description: "only a text"}},
 		{"own text, code only", `err="applebusiness: access_denied" a=b`, explanation{Constant: "CodeAccessDenied", Code: "access_denied"}},
 		{"own text, Reason only", `applebusiness: invalid_refresh_token`, explanation{Constant: "ErrInvalidRefreshToken", Endpoint: "token"}},
-		{"own text, own Reason", `applebusiness: state_mismatch: the callback's state is not the expected one`, explanation{Constant: "ErrStateMismatch"}},
+		{"own text, own Reason", `applebusiness: state_mismatch: the state is not the expected one`, explanation{Constant: "ErrStateMismatch"}},
 		{"own text, own Reason and a code", `applebusiness: malformed_response: "X": "m": a success without an access_token (HTTP 200)`, explanation{Constant: "ErrMalformedResponse", Status: 200, Code: "X", Description: "m"}},
 		{"own text, status only", `applebusiness: no OAuth error was received (HTTP 502)`, explanation{Constant: "ErrUnavailable", Status: 502}},
 		{"a server error tells its endpoint by its code", `applebusiness: server_error: "server error"`, explanation{Constant: "ErrServer", Endpoint: "authorization", Code: "server_error", Description: "server error"}},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,6 +36,7 @@ type explanation struct {
 	Impact             applebusiness.Impact   `json:"impact"`
 	Causes             []cause                `json:"causes"`
 	Remedy             string                 `json:"remedy"`
+	Network            string                 `json:"network,omitempty"`
 	ErrorsIs           string                 `json:"errors_is,omitempty"`
 }
 
@@ -43,9 +45,10 @@ type cause struct {
 	Description string              `json:"description"`
 }
 
-func explain(e *applebusiness.Error) explanation {
-	advice := applebusiness.Troubleshoot(e)
+func explain(f *finding) explanation {
+	e, advice := f.Error, f.advice()
 	x := explanation{
+		Network:           f.network,
 		Reason:            e.Reason,
 		Endpoint:          e.Endpoint,
 		Code:              e.Code,
@@ -55,11 +58,17 @@ func explain(e *applebusiness.Error) explanation {
 		Parameter:         e.Parameter,
 		GrantType:         e.GrantType,
 		RequestID:         e.RequestID,
-		RetryAfterSeconds: int(e.RetryAfter.Seconds()),
+		RetryAfterSeconds: int(math.Ceil(e.RetryAfter.Seconds())),
 		Action:            advice.Action,
 		Impact:            advice.Impact,
 		Causes:            []cause{},
 		Remedy:            advice.Remedy,
+	}
+	if e.Reason == applebusiness.ErrNoResponse {
+		x.Network = "a token request got no whole response"
+		if _, words, found := strings.Cut(e.Error(), string(e.Reason)+": "); found {
+			x.Network = words
+		}
 	}
 	for _, c := range advice.Causes {
 		x.Causes = append(x.Causes, cause{c, c.Description()})
@@ -83,13 +92,27 @@ func explain(e *applebusiness.Error) explanation {
 	return x
 }
 
+// advice is Troubleshoot's, or else what the line of a log says that knew more.
+func (f *finding) advice() applebusiness.Advice {
+	if f.network != "" {
+		return networkAdvice(f.err)
+	}
+	advice := applebusiness.Troubleshoot(f.err)
+	if f.action != "" && f.action != advice.Action {
+		advice = applebusiness.Advice{Action: f.action, Impact: f.impact, Remedy: "So says the line itself: the program that logged it knew the cause, which the line does not show."}
+	}
+	return advice
+}
+
+func (x explanation) writeJSON(w io.Writer) error { return writeJSON(w, x, "  ") }
+
 // writeJSON writes one object, in which every character that cannot be printed is escaped.
-func (x explanation) writeJSON(w io.Writer) error {
+func writeJSON(w io.Writer, object any, indent string) error {
 	var plain bytes.Buffer
 	encoder := json.NewEncoder(&plain)
 	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	if err := encoder.Encode(x); err != nil {
+	encoder.SetIndent("", indent)
+	if err := encoder.Encode(object); err != nil {
 		return err
 	}
 	var escaped strings.Builder
@@ -106,12 +129,48 @@ func (x explanation) writeJSON(w io.Writer) error {
 	return err
 }
 
+// explanationOfLine is the explanation of a line of a log.
+type explanationOfLine struct {
+	File string `json:"file,omitempty"`
+	Line int    `json:"line"`
+	explanation
+}
+
+func (x explanationOfLine) writeJSON(w io.Writer) error { return writeJSON(w, x, "") }
+
+// name is what a table calls f.
+func (f *finding) name() string {
+	if f.network != "" {
+		return "network"
+	}
+	return reasonName(f.Reason)
+}
+
+// text is one line about f.
+func (f *finding) text() string {
+	if f.network != "" {
+		return f.network
+	}
+	return strings.TrimPrefix(f.Error.Error(), prefix)
+}
+
+func (f *finding) exitCode() int {
+	if isDocumented(f.Reason) {
+		return exitDocumented
+	}
+	return exitUndocumented
+}
+
 // writeText writes the explanation for a person. What comes from the input is quoted.
 func (x explanation) writeText(w io.Writer) error {
 	var text strings.Builder
 	line := func(name, value string) { fmt.Fprintf(&text, "  %-10s %s\n", name, value) }
 
 	switch {
+	case x.Network != "" && x.Constant != "":
+		fmt.Fprintf(&text, "%s, a failure of the network: %s\n", x.Constant, x.Network)
+	case x.Network != "":
+		fmt.Fprintf(&text, "A failure of the network: %s\n", x.Network)
 	case x.Documented:
 		fmt.Fprintf(&text, "%s, documented by Apple\n", x.Constant)
 	case x.Reason != "":
@@ -121,7 +180,7 @@ func (x explanation) writeText(w io.Writer) error {
 	case x.Code != "" || x.Description != "":
 		fmt.Fprintln(&text, "An error that Apple does not document")
 	default:
-		fmt.Fprintln(&text, "No OAuth error, but a failed answer")
+		fmt.Fprintln(&text, "No OAuth error, but a failed response")
 	}
 	if x.Endpoint != "" {
 		line("endpoint", string(x.Endpoint))
@@ -193,15 +252,30 @@ func orUnknown(action applebusiness.Action) string {
 
 func isDocumented(reason applebusiness.Reason) bool { return reason.Description() != "" }
 
-// isReason reports whether reason is one of the package's constants.
-func isReason(reason applebusiness.Reason) bool {
-	switch reason {
-	case applebusiness.ErrStateMismatch, applebusiness.ErrMalformedRedirect, applebusiness.ErrMalformedResponse,
-		applebusiness.ErrUnsafeTokenRequest, applebusiness.ErrNoRefreshToken, applebusiness.ErrUnsafeState:
-		return true
+// allReasons and allCodes are the package's constants.
+var (
+	allReasons = func() []applebusiness.Reason {
+		reasons := []applebusiness.Reason{
+			applebusiness.ErrStateMismatch, applebusiness.ErrMalformedRedirect, applebusiness.ErrUserDenied,
+			applebusiness.ErrNoResponse, applebusiness.ErrRateLimited, applebusiness.ErrUnavailable, applebusiness.ErrMalformedResponse,
+			applebusiness.ErrUnsafeTokenRequest, applebusiness.ErrNoRefreshToken, applebusiness.ErrUnsafeState,
+		}
+		for entry := range applebusiness.Catalog() {
+			if !slices.Contains(reasons, entry.Reason) {
+				reasons = append(reasons, entry.Reason)
+			}
+		}
+		return reasons
+	}()
+	allCodes = []applebusiness.Code{
+		applebusiness.CodeInvalidRequest, applebusiness.CodeInvalidClient, applebusiness.CodeInvalidGrant, applebusiness.CodeInvalidScope,
+		applebusiness.CodeUnsupportedResponseType, applebusiness.CodeServerError, applebusiness.CodeInternalServerError, applebusiness.CodeNotFound,
+		applebusiness.CodeAccessDenied, applebusiness.CodeUnauthorizedClient, applebusiness.CodeUnsupportedGrantType, applebusiness.CodeTemporarilyUnavailable,
 	}
-	return isDocumented(reason)
-}
+)
+
+// isReason reports whether reason is one of the package's constants.
+func isReason(reason applebusiness.Reason) bool { return slices.Contains(allReasons, reason) }
 
 // isConstant reports whether code is one of the package's constants: those alone are rendered without quotes.
 func isConstant(code applebusiness.Code) bool {

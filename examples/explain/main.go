@@ -2,9 +2,9 @@
 //
 //	go run ./examples/explain INPUT
 //
-// INPUT is a JSON body, a whole HTTP response as curl -i prints it, a redirect URL or its query, or a line of a log;
-// without INPUT it is read from standard input. Nothing secret of it is printed: no token, state, authorization code
-// or URL. Run it with -h for the flags.
+// INPUT is whatever shows an error: a JSON body, a whole HTTP response, a redirect URL, a line of a log, or the name of a
+// file with one of them; without INPUT it is read from standard input. With -lines it explains whole logs. Nothing secret
+// of the input is printed: no token, state, authorization code or URL. Run it with -h for all kinds of input.
 //
 // The exit status is 0 if Apple documents the error, 1 if it is understood but not documented, and 2 if there is no
 // error to explain.
@@ -12,16 +12,16 @@ package main
 
 import (
 	"bufio"
-	"cmp"
+	"compress/gzip"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"maps"
 	"os"
-	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
@@ -32,40 +32,47 @@ const (
 	exitUnusable     = 2
 )
 
-const (
-	maxInput = 1 << 20
-	maxLine  = 64 << 10
-)
+const maxInput = 1 << 20
 
 const usage = `Usage: explain [-json] [INPUT]
-       explain -lines
+       explain -lines [-json] [FILE...]
        explain -list
 
-Explains an OAuth error of Apple Business. INPUT is a JSON body, a whole HTTP response, a redirect URL or its query,
-or a line of a log; without INPUT it is read from standard input. Nothing secret of it is printed.
+Explains an OAuth error of Apple Business, or a failure of the network on the way there. INPUT is text or the name of a
+file; without it, or with -, standard input is read. Files may be compressed with gzip. Nothing secret is printed.
 
   explain '{"error":"invalid_grant","error_description":"Invalid refresh_token"}'
   explain 'https://partner.example/callback?error=server_error&error_description=server+error&state=xyz'
   explain 'oauth2: "invalid_grant" "Invalid refresh_token"'
   curl -i https://... | explain -json
-  explain -lines < app.log
+  explain -lines app.log app.log.1.gz
 
 Exit status: 0 Apple documents the error, 1 it is understood but not documented, 2 there is no error to explain.
-With -lines: 0 Apple documents all errors, 1 not all, 2 no line holds an error.
+With -lines: 0 Apple documents all errors, 1 not all, 2 no line holds an error, or a file cannot be read.
+Of a line over 1 MiB the beginning is explained; any other input may be 1 MiB long.
+
+These are understood, alone, in quotes, in a line of a log, or in a log's JSON in other JSON:
 
 `
+
+// printUsage prints the usage with all kinds of input.
+func printUsage(w io.Writer, flags *flag.FlagSet) {
+	fmt.Fprint(w, usage)
+	for _, reader := range readers {
+		fmt.Fprintf(w, "  %s\n      %s\n", reader.kind, strings.ReplaceAll(reader.example, "\n", "\n      "))
+	}
+	fmt.Fprintln(w)
+	flags.PrintDefaults()
+}
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("explain", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.Usage = func() {
-		fmt.Fprint(stderr, usage)
-		flags.PrintDefaults()
-	}
-	asJSON := flags.Bool("json", false, "print one JSON object")
-	lines := flags.Bool("lines", false, "explain each line of standard input on one line, then count them")
+	flags.Usage = func() { printUsage(stderr, flags) }
+	asJSON := flags.Bool("json", false, "print a JSON object, with -lines one a line")
+	lines := flags.Bool("lines", false, "explain each line that holds an error on one line, then count them")
 	list := flags.Bool("list", false, "print the errors that Apple documents")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -75,16 +82,16 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	var code int
 	var err error
 	switch {
-	case flags.NFlag() > 1:
-		code, err = exitUnusable, errors.New("use only one of -json, -lines and -list")
+	case *list && (*asJSON || *lines):
+		err = errors.New("use -list alone")
+	case *list && flags.NArg() > 0:
+		err = errors.New("-list takes no INPUT")
+	case *lines:
+		code, err = explainLines(flags.Args(), *asJSON, stdin, stdout, stderr)
 	case flags.NArg() > 1:
-		code, err = exitUnusable, errors.New("give one INPUT, in quotes")
-	case flags.NArg() > 0 && (*lines || *list):
-		code, err = exitUnusable, errors.New("-lines and -list take no INPUT")
+		err = errors.New("give one INPUT, in quotes")
 	case *list:
 		err = printCatalog(stdout)
-	case *lines:
-		code, err = explainLines(stdin, stdout)
 	default:
 		code, err = explainOne(flags.Args(), *asJSON, stdin, stdout)
 	}
@@ -95,94 +102,125 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return code
 }
 
-// explainOne explains the only argument, or what standard input holds.
+// explainOne explains what the only argument holds or names, or what standard input holds.
 func explainOne(args []string, asJSON bool, stdin io.Reader, stdout io.Writer) (int, error) {
-	var input string
-	if len(args) > 0 {
-		input = args[0]
-	} else {
-		read, err := io.ReadAll(io.LimitReader(stdin, maxInput+1))
+	input := append(args, "-")[0]
+	if file, err := openFile(input, stdin); err == nil {
+		defer file.Close()
+		read, err := io.ReadAll(io.LimitReader(file, maxInput+1))
 		if err != nil {
-			return 0, errors.New("standard input cannot be read")
+			return 0, fmt.Errorf("%s cannot be read", file.name)
 		}
 		input = string(read)
 	}
 	if len(input) > maxInput {
 		return 0, errors.New("the input is longer than 1 MiB")
 	}
-	e, err := understand(input)
+	f, err := understand(input)
 	if err != nil {
 		return 0, err
 	}
 	if asJSON {
-		err = explain(e).writeJSON(stdout)
+		err = explain(f).writeJSON(stdout)
 	} else {
-		err = explain(e).writeText(stdout)
+		err = explain(f).writeText(stdout)
 	}
-	return exitCode(e), err
+	return f.exitCode(), err
 }
 
-// explainLines explains each line of stdin, of a long one the beginning. It holds one line at a time, and a count for
-// each Reason and Action, both of which are bounded in number.
-func explainLines(stdin io.Reader, stdout io.Writer) (int, error) {
-	type kind struct {
-		reason applebusiness.Reason
-		action applebusiness.Action
+// explainLines explains the lines of the files, or of stdin if there are none. A file that cannot be read does not keep
+// the others from it.
+func explainLines(files []string, asJSON bool, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
+	var counter progress
+	if isTerminal(stderr) {
+		defer counter.show(stderr, time.Second)()
 	}
-	counts := make(map[kind]int)
-	nothing := 0
-	code := exitDocumented
-	reader := bufio.NewReaderSize(stdin, maxLine)
-	for number := 1; ; number++ {
-		line, err := readLine(reader)
-		if err == io.EOF {
-			break
-		}
+	explainer := newLogExplainer(stdout, asJSON, &counter)
+	if len(files) == 0 {
+		files = []string{"-"}
+	}
+	var failures []error
+	for i, name := range files {
+		file, err := openFile(name, stdin)
 		if err != nil {
-			return 0, errors.New("standard input cannot be read")
+			failures = append(failures, fmt.Errorf("argument %d is no file that can be read", i+1)) // it may be a pasted line
+			continue
 		}
-		e, err := understand(line)
-		if err != nil {
-			nothing++
-			_, err = fmt.Fprintf(stdout, "%d: %v\n", number, err)
-		} else {
-			action := applebusiness.Troubleshoot(e).Action
-			counts[kind{e.Reason, action}]++
-			code = max(code, exitCode(e))
-			_, err = fmt.Fprintf(stdout, "%d: %s: %s: %s\n",
-				number, reasonName(e.Reason), orUnknown(action), strings.TrimPrefix(e.Error(), prefix))
+		shown := ""
+		if len(files) > 1 {
+			shown = strings.Trim(strconv.QuoteToGraphic(name), `"`)
 		}
-		if err != nil {
+		err = explainer.explain(file, shown)
+		_ = file.Close()
+		if errors.Is(err, errRead) {
+			failures = append(failures, fmt.Errorf("%s cannot be read", file.name))
+		} else if err != nil {
 			return 0, err
 		}
 	}
-	if len(counts) == 0 {
-		return 0, errors.New("no line holds an OAuth error")
+	if len(failures) > 0 && len(explainer.counts) == 0 {
+		return 0, errors.Join(failures...)
 	}
-	table := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprint(table, "\nCOUNT\tREASON\tACTION\n")
-	for _, kind := range slices.SortedFunc(maps.Keys(counts), func(a, b kind) int {
-		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a.reason, b.reason), cmp.Compare(a.action, b.action))
-	}) {
-		fmt.Fprintf(table, "%d\t%s\t%s\n", counts[kind], reasonName(kind.reason), orUnknown(kind.action))
-	}
-	if nothing > 0 {
-		fmt.Fprintf(table, "%d\tnothing to explain\n", nothing)
-	}
-	return code, table.Flush()
+	code, err := explainer.finish()
+	return code, errors.Join(append(failures, err)...)
 }
 
-// readLine returns the next line, or its beginning if it does not fit into the reader's buffer, and skips the rest.
-func readLine(reader *bufio.Reader) (string, error) {
-	read, err := reader.ReadSlice('\n')
-	line := string(read)
-	for err == bufio.ErrBufferFull {
-		_, err = reader.ReadSlice('\n')
+// source is a file, or standard input.
+type source struct {
+	io.Reader
+	io.Closer
+	name string
+}
+
+// openFile opens a file, whether it is compressed or not; "-" is standard input.
+func openFile(name string, stdin io.Reader) (*source, error) {
+	file := &source{Reader: stdin, Closer: io.NopCloser(nil), name: "standard input"}
+	if name != "-" {
+		opened, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		info, err := opened.Stat()
+		if err != nil || info.IsDir() {
+			_ = opened.Close()
+			return nil, errors.New("it is a directory")
+		}
+		file = &source{Reader: opened, Closer: opened, name: "the file"}
 	}
-	if err == io.EOF && line != "" {
-		err = nil
+	file.Reader = &inflater{source: file.Reader}
+	return file, nil
+}
+
+// inflater reads what is compressed with gzip, and anything else as it is. It looks at the first bytes when it is read,
+// so that to open standard input waits for nothing.
+type inflater struct {
+	source io.Reader
+	plain  io.Reader
+}
+
+func (r *inflater) Read(p []byte) (int, error) {
+	if r.plain == nil {
+		buffered := bufio.NewReaderSize(r.source, 64<<10)
+		r.plain = buffered
+		if magic, _ := buffered.Peek(2); string(magic) == "\x1f\x8b" {
+			inflated, err := gzip.NewReader(buffered)
+			if err != nil {
+				return 0, err
+			}
+			r.plain = inflated
+		}
 	}
-	return line, err
+	return r.plain.Read(p)
+}
+
+// isTerminal reports whether w is a terminal, or another device.
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 func printCatalog(stdout io.Writer) error {
@@ -197,11 +235,4 @@ func printCatalog(stdout io.Writer) error {
 			reasonName(entry.Reason), entry.Endpoint, status, string(entry.Code), entry.Description)
 	}
 	return table.Flush()
-}
-
-func exitCode(e *applebusiness.Error) int {
-	if isDocumented(e.Reason) {
-		return exitDocumented
-	}
-	return exitUndocumented
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,18 +10,17 @@ import (
 	"go/token"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-	"unicode"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -76,13 +74,15 @@ const (
 	redirect = `?error=unsupported_response_type&error_description=response_type+must+be+code&state=` + secret
 )
 
-// What a person reads is fixed to the letter.
+// What a person reads is fixed to the letter, but for the remedies, which are the package's.
 func TestText(t *testing.T) {
 	for _, test := range []struct {
-		name, input, want string
-		code              int
+		name, input string
+		err         error // whose remedy it is
+		want        string
+		code        int
 	}{
-		{"documented", "HTTP/2 401 \r\napple-request-id: abc-1\r\nretry-after: 7\r\n\r\n" + body, `
+		{"documented", "HTTP/2 401 \r\napple-request-id: abc-1\r\nretry-after: 7\r\n\r\n" + body, applebusiness.ErrInvalidRefreshToken, `
 ErrInvalidRefreshToken, documented by Apple
   endpoint   token
   code       invalid_grant
@@ -95,69 +95,94 @@ ErrInvalidRefreshToken, documented by Apple
              The authorization code was older than 5 minutes.
              Another process refreshed this grant first, and its refresh token is the valid one.
   action     reauthorize
-             Read the stored token again: if its refresh token is another one by now, the grant is alive. Only otherwise ask this customer to reconnect; if an authorization code was sent, let the user start over.
+             REMEDY
   in Go      errors.Is(err, applebusiness.ErrInvalidRefreshToken)
 `, 0},
-		{"Apple's example of a redirect", redirect, `
+		{"Apple's example of a redirect", redirect, applebusiness.ErrInvalidResponseType, `
 ErrInvalidResponseType, documented by Apple
   endpoint   authorization
   code       unsupported_response_type
   text       "response_type must be code"
   affected   partner: the partner's app, and so all customers
   action     fix_request
-             Send response_type=code in the authorization URL.
+             REMEDY
   in Go      errors.Is(err, applebusiness.ErrInvalidResponseType)
 `, 0},
-		{"status unknown", `{"error":"invalid_request","error_description":"OAuth 2.0 Parameter: code_verifier missing"}`, `
+		{"status unknown", `{"error":"invalid_request","error_description":"OAuth 2.0 Parameter: redirect_uri missing"}`, applebusiness.ErrMissingParameter, `
 ErrMissingParameter, documented by Apple
   endpoint   token
   code       invalid_request
-  text       "OAuth 2.0 Parameter: code_verifier missing"
+  text       "OAuth 2.0 Parameter: redirect_uri missing"
   status     Apple documents: HTTP 400
-  parameter  "code_verifier"
+  parameter  "redirect_uri"
   affected   partner: the partner's app, and so all customers
   action     fix_request
-             Send the parameter that the description names.
+             REMEDY
   in Go      errors.Is(err, applebusiness.ErrMissingParameter)
 `, 0},
-		{"a code of RFC 6749", "?error=access_denied", `
-CodeAccessDenied, in a form that Apple does not document
+		{"a denial", "?error=access_denied", applebusiness.ErrUserDenied, `
+ErrUserDenied, found by package applebusiness, not documented by Apple
   endpoint   authorization
   code       access_denied
   affected   customer: this grant, and no other customer's
   causes     The user declined on Apple's consent page.
-  action     reauthorize
-             Nothing is broken. Say that the connection was not made, and offer to start over.
-  in Go      errors.Is(err, applebusiness.CodeAccessDenied)
+  action     start_over
+             REMEDY
+  in Go      errors.Is(err, applebusiness.ErrUserDenied)
 `, 1},
-		{"a code of nobody's", `{"error":"slow\ndown","error_description":"two\nlines \u202e"}`, `
+		{"a code of RFC 6749", `{"error":"unauthorized_client"}`, applebusiness.CodeUnauthorizedClient, `
+CodeUnauthorizedClient, in a form that Apple does not document
+  endpoint   token
+  code       unauthorized_client
+  affected   partner: the partner's app, and so all customers
+  action     fix_registration
+             REMEDY
+  in Go      errors.Is(err, applebusiness.CodeUnauthorizedClient)
+`, 1},
+		{"a code of nobody's", `{"error":"slow\ndown","error_description":"two\nlines \u202e"}`, applebusiness.Code("slow_down"), `
 An error that Apple does not document
   endpoint   token
   code       "slow\ndown"
   text       "two\nlines \u202e"
   affected   unknown
   action     unknown
-             Apple does not document this error. Read its code and description, and ask nobody to reconnect because of it.
+             REMEDY
   in Go      errors.Is(err, applebusiness.Code("slow\ndown"))
 `, 1},
-		{"found by the package", `oauth2: token expired and refresh token is not set`, `
+		{"found by the package", `oauth2: token expired and refresh token is not set`, applebusiness.ErrNoRefreshToken, `
 ErrNoRefreshToken, found by package applebusiness, not documented by Apple
   endpoint   token
-  affected   customer: this grant, and no other customer's
-  action     reauthorize
-             Read the stored token again, with its refresh token. Only if there is none ask this customer to reconnect; a Service Account asks for a new token with its client credentials instead.
+  affected   unknown
+  action     fix_request
+             REMEDY
   in Go      errors.Is(err, applebusiness.ErrNoRefreshToken)
 `, 1},
-		{"a proxy's answer", "HTTP/1.1 407 Proxy Authentication Required\nContent-Type: text/html\n\n<html>" + secret, `
-No OAuth error, but a failed answer
+		{"a proxy's response", "HTTP/1.1 407 Proxy Authentication Required\nContent-Type: text/html\n\n<html>" + secret, applebusiness.ErrMalformedResponse, `
+ErrMalformedResponse, found by package applebusiness, not documented by Apple
   endpoint   token
   status     HTTP 407
   affected   service: Apple or the way to it, and so everybody for a while
   action     check_network
-             The answer is none of Apple's OAuth endpoint. Check the token URL, and what proxy, firewall or gateway stands before it.
+             REMEDY
+  in Go      errors.Is(err, applebusiness.ErrMalformedResponse)
+`, 1},
+		{"the network", `Post "https://apple.example/?` + secret + `": dial tcp: lookup apple.example: no such host`, noSuchHost, `
+A failure of the network: DNS does not know the host
+  affected   service: Apple or the way to it, and so everybody for a while
+  action     check_network
+             REMEDY
+`, 1},
+		{"the network, through the package", `applebusiness: no_response: timed out`, applebusiness.ErrNoResponse, `
+ErrNoResponse, a failure of the network: timed out
+  endpoint   token
+  affected   service: Apple or the way to it, and so everybody for a while
+  action     retry
+             REMEDY
+  in Go      errors.Is(err, applebusiness.ErrNoResponse)
 `, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			want := strings.ReplaceAll(strings.TrimPrefix(test.want, "\n"), "REMEDY", applebusiness.Troubleshoot(test.err).Remedy)
 			for _, stdin := range []bool{false, true} {
 				var stdout, stderr string
 				var code int
@@ -166,7 +191,7 @@ No OAuth error, but a failed answer
 				} else {
 					stdout, stderr, code = execute(t, "", test.input)
 				}
-				assert.Equal(t, strings.TrimPrefix(test.want, "\n"), stdout)
+				assert.Equal(t, want, stdout)
 				assert.Empty(t, stderr)
 				assert.Equal(t, test.code, code)
 			}
@@ -174,29 +199,31 @@ No OAuth error, but a failed answer
 	}
 }
 
+var noSuchHost = &url.Error{Op: "Post", Err: &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", IsNotFound: true}}}
+
 // So are the members that a program reads.
 func TestJSON(t *testing.T) {
 	stdout, stderr, code := execute(t,
 		"HTTP/1.1 400 Bad Request\r\nApple-Request-Id: abc-1\r\nRetry-After: 7\r\n\r\n"+
-			`{"error":"invalid_request","error_description":"OAuth 2.0 Parameter: code missing"}`, "-json")
+			`{"error":"invalid_request","error_description":"OAuth 2.0 Parameter: redirect_uri missing"}`, "-json")
 	assert.Equal(t, `{
   "constant": "ErrMissingParameter",
   "reason": "missing_parameter",
   "endpoint": "token",
   "code": "invalid_request",
   "status": 400,
-  "description": "OAuth 2.0 Parameter: code missing",
+  "description": "OAuth 2.0 Parameter: redirect_uri missing",
   "documented": true,
   "documented_statuses": [
     400
   ],
-  "parameter": "code",
+  "parameter": "redirect_uri",
   "request_id": "abc-1",
   "retry_after_seconds": 7,
   "action": "fix_request",
   "impact": "app",
   "causes": [],
-  "remedy": "Send the parameter that the description names.",
+  "remedy": "`+applebusiness.Troubleshoot(applebusiness.ErrMissingParameter).Remedy+`",
   "errors_is": "errors.Is(err, applebusiness.ErrMissingParameter)"
 }
 `, stdout)
@@ -245,6 +272,9 @@ func TestInputs(t *testing.T) {
 	unknown := func(status int, code applebusiness.Code, description string) explanation {
 		return explanation{Endpoint: "token", Status: status, Code: code, Description: description}
 	}
+	response := func(constant string, status int) explanation {
+		return explanation{Constant: constant, Endpoint: "token", Status: status}
+	}
 	for _, test := range []struct {
 		name, input string
 		want        explanation
@@ -257,7 +287,7 @@ func TestInputs(t *testing.T) {
 		{"JSON in quotes", `body=` + strconv.Quote(body) + ` a=b`, deadGrant},
 		{"JSON of a redirect's error", `{"error":"unsupported_response_type","error_description":"response_type must be code"}`, responseType},
 		{"JSON with secrets", `{"state":"` + secret + `","code":"` + secret + `","access_token":5,` + body[1:], deadGrant},
-		{"Apple's other dialect", `[{"code":"Unauthorized","message":"Expired Token","details":{"header":"` + secret + `"}}]`, unknown(0, "Unauthorized", "Expired Token")},
+		{"Apple's other dialect", `[{"code":"Unauthorized","message":"Expired Token","details":{"header":"` + secret + `"}}]`, explanation{Constant: "ErrMalformedResponse", Endpoint: "token", Code: "Unauthorized", Description: "Expired Token"}},
 
 		// HTTP responses
 		{"HTTP/1.1", "HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\nSet-Cookie: " + secret + "\r\n\r\n" + body, deadGrant401},
@@ -267,10 +297,10 @@ func TestInputs(t *testing.T) {
 		{"a redirect first", "HTTP/1.1 301 Moved\r\nLocation: https://x.example/?a=b\r\n\r\nHTTP/2 401 \r\n\r\n" + body, deadGrant401},
 		{"a redirect's error", "HTTP/2 302\r\nLocation: https://x.example/cb" + redirect + "\r\n\r\n<html>", responseType},
 		{"a redirect's error that was followed", "HTTP/2 302\r\nlocation: /cb" + redirect + "\r\n\r\nHTTP/2 200\r\n\r\n<html>", responseType},
-		{"headers only", "HTTP/1.1 502 Bad Gateway\r\nServer: x", unknown(502, "", "")},
+		{"headers only", "HTTP/1.1 502 Bad Gateway\r\nServer: x", response("ErrUnavailable", 502)},
 		{"a success without a token", "HTTP/1.1 200 OK\r\n\r\n{}", explanation{Constant: "ErrMalformedResponse", Endpoint: "token", Status: 200}},
-		{"a token in a failure", "HTTP/1.1 500 X\r\n\r\n" + `{"access_token":"` + secret + `"}`, unknown(500, "", "")},
-		{"a code without a message", "HTTP/1.1 400 X\r\n\r\n" + `{"code":"` + secret + `"}`, unknown(400, "", "")},
+		{"a token in a failure", "HTTP/1.1 500 X\r\n\r\n" + `{"access_token":"` + secret + `"}`, response("ErrUnavailable", 500)},
+		{"a code without a message", "HTTP/1.1 400 X\r\n\r\n" + `{"code":"` + secret + `"}`, response("ErrMalformedResponse", 400)},
 
 		// Redirects
 		{"a URL", "https://x.example/cb" + redirect + "#" + secret, responseType},
@@ -295,7 +325,7 @@ func TestInputs(t *testing.T) {
 		{"x/oauth2 in JSON in JSON", `{"log":"{\"level\":\"ERROR\",\"error\":\"oauth2: \\\"invalid_grant\\\" \\\"Invalid refresh_token\\\"\"}\n"}`, deadGrant},
 		{"x/oauth2 with the body", "oauth2: cannot fetch token: 401 Unauthorized\nResponse: " + body, deadGrant401},
 		{"x/oauth2 with the body in slog's text", `err="oauth2: cannot fetch token: 401 Unauthorized\nResponse: ` + strings.ReplaceAll(body, `"`, `\"`) + `" b=c`, deadGrant401},
-		{"x/oauth2 with a secret body", "oauth2: cannot fetch token: 502 Bad Gateway\nResponse: <html>" + secret, unknown(502, "", "")},
+		{"x/oauth2 with a secret body", "oauth2: cannot fetch token: 502 Bad Gateway\nResponse: <html>" + secret, response("ErrUnavailable", 502)},
 
 		// Our own text
 		{"own text", `applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401)`, deadGrant401},
@@ -305,13 +335,12 @@ func TestInputs(t *testing.T) {
 		{"own text, 404", `applebusiness: 404 Not Found: "invalid_request" (HTTP 404)`, explanation{Constant: "ErrEndpointNotFound", Endpoint: "token", Status: 404, Code: "404 Not Found", Description: "invalid_request"}},
 		{"own text, unknown code", `applebusiness: "slow_down": "two\nlines" (HTTP 400)`, explanation{Status: 400, Code: "slow_down", Description: "two\nlines"}},
 		{"own text, unknown code only", `applebusiness: "slow_down" (HTTP 400)`, explanation{Status: 400, Code: "slow_down"}},
-		{"own text, description only", `applebusiness: "only a text" (HTTP 400)`, explanation{Status: 400, Description: "only a text"}},
+		{"own text, description only", `applebusiness: "only a text" (HTTP 400)`, explanation{Constant: "ErrMalformedResponse", Status: 400, Description: "only a text"}},
 		{"own text, code only", `err="applebusiness: access_denied" a=b`, explanation{Constant: "CodeAccessDenied", Code: "access_denied"}},
 		{"own text, Reason only", `applebusiness: invalid_refresh_token`, explanation{Constant: "ErrInvalidRefreshToken", Endpoint: "token"}},
 		{"own text, own Reason", `applebusiness: state_mismatch: the state is not the expected one`, explanation{Constant: "ErrStateMismatch"}},
 		{"own text, own Reason and a code", `applebusiness: malformed_response: "X": "m": a success without an access_token (HTTP 200)`, explanation{Constant: "ErrMalformedResponse", Status: 200, Code: "X", Description: "m"}},
-		{"own text, status only", `applebusiness: no OAuth error was received (HTTP 502)`, explanation{Status: 502}},
-		{"own text, broken answer", `applebusiness: the answer could not be read (HTTP 200)`, explanation{Status: 200}},
+		{"own text, status only", `applebusiness: no OAuth error was received (HTTP 502)`, explanation{Constant: "ErrUnavailable", Status: 502}},
 		{"a server error tells its endpoint by its code", `applebusiness: server_error: "server error"`, explanation{Constant: "ErrServer", Endpoint: "authorization", Code: "server_error", Description: "server error"}},
 
 		// Our own group
@@ -363,9 +392,10 @@ func TestUnusable(t *testing.T) {
 		{"a token", "", []string{`{"access_token":"` + secret + `","refresh_token":"` + secret + `"}`}, "explain: this is a success, an access token: there is nothing to explain\n"},
 		{"a token in a response", "HTTP/2 200\r\n\r\n" + `{"access_token":"` + secret + `"}`, nil, "explain: this is a success, an access token: there is nothing to explain\n"},
 		{"two inputs", "", []string{"a", "b"}, "explain: give one INPUT, in quotes\n"},
-		{"two modes", "", []string{"-json", "-lines"}, "explain: use only one of -json, -lines and -list\n"},
-		{"lines and an input", "", []string{"-lines", "a"}, "explain: -lines and -list take no INPUT\n"},
-		{"list and an input", "", []string{"-list", "a"}, "explain: -lines and -list take no INPUT\n"},
+		{"two modes", "", []string{"-json", "-list"}, "explain: use -list alone\n"},
+		{"lines and an input", "", []string{"-lines", secret}, "explain: argument 1 is no file that can be read\n"},
+		{"list and an input", "", []string{"-list", "a"}, "explain: -list takes no INPUT\n"},
+		{"an empty argument", body, []string{""}, "explain: the input is empty\n"},
 		{"no lines", "", []string{"-lines"}, "explain: no line holds an OAuth error\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -382,6 +412,9 @@ func TestUsage(t *testing.T) {
 	assert.Empty(t, stdout)
 	assert.Contains(t, stderr, usage)
 	assert.Contains(t, stderr, "  -lines\n")
+	for _, reader := range readers {
+		assert.Contains(t, stderr, "  "+reader.kind+"\n      "+strings.ReplaceAll(reader.example, "\n", "\n      ")+"\n")
+	}
 	assert.Equal(t, 0, code)
 
 	_, stderr, code = execute(t, "", "-x")
@@ -414,133 +447,12 @@ func TestList(t *testing.T) {
 	assert.Equal(t, 0, code)
 }
 
-func TestLines(t *testing.T) {
-	stdout, stderr, code := execute(t, strings.Join([]string{
-		body,
-		`err="applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)"` + "\r",
-		"POST /callback" + redirect + " HTTP/1.1",
-		"hello " + secret,
-		"",
-		`oauth2: "slow\ndown"`,
-		redirect[1:],
-		"?code=" + secret,
-		"applebusiness: access_denied",
-		body + strings.Repeat(" ", maxLine), // longer than the buffer
-		`{"error":"invalid_client"}`,        // the last line has no newline
-	}, "\n"), "-lines")
-	assert.Equal(t, `1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"
-2: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)
-3: ErrInvalidResponseType: fix_request: unsupported_response_type: "response_type must be code"
-4: no OAuth error was found: give a JSON body, an HTTP response, a redirect URL or a line of a log
-5: the input is empty
-6: undocumented: unknown: "slow\ndown"
-7: ErrInvalidResponseType: fix_request: unsupported_response_type: "response_type must be code"
-8: this is a success, an authorization code: there is nothing to explain
-9: undocumented: reauthorize: access_denied
-10: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"
-11: undocumented: fix_registration: invalid_client
-
-COUNT  REASON                  ACTION
-3      ErrInvalidRefreshToken  reauthorize
-2      ErrInvalidResponseType  fix_request
-1      undocumented            unknown
-1      undocumented            fix_registration
-1      undocumented            reauthorize
-3      nothing to explain
-`, stdout)
-	assert.Empty(t, stderr)
-	assert.Equal(t, exitUndocumented, code)
-
-	stdout, _, code = execute(t, body+"\nhello\n", "-lines")
-	assert.Contains(t, stdout, "\n1      nothing to explain\n")
-	assert.Equal(t, exitDocumented, code)
-
-	stdout, stderr, code = execute(t, "hello\n", "-lines")
-	assert.Equal(t, "1: no OAuth error was found: give a JSON body, an HTTP response, a redirect URL or a line of a log\n", stdout)
-	assert.Equal(t, "explain: no line holds an OAuth error\n", stderr)
-	assert.Equal(t, exitUnusable, code)
-}
-
-// generator is a reader of what next returns, "" being the end. It measures what memory the reader's user holds.
-type generator struct {
-	next          func() string
-	rest          string
-	before, after uint64
-}
-
-func (g *generator) Read(p []byte) (int, error) {
-	if g.before == 0 {
-		g.before = heap()
-	}
-	if g.rest == "" {
-		g.rest = g.next()
-	}
-	if g.rest == "" {
-		g.after = heap()
-		return 0, io.EOF
-	}
-	n := copy(p, g.rest)
-	g.rest = g.rest[n:]
-	return n, nil
-}
-
-func heap() uint64 {
-	runtime.GC()
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return stats.HeapAlloc
-}
-
-func TestLinesConstantMemory(t *testing.T) {
-	for _, test := range []struct {
-		name  string
-		times int
-		next  func(i int) string
-		want  string
-	}{
-		{"endless line", 1 << 8, func(int) string { return strings.Repeat("x", maxLine) }, "explain: no line holds an OAuth error\n"},
-		{"distinct codes", 4_000, func(i int) string { return fmt.Sprintf("{\"error\":\"%0250d\"}\n", i) }, ""},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			i := 0
-			stdin := &generator{next: func() string {
-				if i++; i > test.times {
-					return ""
-				}
-				return test.next(i)
-			}}
-			var stderr strings.Builder
-			run([]string{"-lines"}, stdin, io.Discard, &stderr)
-			assert.Equal(t, test.want, stderr.String())
-			assert.Less(t, stdin.after, stdin.before+512<<10)
-		})
-	}
-}
-
 // An endless input is refused rather than kept.
 func TestEndlessInput(t *testing.T) {
 	var stderr strings.Builder
-	stdin := &generator{next: func() string { return strings.Repeat("x", maxLine) }}
+	stdin := &generator{next: func() string { return strings.Repeat("x", 64<<10) }}
 	assert.Equal(t, exitUnusable, run(nil, stdin, io.Discard, &stderr))
 	assert.Equal(t, "explain: the input is longer than 1 MiB\n", stderr.String())
-}
-
-type broken struct{}
-
-func (broken) Read([]byte) (int, error)  { return 0, errors.New(secret) }
-func (broken) Write([]byte) (int, error) { return 0, errors.New("the pipe is closed") }
-
-func TestBrokenPipes(t *testing.T) {
-	for _, mode := range []string{"-json=false", "-json", "-lines"} {
-		var stderr strings.Builder
-		assert.Equal(t, exitUnusable, run([]string{mode}, broken{}, io.Discard, &stderr))
-		assert.Equal(t, "explain: standard input cannot be read\n", stderr.String())
-	}
-	for _, mode := range []string{"-json=false", "-json", "-lines", "-list"} {
-		var stderr strings.Builder
-		assert.Equal(t, exitUnusable, run([]string{mode}, strings.NewReader(body), broken{}, &stderr))
-		assert.Equal(t, "explain: the pipe is closed\n", stderr.String())
-	}
 }
 
 // Whatever the library or x/oauth2 prints about a row of the catalog is understood as that row.
@@ -596,7 +508,7 @@ func TestCatalogRoundTrip(t *testing.T) {
 		for _, input := range []string{text.String(), object.String(), "2026-11-24 " + object.String()} {
 			e, err := understand(input)
 			if assert.NoError(t, err, input) {
-				assert.Equal(t, want, e, input)
+				assert.Equal(t, want, e.Error, input)
 			}
 		}
 	}
@@ -622,11 +534,11 @@ func TestConstantNames(t *testing.T) {
 		case "Reason":
 			reasons++
 			assert.True(t, isReason(applebusiness.Reason(label)), label)
-			assert.Equal(t, spec.Names[0].Name, explain(&applebusiness.Error{Reason: applebusiness.Reason(label)}).Constant)
+			assert.Equal(t, spec.Names[0].Name, explain(found(&applebusiness.Error{Reason: applebusiness.Reason(label)})).Constant)
 		case "Code":
 			codes++
 			assert.True(t, isConstant(applebusiness.Code(label)), label)
-			assert.Equal(t, spec.Names[0].Name, explain(&applebusiness.Error{Code: applebusiness.Code(label)}).Constant)
+			assert.Equal(t, spec.Names[0].Name, explain(found(&applebusiness.Error{Code: applebusiness.Code(label)})).Constant)
 		}
 		return true
 	})
@@ -641,53 +553,11 @@ func TestRetryAfterOfALog(t *testing.T) {
 		`{"endpoint":"token","code":"slow_down","retry_after":90000000000}`:       90 * time.Second,
 		`{"endpoint":"token","code":"slow_down","retry_after":-1}`:                0,
 		`{"endpoint":"token","code":"slow_down","retry_after":"soon"}`:            0,
+		`{"endpoint":"token","code":"slow_down","retry_after":"30s"}`:             30 * time.Second,
 		`{"error":{"a":{"endpoint":"token","code":"slow_down"}},"retry_after":5}`: 0,
 	} {
 		e, err := understand(input)
 		require.NoError(t, err, input)
 		assert.Equal(t, want, e.RetryAfter, input)
 	}
-}
-
-func FuzzExplain(f *testing.F) {
-	for entry := range applebusiness.Catalog() {
-		f.Add(string(entry.Code))
-		f.Add(entry.Description)
-	}
-	f.Fuzz(func(t *testing.T, input string) {
-		if strings.Contains(input, secret) {
-			return
-		}
-		quoted, err := json.Marshal(input)
-		require.NoError(t, err)
-		siblings := `"state":"` + secret + `","code":"` + secret + `","access_token":"` + secret + `","client_secret":"` + secret + `","refresh_token":"` + secret + `"`
-		query := "&state=" + secret + "&code=" + secret + "&access_token=" + secret + "&client_secret=" + secret + "&refresh_token=" + secret
-		for _, input := range []string{
-			input,
-			fmt.Sprintf(`{%s,"error":%s}`, siblings, quoted),
-			fmt.Sprintf(`{"error":%s,%s,"error_description":%s}`, quoted, siblings, quoted),
-			fmt.Sprintf(`[{%s,"message":%s}]`, siblings, quoted),
-			fmt.Sprintf(`{%s,"msg":%s}`, siblings, quoted),
-			fmt.Sprintf("HTTP/1.1 400 X\r\nSet-Cookie: %s\r\n\r\n{%s,\"error\":%s}", secret, siblings, quoted),
-			fmt.Sprintf("HTTP/1.1 302 X\r\nLocation: /cb?error=%s%s\r\n\r\n", url.QueryEscape(input), query),
-			fmt.Sprintf("https://x.example/cb?error=%s&error_description=%[1]s%s", url.QueryEscape(input), query),
-			fmt.Sprintf("err=%q code=%s state=%s", input, secret, secret),
-			fmt.Sprintf("oauth2: %q %q %q code=%s", cmp.Or(input, "x"), input, secret, secret),
-		} {
-			for _, mode := range []string{"-json=false", "-json", "-lines"} {
-				var stdout, stderr strings.Builder
-				code := run([]string{mode}, strings.NewReader(input), &stdout, &stderr)
-				assert.Equal(t, code == exitUnusable, stderr.Len() > 0)
-				for _, output := range []string{stdout.String(), stderr.String()} {
-					assert.NotContains(t, output, secret, input)
-					for line := range strings.SplitSeq(output, "\n") {
-						assert.False(t, strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }), "%q", line)
-					}
-				}
-				if mode == "-json" && code != exitUnusable {
-					assert.True(t, json.Valid([]byte(stdout.String())), stdout.String())
-				}
-			}
-		}
-	})
 }

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+// needles finds the first of many short texts in one pass, whatever their case in ASCII. It looks at the last two bytes
+// of a window as wide as the shortest needle, and moves the window past whatever no needle has there (the algorithm of
+// Wu and Manber): of a text without needles it reads a part only.
+type needles struct {
+	width int
+	shift [1 << 16]uint8      // by two bytes: how far the window may move, 0 if a needle may begin in it
+	heads map[uint16][]string // needles in lower case, by the last two bytes of their first width bytes
+}
+
+func newNeedles(texts []string) *needles {
+	n := &needles{width: len(texts[0]), heads: make(map[uint16][]string)}
+	for _, text := range texts {
+		n.width = min(n.width, len(text))
+	}
+	for pair := range n.shift {
+		n.shift[pair] = uint8(n.width - 1)
+	}
+	for _, text := range texts {
+		text = strings.ToLower(text)
+		for end := 2; end <= n.width; end++ {
+			for _, first := range bothCases(text[end-2]) {
+				for _, second := range bothCases(text[end-1]) {
+					pair := uint16(first)<<8 | uint16(second)
+					n.shift[pair] = min(n.shift[pair], uint8(n.width-end))
+					if end == n.width {
+						n.heads[pair] = append(n.heads[pair], text)
+					}
+				}
+			}
+		}
+	}
+	return n
+}
+
+func bothCases(c byte) []byte {
+	if c >= 'a' && c <= 'z' {
+		return []byte{c, c - 'a' + 'A'}
+	}
+	return []byte{c}
+}
+
+// index returns where the first needle in text begins, or -1.
+func (n *needles) index(text []byte) int {
+	for end := n.width; end <= len(text); {
+		pair := uint16(text[end-2])<<8 | uint16(text[end-1])
+		shift := n.shift[pair]
+		if shift > 0 {
+			end += int(shift)
+			continue
+		}
+		start := end - n.width
+		for _, needle := range n.heads[pair] {
+			if len(text)-start >= len(needle) && equalFold(text[start:start+len(needle)], needle) {
+				return start
+			}
+		}
+		end++
+	}
+	return -1
+}
+
+// equalFold reports whether text is lower, which is in lower case, without regard to the case of ASCII letters.
+func equalFold(text []byte, lower string) bool {
+	for i, c := range text {
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// hints are what a line holds at least one of if it holds an error: a reader that needs another one has to add it. They
+// are so chosen that few other lines hold one.
+var hints = newNeedles(append(responseHints(),
+	"applebusiness",
+	"oauth2: ",
+	"error", // a member or parameter, and the names of exceptions
+	"reason",
+	"invalid_", "unsupported_", "unauthorized_client", "access_denied", "temporarily_unavailable", // codes and labels
+	// Apple's texts
+	"invalid refresh_token", "invalid client_id", "grant_type is invalid", "scope is invalid", "oauth 2.0 parameter",
+	"missing fields in post", "post body is empty", "media type for post", "an_unknown_", "must be code", "must be s256",
+	"client_id does not match", "client_id must", "for redirect_uri", "redirect_uri is", "redirect_uri does", "redirect_uri must",
+	"scope must", "scope is not",
+	// the network
+	"dial tcp", "no such host", "could not resolve", "name resolution", "service not known", "server misbehaving", "enotfound", "eai_again",
+	"x509: ", "tls: ", "certificate verif", "certificate problem", "self-signed certificate", "self signed certificate", "local issuer",
+	"i/o timeout", "timed out", "etimedout", "handshake timeout", "deadline exceeded", "client.timeout", "context canceled",
+	"goaway", "stream error", "connection lost", "idle connection", "connection re", "econn", "broken pipe", ": eof", "unexpected eof",
+	"empty reply", "socket hang up", "no route to host", "network is unreachable", "proxyconnect", "malformed http", "http response to https",
+	"too many open files", "stopped after",
+))
+
+// responseHints are the hints of which most logs hold a part in each line: a status line but no request line, and the
+// endpoint of a line of package applebusiness but no other.
+func responseHints() []string {
+	var texts []string
+	for _, version := range []string{"1.0", "1.1", "2", "2.0", "3"} {
+		for _, class := range "2345" {
+			texts = append(texts, "http/"+version+" "+string(class))
+		}
+	}
+	for _, separator := range []string{"=", `="`, `=\"`, `":"`, `": "`, `\":\"`, `\": \"`, `\\\":\\\"`} {
+		for _, endpoint := range []applebusiness.Endpoint{applebusiness.TokenEndpoint, applebusiness.AuthorizationEndpoint} {
+			texts = append(texts, "endpoint"+separator+string(endpoint))
+		}
+	}
+	return texts
+}
+
+// mayHoldError is the cheap test before every reader: it reports false only if text certainly holds no error, or is a
+// name alone.
+func mayHoldError(text string) bool { return hints.index([]byte(text)) >= 0 }
+
+// isName reports whether line is nothing but a name that readName knows, such as "server", which would be no hint in any
+// other line.
+func isName(line []byte) bool {
+	line = bytes.Trim(line, nameMarks)
+	return len(line) <= maxName && names[string(bytes.TrimPrefix(line, []byte(packageName)))] != nil
+}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"encoding/base64"
+	"net/http"
+	"regexp"
+	"strings"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+// exchange is one response among those that a client printed.
+type exchange struct {
+	status int
+	header http.Header
+	body   strings.Builder
+}
+
+var (
+	statusLine  = regexp.MustCompile(`^HTTP/[0-9.]+ ([1-5][0-9]{2})\b`)
+	requestLine = regexp.MustCompile(`(?m)^(?:> )?(?:GET|POST) (\S*\?\S*) HTTP/`)
+)
+
+// readResponse reads what curl -i, curl -v or HTTPie prints: any number of responses, maybe with the requests, and the
+// last one's body, which is decoded already whatever the headers say.
+func readResponse(p piece) (*finding, error) {
+	text := p.text
+	start := responseStart(text)
+	if start < 0 {
+		if p.whole && strings.HasPrefix(text, "HTTP/") {
+			return nil, errHeaders
+		}
+		return nil, nil
+	}
+	if match := requestLine.FindStringSubmatch(text[:start]); match != nil && isCallback(match[1]) {
+		return fromQuery(match[1])
+	}
+	responses, ok := parseResponses(text[start:])
+	if !ok && p.whole && start == 0 {
+		return nil, errHeaders
+	}
+	for _, response := range responses {
+		if location := response.header.Get("Location"); isCallback(location) {
+			return fromQuery(location)
+		}
+	}
+	last := responses[len(responses)-1]
+	if last.status < 200 {
+		return nil, nil
+	}
+	return fromExchange(last.status, last.header, last.body.String())
+}
+
+func fromExchange(status int, header http.Header, body string) (*finding, error) {
+	if isSuccess(status) && isToken(body) {
+		return nil, errToken
+	}
+	e := fromResponse(status, header, body)
+	if e.Code == "" && e.Description == "" && e.Reason == "" && status < 300 {
+		return nil, nil
+	}
+	return found(e), nil
+}
+
+func isSuccess(status int) bool { return status >= 200 && status <= 299 }
+
+// isToken reports whether body is that of a success.
+func isToken(body string) bool {
+	response := &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}
+	response.Body = readCloser{strings.NewReader(body)}
+	_, err := applebusiness.ParseTokenResponse(response)
+	return err == nil
+}
+
+type readCloser struct{ *strings.Reader }
+
+func (readCloser) Close() error { return nil }
+
+// responseStart returns where in text the first status line begins, or -1. It stands at the beginning of a line, after
+// the mark of curl -v, or at the beginning of a string.
+func responseStart(text string) int {
+	for start := 0; ; start += len("HTTP/") {
+		next := strings.Index(text[start:], "HTTP/")
+		if next < 0 {
+			return -1
+		}
+		start += next
+		if !statusLine.MatchString(text[start:min(len(text), start+32)]) {
+			continue
+		}
+		line := text[strings.LastIndexByte(text[:start], '\n')+1 : start]
+		if strings.HasSuffix(line, "< ") {
+			line = strings.TrimSuffix(line, "< ")
+			start -= len("< ")
+		}
+		if line = strings.TrimSpace(line); line == "" || strings.ContainsAny(line[len(line)-1:], "\"'`=:") {
+			return start
+		}
+	}
+}
+
+// parseResponses splits text at its status lines. It reports false if a header cannot be read.
+func parseResponses(text string) (responses []*exchange, ok bool) {
+	ok = true
+	verbose := strings.HasPrefix(text, "< ")
+	inHeader := false
+	for line := range strings.SplitSeq(text, "\n") {
+		ofHeader := !verbose
+		if verbose {
+			switch mark, rest, _ := strings.Cut(strings.TrimRight(line, "\r"), " "); {
+			case mark == "<" || line == "<\r":
+				ofHeader = true
+				line = rest
+			case mark == ">" || mark == "*" || strings.HasSuffix(rest, "bytes data]") && (mark == "{" || mark == "}"):
+				continue
+			}
+		}
+		trimmed := strings.TrimSpace(line)
+		if ofHeader || !inHeader { // curl -v -i prints each header twice
+			if match := statusLine.FindStringSubmatch(trimmed[:min(len(trimmed), 32)]); match != nil {
+				responses = append(responses, &exchange{status: statusOf(match[1]), header: make(http.Header)})
+				inHeader = true
+				continue
+			}
+		}
+		last := responses[len(responses)-1]
+		name, value, isField := strings.Cut(trimmed, ":")
+		switch {
+		case !inHeader:
+			last.body.WriteString(line)
+			last.body.WriteByte('\n')
+		case trimmed == "":
+			inHeader = false
+		case isField:
+			last.header.Add(strings.TrimSpace(name), strings.TrimSpace(value))
+		default:
+			inHeader = false
+			ok = ok && last.body.Len() > 0
+			last.body.WriteString(line)
+			last.body.WriteByte('\n')
+		}
+	}
+	return responses, ok
+}
+
+// readHAR reads an entry of a HAR file, or the first failure among a file's entries.
+func readHAR(p piece) (*finding, error) {
+	response, _ := p.object["response"].(map[string]any)
+	request, _ := p.object["request"].(map[string]any)
+	status := number(response, "status", "statuscode")
+	if request == nil || status == 0 {
+		return nil, nil
+	}
+	location, _ := response["redirectURL"].(string)
+	requestURL, _ := request["url"].(string)
+	header := headerOf(response["headers"])
+	for _, callback := range []string{location, header.Get("Location"), requestURL} {
+		if isCallback(callback) {
+			return fromQuery(callback)
+		}
+	}
+	content, _ := response["content"].(map[string]any)
+	if content == nil {
+		content, _ = response["body"].(map[string]any)
+	}
+	body, _ := content["text"].(string)
+	if body == "" {
+		body, _ = response["body"].(string)
+	}
+	if content["encoding"] == "base64" {
+		decoded, _ := base64.StdEncoding.DecodeString(body)
+		body = string(decoded)
+	}
+	return fromExchange(status, header, body)
+}
+
+// headerOf returns the fields of a response: in a HAR file an array of names and values, elsewhere an object.
+func headerOf(value any) http.Header {
+	header := make(http.Header)
+	switch value := value.(type) {
+	case []any:
+		for _, item := range value {
+			field, _ := item.(map[string]any)
+			name, _ := field["name"].(string)
+			text, _ := field["value"].(string)
+			header.Add(name, text)
+		}
+	case map[string]any:
+		for name, value := range value {
+			if text, ok := value.(string); ok {
+				header.Add(name, text)
+			}
+		}
+	}
+	return header
+}

@@ -1,0 +1,259 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+const oauth2Prefix = "oauth2: "
+
+var oauth2Status = regexp.MustCompile(`^oauth2: cannot fetch token: ([1-5][0-9]{2})\b[^\n\\"{]{0,40}?(?:\n|$|\s?Response: |["\\])`)
+
+// readOAuth2Text reads the text of an error of golang.org/x/oauth2.
+func readOAuth2Text(p piece) (*finding, error) {
+	text := p.text
+	bodies := 0 // each costs as much as the text
+	for {
+		start := strings.Index(text, oauth2Prefix)
+		if start < 0 || bodies > maxFailure {
+			return nil, nil
+		}
+		text = text[start:]
+		if match := oauth2Status.FindStringSubmatch(text[:min(len(text), 128)]); match != nil {
+			body := strings.TrimPrefix(text[len(match[0]):], "Response: ")
+			if strings.HasSuffix(match[0], `\`) {
+				return nil, nil // still escaped
+			}
+			bodies++
+			if status := statusOf(match[1]); !isSuccess(status) || !isToken(body) {
+				return found(fromResponse(status, nil, body)), nil
+			}
+		} else if e := parseOAuth2Text(text); e != nil {
+			return found(e), nil
+		}
+		text = text[len(oauth2Prefix):]
+	}
+}
+
+func parseOAuth2Text(text string) *applebusiness.Error {
+	window := text[:min(len(text), 8<<10)]
+	if e, ok := errors.AsType[*applebusiness.Error](applebusiness.Wrap(errors.New(window[:min(len(window), 256)]))); ok && e.Reason != "" {
+		return &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: e.Reason}
+	}
+	var quoted [2]string
+	rest := strings.TrimPrefix(window, oauth2Prefix)
+	for i := range quoted {
+		literal, err := strconv.QuotedPrefix(rest)
+		if err != nil || literal[0] != '"' {
+			break
+		}
+		quoted[i], _ = strconv.Unquote(literal)
+		rest = strings.TrimPrefix(rest[len(literal):], " ")
+	}
+	if quoted[0] == "" {
+		return nil
+	}
+	return fromText(0, quoted[0], quoted[1])
+}
+
+// A member named error, and one named error_description, in whatever notation: 'error': 'x', "error"=>"x", :error=>"x",
+// error: 'x', error:x, error=x, [error] => x, ["error"]=> string(1) "x", "error": String("x").
+var (
+	renderedCode = regexp.MustCompile(`(?:^|[^\w.-])[:'"\[]*(?i:error_?code|error)['"\]]*\s*(?:=>|[:=])\s*(?:\w+\(\d*\)\s*|\w+\(|:)?['"]?(\w+)`)
+	renderedText = regexp.MustCompile(`(?:^|[^\w.-])[:'"\[]*(?i:error_?description)['"\]]*\s*(?:=>|[:=])\s*(?:\w+\(\d*\)\s*|\w+\(|:)?(?:"([^"]*)"|'([^']*)'|([^'"\n]*))`)
+	nextMember   = regexp.MustCompile(`[\]})]|,? \w+[:=]|$`)
+)
+
+// readRendering reads an OAuth error as a language other than JSON prints an object.
+func readRendering(p piece) (*finding, error) {
+	text := p.outside
+	if !strings.Contains(text, "rror") {
+		return nil, nil
+	}
+	description := ""
+	if match := renderedText.FindStringSubmatch(text); match != nil {
+		description = cmp.Or(match[1], match[2], match[3])
+		if match[3] != "" {
+			description = strings.TrimSpace(description[:nextMember.FindStringIndex(description)[0]])
+		}
+	}
+	for _, match := range renderedCode.FindAllStringSubmatch(text, 16) {
+		code := match[1]
+		e := fromText(p.status, code, description)
+		if description == "" {
+			if known := applesText(text, code); known != nil {
+				e = known
+			}
+		}
+		if isConstant(e.Code) || isDocumented(e.Reason) || snakeCase.MatchString(code) && description != "" {
+			if e.Code == applebusiness.CodeAccessDenied {
+				e.Endpoint = ""
+			}
+			locate(e)
+			return found(e), nil
+		}
+	}
+	if description != "" {
+		if e := fromText(p.status, "", description); isDocumented(e.Reason) {
+			locate(e)
+			return found(e), nil
+		}
+	}
+	return nil, nil
+}
+
+// sentences are the texts that Apple documents, the longest first, as far as they cannot be something else's.
+var sentences = func() []applebusiness.Entry {
+	var entries []applebusiness.Entry
+	for entry := range applebusiness.Catalog() {
+		switch entry.Reason {
+		case applebusiness.ErrEndpointNotFound, applebusiness.ErrServer, applebusiness.ErrBadRequest:
+			continue
+		}
+		entry.Description = strings.ToLower(entry.Description)
+		entries = append(entries, entry)
+	}
+	slices.SortStableFunc(entries, func(a, b applebusiness.Entry) int { return cmp.Compare(len(b.Description), len(a.Description)) })
+	return entries
+}()
+
+// templates are the texts of Apple's with a part that varies.
+var templates = regexp.MustCompile(`(?i)OAuth 2\.0 Parameter: [\w.-]{1,64} missing|Missing fields in POST body [\w, ]{1,200} required\.?|(?:grant_type|scope) is invalid\. Accepted values: [\w, ]{1,200}`)
+
+// applesText returns the error that a text of Apple's in text is, together with code if that fits; nil if there is none.
+func applesText(text, code string) *applebusiness.Error {
+	lower := strings.ToLower(text)
+	if len(lower) != len(text) {
+		return nil // the case of a letter changes its length: no text of Apple's is that
+	}
+	description := ""
+	for _, entry := range sentences {
+		if start := strings.Index(lower, entry.Description); start >= 0 {
+			description = text[start : start+len(entry.Description)]
+			break
+		}
+	}
+	if description == "" {
+		if description = templates.FindString(text); description == "" {
+			return nil
+		}
+	}
+	if e := fromText(0, code, description); code != "" && isDocumented(e.Reason) {
+		return e
+	}
+	if e := fromText(0, "", description); isDocumented(e.Reason) {
+		return e
+	}
+	return nil
+}
+
+// wordCodes are the codes that are nothing but OAuth's wherever they stand; markedCodes are those that other software
+// uses too, so they have to follow what is said before an error.
+var (
+	wordCodes   = regexp.MustCompile(`(?:^|[^\w.=-])(invalid_grant|invalid_client|invalid_scope|unauthorized_client|unsupported_grant_type|unsupported_response_type)(?:$|[^\w=-])`)
+	markedCodes = regexp.MustCompile(`(?:[Ee]rror: ["'\[(]?|[Ee]rror ["'\[(]|rror\) ["'\[(]?|^["'\[(])(invalid_request|server_error|internal_server_error|access_denied|temporarily_unavailable)\b`)
+	reasonPair  = regexp.MustCompile(`reason\\*["']?\s*(?:=>|[:=])\s*\\*["']?([a-z]+(?:_[a-z]+)+)`)
+	constant    = regexp.MustCompile(`\bapplebusiness\.((?:Err|Code)[A-Z]\w+)`)
+)
+
+// readSentence reads a text of Apple's, a code, a label or a constant in a text that somebody else wrote.
+func readSentence(p piece) (*finding, error) {
+	text := p.outside
+	if p.object != nil {
+		if reason, _ := p.object["reason"].(string); strings.Contains(reason, "_") {
+			return fromReason(applebusiness.Reason(reason)), nil
+		}
+		return nil, nil
+	}
+	code := ""
+	if match := wordCodes.FindStringSubmatch(text); match != nil {
+		code = match[1]
+	} else if match := markedCodes.FindStringSubmatch(text); match != nil {
+		code = match[1]
+	}
+	if e := applesText(text, code); e != nil {
+		e.StatusCode = p.status
+		locate(e)
+		return found(e), nil
+	}
+	if code != "" {
+		return fromCode(applebusiness.Code(code), p.status), nil
+	}
+	if match := constant.FindStringSubmatch(text); match != nil {
+		if find := names[match[1]]; find != nil {
+			return find(), nil
+		}
+	}
+	if match := reasonPair.FindStringSubmatch(text); match != nil {
+		return fromReason(applebusiness.Reason(match[1])), nil
+	}
+	return nil, nil
+}
+
+const (
+	packageName = "applebusiness."
+	nameMarks   = " \t\r\n\"'`.,;:()[]{}" // that may stand around a name
+	maxName     = 64
+)
+
+// names are the package's labels, its constants and the codes, and what they stand for.
+var names = func() map[string]func() *finding {
+	names := make(map[string]func() *finding)
+	for _, reason := range allReasons {
+		find := func() *finding { return fromReason(reason) }
+		names[string(reason)], names[reasonName(reason)] = find, find
+	}
+	for _, code := range allCodes {
+		find := func() *finding { return fromCode(code, 0) }
+		names[string(code)], names[codeName(code)] = find, find
+	}
+	return names
+}()
+
+// readName reads an input that is nothing but a label, a constant's name, a code or a text of Apple's.
+func readName(p piece) (*finding, error) {
+	name := strings.Trim(p.outside, nameMarks)
+	if !p.whole || len(name) > 256 {
+		return nil, nil
+	}
+	if find := names[strings.TrimPrefix(name, packageName)]; find != nil {
+		return find(), nil
+	}
+	if e := fromText(0, "", name); isDocumented(e.Reason) {
+		locate(e)
+		return found(e), nil
+	}
+	return nil, nil
+}
+
+// fromCode returns the error of a code alone. Nothing tells where it came from, unless Apple documents it for one
+// endpoint.
+func fromCode(code applebusiness.Code, status int) *finding {
+	e := fromText(status, string(code), "")
+	e.Endpoint = ""
+	var endpoints []applebusiness.Endpoint
+	for entry := range applebusiness.Catalog() {
+		if entry.Code == code && !slices.Contains(endpoints, entry.Endpoint) {
+			endpoints = append(endpoints, entry.Endpoint)
+		}
+	}
+	if len(endpoints) == 1 {
+		e.Endpoint = endpoints[0]
+	}
+	return found(e)
+}
+
+func fromReason(reason applebusiness.Reason) *finding {
+	if !isReason(reason) {
+		return nil
+	}
+	e := &applebusiness.Error{Reason: reason}
+	locate(e)
+	return found(e)
+}

@@ -91,39 +91,51 @@ func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
 // parseError is ParseTokenError with the fields of the request, whose values are masked in the texts of the response.
 func parseError(statusCode int, header http.Header, body []byte, sent map[string]string) *Error {
 	body = unzip(body[:min(len(body), maxBody)], maxBody)
-	var found texts
-	found.decode(body)
-	return newFailure(statusCode, header, body, &found, sent)
+	var parsed struct { // one allocation for both
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+		URI         string `json:"error_uri"`
+		failure     Error
+	}
+	e := &parsed.failure
+	e.receive(statusCode, header, sent)
+	if json.Unmarshal(body, &parsed) == nil && parsed.Error != "" && parsed.Description != "" { // as nearly always
+		e.describe(parsed.Error, parsed.Description, parsed.URI, sent)
+		e.classify(true, header, body)
+		return e
+	}
+	found := decodeTexts(body)
+	e.describe(cmp.Or(found.Error, found.Code), cmp.Or(found.Description, found.Message), found.URI, sent)
+	e.classify(found.Error != "", header, body)
+	return e
 }
 
-// newFailure returns the *Error for a response in which texts were found.
-func newFailure(statusCode int, header http.Header, body []byte, found *texts, sent map[string]string) *Error {
-	e := &Error{
-		Endpoint:   TokenEndpoint,
-		StatusCode: statusCode,
-		RequestID:  cut(mask(first(header["Apple-Request-Id"]), sent), maxCode), // the canonical names, which Get would check first
-		RetryAfter: parseRetryAfter(first(header["Retry-After"])),
+// receive sets what the status and the header of a response of the token endpoint say.
+func (e *Error) receive(statusCode int, header http.Header, sent map[string]string) {
+	e.Endpoint, e.StatusCode = TokenEndpoint, statusCode
+	if ids := header["Apple-Request-Id"]; len(ids) > 0 { // the canonical name, which Get would check first
+		e.RequestID = cut(mask(ids[0], sent), maxCode)
 	}
-	e.describe(
-		cmp.Or(found.Error, found.Code),
-		cmp.Or(found.Description, found.Message),
-		found.URI,
-		sent,
-	)
+	if waits := header["Retry-After"]; len(waits) > 0 {
+		e.RetryAfter = parseRetryAfter(waits[0])
+	}
+}
+
+// classify sets the Reason of a response that is no OAuth error of Apple's table. isOAuth says that it has an "error" member.
+func (e *Error) classify(isOAuth bool, header http.Header, body []byte) {
 	switch {
-	case isSuccess(statusCode) && found.Error == "":
+	case isSuccess(e.StatusCode) && !isOAuth:
 		e.Reason, e.Parameter, e.detail = ErrMalformedResponse, "", "a success without an access_token"
-	case e.Reason != "" || found.Error != "" && (statusCode != http.StatusTooManyRequests || e.Code.isKnown()):
-		return e // an OAuth error: of the table, or one that its reader has to know of
-	case statusCode == http.StatusTooManyRequests:
+	case e.Reason != "" || isOAuth && (e.StatusCode != http.StatusTooManyRequests || e.Code.isKnown()):
+		return // an OAuth error: of the table, or one that its reader has to know of
+	case e.StatusCode == http.StatusTooManyRequests:
 		e.Reason = ErrRateLimited
-	case isTransient(statusCode):
+	case isTransient(e.StatusCode):
 		e.Reason = ErrUnavailable
 	default:
 		e.Reason = ErrMalformedResponse
 	}
-	e.edge = isEdge(statusCode, header, body)
-	return e
+	e.edge = isEdge(e.StatusCode, header, body)
 }
 
 // isTransient reports whether a status says that the server fails at the moment.
@@ -160,14 +172,6 @@ func endsInApple(page []byte) bool {
 		page = bytes.TrimSpace(page[:bytes.LastIndexByte(page, '<')])
 	}
 	return bytes.HasSuffix(page, []byte("Apple"))
-}
-
-// first returns "" if there are no values.
-func first(values []string) string {
-	if len(values) == 0 {
-		return ""
-	}
-	return values[0]
 }
 
 // ParseRedirect returns the code and the state of a redirect's raw query; a leading "?" is allowed. It does not verify
@@ -285,12 +289,17 @@ type texts struct {
 	Message     string `json:"message"` // beside code
 }
 
-// decode sets whatever members can be read from body.
+// decodeTexts returns whatever members can be read from body.
+func decodeTexts(body []byte) texts {
+	t := new(texts)
+	t.decode(trimMark(body))
+	return *t
+}
+
 func (t *texts) decode(body []byte) {
-	body = trimMark(body)
 	err := json.Unmarshal(body, t)
 	if err == nil && t.Error != "" {
-		return // as nearly always
+		return
 	}
 	if _, wrongType := errors.AsType[*json.UnmarshalTypeError](err); err == nil || wrongType && body[0] == '{' {
 		var nested struct {
@@ -383,9 +392,14 @@ type success struct {
 
 // decodeSuccess returns what of a success the body begins with, and the JSON object that it was read from.
 func decodeSuccess(body []byte) (found success, value []byte, ok bool) {
-	value = firstValue(trimMark(body))
-	if len(value) == 0 || value[0] != '{' || !decodes(value, &found) {
+	value = trimMark(body)
+	if len(value) == 0 || value[0] != '{' {
 		return success{}, nil, false
+	}
+	if !decodes(value, &found) {
+		if value = firstValue(value); !decodes(value, &found) {
+			return success{}, nil, false
+		}
 	}
 	return found, value, textMember(found.AccessToken) != "" && (found.Error == nil || found.Error == "")
 }
@@ -470,7 +484,11 @@ func readResponse(response *http.Response) ([]byte, error) {
 // readAll reads at most limit bytes.
 func readAll(reader io.Reader, limit int) ([]byte, error) {
 	var body bytes.Buffer // grows in larger steps than io.ReadAll
-	_, err := body.ReadFrom(io.LimitReader(reader, int64(limit)))
+	n, err := body.ReadFrom(io.LimitReader(reader, int64(min(limit, maxBody))))
+	if rest := limit - int(n); err == nil && n == maxBody && rest > 0 {
+		body.Grow(rest + bytes.MinRead) // a large body is likely to be a very large one: no more steps
+		_, err = body.ReadFrom(io.LimitReader(reader, int64(rest)))
+	}
 	return body.Bytes(), err
 }
 
@@ -496,9 +514,6 @@ func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 
 
 // parseRetryAfter returns the wait that a Retry-After header asks for (RFC 9110 section 10.2.3), 0 if it cannot be read.
 func parseRetryAfter(value string) time.Duration {
-	if value == "" {
-		return 0 // as nearly always; to fail at parsing it would cost a third of the whole error
-	}
 	wait := time.Duration(0)
 	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
 		wait = time.Duration(min(max(seconds, 0), int64(maxRetryAfter/time.Second))) * time.Second
@@ -521,7 +536,7 @@ func (e *Error) describe(code, description, uri string, sent map[string]string) 
 	if !e.Code.isKnown() {
 		e.Code = Code(cut(mask(code, sent), maxCode))
 	}
-	if index.byText[foldText(e.Description)] == "" {
+	if index.byText[foldText(e.Description)].reason == "" {
 		e.Description = cut(mask(description, sent), maxDescription)
 	}
 	e.URI = cut(mask(uri, sent), maxDescription)
@@ -563,17 +578,24 @@ var patterns = [...]struct {
 var index = newIndex()
 
 type catalogIndex struct {
-	byText map[string]Reason // by Apple's text, as it is and as foldText leaves it
-	codes  map[Reason][]Code // that Apple lists
+	byText map[string]meaning // by Apple's text, as it is and as foldText leaves it
+	codes  map[Reason][]Code  // that Apple lists
+}
+
+type meaning struct {
+	reason Reason
+	codes  []Code
 }
 
 func newIndex() catalogIndex {
-	index := catalogIndex{byText: make(map[string]Reason), codes: make(map[Reason][]Code)}
+	index := catalogIndex{byText: make(map[string]meaning), codes: make(map[Reason][]Code)}
 	for _, entry := range catalog {
 		index.codes[entry.Reason] = append(index.codes[entry.Reason], entry.Code)
+	}
+	for _, entry := range catalog {
 		if entry.Reason != ErrEndpointNotFound { // its text is a code too: see isNotFound
-			index.byText[entry.Description] = entry.Reason
-			index.byText[foldText(entry.Description)] = entry.Reason
+			found := meaning{entry.Reason, index.codes[entry.Reason]}
+			index.byText[entry.Description], index.byText[foldText(entry.Description)] = found, found
 		}
 	}
 	return index
@@ -581,16 +603,17 @@ func newIndex() catalogIndex {
 
 // match returns the Reason that a code and a description mean, and the parameter that the description names.
 func match(statusCode int, code Code, description string) (reason Reason, parameter string) {
-	reason = index.byText[description]
-	if reason == "" {
-		reason = index.byText[foldText(description)]
+	found := index.byText[description]
+	if found.reason == "" {
+		found = index.byText[foldText(description)]
 	}
-	if reason == "" {
-		reason, parameter = matchPattern(spaceText(description))
+	if found.reason == "" {
+		found.reason, parameter = matchPattern(spaceText(description))
+		found.codes = index.codes[found.reason]
 	}
 	switch {
-	case reason != "" && (code == "" || slices.Contains(index.codes[reason], code)):
-		return reason, parameter
+	case found.reason != "" && (code == "" || slices.Contains(found.codes, code)):
+		return found.reason, parameter
 	case statusCode == http.StatusNotFound && isNotFound(code, description):
 		return ErrEndpointNotFound, ""
 	}

@@ -101,10 +101,11 @@ func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
 		return &e
 	}
 	sent := requestFields(response.Request)
-	var e *Error
+	e := new(Error)
 	if failed.ErrorCode != "" { // the body was decoded before
-		found := texts{Error: failed.ErrorCode, Description: failed.ErrorDescription, URI: failed.ErrorURI}
-		e = newFailure(response.StatusCode, response.Header, nil, &found, sent)
+		e.receive(response.StatusCode, response.Header, sent)
+		e.describe(failed.ErrorCode, failed.ErrorDescription, failed.ErrorURI, sent)
+		e.classify(true, response.Header, nil)
 	} else {
 		e = parseError(response.StatusCode, response.Header, failed.Body, sent)
 	}

@@ -436,15 +436,15 @@ type wireToken struct {
 // fitToken returns the body of a success so that x/oauth2 reads the same token from it as [ParseTokenResponse] does, and
 // nil for one without a token. A body of which it does so anyway is returned as it is.
 func fitToken(body []byte) []byte {
-	found, value, ok := decodeSuccess(body)
-	if !ok {
-		return nil
-	}
 	var plain wireToken
-	if err := json.Unmarshal(trimMark(body), &plain); err == nil {
+	if err := json.Unmarshal(trimMark(body), &plain); err == nil && plain.AccessToken != "" && plain.Error == "" {
 		if seconds, err := plain.ExpiresIn.Int64(); err == nil && seconds != 0 {
 			return body
 		}
+	}
+	found, value, ok := decodeSuccess(body)
+	if !ok {
+		return nil
 	}
 	members := make(map[string]json.RawMessage)
 	decodes(value, &members)

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"html"
 	"io"
+	"iter"
+	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -53,14 +55,13 @@ func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 	if e := carriedError(response.Request); e != nil {
 		return nil, e
 	}
-	return nil, parseFailure(response, body, readErr, requestFields(response.Request))
+	return nil, parseFailure(response, body, readErr, readTokenRequest(response.Request))
 }
 
-// parseFailure returns the *Error for a response without a token. readErr is what ended the body too early, and sent
-// holds the fields of the request.
-func parseFailure(response *http.Response, body []byte, readErr error, sent map[string]string) *Error {
+// parseFailure returns the *Error for a response without a token. readErr is what ended the body too early.
+func parseFailure(response *http.Response, body []byte, readErr error, sent *tokenRequest) *Error {
 	e := parseError(response.StatusCode, response.Header, body, sent)
-	e.GrantType = cut(sent["grant_type"], maxCode)
+	e.GrantType = sent.grantType()
 	if readErr != nil {
 		e.err = readErr
 		if e.Code == "" && e.Description == "" {
@@ -88,8 +89,8 @@ func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
 	return parseError(statusCode, header, body, nil)
 }
 
-// parseError is ParseTokenError with the fields of the request, whose values are masked in the texts of the response.
-func parseError(statusCode int, header http.Header, body []byte, sent map[string]string) *Error {
+// parseError is ParseTokenError with the request, whose values are masked in the texts of the response.
+func parseError(statusCode int, header http.Header, body []byte, sent *tokenRequest) *Error {
 	body = unzip(body[:min(len(body), maxBody)], maxBody)
 	var parsed struct { // one allocation for both
 		Error       string `json:"error"`
@@ -111,10 +112,10 @@ func parseError(statusCode int, header http.Header, body []byte, sent map[string
 }
 
 // receive sets what the status and the header of a response of the token endpoint say.
-func (e *Error) receive(statusCode int, header http.Header, sent map[string]string) {
+func (e *Error) receive(statusCode int, header http.Header, sent *tokenRequest) {
 	e.Endpoint, e.StatusCode = TokenEndpoint, statusCode
 	if ids := header["Apple-Request-Id"]; len(ids) > 0 { // the canonical name, which Get would check first
-		e.RequestID = cut(mask(ids[0], sent), maxCode)
+		e.RequestID = cut(sent.mask(ids[0]), maxCode)
 	}
 	if waits := header["Retry-After"]; len(waits) > 0 {
 		e.RetryAfter = parseRetryAfter(waits[0])
@@ -483,13 +484,7 @@ func readResponse(response *http.Response) ([]byte, error) {
 
 // readAll reads at most limit bytes.
 func readAll(reader io.Reader, limit int) ([]byte, error) {
-	var body bytes.Buffer // grows in larger steps than io.ReadAll
-	n, err := body.ReadFrom(io.LimitReader(reader, int64(min(limit, maxBody))))
-	if rest := limit - int(n); err == nil && n == maxBody && rest > 0 {
-		body.Grow(rest + bytes.MinRead) // a large body is likely to be a very large one: no more steps
-		_, err = body.ReadFrom(io.LimitReader(reader, int64(rest)))
-	}
-	return body.Bytes(), err
+	return io.ReadAll(io.LimitReader(reader, int64(limit)))
 }
 
 // unzip returns at most limit bytes of what body, if it is gzip, holds as far as it goes; else body.
@@ -524,43 +519,28 @@ func parseRetryAfter(value string) time.Duration {
 }
 
 // describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
-// matched; sent holds its fields.
-func (e *Error) describe(code, description, uri string, sent map[string]string) {
+// matched.
+func (e *Error) describe(code, description, uri string, sent *tokenRequest) {
 	e.Code = Code(cut(code, maxCode))
 	e.Description = cut(description, maxDescription)
 	e.URI = cut(uri, maxDescription)
 	e.Reason, e.Parameter = match(e.StatusCode, e.Code, e.Description)
-	if len(sent) == 0 {
+	if sent == nil {
 		return
 	}
 	if !e.Code.isKnown() {
-		e.Code = Code(cut(mask(code, sent), maxCode))
+		e.Code = Code(cut(sent.mask(code), maxCode))
 	}
-	if index.byText[foldText(e.Description)].reason == "" {
-		e.Description = cut(mask(description, sent), maxDescription)
+	if !isCatalogText(e.Description) {
+		e.Description = cut(sent.mask(description), maxDescription)
 	}
-	e.URI = cut(mask(uri, sent), maxDescription)
-	e.Parameter = mask(e.Parameter, sent)
+	e.URI = cut(sent.mask(uri), maxDescription)
+	e.Parameter = sent.mask(e.Parameter)
 }
 
-// mask returns text with each value of a request's fields replaced, also as it stands in a URL, a form or HTML. The
-// public grant_type and scope and values under 8 bytes, which stand in many a harmless text, are left.
-func mask(text string, sent map[string]string) string {
-	if text == "" {
-		return ""
-	}
-	var values []string
-	for name, value := range sent {
-		if len(value) >= 8 && name != "grant_type" && name != "scope" {
-			values = append(values, value, url.QueryEscape(value), url.PathEscape(value),
-				strings.ReplaceAll(value, "+", " "), html.EscapeString(value))
-		}
-	}
-	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) }) // a value may hold another
-	for _, value := range values {
-		text = strings.ReplaceAll(text, value, masked)
-	}
-	return text
+// isCatalogText reports whether description is a text of the catalog, apart from those that vary.
+func isCatalogText(description string) bool {
+	return index.byText[description].reason != "" || index.byText[foldText(description)].reason != ""
 }
 
 // patterns are the documented texts with a part that varies, in the catalog's words before and after it.
@@ -674,16 +654,21 @@ func isList(text string) bool {
 	return true
 }
 
-// requestFields returns the fields of a token request whose body can be had again, for its grant_type and for [mask]. They
-// are secret.
-func requestFields(request *http.Request) map[string]string {
+// tokenRequest is what a token request carried, a form or JSON, for its grant_type and for what has to be masked. A nil
+// one stands for a request that is not known.
+type tokenRequest struct {
+	body   string
+	fields map[string]string // instead of body, once decoded
+}
+
+// readTokenRequest returns nil for a request whose body cannot be had again.
+func readTokenRequest(request *http.Request) *tokenRequest {
 	if request == nil {
 		return nil
 	}
 	if request.GetBody == nil {
 		if public, ok := request.Body.(*publicBody); ok {
-			form, _ := url.ParseQuery(public.form)
-			return map[string]string{"grant_type": form.Get("grant_type")}
+			return &tokenRequest{body: public.form}
 		}
 		return nil
 	}
@@ -696,17 +681,68 @@ func requestFields(request *http.Request) map[string]string {
 	if err != nil {
 		return nil
 	}
-	fields := make(map[string]string)
-	var members map[string]any
-	if json.Unmarshal(body, &members) == nil {
+	return &tokenRequest{body: string(body)}
+}
+
+// all returns the names and values of the request.
+func (r *tokenRequest) all() iter.Seq2[string, string] {
+	if r.fields == nil && strings.HasPrefix(strings.TrimLeft(r.body, " \t\r\n"), "{") {
+		r.fields = make(map[string]string)
+		var members map[string]any
+		_ = json.Unmarshal([]byte(r.body), &members)
 		for name, value := range members {
-			fields[name], _ = value.(string)
+			r.fields[name] = textMember(value)
 		}
-		return fields
 	}
-	form, _ := url.ParseQuery(string(body))
-	for name := range form {
-		fields[name] = form.Get(name)
+	if r.fields != nil {
+		return maps.All(r.fields)
 	}
-	return fields
+	return func(yield func(string, string) bool) {
+		for field := range strings.SplitSeq(r.body, "&") {
+			name, value, _ := strings.Cut(field, "=")
+			value, err := url.QueryUnescape(value)
+			if err == nil && !yield(name, value) {
+				return
+			}
+		}
+	}
+}
+
+// grantType returns the grant_type, "" if there is none.
+func (r *tokenRequest) grantType() string {
+	if r == nil {
+		return ""
+	}
+	for name, value := range r.all() {
+		if name == "grant_type" {
+			return cut(value, maxCode)
+		}
+	}
+	return ""
+}
+
+// mask returns text with each value of the request replaced, also as it stands in a URL, a form or HTML. The public
+// grant_type and scope and values under 8 bytes, which stand in many a harmless text, are left.
+func (r *tokenRequest) mask(text string) string {
+	if r == nil || text == "" {
+		return text
+	}
+	var shown []string
+	for name, value := range r.all() {
+		if len(value) < 8 || name == "grant_type" || name == "scope" {
+			continue
+		}
+		for _, value := range [...]string{
+			value, url.QueryEscape(value), url.PathEscape(value), strings.ReplaceAll(value, "+", " "), html.EscapeString(value),
+		} {
+			if strings.Contains(text, value) {
+				shown = append(shown, value)
+			}
+		}
+	}
+	slices.SortFunc(shown, func(a, b string) int { return len(b) - len(a) }) // a value may hold another
+	for _, value := range shown {
+		text = strings.ReplaceAll(text, value, masked)
+	}
+	return text
 }

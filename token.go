@@ -100,7 +100,7 @@ func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
 		}
 		return &e
 	}
-	sent := requestFields(response.Request)
+	sent := readTokenRequest(response.Request)
 	e := new(Error)
 	if failed.ErrorCode != "" { // the body was decoded before
 		e.receive(response.StatusCode, response.Header, sent)
@@ -109,7 +109,7 @@ func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
 	} else {
 		e = parseError(response.StatusCode, response.Header, failed.Body, sent)
 	}
-	e.GrantType = cut(sent["grant_type"], maxCode)
+	e.GrantType = sent.grantType()
 	e.err = err
 	return e
 }

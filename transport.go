@@ -147,7 +147,7 @@ func (t *Transport) finish(r *http.Request, response *http.Response, body []byte
 			return withBody(response, fitted), nil
 		}
 	}
-	failure := parseFailure(response, body, readErr, form)
+	failure := parseFailure(response, body, readErr, &tokenRequest{fields: form})
 	switch isRedirect := response.StatusCode >= 300 && response.StatusCode <= 399 && response.Header.Get("Location") != ""; {
 	case isSuccess(response.StatusCode) && failure.Reason == ErrNoResponse:
 		return nil, failure
@@ -259,7 +259,7 @@ func (t *Transport) redirectRefused(first *http.Response) *Error {
 	}
 	return &Error{
 		Endpoint: TokenEndpoint, StatusCode: first.StatusCode, Reason: ErrMalformedResponse,
-		GrantType: cut(requestFields(first.Request)["grant_type"], maxCode), detail: redirected,
+		GrantType: readTokenRequest(first.Request).grantType(), detail: redirected,
 	}
 }
 
@@ -372,7 +372,7 @@ func publicRequest(r *http.Request, grantType string) *http.Request {
 	return public.WithContext(r.Context())
 }
 
-// publicBody is the body of a public request, from which [requestFields] has the form where a RoundTripper dropped GetBody.
+// publicBody is the body of a public request, from which readTokenRequest has the form where a RoundTripper dropped GetBody.
 type publicBody struct {
 	*strings.Reader
 	form string

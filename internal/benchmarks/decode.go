@@ -103,6 +103,10 @@ func tokenRequests(apple answer) []contender {
 			failed, ok := errors.AsType[*oauth2.RetrieveError](err)
 			return ok && failed.ErrorCode == "invalid_grant"
 		}},
+		{"x/oauth2 with Wrap, errors.Is", func() bool {
+			_, err := config.TokenSource(plain, expired("r0")).Token()
+			return errors.Is(applebusiness.Wrap(err), applebusiness.ErrInvalidRefreshToken)
+		}},
 		{"x/oauth2 with WithJSON and Wrap, errors.Is", func() bool {
 			_, err := config.TokenSource(withJSON, expired("r0")).Token()
 			return errors.Is(applebusiness.Wrap(err), applebusiness.ErrInvalidRefreshToken)

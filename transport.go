@@ -57,6 +57,8 @@ type Transport struct {
 	// session, and RefreshTokens of zitadel/oidc returns its own error type. Give such a library an http.Client with this
 	// Transport. OnError is called in the goroutine of RoundTrip, before it returns, and may be called concurrently.
 	OnError func(*Error)
+
+	passing int32 // requests that are passed on at the moment
 }
 
 // ownBase marks the context of a request that a Transport has sent, to find one that is its own Base.
@@ -169,8 +171,11 @@ func (t *Transport) pass(r *http.Request) (*http.Response, error) {
 		return nil, unsafeRequest(isItsOwnBase)
 	}
 	sent := r
-	if _, ok := base.(*http.Transport); t.Base == nil && !ok { // http.DefaultTransport was replaced, perhaps by one around t
-		sent = r.WithContext(context.WithValue(r.Context(), ownBase{t}, true))
+	if _, ok := base.(*http.Transport); !ok { // it may lead back to t, which shows at the second pass
+		defer atomic.AddInt32(&t.passing, -1)
+		if atomic.AddInt32(&t.passing, 1) > 1 {
+			sent = r.WithContext(context.WithValue(r.Context(), ownBase{t}, true))
+		}
 	}
 	response, err := base.RoundTrip(sent)
 	switch {
@@ -571,6 +576,9 @@ func describeNetwork(err error) networkFailure {
 		found = networkFailure{text: "timed out", known: true, passes: true}
 	case is(err, io.EOF) || text == "EOF" || is(err, io.ErrUnexpectedEOF):
 		found = networkFailure{text: "the connection was reset", known: true, passes: true}
+	}
+	for _, op := range []string{"dial ", "proxyconnect ", "socks connect "} {
+		found.unsent = found.unsent || strings.HasPrefix(text, op) // a *net.OpError of which only the text is left
 	}
 	visit(err, func(node error) bool {
 		switch node := node.(type) {

@@ -60,8 +60,11 @@ const (
 // Reason says what exactly went wrong. Its value is a label that stays the same when Apple rewords a text, bounded in
 // number and so fit for a metric.
 //
-// A Reason is itself an error, so that errors.Is(err, ErrInvalidRefreshToken) works and a mock can return it bare. The
-// empty Reason stands for whatever neither Apple's tables nor this package know.
+// A Reason is itself an error, so that errors.Is(err, ErrInvalidRefreshToken) works and a mock can return it bare.
+//
+// The empty Reason means one thing: an OAuth error arrived, in an "error" member or parameter, whose code or text Apple's
+// table does not list. Outages, proxies, denials and lost connections have Reasons of their own, so a rising count of the
+// empty one means that Apple's page has changed.
 type Reason string
 
 // Error returns the package prefix and the label.
@@ -134,9 +137,9 @@ const (
 
 // Found by this package; not in the catalog.
 const (
-	// ErrStateMismatch is returned by [VerifyRedirect] when the callback's state is not the expected one; refuse the callback.
+	// ErrStateMismatch is returned by [VerifyRedirect] when the redirect's state is not the expected one; refuse the redirect.
 	ErrStateMismatch Reason = "state_mismatch"
-	// ErrMalformedRedirect is returned when a redirect cannot be decoded, repeats a parameter, or has neither code nor error; refuse the callback.
+	// ErrMalformedRedirect is returned when a redirect's state cannot be decoded, a parameter is repeated, or there is neither a code nor an error; refuse the redirect.
 	ErrMalformedRedirect Reason = "malformed_redirect"
 	// ErrUserDenied is returned when the redirect says that the user declined on Apple's consent page; offer to start again.
 	ErrUserDenied Reason = "user_denied"
@@ -144,9 +147,9 @@ const (
 	ErrNoResponse Reason = "no_response"
 	// ErrRateLimited is returned for status 429; wait for [Error.RetryAfter] and send less.
 	ErrRateLimited Reason = "rate_limited"
-	// ErrUnavailable is returned for a status that passes (408, 425, and 5xx but 501 and 505) in a response without an OAuth error; try again later.
+	// ErrUnavailable is returned for a transient status (408, 425, and 5xx except 501 and 505) in a response without an OAuth error; try again later.
 	ErrUnavailable Reason = "unavailable"
-	// ErrMalformedResponse is returned when the token endpoint answers with success but without a token; look at what stands between you and Apple.
+	// ErrMalformedResponse is returned for any other response without an OAuth error, such as a 2xx without a token, a 3xx, or a proxy's 403 or 407; look at what stands between you and Apple.
 	ErrMalformedResponse Reason = "malformed_response"
 	// ErrUnsafeTokenRequest is returned when a token request is refused before it is sent; fix the request.
 	ErrUnsafeTokenRequest Reason = "unsafe_token_request"
@@ -165,10 +168,10 @@ type Entry struct {
 	Reason      Reason
 }
 
-// Catalog returns the 25 rows of Apple's error tables in Apple's order. Two rows may share a Reason; a description
-// never stands for two. It can be ranged over any number of times, also concurrently.
+// Catalog returns the 25 rows of Apple's [error tables], in Apple's order. Two rows can have the same Reason, but rows with
+// the same description always do. The sequence can be ranged over any number of times, also concurrently.
 //
-// Source: https://business.apple.com/docs/api/v1/oauth_apps/errors
+// [error tables]: https://business.apple.com/docs/api/v1/oauth_apps/errors
 func Catalog() iter.Seq[Entry] { return slices.Values(catalog[:]) }
 
 // catalog is never written to: the array stays in this package, and Catalog yields copies of its rows.

@@ -73,14 +73,14 @@ type Error struct {
 	Code        Code          `json:"error,omitempty"`             // as received, cut at 256 bytes; "" if there was none
 	Description string        `json:"error_description,omitempty"` // as received, decoded; cut at 4 KiB on a rune boundary
 	URI         string        `json:"error_uri,omitempty"`         // error_uri, cut at 4 KiB
-	Reason      Reason        `json:"-"`                           // "" if neither Apple's tables nor this package know it
+	Reason      Reason        `json:"-"`                           // "" for an OAuth error that Apple's table does not list
 	Parameter   string        `json:"-"`                           // the name in "OAuth 2.0 Parameter: <name> missing"
 	GrantType   string        `json:"-"`                           // grant_type of the failed token request, where known
 	RequestID   string        `json:"-"`                           // apple-request-id, to quote to Apple's support
 	RetryAfter  time.Duration `json:"-"`                           // Retry-After (seconds or date), never negative, at most an hour
 
-	// ResponseLost says that an earlier refresh of this grant may have been answered with a refresh token that never
-	// arrived. Only package grants sets it.
+	// ResponseLost says that the response to an earlier refresh of this grant, and a new refresh token with it, may never
+	// have arrived. Only package grants sets it.
 	ResponseLost bool `json:"-"`
 
 	detail string // what this package has to say about a Reason of its own; holds nothing from outside

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -16,7 +19,7 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
 )
 
-// The whole flow with golang.org/x/oauth2: authorization URL, callback, exchange, refresh, and what to do about an error.
+// The whole flow with golang.org/x/oauth2: authorization URL, redirect, exchange, refresh, and what to do about an error.
 func Example() {
 	apple := applebusinesstest.NewServer(nil) // in production: Apple's two URLs
 	defer apple.Close()
@@ -37,9 +40,9 @@ func Example() {
 	fmt.Println("authorization URL:", applebusiness.CheckAuthorizationURL(authURL))
 
 	// Apple sends the user back.
-	callbackURL, _ := apple.Authorize(authURL)
-	code, err := applebusiness.VerifyRedirect(httptest.NewRequest(http.MethodPost, callbackURL, nil), state)
-	fmt.Println("callback:", err)
+	redirectURL, _ := apple.Authorize(authURL)
+	code, err := applebusiness.VerifyRedirect(httptest.NewRequest(http.MethodPost, redirectURL, nil), state)
+	fmt.Println("redirect:", err)
 	token, err := config.Exchange(ctx, code, oauth2.VerifierOption(verifier))
 	fmt.Println("exchange:", applebusiness.Wrap(err))
 
@@ -64,7 +67,7 @@ func Example() {
 	}
 	// Output:
 	// authorization URL: <nil>
-	// callback: <nil>
+	// redirect: <nil>
 	// exchange: <nil>
 	// refresh: applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401)
 	// ask to reconnect: customer [access_revoked refresh_token_replaced]
@@ -90,12 +93,12 @@ func ExampleParseRedirect() {
 }
 
 func ExampleVerifyRedirect() {
-	http.HandleFunc("/apple/callback", func(w http.ResponseWriter, r *http.Request) {
+	http.HandleFunc("/apple/redirect", func(w http.ResponseWriter, r *http.Request) {
 		code, err := applebusiness.VerifyRedirect(r, stateOf(r))
 		switch {
 		case errors.Is(err, applebusiness.ErrStateMismatch):
-			http.Error(w, "This callback was not started here.", http.StatusBadRequest)
-		case errors.Is(err, applebusiness.CodeAccessDenied):
+			http.Error(w, "This connection was not started here.", http.StatusBadRequest)
+		case errors.Is(err, applebusiness.ErrUserDenied):
 			fmt.Fprintln(w, "The connection was not made.")
 		case err != nil:
 			http.Error(w, "Connecting failed, please start over.", http.StatusBadGateway)
@@ -145,6 +148,51 @@ func ExampleWrap() {
 	// Output:
 	// service account: applebusiness: invalid_client: "Invalid client_id or client_secret" (HTTP 401)
 	// app
+}
+
+// What on-call reads in the log is found in an error however it was wrapped.
+func ExampleLogAttr() {
+	err := applebusiness.ParseTokenError(503, http.Header{"Retry-After": {"120"}}, nil)
+	logger := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+	logger.Error("no token", applebusiness.LogAttr(fmt.Errorf("customer 7: %w", err)))
+	// Output:
+	// level=ERROR msg="no token" error.context="customer 7" error.endpoint=token error.reason=unavailable error.status=503 error.retry_after=2m0s error.action=retry error.impact=service
+}
+
+// A library that hides why a refresh failed takes an http.Client: give it this one.
+func ExampleTransport() {
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	client := &http.Client{
+		Timeout: 10 * time.Second,
+		Transport: &applebusiness.Transport{
+			TokenURL: apple.Endpoint().TokenURL,
+			OnError:  func(err *applebusiness.Error) { fmt.Println(err, "-", applebusiness.Troubleshoot(err).Action) },
+		},
+	}
+	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"revoked"}, "client_id": {apple.App.ClientID}, "client_secret": {apple.App.ClientSecret}}
+	response, err := client.PostForm(apple.Endpoint().TokenURL, form) // as the library sends it
+	if err == nil {
+		response.Body.Close()
+	}
+	// Output:
+	// applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401) - reauthorize
+}
+
+func ExampleRetryable() {
+	unavailable := applebusiness.ParseTokenError(503, nil, nil)
+	unavailable.GrantType = applebusiness.GrantTypeRefreshToken
+	fmt.Println(applebusiness.Retryable(unavailable))
+	unavailable.GrantType = applebusiness.GrantTypeAuthorizationCode // the code may be spent
+	fmt.Println(applebusiness.Retryable(unavailable), applebusiness.Troubleshoot(unavailable).Action)
+	// Output:
+	// true
+	// false start_over
 }
 
 func ExampleTroubleshoot() {

@@ -618,7 +618,7 @@ func matchPattern(text string) (reason Reason, parameter string) {
 	return "", ""
 }
 
-// isNotFound reports whether an answer at 404 holds the catalog's row for it, in either order of the columns, or half
+// isNotFound reports whether a response at 404 holds the catalog's row for it, in either order of the columns, or half
 // of it.
 func isNotFound(code Code, description string) bool {
 	text := foldText(description)

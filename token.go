@@ -37,11 +37,11 @@ func OAuth2Endpoint(authBaseURL, apiBaseURL string) oauth2.Endpoint {
 	}
 }
 
-// WithJSON returns a context that makes x/oauth2 send JSON to tokenURL: it puts a [Transport] around the
-// client that ctx holds under [oauth2.HTTPClient], or around [http.DefaultClient]. That client is not changed, and its
-// Timeout, Jar and CheckRedirect stay in force. Applying it twice is harmless.
+// WithJSON returns a copy of ctx with which x/oauth2 sends JSON to tokenURL. It puts a [Transport] around the client that
+// ctx holds under [oauth2.HTTPClient], or around [http.DefaultClient] if ctx holds none. That client is not changed, and
+// its Timeout, Jar and CheckRedirect stay in force. To apply WithJSON twice does no harm.
 //
-// Give ctx a client with a Timeout, since http.DefaultClient has none. And give Config.TokenSource a context of the
+// Put a client with a Timeout into ctx, since http.DefaultClient has none. And give Config.TokenSource a context of the
 // process, not of a request: x/oauth2 keeps it, and every refresh after the request's end would fail.
 func WithJSON(ctx context.Context, tokenURL string) context.Context {
 	client, _ := ctx.Value(oauth2.HTTPClient).(*http.Client)
@@ -152,15 +152,15 @@ func isOAuth2Failure(err error) bool {
 }
 
 // TokenSource is an [oauth2.TokenSource] around another: it turns failures into an [*Error], saves what has to be
-// saved, and can stop asking what cannot be answered.
+// saved, and can stop sending requests that must fail.
 //
 // Set the fields before the first call of Token and leave them alone after it. Token can be called concurrently.
 // Callbacks run one at a time, in the goroutine that called Token; other calls wait for them. A callback must not call
-// Token of the same TokenSource, it would wait for itself. A panic in a callback or in Source reaches the caller of
+// Token of the same TokenSource: it would wait for itself. A panic in a callback or in Source reaches the caller of
 // Token and leaves nothing locked.
 //
-// In a fleet of processes that share a grant, use a [SharedTokenSource]: where refresh tokens are replaced, six processes
-// with a TokenSource each see one success and five "Invalid refresh_token".
+// A TokenSource knows of no other process. Where several processes refresh one grant and refresh tokens are replaced, only
+// the first one succeeds and the others are told "Invalid refresh_token": use package grants there.
 type TokenSource struct {
 	// Source is the source of tokens, such as oauth2.Config.TokenSource. Where only Source is set, it must be safe for
 	// concurrent use; else its calls are serialised.
@@ -172,11 +172,11 @@ type TokenSource struct {
 	// call of Token saves again, without a second request.
 	OnToken func(*oauth2.Token) error
 	// OnError is called with each failure that Source returned, as Token will return it, network errors included. It is
-	// not called for what Hold answers.
+	// not called for the errors by which Hold keeps Token from calling Source.
 	OnError func(error)
 	// Hold keeps Token from calling Source when that cannot succeed: after an error with [ActionReauthorize] for the
 	// life of this value, so make a new TokenSource when the customer has reconnected; after one with a RetryAfter
-	// until that has passed, answering with a copy that shows the remaining wait. Nothing else holds: a wrong client
+	// until that has passed, returning a copy of it that shows the remaining wait. Nothing else holds: a wrong client
 	// secret, for one, heals when it is corrected.
 	Hold bool
 
@@ -243,7 +243,7 @@ func (s *TokenSource) hold(err error) {
 	}
 }
 
-// holding returns the answer to a call that Hold keeps from Source, or nil.
+// holding returns the error of a call that Hold keeps from Source, or nil.
 func (s *TokenSource) holding() error {
 	if s.held == nil || s.until.IsZero() {
 		return s.held
@@ -254,9 +254,9 @@ func (s *TokenSource) holding() error {
 		return nil
 	}
 	e, _ := errors.AsType[*Error](s.held)
-	answer := *e
-	answer.RetryAfter, answer.err = wait, s.held
-	return &answer
+	remaining := *e
+	remaining.RetryAfter, remaining.err = wait, s.held
+	return &remaining
 }
 
 // A Store keeps one grant's token where every process of the partner's service sees it.

@@ -2,10 +2,13 @@ package grants_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -39,6 +42,85 @@ func Example() {
 		fmt.Println("error:", err)
 	}
 	// Output: error: <nil>
+}
+
+// The redirect that ends a customer's first visit to Apple's consent page, and every later one: the grant is kept under the
+// organisation that the user picked, which can be another one the second time.
+func ExampleManager_Put() {
+	apple := applebusinesstest.NewServer(nil) // in the place of Apple
+	defer apple.Close()
+	config := &oauth2.Config{
+		ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, RedirectURL: apple.App.RedirectURIs[0], Endpoint: apple.Endpoint(),
+	}
+	client := &http.Client{Timeout: 30 * time.Second}
+	ctx := applebusiness.WithJSON(context.WithValue(context.Background(), oauth2.HTTPClient, client), config.Endpoint.TokenURL)
+	manager := grants.New(config, grants.NewMemoryStore(), nil)
+	defer manager.Close(ctx)
+
+	connect := func(r *http.Request, state, verifier string) error {
+		code, err := applebusiness.VerifyRedirect(r, state)
+		if err != nil {
+			return err
+		}
+		token, err := config.Exchange(ctx, code, oauth2.VerifierOption(verifier))
+		if err != nil {
+			return applebusiness.Wrap(err)
+		}
+		if token.RefreshToken == "" {
+			return errors.New("the token has no refresh_token: the grant would end within the hour")
+		}
+		response, err := oauth2.NewClient(ctx, oauth2.StaticTokenSource(token)).Get(apple.URL + "/api/v1/me")
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		var me struct {
+			OrgDetails struct {
+				OrgID string `json:"orgId"`
+			} `json:"orgDetails"`
+		}
+		if err := json.NewDecoder(response.Body).Decode(&me); err != nil || me.OrgDetails.OrgID == "" {
+			return fmt.Errorf("/api/v1/me does not say which organisation this is: status %d: %w", response.StatusCode, err)
+		}
+		return manager.Put(ctx, me.OrgDetails.OrgID, token)
+	}
+
+	state, verifier := oauth2.GenerateVerifier(), oauth2.GenerateVerifier() // kept on the server, for this browser
+	redirectURL, _ := apple.Authorize(config.AuthCodeURL(state, oauth2.S256ChallengeOption(verifier)))
+	err := connect(httptest.NewRequest(http.MethodPost, redirectURL, nil), state, verifier)
+	fmt.Println("connected:", err)
+
+	err = connect(httptest.NewRequest(http.MethodPost, redirectURL, nil), state, verifier) // the user goes back
+	fmt.Println("again:", applebusiness.Troubleshoot(err).Action)
+	// Output:
+	// connected: <nil>
+	// again: start_over
+}
+
+// An operator revives a grant that was called dead by mistake: the Store has kept its token, and Put takes the verdict away.
+func ExampleManager_Put_revive() {
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	ctx := context.Background()
+	store := grants.NewMemoryStore()
+	manager := grants.New(config, store, nil)
+	defer manager.Close(ctx)
+	token := apple.Connect(config.ClientID)
+	token.Expiry = time.Now()
+	_ = manager.Put(ctx, "customer 7", token)
+
+	apple.Fail(applebusiness.ErrInvalidRefreshToken) // Apple errs
+	_, err := manager.Token(ctx, "customer 7")
+	fmt.Println(applebusiness.Troubleshoot(err).Action)
+
+	record, _ := store.Load(ctx, "customer 7")
+	_ = manager.Put(ctx, "customer 7", record.Token)
+	_, err = manager.Token(ctx, "customer 7")
+	fmt.Println(err)
+	// Output:
+	// reauthorize
+	// <nil>
 }
 
 func ExampleManager_Token() {

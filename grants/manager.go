@@ -476,7 +476,8 @@ func (s tokenSource) Token() (*oauth2.Token, error) { return s.m.Token(s.ctx, s.
 // a *StoreError the token may be stored or not: call Put again with it, since nothing but the caller has it. The same
 // holds if the process dies within Put.
 //
-// The token needs a refresh token; without one Put stores nothing and returns [applebusiness.ErrNoRefreshToken].
+// The token needs a refresh token; without one Put stores nothing and returns [applebusiness.ErrNoRefreshToken]. A grant
+// that was called dead by mistake is alive again once the token that the Store has kept is put.
 //
 // Other processes use the token that they have in memory until that comes due.
 func (m *Manager) Put(ctx context.Context, grant string, token *oauth2.Token) error {

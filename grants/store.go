@@ -10,7 +10,7 @@ import (
 	"github.com/seed-a5f25c57/applebusiness"
 )
 
-// What a Store or a Manager answers; each is found by errors.Is.
+// What a Store or a Manager returns; each is found by errors.Is.
 var (
 	// ErrNoGrant is returned for a grant that the Store does not hold.
 	ErrNoGrant = errors.New("applebusiness/grants: no such grant")

@@ -94,7 +94,7 @@ func newKeys(t testing.TB, id byte) *keys {
 var secrets sync.Map // id to key
 
 func (k *keys) add(t testing.TB, id byte) {
-	secret, _ := secrets.LoadOrStore(id, []byte(rand.Text()+rand.Text())[:32])
+	secret, _ := secrets.LoadOrStore(id, []byte(rand.Text() + rand.Text())[:32])
 	block, err := aes.NewCipher(secret.([]byte))
 	require.NoError(t, err)
 	aead, err := cipher.NewGCMWithRandomNonce(block)

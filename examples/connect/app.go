@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,43 +19,43 @@ import (
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
+	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
-const (
-	callbackPath = "/callback"
-	maxMe        = 64 << 10
-)
+const maxMe = 64 << 10
 
 // app is the partner's web application. What it knows is in memory.
 type app struct {
-	ctx        context.Context // of the process, with a client that sends JSON: x/oauth2 keeps it
-	config     *oauth2.Config
-	meURL      string
-	origin     string // scheme and host of the redirect URL
-	host       string
-	cookieName string
-	log        *slog.Logger
-	fake       *applebusinesstest.Server // nil in a real environment
+	ctx          context.Context // of the process, with a client that sends JSON: x/oauth2 keeps it
+	config       *oauth2.Config
+	store        *grants.MemoryStore // a real partner's is in a database
+	manager      *grants.Manager
+	meURL        string
+	origin       string // scheme and host of the redirect URL
+	host         string
+	redirectPath string
+	log          *slog.Logger
+	fake         *applebusinesstest.Server // nil in a real environment
+	logins       *logins
 
-	logins logins
-
-	mu          sync.Mutex // guards connections; not held during a request to Apple
-	connections []*connection
+	mu          sync.Mutex             // guards what follows; not held during a request
+	connections map[string]*connection // by the id of the organisation, which is the grant's name
+	attempt     failure                // the last attempt to connect that failed, for the operator
 }
 
-// connection is what the partner has of one customer.
+// connection is what this program knows of an organisation beside its grant.
 type connection struct {
-	id     string
-	since  time.Time
-	source *applebusiness.TokenSource // each call of Token is a refresh
-	before string                     // the organisation's name before this customer reconnected as another one
-
-	mu           sync.Mutex // guards what follows; not held during a request to Apple
-	token        *oauth2.Token
-	refreshed    time.Time
 	organisation organisation
-	failure      error // of the last refresh
+	since        time.Time
+	refreshed    time.Time
+	err          error // of the last refresh
 	retryAt      time.Time
+}
+
+// failure is an error and when it happened.
+type failure struct {
+	err  error
+	when time.Time
 }
 
 // organisation is what Apple says about an access token's organisation.
@@ -64,28 +64,27 @@ type organisation struct {
 	Name string `json:"legalName"`
 }
 
-// newApp returns the web application for settings that are checked. The context must live as long as the process.
+// newApp returns the web application for settings that are checked. The context must live as long as the process. Close the
+// manager at the end.
 func newApp(ctx context.Context, s settings, fake *applebusinesstest.Server, log *slog.Logger) *app {
 	redirectURL, _ := url.Parse(s.redirectURL)
-	config := s.config()
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Timeout: appleTimeout})
 	a := &app{
-		ctx:        applebusiness.WithJSON(ctx, config.Endpoint.TokenURL),
-		config:     config,
-		meURL:      strings.TrimRight(s.apiURL, "/") + "/api/v1/me",
-		origin:     redirectURL.Scheme + "://" + redirectURL.Host,
-		host:       redirectURL.Host,
-		cookieName: "browser",
-		log:        log,
-		fake:       fake,
+		config:       s.config(),
+		store:        grants.NewMemoryStore(),
+		meURL:        strings.TrimRight(s.apiURL, "/") + "/api/v1/me",
+		origin:       redirectURL.Scheme + "://" + redirectURL.Host,
+		host:         redirectURL.Host,
+		redirectPath: redirectURL.Path,
+		log:          log,
+		fake:         fake,
+		logins:       newLogins(redirectURL.Scheme == "https"),
+		connections:  make(map[string]*connection),
 	}
-	if a.isSecure() {
-		a.cookieName = "__Host-browser"
-	}
+	client := &http.Client{Timeout: appleTimeout}
+	a.ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, client), a.config.Endpoint.TokenURL)
+	a.manager = grants.New(a.config, a.store, &grants.Options{HTTPClient: client, OnRefresh: a.noteRefresh})
 	return a
 }
-
-func (a *app) isSecure() bool { return strings.HasPrefix(a.origin, "https:") }
 
 func (a *app) handler() http.Handler {
 	mux := http.NewServeMux()
@@ -93,11 +92,12 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("GET /style.css", serveStyle)
 	mux.HandleFunc("GET /connect", a.connect)
 	// Apple's POST comes from another site, and what protects it is state.
-	mux.HandleFunc("GET "+callbackPath, a.callback)
-	mux.HandleFunc("POST "+callbackPath, a.callback)
+	mux.HandleFunc("GET "+a.redirectPath, a.redirect)
+	mux.HandleFunc("POST "+a.redirectPath, a.redirect)
 	protection := http.NewCrossOriginProtection()
 	handleForm := func(path string, handler http.HandlerFunc) { mux.Handle("POST "+path, protection.Handler(handler)) }
 	handleForm("/connections/{id}/refresh", a.refresh)
+	handleForm("/connections/{id}/revive", a.revive)
 	handleForm("/connections/{id}/disconnect", a.disconnect)
 	if a.fake != nil {
 		handleForm("/connections/{id}/fake/revoke", a.revoke)
@@ -117,195 +117,100 @@ func (a *app) handler() http.Handler {
 	})
 }
 
-func (a *app) list(w http.ResponseWriter, _ *http.Request) {
+func (a *app) list(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
-	connections := slices.Clone(a.connections)
-	a.mu.Unlock()
+	connections := make([]connection, 0, len(a.connections))
+	for _, c := range a.connections {
+		connections = append(connections, *c)
+	}
 	content := listPage{Fake: a.fake != nil}
+	if a.attempt.err != nil {
+		content.Attempt, content.When = newProblem(a.attempt.err), a.attempt.when.UTC()
+	}
+	a.mu.Unlock()
+	slices.SortFunc(connections, func(a, b connection) int {
+		return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.organisation.ID, b.organisation.ID))
+	})
 	for _, c := range connections {
-		content.Connections = append(content.Connections, c.card(time.Now()))
+		if record, err := a.store.Load(r.Context(), c.organisation.ID); err == nil {
+			content.Connections = append(content.Connections, newCard(c, record, time.Now()))
+		}
 	}
 	write(w, http.StatusOK, "list", content)
 }
 
-// connect sends the browser to Apple's consent page. It answers a link and no form: a form could only be redirected to
-// hosts that the page's policy names, and Apple does not document which ones its sign-in uses.
+// connect sends the browser to Apple's consent page. It is a link and no form: a form could only be redirected to hosts
+// that the page's policy names, and Apple does not document which ones its sign-in uses.
 func (a *app) connect(w http.ResponseWriter, r *http.Request) {
-	browser := rand.Text()
-	if cookie, err := r.Cookie(a.cookieName); err == nil && cookie.Value != "" {
-		browser = cookie.Value // another tab may be on its way
+	expects := r.URL.Query().Get("connection")
+	if a.find(expects) == nil {
+		expects = ""
 	}
-	http.SetCookie(w, &http.Cookie{
-		Name:     a.cookieName,
-		Value:    browser,
-		Path:     "/",
-		MaxAge:   int(loginLife / time.Second),
-		HttpOnly: true,
-		Secure:   a.isSecure(),
-		SameSite: http.SameSiteLaxMode,
-	})
-	started := a.logins.start(browser, r.URL.Query().Get("connection"), time.Now())
-	http.Redirect(w, r, a.config.AuthCodeURL(started.state, oauth2.S256ChallengeOption(started.verifier)), http.StatusSeeOther)
+	started := a.logins.start(w, r, expects, time.Now())
+	http.Redirect(w, r, a.config.AuthCodeURL(started.State, oauth2.S256ChallengeOption(started.Verifier)), http.StatusSeeOther)
 }
 
-// callback is where Apple sends the browser, by GET or by POST.
-func (a *app) callback(w http.ResponseWriter, r *http.Request) {
-	cookie, err := r.Cookie(a.cookieName)
-	if err != nil && r.Method == http.MethodPost {
+// redirect is where Apple sends the browser, by GET or by POST.
+func (a *app) redirect(w http.ResponseWriter, r *http.Request) {
+	redirect, _ := applebusiness.ParseRedirect(r.URL.RawQuery) // only to find the login
+	login := a.logins.take(w, r, redirect.State, time.Now())
+	if login.State == "" && r.Method == http.MethodPost {
 		// A POST from another site brings no SameSite=Lax cookie; the browser's GET of the same URL does.
-		http.Redirect(w, r, callbackPath+"?"+r.URL.RawQuery, http.StatusSeeOther)
+		http.Redirect(w, r, a.redirectPath+"?"+r.URL.RawQuery, http.StatusSeeOther)
 		return
 	}
-	var browser string
-	if err == nil {
-		browser = cookie.Value
-	}
-	redirect, _ := applebusiness.ParseRedirect(r.URL.RawQuery) // only to find the login
-	login, replayed := a.logins.take(browser, redirect.State, time.Now())
-	if replayed {
+	if login.Used {
 		writeMessage(w, http.StatusBadRequest, message{
-			Title: "This answer was used before",
-			Text:  "Apple's answer can be used once, and this one has been. Nothing was changed.",
+			Title: "This page was opened before",
+			Text:  "Apple sends you here once for each connection, and this time is over. Nothing was changed.",
 		})
 		return
 	}
-	code, err := applebusiness.VerifyRedirect(r, login.state) // no login: no state is right
+	code, err := applebusiness.VerifyRedirect(r, login.State) // no login: no state is right
 	if err != nil {
-		a.log.Warn("callback refused", "error", err)
-		writeProblem(w, err)
+		a.failed(w, err)
 		return
 	}
-	token, err := a.config.Exchange(a.ctx, code, oauth2.VerifierOption(login.verifier))
-	if err = applebusiness.Wrap(err); err != nil {
-		a.log.Error("exchange failed", "error", err)
-		writeProblem(w, err)
+	connected, err := a.exchange(r.Context(), code, login.Verifier)
+	if err != nil {
+		a.failed(w, err)
 		return
 	}
-	c := a.newConnection(token)
-	a.learnOrganisation(c)
-	a.add(c, login.replaces)
-	a.log.Info("connected", "connection", c.id)
+	a.log.Info("connected", "grant", connected.ID)
+	if expected := a.find(login.Expects); expected != nil && login.Expects != connected.ID {
+		writeMessage(w, http.StatusOK, message{
+			Title: "Another company was connected",
+			Text: fmt.Sprintf("At Apple Business you picked %s, which is connected now. %s was not connected again.",
+				connected.Name, expected.organisation.Name),
+		})
+		return
+	}
 	http.Redirect(w, r, "/", http.StatusSeeOther) // away from the URL with the code
 }
 
-func (a *app) newConnection(token *oauth2.Token) *connection {
-	c := &connection{id: rand.Text(), since: time.Now(), token: token}
-	c.source = &applebusiness.TokenSource{
-		Source:  refresher{a, c},
-		Stored:  token,
-		OnToken: c.save,
-		OnError: func(err error) {
-			a.log.Error("refresh failed", "connection", c.id, "error", err)
-			c.fail(err)
-		},
-		Hold: true,
-	}
-	return c
-}
+var errNoRefreshToken = errors.New("the token has no refresh token: the grant would end within the hour")
 
-// refresher is an oauth2.TokenSource that refreshes whether or not the stored access token is still valid.
-type refresher struct {
-	app        *app
-	connection *connection
-}
-
-func (r refresher) Token() (*oauth2.Token, error) {
-	stored := &oauth2.Token{RefreshToken: r.connection.storedToken().RefreshToken}
-	return r.app.config.TokenSource(r.app.ctx, stored).Token()
-}
-
-// save keeps a new token. A real partner writes it to a database here, before it is used.
-func (c *connection) save(token *oauth2.Token) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.token, c.refreshed, c.failure = token, time.Now(), nil
-	return nil
-}
-
-func (c *connection) fail(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.failure, c.retryAt = err, time.Time{}
-	if failed, ok := errors.AsType[*applebusiness.Error](err); ok && failed.RetryAfter > 0 {
-		c.retryAt = time.Now().Add(failed.RetryAfter)
-	}
-}
-
-func (c *connection) storedToken() *oauth2.Token {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.token
-}
-
-func (c *connection) currentOrganisation() organisation {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.organisation
-}
-
-// add keeps a connection, instead of the one it replaces and of any other of the same organisation.
-func (a *app) add(c *connection, replaces string) {
-	now := c.currentOrganisation()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.connections = slices.DeleteFunc(a.connections, func(old *connection) bool {
-		was := old.currentOrganisation()
-		if old.id == replaces && was != now {
-			c.before = was.Name
-		}
-		return old.id == replaces || was.ID != "" && was.ID == now.ID
-	})
-	a.connections = append(a.connections, c)
-}
-
-// find returns nil if there is no such connection.
-func (a *app) find(id string) *connection {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, c := range a.connections {
-		if c.id == id {
-			return c
-		}
-	}
-	return nil
-}
-
-// refresh refreshes now. How it went is shown with the connection.
-func (a *app) refresh(w http.ResponseWriter, r *http.Request) {
-	c := a.find(r.PathValue("id"))
-	if c == nil {
-		writeMessage(w, http.StatusNotFound, message{
-			Title: "There is no such connection",
-			Text:  "It was disconnected or reconnected, or this program was started again since: it keeps connections in memory only.",
-		})
-		return
-	}
-	if _, err := c.source.Token(); err == nil {
-		a.learnOrganisation(c)
-	}
-	http.Redirect(w, r, "/#"+c.id, http.StatusSeeOther)
-}
-
-// disconnect forgets a connection. Apple does not document how to tell it.
-func (a *app) disconnect(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("id")
-	a.mu.Lock()
-	a.connections = slices.DeleteFunc(a.connections, func(c *connection) bool { return c.id == id })
-	a.mu.Unlock()
-	http.Redirect(w, r, "/", http.StatusSeeOther)
-}
-
-// learnOrganisation asks Apple which organisation a connection belongs to. A connection is of use without its name, so
-// that a failure is only logged.
-func (a *app) learnOrganisation(c *connection) {
-	found, err := a.fetchOrganisation(c.storedToken())
+// exchange redeems a code, asks which organisation the token belongs to, and keeps the grant under that one's id: the user
+// picks the organisation at Apple, and the next time it can be another one.
+func (a *app) exchange(ctx context.Context, code, verifier string) (organisation, error) {
+	token, err := a.config.Exchange(a.ctx, code, oauth2.VerifierOption(verifier))
 	if err != nil {
-		a.log.Warn("organisation not known", "connection", c.id, "error", err)
-		return
+		return organisation{}, applebusiness.Wrap(err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.organisation = found
+	if token.RefreshToken == "" {
+		return organisation{}, errNoRefreshToken
+	}
+	connected, err := a.fetchOrganisation(token)
+	if err != nil {
+		return organisation{}, fmt.Errorf("which organisation is connected is not known: %w", err)
+	}
+	if err := a.manager.Put(ctx, connected.ID, token); err != nil {
+		return organisation{}, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.connections[connected.ID] = &connection{organisation: connected, since: time.Now()}
+	return connected, nil
 }
 
 func (a *app) fetchOrganisation(token *oauth2.Token) (organisation, error) {
@@ -326,8 +231,108 @@ func (a *app) fetchOrganisation(token *oauth2.Token) (organisation, error) {
 	if response.StatusCode != http.StatusOK {
 		return organisation{}, fmt.Errorf("status %d", response.StatusCode)
 	}
-	if json.NewDecoder(io.LimitReader(response.Body, maxMe)).Decode(&me) != nil {
-		return organisation{}, errors.New("the answer is not the documented JSON") // the decoder's error quotes it
+	if json.NewDecoder(io.LimitReader(response.Body, maxMe)).Decode(&me) != nil || me.Organisation.ID == "" {
+		return organisation{}, errors.New("the response is not the documented JSON") // the decoder's error quotes it
 	}
 	return me.Organisation, nil
+}
+
+// failed tells the customer that an attempt to connect failed, and the operator why.
+func (a *app) failed(w http.ResponseWriter, err error) {
+	a.log.Warn("not connected", applebusiness.LogAttr(err))
+	a.mu.Lock()
+	a.attempt = failure{err, time.Now()}
+	a.mu.Unlock()
+	writeFailure(w, err)
+}
+
+// noteRefresh is told of each refresh, also of those that nobody pressed a button for.
+func (a *app) noteRefresh(refresh grants.Refresh) {
+	if refresh.Err != nil {
+		a.log.Error("refresh failed", "grant", refresh.Grant, applebusiness.LogAttr(refresh.Err))
+	}
+	a.note(refresh.Grant, refresh.Err)
+}
+
+func (a *app) note(id string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c := a.connections[id]; c != nil {
+		c.err, c.retryAt = err, time.Time{}
+		if err == nil {
+			c.refreshed = time.Now()
+		}
+		if failed, ok := errors.AsType[*applebusiness.Error](err); ok && failed.RetryAfter > 0 {
+			c.retryAt = time.Now().Add(failed.RetryAfter)
+		}
+	}
+}
+
+// find returns a copy, or nil if there is no such connection.
+func (a *app) find(id string) *connection {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c := a.connections[id]; c != nil {
+		return new(*c)
+	}
+	return nil
+}
+
+// refresh replaces the access token now, as if the API had refused it. How it went is shown with the connection.
+func (a *app) refresh(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	token, err := a.manager.Token(r.Context(), id)
+	if err == nil {
+		a.manager.Invalidate(id, token)
+		_, err = a.manager.Token(r.Context(), id)
+	}
+	if errors.Is(err, grants.ErrNoGrant) {
+		writeMessage(w, http.StatusNotFound, message{
+			Title: "There is no such connection",
+			Text:  "It was disconnected, or this program was started again since: it keeps connections in memory only.",
+		})
+		return
+	}
+	if err != nil {
+		a.note(id, err)
+	}
+	http.Redirect(w, r, "/#"+url.PathEscape(id), http.StatusSeeOther)
+}
+
+// revive is for the operator who knows that a grant was called dead by mistake: its token was kept.
+func (a *app) revive(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	record, err := a.store.Load(r.Context(), id)
+	if err == nil {
+		err = a.manager.Put(r.Context(), id, record.Token)
+	}
+	a.log.Info("revived", "grant", id, "error", err)
+	a.note(id, err)
+	http.Redirect(w, r, "/#"+url.PathEscape(id), http.StatusSeeOther)
+}
+
+// disconnect forgets a connection. Apple does not document how to tell it.
+func (a *app) disconnect(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	if err := a.manager.Delete(r.Context(), id); err != nil {
+		a.log.Error("not disconnected", "grant", id, "error", err)
+	}
+	a.mu.Lock()
+	delete(a.connections, id)
+	a.mu.Unlock()
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+}
+
+// keepAlive refreshes what comes due, until ctx is done.
+func (a *app) keepAlive(ctx context.Context) {
+	for {
+		if err := a.manager.RefreshDue(ctx, 10*time.Minute); err != nil && ctx.Err() == nil {
+			a.log.Error("connections are not kept alive", "error", err)
+		}
+		select {
+		case <-time.After(time.Minute):
+		case <-ctx.Done():
+			return
+		}
+	}
 }

@@ -25,8 +25,8 @@ func startFake(s *settings) (*applebusinesstest.Server, error) {
 
 // revoke lets the customer disconnect the partner at the fake.
 func (a *app) revoke(w http.ResponseWriter, r *http.Request) {
-	if found := a.find(r.PathValue("id")); found != nil {
-		a.fake.Revoke(found.storedToken().RefreshToken)
+	if record, err := a.store.Load(r.Context(), r.PathValue("id")); err == nil {
+		a.fake.Revoke(record.Token.RefreshToken)
 	}
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }

@@ -1,7 +1,13 @@
 package main
 
 import (
-	"sync"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -9,65 +15,93 @@ import (
 
 const (
 	loginLife = 15 * time.Minute
-	maxLogins = 1000
+	maxLogins = 10 // of one browser; each tab can have one
 )
 
-// login is one way of a browser to Apple's consent page and back.
+// login is one way of a browser to Apple's consent page and back. The browser keeps it, sealed, in a cookie of its own: the
+// server needs no memory for those who never come back, and nobody can push out another one's.
 type login struct {
-	state    string
-	verifier string // of PKCE; never leaves the server but to the token endpoint
-	browser  string // the cookie of the browser that started it
-	replaces string // the id of the connection that is to be reconnected, or ""
-	expires  time.Time
-	used     bool
+	State    string    `json:"state"`
+	Verifier string    `json:"verifier"` // of PKCE
+	Expects  string    `json:"expects"`  // the organisation that is to be reconnected, or ""
+	Expires  time.Time `json:"expires"`
+	Used     bool      `json:"used"` // so that a replayed redirect can be told from a forged one
 }
 
-// logins are those under way, and those of late, so that a replayed callback can be told from a forged one.
+// logins seals and opens them.
 type logins struct {
-	mu      sync.Mutex
-	byState map[string]*login
+	aead   cipher.AEAD
+	prefix string // of the cookies' names
+	secure bool
 }
 
-// start returns a new login. If there are too many, the oldest is forgotten.
-func (l *logins) start(browser, replaces string, now time.Time) login {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var oldest *login
-	for state, other := range l.byState {
-		if !now.Before(other.expires) {
-			delete(l.byState, state)
-		} else if oldest == nil || other.expires.Before(oldest.expires) {
-			oldest = other
+// newLogins makes a key that nobody else has: when the program ends, so do the logins under way.
+func newLogins(secure bool) *logins {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
+	block, _ := aes.NewCipher(key)
+	aead, _ := cipher.NewGCMWithRandomNonce(block)
+	l := &logins{aead, "login-", secure}
+	if secure {
+		l.prefix = "__Host-login-"
+	}
+	return l
+}
+
+// start begins a login in the browser that sent r. The oldest of too many is forgotten.
+func (l *logins) start(w http.ResponseWriter, r *http.Request, expects string, now time.Time) login {
+	var names []string
+	for _, cookie := range r.Cookies() {
+		if strings.HasPrefix(cookie.Name, l.prefix) {
+			names = append(names, cookie.Name) // the oldest comes first: RFC 6265 section 5.4
 		}
 	}
-	if len(l.byState) >= maxLogins {
-		delete(l.byState, oldest.state)
-	}
-	if l.byState == nil {
-		l.byState = make(map[string]*login)
+	for len(names) >= maxLogins {
+		http.SetCookie(w, l.cookie(names[0], "", -1))
+		names = names[1:]
 	}
 	started := login{
-		state:    oauth2.GenerateVerifier(), // characters that need no percent-encoding
-		verifier: oauth2.GenerateVerifier(),
-		browser:  browser,
-		replaces: replaces,
-		expires:  now.Add(loginLife),
+		State:    oauth2.GenerateVerifier(), // characters that need no percent-encoding
+		Verifier: oauth2.GenerateVerifier(),
+		Expects:  expects,
+		Expires:  now.Add(loginLife),
 	}
-	kept := started
-	l.byState[started.state] = &kept
+	l.keep(w, started, now)
 	return started
 }
 
-// take returns the login that browser started with state, once: from then on it is replayed, and has no verifier. It
-// returns the zero login if there is none.
-func (l *logins) take(browser, state string, now time.Time) (taken login, replayed bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	kept := l.byState[state]
-	if kept == nil || browser == "" || kept.browser != browser || !now.Before(kept.expires) {
-		return login{}, false
+// take returns the login that this browser started with state, once: from then on it is used. It returns the zero login if
+// there is none.
+func (l *logins) take(w http.ResponseWriter, r *http.Request, state string, now time.Time) login {
+	cookie, err := r.Cookie(l.name(state))
+	if err != nil {
+		return login{}
 	}
-	taken, replayed = *kept, kept.used
-	kept.used, kept.verifier = true, ""
-	return taken, replayed
+	sealed, _ := base64.RawURLEncoding.DecodeString(cookie.Value)
+	plain, err := l.aead.Open(nil, nil, sealed, nil)
+	var found login
+	if err != nil || json.Unmarshal(plain, &found) != nil || found.State != state || !now.Before(found.Expires) {
+		return login{}
+	}
+	if !found.Used {
+		used := found
+		used.Used, used.Verifier = true, ""
+		l.keep(w, used, now)
+	}
+	return found
+}
+
+func (l *logins) keep(w http.ResponseWriter, kept login, now time.Time) {
+	plain, _ := json.Marshal(kept) // has no type that fails
+	sealed := l.aead.Seal(nil, nil, plain, nil)
+	http.SetCookie(w, l.cookie(l.name(kept.State), base64.RawURLEncoding.EncodeToString(sealed), int(kept.Expires.Sub(now)/time.Second)))
+}
+
+// name returns the name of a login's cookie: a part of the state is enough to tell a browser's logins apart.
+func (l *logins) name(state string) string { return l.prefix + state[:min(8, len(state))] }
+
+func (l *logins) cookie(name, value string, maxAge int) *http.Cookie {
+	return &http.Cookie{
+		Name: name, Value: value, MaxAge: maxAge, Path: "/", HttpOnly: true, Secure: l.secure, SameSite: http.SameSiteLaxMode,
+	}
 }

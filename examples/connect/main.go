@@ -7,7 +7,7 @@
 // name it; the client secret comes from the environment, since everybody on the machine can read a command line:
 //
 //	export APPLE_BUSINESS_CLIENT_SECRET=…
-//	go run ./examples/connect -addr 127.0.0.1:8080 -client-id … -redirect-url http://127.0.0.1:8080/callback \
+//	go run ./examples/connect -addr 127.0.0.1:8080 -client-id … -redirect-url http://127.0.0.1:8080/redirect \
 //		-auth-url … -api-url …
 //
 // Its first line on stdout names the URL to open. SIGINT or SIGTERM stops it.
@@ -29,6 +29,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -42,8 +43,9 @@ import (
 const (
 	secretVariable = "APPLE_BUSINESS_CLIENT_SECRET"
 
-	appleTimeout = 10 * time.Second // for one request to Apple
-	stopTimeout  = 2 * appleTimeout // a refresh that has begun is finished: its answer may hold the only token that lives
+	redirectPath = "/redirect"      // with the fake
+	appleTimeout = 30 * time.Second // for one request to Apple: a shorter one can lose a refresh token
+	stopTimeout  = 2 * appleTimeout // a refresh that has begun is finished
 )
 
 func main() {
@@ -68,7 +70,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	flags.SetOutput(stderr)
 	flags.StringVar(&given.addr, "addr", "", "`address` to listen at (default with the fake: 127.0.0.1 and a free port)")
 	flags.StringVar(&given.clientID, "client-id", "", "client_id of the app; its secret is read from "+secretVariable)
-	flags.StringVar(&given.redirectURL, "redirect-url", "", "`URL` of this program's /callback, as registered with the app at Apple")
+	flags.StringVar(&given.redirectURL, "redirect-url", "", "`URL` of this program, with any path, as registered with the app at Apple")
 	flags.StringVar(&given.authURL, "auth-url", "", "base `URL` of the authorization endpoint, without /oauth2/v1/authorize")
 	flags.StringVar(&given.apiURL, "api-url", "", "base `URL` of the API, without /api/v1")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -102,7 +104,7 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	defer listener.Close()
 	var fake *applebusinesstest.Server
 	if withFake {
-		s.redirectURL = "http://" + hostToOpen(s.addr, listener.Addr()) + callbackPath
+		s.redirectURL = "http://" + hostToOpen(s.addr, listener.Addr()) + redirectPath
 		if fake, err = startFake(&s); err != nil {
 			return err
 		}
@@ -118,11 +120,12 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 		Handler:           app.handler(),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      6 * appleTimeout, // a refresh can wait for another one of the same connection
+		WriteTimeout:      3 * appleTimeout,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
+	go app.keepAlive(ctx)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	fmt.Fprintf(stdout, "Open %s/\n", app.origin)
@@ -136,10 +139,11 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	if server.Shutdown(stopping) != nil {
-		return server.Close()
+	err = server.Shutdown(stopping)
+	if err != nil {
+		err = server.Close()
 	}
-	return nil
+	return errors.Join(err, app.manager.Close(stopping))
 }
 
 // hostToOpen returns the host and port under which a browser on this machine reaches a listener.
@@ -198,10 +202,13 @@ func checkBaseURL(name, text string) error {
 	return errors.New(name + " has to be https, except on this machine")
 }
 
+// freePath is a path that the mux takes as it is, and that no page of this program has.
+var freePath = regexp.MustCompile(`^/(?:[\w-]+/)*[\w-]+$`)
+
 func checkRedirectURL(text string) error {
 	parsed, err := url.Parse(text)
-	if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" || parsed.Path != callbackPath {
-		return errors.New("-redirect-url has to be a web address with the path " + callbackPath)
+	if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" || !freePath.MatchString(parsed.Path) || parsed.Path == "/connect" {
+		return errors.New("-redirect-url has to be a web address with a path of its own, such as " + redirectPath)
 	}
 	return nil
 }

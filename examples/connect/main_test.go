@@ -39,7 +39,7 @@ type partner struct {
 	log    lockedBuffer
 	stop   func() int
 
-	before func(w http.ResponseWriter, r *http.Request) bool // answers instead of the fake if it returns true
+	before func(w http.ResponseWriter, r *http.Request) bool // responds instead of the fake if it returns true
 
 	mu      sync.Mutex
 	secrets []string // that went over the wire
@@ -73,7 +73,7 @@ func start(t *testing.T, options applebusinesstest.Options) *partner {
 	t.Cleanup(p.fake.Close)
 	addr := freeAddr(t)
 	app := applebusinesstest.App{
-		ClientID: "my-app", ClientSecret: "client-secret-of-the-app", RedirectURIs: []string{"http://" + addr + callbackPath},
+		ClientID: "my-app", ClientSecret: "client-secret-of-the-app", RedirectURIs: []string{"http://" + addr + redirectPath},
 	}
 	p.fake.RegisterApp(app)
 	p.secrets = []string{app.ClientSecret}
@@ -135,18 +135,18 @@ func (p *partner) listen(next http.Handler) http.Handler {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		recorder := httptest.NewRecorder()
 		next.ServeHTTP(recorder, r)
-		var sent, answered map[string]any
+		var sent, received map[string]any
 		_ = json.Unmarshal(body, &sent)
-		_ = json.Unmarshal(recorder.Body.Bytes(), &answered)
+		_ = json.Unmarshal(recorder.Body.Bytes(), &received)
 		p.mu.Lock()
-		for _, members := range []map[string]any{sent, answered} {
+		for _, members := range []map[string]any{sent, received} {
 			for _, name := range []string{"code", "code_verifier", "refresh_token", "access_token"} {
 				if secret, ok := members[name].(string); ok {
 					p.secrets = append(p.secrets, secret)
 				}
 			}
 		}
-		if token, ok := answered["refresh_token"].(string); ok {
+		if token, ok := received["refresh_token"].(string); ok {
 			p.refresh = token
 		}
 		p.mu.Unlock()
@@ -217,15 +217,15 @@ func (p *partner) press(suffix string) (int, string) {
 	return p.do(p.client, http.MethodPost, p.url+paths[1], nil)
 }
 
-// begin starts a login in the browser, and returns the callback URL to which Apple sends it.
+// begin starts a login in the browser, and returns the redirect to which Apple sends it.
 func (p *partner) begin() string {
 	p.t.Helper()
 	response := p.send(p.withoutRedirects(), http.MethodGet, p.url+"/connect", nil)
 	defer response.Body.Close()
 	require.Equal(p.t, http.StatusSeeOther, response.StatusCode)
-	callbackURL, err := p.fake.Authorize(response.Header.Get("Location"))
+	redirectURL, err := p.fake.Authorize(response.Header.Get("Location"))
 	require.NoError(p.t, err)
-	return callbackURL
+	return redirectURL
 }
 
 func (p *partner) withoutRedirects() *http.Client {
@@ -284,83 +284,78 @@ func TestDeny(t *testing.T) {
 	status, page := p.get("/connect")
 	assert.Equal(t, http.StatusOK, status)
 	assert.Contains(t, page, "<h1>The connection was not made</h1>")
-	assert.Contains(t, page, "Nothing is broken, and you can start over at any time.")
+	assert.Contains(t, page, "The connection was not made, and nothing was changed. You can start again at any time.")
 	assert.Contains(t, page, `href="/connect"`)
 	assert.Empty(t, p.tokenRequests())
 }
 
-func TestCallbackByPost(t *testing.T) {
+func TestRedirectByPost(t *testing.T) {
 	p := start(t, allow)
 	fromApple := http.Header{"Sec-Fetch-Site": {"cross-site"}, "Origin": {p.fake.URL}}
 
-	callbackURL := p.begin()
+	redirectURL := p.begin()
 	withoutCookies := &http.Client{CheckRedirect: p.withoutRedirects().CheckRedirect, Timeout: liveness}
-	response := p.send(withoutCookies, http.MethodPost, callbackURL, fromApple.Clone())
+	response := p.send(withoutCookies, http.MethodPost, redirectURL, fromApple.Clone())
 	response.Body.Close()
 	assert.Equal(t, http.StatusSeeOther, response.StatusCode)
 	location, err := response.Location()
 	require.NoError(t, err)
-	assert.Equal(t, callbackURL, location.String())
+	assert.Equal(t, redirectURL, location.String())
 	assert.Empty(t, p.tokenRequests(), "nothing is redeemed before the cookie is there")
-	_, page := p.do(p.client, http.MethodGet, callbackURL, nil)
+	_, page := p.do(p.client, http.MethodGet, redirectURL, nil)
 	assert.Contains(t, page, "Example Company 1")
 
-	callbackURL = p.begin()
-	_, page = p.do(p.client, http.MethodPost, callbackURL, fromApple.Clone())
+	redirectURL = p.begin()
+	_, page = p.do(p.client, http.MethodPost, redirectURL, fromApple.Clone())
 	assert.Contains(t, page, "Example Company 2")
 	assert.Len(t, p.tokenRequests(), 2)
 }
 
-func TestForgedCallbackIsRefused(t *testing.T) {
+func TestForgedRedirectIsRefused(t *testing.T) {
 	p := start(t, allow)
-	callbackURL := p.begin()
-	parsed, err := url.Parse(callbackURL)
+	redirectURL := p.begin()
+	parsed, err := url.Parse(redirectURL)
 	require.NoError(t, err)
 	query := parsed.Query()
 	change := func(name, value string) string {
 		changed := parsed.Query()
 		changed.Set(name, value)
-		return p.url + callbackPath + "?" + changed.Encode()
+		return p.url + redirectPath + "?" + changed.Encode()
 	}
-	const mismatch = "does not belong to a connection that was started in this browser"
+	text := customerTexts[applebusiness.ActionStartOver]
 	for name, test := range map[string]struct {
 		client  *http.Client
 		address string
-		text    string
 	}{
-		"another state":         {p.client, change("state", "forged"), mismatch},
-		"no state":              {p.client, p.url + callbackPath + "?code=" + query.Get("code"), mismatch},
-		"error, another state":  {p.client, p.url + callbackPath + "?error=server_error&state=forged", mismatch},
-		"another browser":       {newBrowser(t), callbackURL, mismatch},
-		"nothing":               {p.client, p.url + callbackPath, mismatch},
-		"state twice":           {p.client, callbackURL + "&state=forged", "not an answer that Apple sends"},
-		"a query that is wrong": {p.client, p.url + callbackPath + "?%zz", "not an answer that Apple sends"},
+		"another state":         {p.client, change("state", "forged")},
+		"no state":              {p.client, p.url + redirectPath + "?code=" + query.Get("code")},
+		"error, another state":  {p.client, p.url + redirectPath + "?error=server_error&state=forged"},
+		"another browser":       {newBrowser(t), redirectURL},
+		"nothing":               {p.client, p.url + redirectPath},
+		"state twice":           {p.client, redirectURL + "&state=forged"},
+		"a query that is wrong": {p.client, p.url + redirectPath + "?%zz"},
 	} {
 		status, page := p.do(test.client, http.MethodGet, test.address, nil)
 		assert.Equal(t, http.StatusBadRequest, status, name)
-		assert.Contains(t, page, test.text, name)
+		assert.Contains(t, page, text, name)
 	}
 	assert.Empty(t, p.tokenRequests())
-	_, page := p.do(p.client, http.MethodGet, callbackURL, nil)
-	assert.Contains(t, page, "Example Company 1", "a forged callback does not end the login")
+	_, page := p.get("/")
+	assert.Contains(t, page, "For the operator: the last attempt to connect that failed")
+	assert.Contains(t, page, "Refuse the redirect")
+	_, page = p.do(p.client, http.MethodGet, redirectURL, nil)
+	assert.Contains(t, page, "Example Company 1", "a forged redirect does not end the login")
 }
 
-func TestEmptyCookieIsNotKept(t *testing.T) {
+func TestReplayedRedirectIsNotRedeemed(t *testing.T) {
 	p := start(t, allow)
-	response := p.send(p.withoutRedirects(), http.MethodGet, p.url+"/connect", http.Header{"Cookie": {"browser="}})
-	defer response.Body.Close()
-	assert.NotEmpty(t, response.Cookies()[0].Value)
-}
-
-func TestReplayedCallbackIsNotRedeemed(t *testing.T) {
-	p := start(t, allow)
-	callbackURL := p.begin()
-	_, page := p.do(p.client, http.MethodGet, callbackURL, nil)
+	redirectURL := p.begin()
+	_, page := p.do(p.client, http.MethodGet, redirectURL, nil)
 	assert.Contains(t, page, "Example Company 1")
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
-		status, page := p.do(p.client, method, callbackURL, nil)
+		status, page := p.do(p.client, method, redirectURL, nil)
 		assert.Equal(t, http.StatusBadRequest, status)
-		assert.Contains(t, page, "<h1>This answer was used before</h1>")
+		assert.Contains(t, page, "<h1>This page was opened before</h1>")
 	}
 	assert.Len(t, p.tokenRequests(), 1)
 	_, page = p.get("/")
@@ -370,8 +365,8 @@ func TestReplayedCallbackIsNotRedeemed(t *testing.T) {
 func TestTwoTabs(t *testing.T) {
 	p := start(t, allow)
 	first, second := p.begin(), p.begin()
-	for _, callbackURL := range []string{first, second} {
-		_, page := p.do(p.client, http.MethodGet, callbackURL, nil)
+	for _, redirectURL := range []string{first, second} {
+		_, page := p.do(p.client, http.MethodGet, redirectURL, nil)
 		assert.Contains(t, page, "Example Company")
 	}
 	assert.Len(t, p.tokenRequests(), 2)
@@ -380,45 +375,93 @@ func TestTwoTabs(t *testing.T) {
 func TestRevokedThenReconnected(t *testing.T) {
 	p := start(t, allow)
 	p.connect()
-	_, page := p.get("/")
-	refreshPath := regexp.MustCompile(`/connections/[^"]*/refresh`).FindString(page)
 	p.revoke()
+	_, page := p.press("refresh")
 	for range 2 {
-		_, page = p.do(p.client, http.MethodPost, p.url+refreshPath, nil)
 		assert.Contains(t, page, `<p class="state bad">Needs reconnecting</p>`)
-		assert.Contains(t, page, html.EscapeString(`invalid_grant: "Invalid refresh_token" (HTTP 401)`))
-		assert.Contains(t, page, html.EscapeString("The customer revoked the partner's access to their Apple Business account."))
-		assert.Contains(t, page, "Only otherwise ask this customer to reconnect.")
-		assert.Contains(t, page, "This customer only.")
+		assert.Contains(t, page, customerTexts[applebusiness.ActionReauthorize])
+		operator := page[strings.Index(page, "For the operator"):]
+		assert.Contains(t, operator, html.EscapeString(`invalid_grant: "Invalid refresh_token" (HTTP 401)`))
+		assert.Contains(t, operator, html.EscapeString("The customer revoked the partner's access to their Apple Business account."))
+		assert.Contains(t, operator, "ask this customer to reconnect")
+		assert.Contains(t, operator, "This customer only.")
+		_, page = p.do(p.client, http.MethodPost, p.url+"/connections/org-1/refresh", nil)
 	}
 	assert.Equal(t, []string{"authorization_code", "refresh_token"}, p.tokenRequests(), "a dead grant is asked about once")
 
+	// The user picks another company: that is another grant, and the first one is what it was.
 	link := regexp.MustCompile(`/connect\?connection=[^"]*`).FindString(page)
-	require.NotEmpty(t, link)
+	require.Equal(t, "/connect?connection=org-1", link)
 	_, page = p.get(link)
-	assert.Equal(t, 1, strings.Count(page, "<article"), "the new connection replaces the old one")
+	assert.Contains(t, page, "At Apple Business you picked Example Company 2, which is connected now. Example Company 1 was not connected again.")
+	_, page = p.get("/")
+	assert.Equal(t, 2, strings.Count(page, "<article"))
+	assert.Equal(t, 1, strings.Count(page, `<p class="state good">Connected</p>`))
+	assert.Equal(t, 1, strings.Count(page, `<p class="state bad">Needs reconnecting</p>`))
+
+	// The same company: the grant is alive again.
+	p.me(`{"orgDetails":{"orgId":"org-1","legalName":"Example Company 1"}}`)
+	_, page = p.get(link)
+	assert.Equal(t, 2, strings.Count(page, `<p class="state good">Connected</p>`))
+	_, page = p.do(p.client, http.MethodPost, p.url+"/connections/org-1/refresh", nil)
+	assert.Equal(t, 2, strings.Count(page, `<p class="state good">Connected</p>`), "it is not held for dead")
+}
+
+// Apple said that the grant is dead, and it was not.
+func TestRevive(t *testing.T) {
+	p := start(t, allow)
+	p.connect()
+	p.fake.Fail(applebusiness.ErrInvalidRefreshToken)
+	_, page := p.press("refresh")
+	assert.Contains(t, page, "Needs reconnecting")
+	_, page = p.press("revive")
 	assert.Contains(t, page, `<p class="state good">Connected</p>`)
-	assert.Contains(t, page, "<bdi>Example Company 1</bdi>; the customer reconnected as another organisation")
 	_, page = p.press("refresh")
-	assert.Contains(t, page, `<p class="state good">Connected</p>`, "the new TokenSource is not held")
-	status, _ := p.do(p.client, http.MethodPost, p.url+refreshPath, nil)
-	assert.Equal(t, http.StatusNotFound, status)
+	assert.Contains(t, page, `<p class="state good">Connected</p>`)
+	assert.Equal(t, []string{"authorization_code", "refresh_token", "refresh_token"}, p.tokenRequests())
+}
+
+// me lets the API say so of every access token.
+func (p *partner) me(body string) {
+	p.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != "/api/v1/me" {
+			return false
+		}
+		fmt.Fprint(w, body)
+		return true
+	}
 }
 
 func TestSameOrganisationIsOneConnection(t *testing.T) {
 	p := start(t, allow)
-	p.before = func(w http.ResponseWriter, r *http.Request) bool {
-		if r.URL.Path == "/api/v1/me" {
-			fmt.Fprint(w, `{"orgDetails":{"orgId":"7","legalName":"Tom & <b>Jerry</b>"}}`)
-		}
-		return r.URL.Path == "/api/v1/me"
-	}
+	p.me(`{"orgDetails":{"orgId":"7/\"<8>","legalName":"Tom & <b>Jerry</b>"}}`)
 	p.connect()
 	p.connect()
 	_, page := p.get("/")
 	assert.Equal(t, 1, strings.Count(page, "<article"))
 	assert.Contains(t, page, "<bdi>Tom &amp; &lt;b&gt;Jerry&lt;/b&gt;</bdi>")
-	assert.NotContains(t, page, "another organisation")
+	_, page = p.press("disconnect")
+	assert.Contains(t, page, "Nobody is connected yet.")
+}
+
+// A grant without a refresh token would end within the hour.
+func TestNoRefreshToken(t *testing.T) {
+	p := start(t, allow)
+	p.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != "/api/v1/oauth2/token" {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"access_token":"access-token-alone","token_type":"Bearer","expires_in":3600}`)
+		return true
+	}
+	p.secrets = append(p.secrets, "access-token-alone")
+	status, page := p.get("/connect")
+	assert.Equal(t, http.StatusBadGateway, status)
+	assert.Contains(t, page, customerTexts[applebusiness.ActionStartOver])
+	_, page = p.get("/")
+	assert.Contains(t, page, "Nobody is connected yet.")
+	assert.Contains(t, page, "the token has no refresh token")
 }
 
 func TestRefreshFails(t *testing.T) {
@@ -429,29 +472,29 @@ func TestRefreshFails(t *testing.T) {
 	}{
 		"503": {
 			func(p *partner) { p.fake.FailWith(http.StatusServiceUnavailable, nil, "<html>") },
-			[]string{`<p class="state wait">Try again later</p>`, "no OAuth error was received (HTTP 503)", "Everybody, for a while.", "expires in 60 minutes"},
+			[]string{`<p class="state wait">Try again later</p>`, customerTexts[applebusiness.ActionRetry], "unavailable (HTTP 503)", "Everybody, for a while.", "expires in 60 minutes"},
 			true,
 		},
 		"429": {
 			func(p *partner) {
 				p.fake.FailWith(http.StatusTooManyRequests, http.Header{"Retry-After": {"120"}}, "")
 			},
-			[]string{`<p class="state wait">Try again later</p>`, "<dd>to wait 2 minutes</dd>"},
+			[]string{`<p class="state wait">Try again later</p>`, "<dt>Next try</dt><dd>in 2 minutes</dd>"},
 			false, // for 2 minutes
 		},
 		"unreachable": {
 			func(p *partner) { p.fake.Close() },
-			[]string{`<p class="state wait">Try again later</p>`, "Apple could not be reached."},
+			[]string{`<p class="state wait">Try again later</p>`, "no_response: the connection was refused"},
 			false,
 		},
 		"secret replaced": {
 			func(p *partner) { p.fake.RotateSecret("my-app") },
-			[]string{`<p class="state bad">Fails</p>`, "All customers of this app.", "none has to reconnect"},
+			[]string{`<p class="state bad">Fails</p>`, customerTexts[applebusiness.ActionFixRegistration], "All customers of this app.", "none has to reconnect"},
 			false,
 		},
 		"not documented": {
 			func(p *partner) { p.fake.FailWith(http.StatusTeapot, nil, `{"error":"teapot"}`) },
-			[]string{`<p class="state bad">Fails</p>`, html.EscapeString(`"teapot" (HTTP 418)`), "ask nobody to reconnect"},
+			[]string{`<p class="state bad">Fails</p>`, customerTexts[applebusiness.ActionFixRequest], html.EscapeString(`"teapot" (HTTP 418)`), "ask nobody to reconnect"},
 			true,
 		},
 		"markup": {
@@ -474,86 +517,84 @@ func TestRefreshFails(t *testing.T) {
 			assert.NotContains(t, page, "Needs reconnecting")
 			assert.NotContains(t, page, "/connect?connection=")
 			assert.NotContains(t, page, "<script")
-			_, page = p.press("refresh")
-			assert.Equal(t, test.heals, strings.Contains(page, `<p class="state good">Connected</p>`))
+			healthy := func() bool {
+				_, page = p.press("refresh")
+				return strings.Contains(page, `<p class="state good">Connected</p>`)
+			}
+			if !test.heals {
+				assert.False(t, healthy())
+				return
+			}
+			require.Eventually(t, healthy, liveness, 100*time.Millisecond, "a failure is remembered for a second or two")
 		})
 	}
 }
 
 func TestConnectFails(t *testing.T) {
+	redirect := func(code applebusiness.Code, description string) func(p *partner) {
+		return func(p *partner) {
+			p.fake.FailEntry(applebusiness.Entry{Endpoint: applebusiness.AuthorizationEndpoint, Code: code, Description: description})
+		}
+	}
+	me := func(status int, body string) func(p *partner) {
+		return func(p *partner) {
+			p.before = func(w http.ResponseWriter, r *http.Request) bool {
+				if r.URL.Path == "/api/v1/me" {
+					w.WriteHeader(status)
+					fmt.Fprint(w, body)
+				}
+				return r.URL.Path == "/api/v1/me"
+			}
+		}
+	}
 	for name, test := range map[string]struct {
-		fail   func(p *partner)
-		status int
-		texts  []string
+		fail     func(p *partner)
+		status   int
+		action   applebusiness.Action // whose text the customer reads
+		operator string
 	}{
-		"markup in the redirect": {
-			func(p *partner) {
-				p.fake.FailEntry(applebusiness.Entry{
-					Endpoint: applebusiness.AuthorizationEndpoint, Code: "invalid_request", Description: `<img src=x onerror="alert(1)">`,
-				})
-			},
-			http.StatusBadGateway, []string{"&lt;img src=x onerror="},
+		"markup in the redirect":         {redirect("invalid_request", `<img src=x onerror="alert(1)">`), http.StatusBadGateway, applebusiness.ActionFixRequest, "&lt;img src=x onerror="},
+		"the redirect says server_error": {redirect(applebusiness.CodeServerError, "server error"), http.StatusServiceUnavailable, applebusiness.ActionStartOver, "server_error"},
+		"the redirect URI is not registered": {
+			redirect("invalid_request", "redirect_uri does not match one of the registered redirect_uri on OAuth app"), http.StatusBadGateway, applebusiness.ActionFixRegistration, "letter for letter",
 		},
-		"the redirect says server_error": {
-			func(p *partner) {
-				p.fake.FailEntry(applebusiness.Entry{
-					Endpoint: applebusiness.AuthorizationEndpoint, Code: applebusiness.CodeServerError, Description: "server error",
-				})
-			},
-			http.StatusServiceUnavailable, []string{"<h1>Try again later</h1>", "server_error"},
-		},
-		"the code is refused": {
-			func(p *partner) { p.fake.Fail(applebusiness.ErrInvalidRefreshToken) },
-			http.StatusBadGateway, []string{"The authorization code was older than 5 minutes."},
-		},
-		"the exchange fails": {
-			func(p *partner) { p.fake.Fail(applebusiness.ErrUnknownServerError) },
-			http.StatusBadGateway, []string{"Do not send the authorization code again"},
-		},
+		"the code is refused":    {func(p *partner) { p.fake.Fail(applebusiness.ErrInvalidRefreshToken) }, http.StatusBadGateway, applebusiness.ActionStartOver, "The authorization code was older than 5 minutes."},
+		"the exchange fails":     {func(p *partner) { p.fake.Fail(applebusiness.ErrUnknownServerError) }, http.StatusServiceUnavailable, applebusiness.ActionStartOver, "do not send an authorization code again"},
+		"too many requests":      {func(p *partner) { p.fake.FailWith(429, nil, "") }, http.StatusBadGateway, applebusiness.ActionRetry, "rate_limited"},
+		"a proxy":                {func(p *partner) { p.fake.FailWith(403, nil, "<html>") }, http.StatusServiceUnavailable, applebusiness.ActionCheckNetwork, "malformed_response"},
+		"the API is unavailable": {me(503, `{"orgDetails":{"orgId":"1","legalName":"of an error"}}`), http.StatusBadGateway, applebusiness.ActionStartOver, "status 503"},
+		"the API sends no JSON":  {me(200, "<html>"), http.StatusBadGateway, applebusiness.ActionStartOver, "not the documented JSON"},
+		"the API sends a number": {me(200, `{"orgDetails":7}`), http.StatusBadGateway, applebusiness.ActionStartOver, "not the documented JSON"},
+		"the API sends no id":    {me(200, `{}`), http.StatusBadGateway, applebusiness.ActionStartOver, "not the documented JSON"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := start(t, allow)
 			test.fail(p)
 			status, page := p.get("/connect")
 			assert.Equal(t, test.status, status)
-			for _, text := range test.texts {
-				assert.Contains(t, page, text)
-			}
+			assert.Contains(t, page, "<h1>The connection was not made</h1>")
+			assert.Contains(t, page, customerTexts[test.action])
 			assert.Contains(t, page, "Start over")
-			assert.NotContains(t, page, "<img")
+			assert.NotContains(t, page, test.operator, "what is for engineers is not for the customer")
+			assert.NotContains(t, page, "For the operator")
 			_, page = p.get("/")
 			assert.Contains(t, page, "Nobody is connected yet.")
+			assert.Contains(t, page, test.operator)
+			assert.NotContains(t, page, "<img")
 		})
 	}
 }
 
-func TestOrganisationNotKnown(t *testing.T) {
-	const unavailable = `{"orgDetails":{"orgId":"1","legalName":"of an error"}}`
-	for _, answer := range []string{unavailable, "<html>", `{"orgDetails":7}`, "{}"} {
-		p := start(t, allow)
-		broken := true
-		var mu sync.Mutex
-		p.before = func(w http.ResponseWriter, r *http.Request) bool {
-			mu.Lock()
-			defer mu.Unlock()
-			if !broken || r.URL.Path != "/api/v1/me" {
-				return false
-			}
-			if answer == unavailable {
-				w.WriteHeader(http.StatusServiceUnavailable)
-			}
-			fmt.Fprint(w, answer)
-			return true
+// What a customer reads holds no word of a protocol.
+func TestCustomerTexts(t *testing.T) {
+	assert.Len(t, customerTexts, 6)
+	for action, text := range customerTexts {
+		assert.NotRegexp(t, `(?i)token|oauth|grant|client|scope|redirect|http|network|proxy|registration|retry|code`, text)
+		if action != applebusiness.ActionReauthorize {
+			assert.NotContains(t, text, "connect again", action)
 		}
-		p.connect()
-		_, page := p.get("/")
-		assert.Contains(t, page, "Organisation not known yet", answer)
-		mu.Lock()
-		broken = false
-		mu.Unlock()
-		_, page = p.press("refresh")
-		assert.Contains(t, page, "Example Company 1", answer)
 	}
+	assert.Equal(t, customerTexts[applebusiness.ActionFixRequest], customerText(applebusiness.ActionUnknown))
 }
 
 func TestDisconnect(t *testing.T) {
@@ -606,7 +647,7 @@ func TestOtherHostsAreRefused(t *testing.T) {
 
 func TestHeaders(t *testing.T) {
 	p := start(t, allow)
-	for _, path := range []string{"/", "/style.css", "/callback", "/connect", "/unknown"} {
+	for _, path := range []string{"/", "/style.css", "/redirect", "/connect", "/unknown"} {
 		response := p.send(p.withoutRedirects(), http.MethodGet, p.url+path, nil)
 		response.Body.Close()
 		assert.Equal(t, "no-store", response.Header.Get("Cache-Control"), path)
@@ -616,7 +657,7 @@ func TestHeaders(t *testing.T) {
 			response.Header.Get("Content-Security-Policy"), path)
 		if path == "/connect" {
 			cookie := response.Cookies()[0]
-			assert.Equal(t, "browser", cookie.Name)
+			assert.Regexp(t, "^login-.{8}$", cookie.Name)
 			assert.True(t, cookie.HttpOnly)
 			assert.Equal(t, http.SameSiteLaxMode, cookie.SameSite)
 		}
@@ -624,11 +665,11 @@ func TestHeaders(t *testing.T) {
 }
 
 func TestSecureCookie(t *testing.T) {
-	a := newApp(t.Context(), settings{redirectURL: "https://partner.example/callback"}, nil, nil)
+	a := newApp(t.Context(), settings{redirectURL: "https://partner.example/redirect"}, nil, nil)
 	recorder := httptest.NewRecorder()
 	a.handler().ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "https://partner.example/connect", nil))
 	cookie := recorder.Result().Cookies()[0]
-	assert.Equal(t, "__Host-browser", cookie.Name)
+	assert.Regexp(t, "^__Host-login-.{8}$", cookie.Name)
 	assert.True(t, cookie.Secure)
 	assert.Equal(t, "/", cookie.Path)
 	assert.Empty(t, cookie.Domain)
@@ -717,33 +758,72 @@ func TestConcurrently(t *testing.T) {
 
 func TestLogins(t *testing.T) {
 	now := time.Now()
-	var under logins
-	first := under.start("browser", "connection", now)
-	assert.NoError(t, applebusiness.CheckAuthorizationURL((settings{clientID: "c", redirectURL: "https://p.example/callback"}).config().AuthCodeURL(first.state)+
-		"&code_challenge=c"))
-	_, replayed := under.take("browser", first.state, now.Add(loginLife))
-	assert.False(t, replayed)
-	taken, _ := under.take("browser", first.state, now.Add(loginLife))
-	assert.Zero(t, taken, "expired")
-	taken, _ = under.take("another", first.state, now)
-	assert.Zero(t, taken)
-	taken, _ = under.take("", under.start("", "", now).state, now)
-	assert.Zero(t, taken, "a browser without a cookie is none")
-	taken, replayed = under.take("browser", first.state, now.Add(loginLife-1))
-	assert.Equal(t, first, taken)
-	assert.False(t, replayed)
-	taken, replayed = under.take("browser", first.state, now)
-	assert.True(t, replayed)
-	assert.Empty(t, taken.verifier)
-
-	for i := range maxLogins {
-		under.start("browser", "", now.Add(time.Duration(i+1)))
+	under := newLogins(false)
+	start := func(browser []*http.Cookie, now time.Time) (login, []*http.Cookie) {
+		recorder := httptest.NewRecorder()
+		started := under.start(recorder, requestWith(browser), "org-1", now)
+		return started, recorder.Result().Cookies()
 	}
-	assert.Len(t, under.byState, maxLogins)
-	_, replayed = under.take("browser", first.state, now)
-	assert.False(t, replayed, "the oldest is forgotten")
-	under.start("browser", "", now.Add(loginLife+time.Second))
-	assert.Len(t, under.byState, 1, "the expired are forgotten")
+	take := func(browser []*http.Cookie, state string, now time.Time) (login, []*http.Cookie) {
+		recorder := httptest.NewRecorder()
+		return under.take(recorder, requestWith(browser), state, now), recorder.Result().Cookies()
+	}
+	first, browser := start(nil, now)
+	assert.NoError(t, applebusiness.CheckAuthorizationURL((settings{clientID: "c", redirectURL: "https://p.example/redirect"}).config().AuthCodeURL(first.State)+
+		"&code_challenge=c"))
+	assert.NotContains(t, browser[0].Value, first.Verifier)
+	taken, _ := take(browser, first.State, now.Add(loginLife))
+	assert.Zero(t, taken, "expired")
+	taken, _ = take(nil, first.State, now)
+	assert.Zero(t, taken, "another browser")
+	taken, _ = take(browser, first.State[:20], now)
+	assert.Zero(t, taken)
+	taken, _ = take([]*http.Cookie{{Name: browser[0].Name, Value: "forged"}}, first.State, now)
+	assert.Zero(t, taken)
+	taken, used := take(browser, first.State, now.Add(loginLife-1))
+	assert.Equal(t, "org-1", taken.Expects)
+	assert.Equal(t, first.Verifier, taken.Verifier)
+	assert.False(t, taken.Used)
+	taken, _ = take(used, first.State, now)
+	assert.True(t, taken.Used)
+	assert.Empty(t, taken.Verifier)
+
+	// A browser has room for some, and the oldest makes room.
+	for range maxLogins {
+		_, set := start(browser, now)
+		for _, cookie := range set {
+			browser = slices.DeleteFunc(browser, func(old *http.Cookie) bool { return old.Name == cookie.Name })
+			if cookie.MaxAge > 0 {
+				browser = append(browser, cookie)
+			}
+		}
+	}
+	assert.Len(t, browser, maxLogins)
+	taken, _ = take(browser, first.State, now)
+	assert.Zero(t, taken)
+}
+
+func requestWith(cookies []*http.Cookie) *http.Request {
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	for _, cookie := range cookies {
+		r.AddCookie(cookie)
+	}
+	return r
+}
+
+// Whoever begins logins by the thousand does not end anybody else's.
+func TestAnonymousVisits(t *testing.T) {
+	p := start(t, allow)
+	redirectURL := p.begin()
+	anonymous := &http.Client{CheckRedirect: p.withoutRedirects().CheckRedirect, Timeout: liveness}
+	for range 1000 {
+		response := p.send(anonymous, http.MethodGet, p.url+"/connect?connection="+strings.Repeat("x", 1000), nil)
+		response.Body.Close()
+		require.Equal(t, http.StatusSeeOther, response.StatusCode)
+	}
+	anonymous.CloseIdleConnections()
+	_, page := p.do(p.client, http.MethodGet, redirectURL, nil)
+	assert.Contains(t, page, "Example Company 1")
 }
 
 func TestAbout(t *testing.T) {
@@ -753,7 +833,7 @@ func TestAbout(t *testing.T) {
 	} {
 		assert.Equal(t, want, about(d))
 	}
-	assert.Equal(t, "has expired: refresh it", expires(0))
+	assert.Equal(t, "has expired: it is refreshed at its next use", expires(0))
 	assert.Equal(t, "in 5 seconds", expires(5*time.Second))
 }
 
@@ -762,7 +842,7 @@ func TestRefusesToStart(t *testing.T) {
 	require.NoError(t, err)
 	defer taken.Close()
 	complete := []string{
-		"-addr", "127.0.0.1:0", "-client-id", "my-app", "-redirect-url", "https://partner.example/callback",
+		"-addr", "127.0.0.1:0", "-client-id", "my-app", "-redirect-url", "https://partner.example/redirect",
 		"-auth-url", "https://auth.example", "-api-url", "https://api.example",
 	}
 	with := func(args ...string) []string { return append(slices.Clone(complete), args...) }
@@ -779,16 +859,16 @@ func TestRefusesToStart(t *testing.T) {
 		"only a secret": {nil, "s3cret", 1, "connect: -addr is missing\nconnect: -client-id is missing\n" +
 			"connect: -redirect-url is missing\nconnect: -auth-url is missing\nconnect: -api-url is missing\n"},
 		"no secret": {complete, "", 1, "connect: APPLE_BUSINESS_CLIENT_SECRET is missing\n"},
-		"localhost": {with("-redirect-url", "http://localhost:8080/callback"), "s3cret", 1, "connect: " + localhost + "\n"},
+		"localhost": {with("-redirect-url", "http://localhost:8080/redirect"), "s3cret", 1, "connect: " + localhost + "\n"},
 		"all at once": {
-			with("-redirect-url", "http://localhost:8080/wrong#", "-auth-url", "http://auth.example", "-api-url", "api.example"), "s3cret", 1,
+			with("-redirect-url", "http://localhost:8080/style.css#", "-auth-url", "http://auth.example", "-api-url", "api.example"), "s3cret", 1,
 			"connect: applebusiness: invalid_request: \"redirect_uri is not valid\"\n" +
 				"connect: -auth-url has to be https, except on this machine\n" +
 				"connect: -api-url is not the base URL of a server\n" +
-				"connect: -redirect-url has to be a web address with the path /callback\n",
+				"connect: -redirect-url has to be a web address with a path of its own, such as /redirect\n",
 		},
 		"password in a URL":      {with("-api-url", "https://user:pass@api.example"), "s3cret", 1, "connect: -api-url is not the base URL of a server\n"},
-		"no web address":         {with("-redirect-url", "myapp://host/callback"), "s3cret", 1, "connect: -redirect-url has to be a web address with the path /callback\n"},
+		"no web address":         {with("-redirect-url", "myapp://host/redirect"), "s3cret", 1, "connect: -redirect-url has to be a web address with a path of its own, such as /redirect\n"},
 		"fake at localhost":      {[]string{"-addr", "localhost:0"}, "", 1, "connect: " + localhost + "\n"},
 		"address taken":          {[]string{"-addr", taken.Addr().String()}, "", 1, "connect: listen tcp " + taken.Addr().String() + ": bind:…"},
 		"address taken, no fake": {with("-addr", taken.Addr().String()), "s3cret", 1, "connect: listen tcp…"},
@@ -842,8 +922,10 @@ func TestWithTheFakeInside(t *testing.T) {
 		_, page = p.press("refresh")
 		assert.Contains(t, page, "Try again later</p>")
 		p.press("fake/revoke")
-		_, page = p.press("refresh")
-		assert.Contains(t, page, "Needs reconnecting</p>")
+		assert.Eventually(t, func() bool {
+			_, page = p.press("refresh")
+			return strings.Contains(page, "Needs reconnecting</p>")
+		}, liveness, 100*time.Millisecond, "the failure before is remembered for a second or two")
 		p.client.CloseIdleConnections()
 		cancel()
 		assert.Equal(t, 0, <-ended)

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
 //go:embed pages.html style.css
@@ -17,22 +19,42 @@ var files embed.FS
 
 var pages = template.Must(template.ParseFS(files, "pages.html"))
 
-// listPage is the main page.
+// customerTexts are all that a customer reads about an error: one for each action, and that of fix_request for what is not
+// known. They are the partner's to write, in the partner's languages.
+var customerTexts = map[applebusiness.Action]string{
+	applebusiness.ActionRetry:           "Apple Business is not available at the moment. This usually passes within minutes, and nothing that you have set up is lost.",
+	applebusiness.ActionStartOver:       "The connection was not made, and nothing was changed. You can start again at any time.",
+	applebusiness.ActionReauthorize:     "The connection to Apple Business has ended. Please connect again.",
+	applebusiness.ActionFixRequest:      "Something went wrong on our side. We are looking into it, and you need not do anything.",
+	applebusiness.ActionFixRegistration: "We have to renew our own access to Apple Business. We are on it, and you need not do anything.",
+	applebusiness.ActionCheckNetwork:    "We cannot reach Apple Business. We are looking into it, and you need not do anything.",
+}
+
+func customerText(action applebusiness.Action) string {
+	if text, ok := customerTexts[action]; ok {
+		return text
+	}
+	return customerTexts[applebusiness.ActionFixRequest]
+}
+
+// listPage is the operator's page: all connections, and the last attempt that failed.
 type listPage struct {
 	Connections []card
+	Attempt     *problem
+	When        time.Time
 	Fake        bool
 }
 
-// card is what the main page shows of a connection.
+// card is what the page shows of a connection.
 type card struct {
-	ID           string
 	Organisation organisation
-	Before       string
+	Path         string // of its forms
 	Since        time.Time
 	Refreshed    time.Time
 	Expires      string
 	State        string
 	Class        string // of the state, for the style sheet
+	Customer     string // what this customer is told
 	Reconnect    bool
 	RetryIn      string
 	Problem      *problem
@@ -43,10 +65,9 @@ type message struct {
 	Title   string
 	Text    string
 	Connect bool // whether it offers to start over
-	Problem *problem
 }
 
-// problem says why something failed, who is affected, and what to do.
+// problem is for the operator: why something failed, who is affected, and what to do.
 type problem struct {
 	Error    string
 	Causes   []string
@@ -56,7 +77,7 @@ type problem struct {
 
 func newProblem(err error) *problem {
 	advice := applebusiness.Troubleshoot(err)
-	p := &problem{Error: "Apple could not be reached.", Remedy: advice.Remedy}
+	p := &problem{Error: err.Error(), Remedy: advice.Remedy}
 	if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
 		p.Error = strings.TrimPrefix(failed.Error(), "applebusiness: ") // printable and short, whatever came
 	}
@@ -74,25 +95,27 @@ func newProblem(err error) *problem {
 	return p
 }
 
-// card returns what the main page shows of c.
-func (c *connection) card(now time.Time) card {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// newCard returns what the page shows of a connection whose grant is record.
+func newCard(c connection, record grants.Record, now time.Time) card {
 	shown := card{
-		ID:           c.id,
 		Organisation: c.organisation,
-		Before:       c.before,
+		Path:         "/connections/" + url.PathEscape(c.organisation.ID),
 		Since:        c.since.UTC(),
 		Refreshed:    c.refreshed.UTC(),
-		Expires:      expires(c.token.Expiry.Sub(now)),
+		Expires:      expires(record.Token.Expiry.Sub(now)),
 		State:        "Connected",
 		Class:        "good",
 	}
-	if c.failure == nil {
+	err := c.err
+	if record.Dead != nil {
+		err = record.Dead
+	}
+	if err == nil {
 		return shown
 	}
-	shown.Problem = newProblem(c.failure)
-	switch applebusiness.Troubleshoot(c.failure).Action {
+	action := applebusiness.Troubleshoot(err).Action
+	shown.Problem, shown.Customer = newProblem(err), customerText(action)
+	switch action {
 	case applebusiness.ActionReauthorize:
 		shown.State, shown.Class, shown.Reconnect = "Needs reconnecting", "bad", true
 	case applebusiness.ActionRetry:
@@ -109,7 +132,7 @@ func (c *connection) card(now time.Time) card {
 // expires says when an access token expires.
 func expires(left time.Duration) string {
 	if left <= 0 {
-		return "has expired: refresh it"
+		return "has expired: it is refreshed at its next use"
 	}
 	return "in " + about(left)
 }
@@ -126,26 +149,22 @@ func about(d time.Duration) string {
 	return fmt.Sprintf("%d %s", amount, unit)
 }
 
-// writeProblem shows why a connection was not made.
-func writeProblem(w http.ResponseWriter, err error) {
-	status, content := http.StatusBadGateway, message{Title: "The connection was not made", Connect: true}
-	switch {
-	case errors.Is(err, applebusiness.ErrStateMismatch):
-		status = http.StatusBadRequest
-		content.Text = "This answer does not belong to a connection that was started in this browser in the last 15 minutes. Nothing was changed."
-	case errors.Is(err, applebusiness.ErrMalformedRedirect):
-		status = http.StatusBadRequest
-		content.Text = "This is not an answer that Apple sends. Nothing was changed."
-	case errors.Is(err, applebusiness.CodeAccessDenied):
-		status = http.StatusOK
-		content.Text = "Access was not allowed at Apple Business. Nothing is broken, and you can start over at any time."
-	default:
-		content.Problem = newProblem(err)
-		if applebusiness.Troubleshoot(err).Action == applebusiness.ActionRetry {
-			status, content.Title = http.StatusServiceUnavailable, "Try again later"
-		}
+// writeFailure tells a customer that no connection was made. What an engineer needs to know is elsewhere.
+func writeFailure(w http.ResponseWriter, err error) {
+	action := applebusiness.Troubleshoot(err).Action
+	if action == applebusiness.ActionUnknown {
+		action = applebusiness.ActionStartOver // an attempt to connect that failed, for whatever reason
 	}
-	writeMessage(w, status, content)
+	status := http.StatusBadGateway
+	switch {
+	case errors.Is(err, applebusiness.ErrStateMismatch), errors.Is(err, applebusiness.ErrMalformedRedirect):
+		status = http.StatusBadRequest
+	case errors.Is(err, applebusiness.ErrUserDenied):
+		status = http.StatusOK
+	case applebusiness.Troubleshoot(err).Impact == applebusiness.ImpactService:
+		status = http.StatusServiceUnavailable
+	}
+	writeMessage(w, status, message{Title: "The connection was not made", Text: customerText(action), Connect: true})
 }
 
 func writeMessage(w http.ResponseWriter, status int, content message) {

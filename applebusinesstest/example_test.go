@@ -10,6 +10,7 @@ import (
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
+	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
 // A customer disconnects the partner, and the partner's code has to notice at the next refresh.
@@ -61,26 +62,29 @@ func ExampleServer_Fail() {
 	// <nil>
 }
 
-// Six processes share a grant, and one of them refreshes it.
-func ExampleMemoryStore() {
+// A response is lost after Apple has replaced the refresh token: the customer has to connect again, and nobody revoked
+// anything.
+func ExampleServer_LoseResponse() {
 	server := applebusinesstest.NewServer(nil)
 	defer server.Close()
-	config := &oauth2.Config{
-		ClientID:     server.App.ClientID,
-		ClientSecret: server.App.ClientSecret,
-		Endpoint:     server.Endpoint(),
-	}
-	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, server.Client())
-
+	config := &oauth2.Config{ClientID: server.App.ClientID, ClientSecret: server.App.ClientSecret, Endpoint: server.Endpoint()}
+	ctx := context.Background()
+	manager := grants.New(config, grants.NewMemoryStore(), nil)
+	defer manager.Close(ctx)
 	token := server.Connect(config.ClientID)
-	token.Expiry = time.Now().Add(-time.Minute)
-	store := applebusinesstest.NewMemoryStore(token)
-	for range 6 {
-		_, err := applebusiness.NewSharedTokenSource(ctx, config, store).Token()
-		if err != nil {
-			fmt.Println(err)
-		}
+	token.Expiry = time.Now() // it has to be refreshed
+	_ = manager.Put(ctx, "customer 7", token)
+
+	server.LoseResponse()
+	_, err := manager.Token(ctx, "customer 7")
+	fmt.Println(applebusiness.Troubleshoot(err).Action)
+	for applebusiness.Troubleshoot(err).Action == applebusiness.ActionRetry { // for a second or two
+		time.Sleep(100 * time.Millisecond)
+		_, err = manager.Token(ctx, "customer 7")
 	}
-	fmt.Println(len(server.Requests()), "request")
-	// Output: 1 request
+	advice := applebusiness.Troubleshoot(err)
+	fmt.Println(advice.Action, advice.Causes[0])
+	// Output:
+	// retry
+	// reauthorize response_lost
 }

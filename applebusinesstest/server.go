@@ -32,8 +32,8 @@
 //   - A user who denies sends RFC 6749's access_denied to the redirect URI. A query that does not decode or repeats a
 //     parameter, and a state that needs percent-encoding, are "bad request". A scope is valid if it names those that Apple
 //     grants.
-//   - Refresh tokens live until they are replaced or revoked; see [Options.KeepRefreshToken]. A replaced one that is sent
-//     again, or a code that is used again, does not end the grant.
+//   - Refresh tokens live until they are replaced or revoked; see KeepRefreshToken and GracePeriod of [Options]. A replaced
+//     one that is sent again, or a code that is used again, does not end the grant.
 //   - Each consent makes a grant and an organisation of its own and leaves the earlier grants alone.
 //   - The resource API answers a missing, unknown, expired and revoked access token alike.
 //
@@ -98,7 +98,8 @@ type Options struct {
 	Addr             string           // "" means 127.0.0.1 and a free port
 	Deliver          Delivery         // how the redirect is delivered
 	Consent          Consent          // what the user does
-	KeepRefreshToken bool             // whether a refresh returns the same refresh token; otherwise a new one, and the old one is dead at once
+	KeepRefreshToken bool             // whether a refresh returns the same refresh token; otherwise a new one replaces it
+	GracePeriod      time.Duration    // how long a replaced refresh token still works; 0 or less: it is dead at once
 	AccessTokenLife  time.Duration    // in whole seconds; 0 or less means 60 minutes, as at Apple
 	Now              func() time.Time // the clock for all lifetimes, called from any goroutine; nil means time.Now
 }
@@ -145,6 +146,7 @@ type Server struct {
 	organisations         int
 	authorizationFailures []applebusiness.Entry
 	tokenFailures         []answer
+	lostResponses         int // to be lost of the next token requests
 	requests              []Request
 }
 
@@ -171,8 +173,8 @@ type authorizationCode struct {
 }
 
 type refreshToken struct {
-	grant    *grant
-	replaced bool
+	grant *grant
+	dies  time.Time // when it was replaced, and the grace period after that has passed; zero: not replaced
 }
 
 type accessToken struct {
@@ -387,6 +389,14 @@ func (s *Server) FailEntry(entry applebusiness.Entry) {
 // or the HTML of a proxy. A status that ends no request, below 200 or above 999, becomes 500.
 func (s *Server) FailWith(status int, header http.Header, body string) {
 	s.failToken(answer{status: status, header: header.Clone(), body: body})
+}
+
+// LoseResponse lets the response to the next token request be lost: the request takes effect, a refresh token is replaced, and
+// then the connection breaks. It comes with whatever that response would be, also one from [Server.Fail]. Calls add up.
+func (s *Server) LoseResponse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lostResponses++
 }
 
 func (s *Server) failToken(failure answer) {

@@ -825,3 +825,50 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	assert.Equal(t, 1, won)
 }
+
+// A refresh token that was replaced works for the grace period, counted from its first use; so does its successor.
+func TestGracePeriod(t *testing.T) {
+	now := time.Now()
+	server := applebusinesstest.NewServer(&applebusinesstest.Options{GracePeriod: time.Minute, Now: func() time.Time { return now }})
+	defer server.Close()
+	config := newConfig(server)
+	old := server.Connect(config.ClientID)
+	refresh := func(refreshToken string) (*oauth2.Token, error) {
+		token, err := config.TokenSource(withClient(server), &oauth2.Token{RefreshToken: refreshToken}).Token()
+		return token, applebusiness.Wrap(err)
+	}
+	first, err := refresh(old.RefreshToken)
+	require.NoError(t, err)
+	now = now.Add(time.Minute - time.Second)
+	second, err := refresh(old.RefreshToken)
+	require.NoError(t, err, "within the grace period")
+	assert.NotEqual(t, first.RefreshToken, second.RefreshToken)
+	now = now.Add(time.Second)
+	_, err = refresh(old.RefreshToken)
+	assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken, "a second use does not prolong it")
+	_, err = refresh(first.RefreshToken)
+	assert.NoError(t, err)
+	_, err = refresh(second.RefreshToken)
+	assert.NoError(t, err)
+	server.Revoke(old.RefreshToken)
+	_, err = refresh(second.RefreshToken)
+	assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
+}
+
+func TestLoseResponse(t *testing.T) {
+	server := applebusinesstest.NewServer(nil)
+	defer server.Close()
+	config := newConfig(server)
+	old := server.Connect(config.ClientID)
+	server.LoseResponse()
+	server.LoseResponse()
+	source := config.TokenSource(withClient(server), &oauth2.Token{RefreshToken: old.RefreshToken})
+	_, err := source.Token()
+	assert.ErrorIs(t, err, applebusiness.ErrNoResponse)
+	assert.Len(t, server.Requests(), 1)
+	server.Fail(applebusiness.ErrServer)
+	_, err = source.Token()
+	assert.ErrorIs(t, err, applebusiness.ErrNoResponse, "an error is lost as well")
+	_, err = source.Token()
+	assert.ErrorIs(t, applebusiness.Wrap(err), applebusiness.ErrInvalidRefreshToken, "it was replaced, and nobody has its successor")
+}

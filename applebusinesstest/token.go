@@ -92,7 +92,14 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID st
 	default:
 		response = s.answerToken(params, now)
 	}
+	lost := s.lostResponses > 0
+	if lost {
+		s.lostResponses--
+	}
 	s.mu.Unlock()
+	if lost {
+		panic(http.ErrAbortHandler) // net/http breaks the connection
+	}
 	response.write(w)
 }
 
@@ -196,11 +203,13 @@ func (s *Server) redeemCode(params url.Values, now time.Time) answer {
 func (s *Server) refresh(params url.Values, now time.Time) answer {
 	name := params.Get("refresh_token")
 	token := s.refreshTokens[name]
-	if token == nil || token.replaced || token.grant.dead || token.grant.clientID != params.Get("client_id") {
+	if token == nil || !token.dies.IsZero() && !now.Before(token.dies) || token.grant.dead || token.grant.clientID != params.Get("client_id") {
 		return errorAnswer(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusUnauthorized))
 	}
 	if !s.options.KeepRefreshToken {
-		token.replaced = true
+		if token.dies.IsZero() {
+			token.dies = now.Add(max(s.options.GracePeriod, 0))
+		}
 		name = rand.Text()
 	}
 	return jsonAnswer(http.StatusOK, s.issue(token.grant, name, now))

@@ -11,9 +11,9 @@ import (
 
 // These are the facts that do not depend on the machine's speed; the command measures the rest.
 
-func readTestAnswer(t *testing.T, name string) answer {
+func readTestResponse(t *testing.T, name string) response {
 	t.Helper()
-	apple, err := readAnswer(name)
+	apple, err := readResponse(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -21,7 +21,7 @@ func readTestAnswer(t *testing.T, name string) answer {
 }
 
 func TestEveryContenderRecognisesTheError(t *testing.T) {
-	apple := readTestAnswer(t, disconnected)
+	apple := readTestResponse(t, disconnected)
 	for _, group := range [][]contender{decoders(apple), tokenRequests(apple), matchers(apple)} {
 		for _, c := range group {
 			if !c.run() {
@@ -40,9 +40,10 @@ func TestOnlyTheDescriptionTells(t *testing.T) {
 		"zitadel oidc.Error, errors.Is":              true,
 		"ory fosite.RFC6749Error, errors.Is":         true,
 		"x/oauth2, errors.As, ErrorCode":             true,
+		"x/oauth2 with Wrap, errors.Is":              false,
 		"x/oauth2 with WithJSON and Wrap, errors.Is": false,
 	}
-	apple := readTestAnswer(t, wrongGrantType)
+	apple := readTestResponse(t, wrongGrantType)
 	got := make(map[string]bool)
 	for _, c := range append(decoders(apple), tokenRequests(apple)...) {
 		got[c.name] = c.run()
@@ -78,8 +79,9 @@ func TestRequestsOnTheWire(t *testing.T) {
 	}
 }
 
-// What a reading allocates bounds what the heap grows by, however the garbage collector runs. The server's part is in it.
-func TestAHugeAnswerCostsLessThanOneMiB(t *testing.T) {
+// What a reading allocates bounds what the heap grows by, however the garbage collector runs. The server's part is in it. Of a
+// success 1 MiB is read, as x/oauth2 does, and of an error 64 KiB.
+func TestMemoryOfAHugeResponse(t *testing.T) {
 	server := newHugeServer(1 << 30)
 	defer server.Close()
 	bounded := map[string]bool{"applebusiness.ParseTokenResponse": true, "x/oauth2 with WithJSON and Wrap": true}
@@ -91,7 +93,11 @@ func TestAHugeAnswerCostsLessThanOneMiB(t *testing.T) {
 			tokenURL := fmt.Sprintf("%s/?status=%d", server.URL, status)
 			_ = r.read(tokenURL + "&small=1")
 			allocated, found := readOnce(r, tokenURL)
-			if got := allocated < 1<<20; got != bounded[r.name] {
+			limit := 1 << 20
+			if status == http.StatusOK {
+				limit = 8 << 20
+			}
+			if bounded[r.name] && allocated >= limit {
 				t.Errorf("%s at status %d: allocated %d bytes", r.name, status, allocated)
 			}
 			if status == http.StatusBadRequest && found != bounded[r.name] { // the others look at the whole or not at all

@@ -19,32 +19,32 @@ import (
 	"github.com/seed-a5f25c57/applebusiness"
 )
 
-// answer is one of Apple's errors, as it is on the wire.
-type answer struct {
+// response is one of Apple's errors, as it is on the wire.
+type response struct {
 	status int
 	header http.Header
 	body   []byte
 }
 
-// disconnected is what Apple answers once the customer has disconnected; wrongGrantType has the same code.
+// disconnected is what Apple sends once the customer has disconnected; wrongGrantType has the same code.
 const (
 	disconnected   = "row10_invalid_refresh_token_401.http"
 	wrongGrantType = "row01_invalid_grant_type.http"
 )
 
-// readAnswer needs this folder as the working directory.
-func readAnswer(name string) (answer, error) {
+// readResponse needs this folder as the working directory.
+func readResponse(name string) (response, error) {
 	raw, err := os.Open("../../testdata/responses/" + name)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	defer raw.Close()
-	response, err := http.ReadResponse(bufio.NewReader(raw), nil)
+	found, err := http.ReadResponse(bufio.NewReader(raw), nil)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
-	body, err := io.ReadAll(response.Body)
-	return answer{response.StatusCode, response.Header, body}, err
+	body, err := io.ReadAll(found.Body)
+	return response{found.StatusCode, found.Header, body}, err
 }
 
 // contender is one way to do a job. It reports whether it found out what happened.
@@ -55,12 +55,12 @@ type contender struct {
 
 const firstPeer = 3 // among the decoders
 
-// decoders decode the body of an answer and ask whether the customer has disconnected. The first one is the yardstick.
+// decoders decode the body of a response and ask whether the customer has disconnected. The first one is the yardstick.
 //
 // What they find out differs. The peers tell "invalid_grant", which can be a wrong grant_type as well; only this library
 // says what the description means. A user of a peer can compare the text by hand, as the yardstick does, and then has to
 // know Apple's texts and in what they may differ.
-func decoders(apple answer) []contender {
+func decoders(apple response) []contender {
 	return []contender{
 		{"encoding/json, two fields, ==", func() bool {
 			var body struct {
@@ -91,9 +91,9 @@ func decoders(apple answer) []contender {
 	}
 }
 
-// tokenRequests get the answer through all of x/oauth2, whose error comes out of a token request and of nothing else. No
-// network is involved: cannedTransport answers. The first one is the yardstick.
-func tokenRequests(apple answer) []contender {
+// tokenRequests get the response through all of x/oauth2, whose error comes out of a token request and of nothing else. No
+// network is involved: cannedTransport has the response. The first one is the yardstick.
+func tokenRequests(apple response) []contender {
 	config := &oauth2.Config{ClientID: "id", ClientSecret: "secret", Endpoint: applebusiness.OAuth2Endpoint("", "https://apple.example")}
 	plain := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: cannedTransport{apple}})
 	withJSON := applebusiness.WithJSON(plain, config.Endpoint.TokenURL)
@@ -114,16 +114,16 @@ func tokenRequests(apple answer) []contender {
 	}
 }
 
-// cannedTransport answers every request alike.
-type cannedTransport struct{ answer answer }
+// cannedTransport responds to every request alike.
+type cannedTransport struct{ canned response }
 
 func (t cannedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	_, err := io.Copy(io.Discard, r.Body)
 	r.Body.Close()
 	return &http.Response{
-		StatusCode: t.answer.status,
-		Header:     t.answer.header.Clone(),
-		Body:       io.NopCloser(bytes.NewReader(t.answer.body)),
+		StatusCode: t.canned.status,
+		Header:     t.canned.header.Clone(),
+		Body:       io.NopCloser(bytes.NewReader(t.canned.body)),
 		Request:    r,
 	}, err
 }
@@ -135,7 +135,7 @@ func expired(refreshToken string) *oauth2.Token {
 var errSentinel = errors.New("invalid refresh token")
 
 // matchers are errors.Is on an error that is there already. The first one is the yardstick.
-func matchers(apple answer) []contender {
+func matchers(apple response) []contender {
 	wrapped := fmt.Errorf("token: %w", errSentinel)
 	var failed error = applebusiness.ParseTokenError(apple.status, apple.header, apple.body)
 	return []contender{

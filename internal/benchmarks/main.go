@@ -1,5 +1,5 @@
 // Command benchmarks compares this library with golang.org/x/oauth2, zitadel/oidc, ory/fosite and encoding/json: the time
-// to decode and classify an error of Apple's, the requests that are sent, and the memory that a huge answer costs.
+// to decode and classify an error of Apple's, the requests that are sent, and the memory that a huge response costs.
 //
 //	go run .
 //
@@ -37,7 +37,7 @@ func main() {
 }
 
 func printAll() error {
-	apple, err := readAnswer(disconnected)
+	apple, err := readResponse(disconnected)
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func printAll() error {
 	return printMemory()
 }
 
-func printDecoding(apple answer) {
+func printDecoding(apple response) {
 	fmt.Printf("Decode and classify an error body, medians of %d runs of %s each\n\n", rounds, benchtime)
 	timings := measure(decoders(apple))
 	peer := fastest(timings[firstPeer:])
@@ -62,12 +62,12 @@ func printDecoding(apple answer) {
 	table.print()
 }
 
-func printTokenRequests(apple answer) {
-	fmt.Printf("The same out of a token request by x/oauth2, answered in memory, medians of %d runs\n\n", rounds)
+func printTokenRequests(apple response) {
+	fmt.Printf("The same out of a token request by x/oauth2, with a response in memory, medians of %d runs\n\n", rounds)
 	printAgainstFirst(measure(tokenRequests(apple)))
 }
 
-func printMatching(apple answer) {
+func printMatching(apple response) {
 	fmt.Printf("errors.Is, medians of %d runs\n\n", rounds)
 	printAgainstFirst(measure(matchers(apple)))
 }
@@ -80,7 +80,7 @@ func printAgainstFirst(timings []timing) {
 	table.print()
 }
 
-func printParallel(apple answer) {
+func printParallel(apple response) {
 	cores := runtime.GOMAXPROCS(0)
 	fmt.Printf("Decode on one core and on all %d, medians of %d runs\n\n", cores, rounds)
 	table := newTable("", "ns/op on 1", fmt.Sprintf("ns/op on %d", cores), "times as fast")
@@ -92,7 +92,7 @@ func printParallel(apple answer) {
 
 func printWire() error {
 	fmt.Print("Requests at a server on loopback. For the exchange it takes JSON only, as Apple's does; for the rest forms too, since\n")
-	fmt.Print("x/oauth2 alone would get no answer about the grant. AuthStyleAutoDetect is x/oauth2's default.\n\n")
+	fmt.Print("x/oauth2 alone would hear nothing about the grant. AuthStyleAutoDetect is x/oauth2's default.\n\n")
 	heads := []string{""}
 	exchange := []string{"an exchange of a wrong code"}
 	reasons := []string{"  its Reason in the end"}
@@ -128,7 +128,7 @@ func printWire() error {
 
 func printMemory() error {
 	const large, smaller = 1 << 30, 64 << 20
-	fmt.Printf("Memory for an answer of 1 GiB (%s: of 64 MiB), the most of %d processes\n\n", naive, processes)
+	fmt.Printf("Memory for a response of 1 GiB (%s: of 64 MiB), the most of %d processes\n\n", naive, processes)
 	table := newTable("", "status", "peak KiB", "allocated KiB", "error found")
 	for _, r := range readers {
 		size := large

@@ -22,7 +22,7 @@ import (
 	"github.com/seed-a5f25c57/applebusiness"
 )
 
-// newHugeServer answers with size bytes of valid JSON: Apple's error, and spaces up to its end. The query says which
+// newHugeServer responds with size bytes of valid JSON: Apple's error, and spaces up to its end. The query says which
 // status it has, and whether the body is small after all.
 func newHugeServer(size int) *httptest.Server {
 	const start, end = `{"error":"invalid_grant","error_description":"Invalid refresh_token"`, `}`
@@ -44,7 +44,7 @@ func newHugeServer(size int) *httptest.Server {
 	}))
 }
 
-// reader is a way to read the answer of a token endpoint. It returns what it makes of the answer.
+// reader is a way to read the response of a token endpoint. It returns what it makes of it.
 type reader struct {
 	name string
 	read func(tokenURL string) error
@@ -99,7 +99,7 @@ var readers = []reader{
 
 const naive = "io.ReadAll and encoding/json"
 
-// cost is what it took to read one answer.
+// cost is what it took to read one response.
 type cost struct {
 	Peak      int  // by how many bytes the memory of the process grew at its highest (VmHWM)
 	Allocated int  // bytes on the heap, those included that were freed meanwhile

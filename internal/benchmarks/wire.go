@@ -16,6 +16,7 @@ import (
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
+	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
 // client is a way to use x/oauth2.
@@ -71,7 +72,7 @@ func revokedGrant(c client) (int, error) {
 	}
 	for range 1000 {
 		if _, err := source.Token(); !saysRevoked(err) {
-			return 0, fmt.Errorf("a revoked grant was answered with %v", err)
+			return 0, fmt.Errorf("the error for a revoked grant is %v", err)
 		}
 	}
 	return len(server.Requests()), nil
@@ -87,7 +88,10 @@ func fleet(c client) (fleetCount, error) {
 	server := newFormServer()
 	defer server.Close()
 	token := expire(server.Connect(server.App.ClientID))
-	store := applebusinesstest.NewMemoryStore(token)
+	store := grants.NewMemoryStore()
+	if err := store.Put(context.Background(), "customer", token); err != nil {
+		return fleetCount{}, err
+	}
 
 	var count fleetCount
 	var failed error
@@ -97,7 +101,9 @@ func fleet(c client) (fleetCount, error) {
 		ctx, config := c.process(server)
 		source := config.TokenSource(ctx, token)
 		if c.library {
-			source = applebusiness.NewSharedTokenSource(ctx, config, store)
+			manager := grants.New(config, store, nil)
+			defer manager.Close(ctx)
+			source = manager.TokenSource(ctx, "customer")
 		}
 		processes.Go(func() {
 			_, err := source.Token()

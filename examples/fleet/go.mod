@@ -2,11 +2,15 @@ module github.com/seed-a5f25c57/applebusiness/examples/fleet
 
 go 1.26.0
 
-replace github.com/seed-a5f25c57/applebusiness => ../..
+replace (
+	github.com/seed-a5f25c57/applebusiness => ../..
+	github.com/seed-a5f25c57/applebusiness/grants/pgxstore => ../../grants/pgxstore
+)
 
 require (
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/seed-a5f25c57/applebusiness v0.0.0
+	github.com/seed-a5f25c57/applebusiness/grants/pgxstore v0.0.0
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/oauth2 v0.38.0
 )

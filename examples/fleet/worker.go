@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
-	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,153 +17,158 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/grants"
+	"github.com/seed-a5f25c57/applebusiness/grants/pgxstore"
 )
 
-// workerVariable holds the worker's configuration in its environment, as JSON.
-const workerVariable = "FLEET_WORKER"
+const (
+	workerVariable = "FLEET_WORKER"
+	callers        = 8               // of a worker
+	deadline       = 2 * time.Second // that a caller has
+)
 
+// workerConfig tells a worker process what to do.
 type workerConfig struct {
-	Name     string
 	Database string
-	APIURL   string
 	OAuth2   oauth2.Config
 	Grants   []string
+	Pool     int32
+	Limit    int // a second, for the whole fleet
+	Wave     bool
 }
 
-// event is what a worker reports on stdout, one JSON object a line.
-type event struct {
-	Grant  string
-	Store  time.Duration `json:",omitzero"` // how long a Token took that went to the Store
-	Window time.Duration `json:",omitzero"` // from Apple's answer to the end of the commit
-
-	Error     string               `json:",omitzero"`
-	Action    applebusiness.Action `json:",omitzero"`
-	Reason    applebusiness.Reason `json:",omitzero"`
-	GrantType string               `json:",omitzero"`
-	RequestID string               `json:",omitzero"`
+// counts is what a worker reports, each second and at its end.
+type counts struct {
+	Calls, Failed int
+	Overrun       time.Duration // by how much a caller waited longer than its deadline, at most
+	Dead          []string      // grants whose customers are to connect again
+	Errors        map[string]int
 }
 
-// work uses the tokens of all grants until stdin ends.
+// runWorker runs until stdin ends, and then as long as it takes to store what is not stored.
+func runWorker(text string) int {
+	var config workerConfig
+	err := json.Unmarshal([]byte(text), &config)
+	if err == nil {
+		err = work(config)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "fleet: worker:", err)
+		return 1
+	}
+	return 0
+}
+
 func work(config workerConfig) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		cancel()
-	}()
-	pool, err := pgxpool.New(ctx, config.Database)
+	poolConfig, err := pgxpool.ParseConfig(config.Database)
+	if err != nil {
+		return err
+	}
+	poolConfig.MaxConns = config.Pool
+	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
+	store := pgxstore.New(pool, nil)
+	manager := grants.New(&config.OAuth2, store, &grants.Options{Limit: store.Limiter(config.Limit)})
 
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	api := &http.Client{Transport: transport, Timeout: 10 * time.Second}
-	tokens := &http.Client{Transport: namedTransport{transport, config.Name}, Timeout: 10 * time.Second}
-	ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, tokens), config.OAuth2.Endpoint.TokenURL)
-
-	var (
-		grants sync.WaitGroup
-		mu     sync.Mutex
-		stdout = json.NewEncoder(os.Stdout)
-	)
-	report := func(e event) {
-		mu.Lock()
-		defer mu.Unlock()
-		_ = stdout.Encode(e)
-	}
-	for _, grant := range config.Grants {
-		store := &timedStore{Store: NewStore(pool, grant)}
-		source := applebusiness.NewSharedTokenSource(ctx, &config.OAuth2, store)
-		grants.Go(func() { useGrant(ctx, grant, store, source, api, config.APIURL, report) })
-	}
-	grants.Wait()
-	return nil
-}
-
-// useGrant is what a service does with a grant, in a hurry.
-func useGrant(ctx context.Context, grant string, store *timedStore, source *applebusiness.SharedTokenSource, api *http.Client, apiURL string, report func(event)) {
-	for ctx.Err() == nil {
-		store.used, store.window = false, 0
-		start := time.Now()
-		token, err := source.Token()
-		if store.used {
-			report(event{Grant: grant, Store: time.Since(start), Window: store.window})
+	w := &worker{manager: manager, dead: make(map[string]bool), errors: make(map[string]int)}
+	var tasks sync.WaitGroup
+	if config.Wave {
+		for _, grant := range config.Grants {
+			tasks.Go(func() { w.call(ctx, grant, time.Hour) })
 		}
-		pause := 50*time.Millisecond + rand.N(100*time.Millisecond)
-		switch {
-		case errors.Is(err, context.Canceled): // the end
-		case err != nil:
-			e := event{Grant: grant, Error: err.Error(), Action: applebusiness.Troubleshoot(err).Action, Reason: applebusiness.ReasonOf(err)}
-			if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
-				e.GrantType, e.RequestID = failed.GrantType, failed.RequestID
-			}
-			report(e)
-			pause = time.Second / 2
-		case rand.N(20) == 0:
-			status, err := me(ctx, api, apiURL, token)
-			switch {
-			case status == http.StatusUnauthorized:
-				source.Invalidate(token)
-				report(event{Grant: grant, Error: "status 401 at /api/v1/me"})
-			case err != nil && ctx.Err() == nil:
-				report(event{Grant: grant, Error: err.Error()})
-			}
+	} else {
+		for range callers {
+			tasks.Go(func() {
+				for ctx.Err() == nil {
+					w.call(ctx, config.Grants[rand.N(len(config.Grants))], deadline)
+					time.Sleep(rand.N(40 * time.Millisecond))
+				}
+			})
 		}
+	}
+	ended := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		close(ended)
+	}()
+	done := make(chan struct{})
+	if config.Wave {
+		go func() { tasks.Wait(); close(done) }()
+	}
+	for running := true; running; {
 		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
+		case <-time.After(time.Second):
+			w.report()
+		case <-ended:
+			running = false
+		case <-done:
+			running = false
 		}
 	}
+	cancel()
+	tasks.Wait()
+	stopping, stop := context.WithTimeout(context.Background(), time.Minute)
+	defer stop()
+	err = manager.Close(stopping)
+	w.report()
+	return err
 }
 
-// me asks whose token it is.
-func me(ctx context.Context, api *http.Client, apiURL string, token *oauth2.Token) (status int, err error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, apiURL+"/api/v1/me", nil)
-	if err != nil {
-		return 0, err
+// worker counts what its callers meet.
+type worker struct {
+	manager *grants.Manager
+
+	mu            sync.Mutex
+	calls, failed int
+	overrun       time.Duration
+	dead          map[string]bool
+	errors        map[string]int
+}
+
+// call is a caller who needs a token within the time.
+func (w *worker) call(ctx context.Context, grant string, within time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	start := time.Now()
+	_, err := w.manager.Token(ctx, grant)
+	took := time.Since(start)
+	if ctx.Err() != nil && context.Cause(ctx) == context.Canceled {
+		return // the worker ends
 	}
-	token.SetAuthHeader(r)
-	response, err := api.Do(r)
-	if err != nil {
-		return 0, err
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.calls++
+	w.overrun = max(w.overrun, took-within)
+	if err == nil {
+		return
 	}
-	defer response.Body.Close()
-	_, err = io.Copy(io.Discard, response.Body)
-	return response.StatusCode, err
-}
-
-// namedTransport tells the fake who sends a token request.
-type namedTransport struct {
-	base http.RoundTripper
-	name string
-}
-
-func (t namedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	r = r.Clone(r.Context())
-	r.Header.Set(workerHeader, t.name)
-	return t.base.RoundTrip(r)
-}
-
-// timedStore is a Store that measures. It is used by one goroutine.
-type timedStore struct {
-	*Store
-	used   bool
-	window time.Duration
-}
-
-func (s *timedStore) Update(ctx context.Context, refresh func(context.Context, *oauth2.Token) (*oauth2.Token, error)) (*oauth2.Token, error) {
-	s.used = true
-	var answered time.Time
-	token, err := s.Store.Update(ctx, func(ctx context.Context, stored *oauth2.Token) (*oauth2.Token, error) {
-		token, err := refresh(ctx, stored)
-		if err == nil && !isSame(token, stored) {
-			answered = time.Now()
-		}
-		return token, err
-	})
-	if err == nil && !answered.IsZero() {
-		s.window = time.Since(answered)
+	w.failed++
+	w.errors[kindOf(err)]++
+	if applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize {
+		w.dead[grant] = true
 	}
-	return token, err
+}
+
+func kindOf(err error) string {
+	var failed *grants.StoreError
+	switch {
+	case errors.As(err, &failed):
+		return "the database"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "the caller's deadline"
+	}
+	return string(applebusiness.ReasonOf(err))
+}
+
+// report writes a line of JSON, the newest of which counts.
+func (w *worker) report() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	line, _ := json.Marshal(counts{w.calls, w.failed, max(w.overrun, 0), slices.Sorted(maps.Keys(w.dead)), w.errors})
+	fmt.Println(string(line))
 }

@@ -18,34 +18,34 @@ import (
 // scopes are the ones that Apple grants.
 var scopes = regexp.MustCompile(`^(OAUTH_(BRAND|LOCATION|MEDIA|SHOWCASE)_(READ|WRITE)( |$))+$`)
 
-// callback is what the authorization endpoint has to tell the partner.
-type callback struct {
+// redirect is what the authorization endpoint has to tell the partner.
+type redirect struct {
 	redirectURI string
 	registered  bool // for the app that asks: only then may a browser be sent there
 	params      url.Values
 }
 
-func (c callback) url() (string, error) {
-	redirect, err := url.Parse(c.redirectURI)
-	if err != nil || !redirect.IsAbs() || redirect.Host == "" && strings.HasPrefix(redirect.Scheme, "http") {
-		return "", errors.New("applebusinesstest: there is no redirect URI to answer to")
+func (r redirect) url() (string, error) {
+	target, err := url.Parse(r.redirectURI)
+	if err != nil || !target.IsAbs() || target.Host == "" && strings.HasPrefix(target.Scheme, "http") {
+		return "", errors.New("applebusinesstest: there is no redirect URI")
 	}
-	redirect.Fragment, redirect.RawFragment = "", ""
-	if redirect.RawQuery != "" {
-		redirect.RawQuery += "&"
+	target.Fragment, target.RawFragment = "", ""
+	if target.RawQuery != "" {
+		target.RawQuery += "&"
 	}
-	redirect.RawQuery += c.params.Encode()
-	return redirect.String(), nil
+	target.RawQuery += r.params.Encode()
+	return target.String(), nil
 }
 
 // Authorize returns the URL that the user's browser would bring back to the partner from authURL, by Options.Consent;
 // ConsentAsk counts as ConsentAllow. With [DeliverPost] the browser would send a POST to it.
 //
-// An error of the request is in the callback URL, also where a browser would see it on a page: the URL is then the
+// An error of the request is in the redirect's URL, also where a browser would see it on a page: the URL is then the
 // redirect_uri that was asked for if it is absolute, and else the first one that is registered for the app, or for the
 // Server's App. Authorize itself fails only if authURL is not this server's authorization URL, or if there is no redirect
 // URI at all.
-func (s *Server) Authorize(authURL string) (callbackURL string, err error) {
+func (s *Server) Authorize(authURL string) (redirectURL string, err error) {
 	asked, err := url.Parse(authURL)
 	if err != nil {
 		return "", errors.New("applebusinesstest: the authorization URL cannot be parsed") // err quotes it
@@ -59,9 +59,9 @@ func (s *Server) Authorize(authURL string) (callbackURL string, err error) {
 	if consent != ConsentDeny {
 		consent = ConsentAllow
 	}
-	answer := s.authorize(asked.RawQuery, consent, rand.Text())
-	if callbackURL, err = answer.url(); err == nil {
-		return callbackURL, nil
+	sent := s.authorize(asked.RawQuery, consent, rand.Text())
+	if redirectURL, err = sent.url(); err == nil {
+		return redirectURL, nil
 	}
 	s.mu.Lock()
 	fallbacks := s.App.RedirectURIs
@@ -70,13 +70,13 @@ func (s *Server) Authorize(authURL string) (callbackURL string, err error) {
 	}
 	s.mu.Unlock()
 	if len(fallbacks) > 0 {
-		answer.redirectURI = fallbacks[0]
+		sent.redirectURI = fallbacks[0]
 	}
-	return answer.url()
+	return sent.url()
 }
 
-// authorize answers a new authorization request. The user has to be asked if the callback has no params.
-func (s *Server) authorize(rawQuery string, consent Consent, requestID string) callback {
+// authorize judges a new authorization request. The user has to be asked if the redirect has no params.
+func (s *Server) authorize(rawQuery string, consent Consent, requestID string) redirect {
 	query, _ := url.ParseQuery(rawQuery)
 	now := s.now()
 	s.mu.Lock()
@@ -85,13 +85,13 @@ func (s *Server) authorize(rawQuery string, consent Consent, requestID string) c
 	if len(s.authorizationFailures) > 0 {
 		entry := s.authorizationFailures[0]
 		s.authorizationFailures = s.authorizationFailures[1:]
-		return s.callback(query, errorParams(entry.Code, entry.Description))
+		return s.redirect(query, errorParams(entry.Code, entry.Description))
 	}
 	return s.judge(rawQuery, consent, now)
 }
 
-// decide answers what the user chose on the consent page.
-func (s *Server) decide(rawQuery string, consent Consent) callback {
+// decide does what the user chose on the consent page.
+func (s *Server) decide(rawQuery string, consent Consent) redirect {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,18 +99,18 @@ func (s *Server) decide(rawQuery string, consent Consent) callback {
 }
 
 // judge finds what is wrong with an authorization request, or does what the user wants; s.mu is held.
-func (s *Server) judge(rawQuery string, consent Consent, now time.Time) callback {
+func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect {
 	query, _ := url.ParseQuery(rawQuery) // the check says what does not decode
-	fail := func(reason applebusiness.Reason) callback {
+	fail := func(reason applebusiness.Reason) redirect {
 		entry := findEntry(applebusiness.AuthorizationEndpoint, reason, 0)
-		return s.callback(query, errorParams(entry.Code, entry.Description))
+		return s.redirect(query, errorParams(entry.Code, entry.Description))
 	}
 	checked := url.URL{Scheme: "https", Host: "apple.example", Path: authorizePath, RawQuery: rawQuery}
 	if failed, ok := errors.AsType[*applebusiness.Error](applebusiness.CheckAuthorizationURL(checked.String())); ok {
 		if failed.Code == "" {
 			return fail(applebusiness.ErrBadRequest) // the check is stricter than Apple's table
 		}
-		return s.callback(query, errorParams(failed.Code, failed.Description))
+		return s.redirect(query, errorParams(failed.Code, failed.Description))
 	}
 	clientID, redirectURI := query.Get("client_id"), query.Get("redirect_uri")
 	registered := s.clients[clientID]
@@ -131,21 +131,21 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) callback
 			challenge:   query.Get("code_challenge"),
 			expires:     now.Add(codeLife),
 		}
-		return s.callback(query, url.Values{"code": {code}})
+		return s.redirect(query, url.Values{"code": {code}})
 	case ConsentDeny:
-		return s.callback(query, errorParams(applebusiness.CodeAccessDenied, ""))
+		return s.redirect(query, errorParams(applebusiness.CodeAccessDenied, ""))
 	}
-	return s.callback(query, nil)
+	return s.redirect(query, nil)
 }
 
-// callback addresses params to the partner, with the state that came; s.mu is held.
-func (s *Server) callback(query url.Values, params url.Values) callback {
+// redirect addresses params to the partner, with the state that came; s.mu is held.
+func (s *Server) redirect(query url.Values, params url.Values) redirect {
 	redirectURI := query.Get("redirect_uri")
 	registered := s.clients[query.Get("client_id")]
 	if params != nil && query.Has("state") {
 		params.Set("state", query.Get("state"))
 	}
-	return callback{
+	return redirect{
 		redirectURI: redirectURI,
 		registered:  registered != nil && slices.Contains(registered.redirectURIs, redirectURI),
 		params:      params,
@@ -162,7 +162,7 @@ func errorParams(code applebusiness.Code, description string) url.Values {
 
 func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request, requestID string) {
 	w.Header().Set("Cache-Control", "no-store")
-	var response callback
+	var response redirect
 	if r.Method == http.MethodPost {
 		consent := ConsentAsk
 		switch r.PostFormValue("consent") {
@@ -221,7 +221,7 @@ button { font: inherit; padding: .5rem 1rem }
 </head>
 <body>
 <main>
-{{if .Error}}<h1>This request cannot be answered</h1>
+{{if .Error}}<h1>This request is not valid</h1>
 <p><code>{{.Error}}</code></p>
 <p>{{.Description}}</p>
 {{else if .Target}}<h1>Back to the partner</h1>

@@ -1,5 +1,5 @@
 // Package applebusinesstest is a fake Apple Business for tests, in the manner of net/http/httptest: an OAuth server on
-// the loopback interface that answers as Apple documents, and with any documented error on demand.
+// the loopback interface that responds as Apple documents, and with any documented error on demand.
 //
 //	server := applebusinesstest.NewServer(nil)
 //	defer server.Close()
@@ -13,7 +13,7 @@
 //	token, err := config.TokenSource(ctx, server.Connect(config.ClientID)).Token()
 //
 // It is a server, not a tape. Codes live 5 minutes and may be used once, access tokens live 60 minutes, refresh tokens
-// rotate; what a request does wrong is answered with the row of Apple's error tables that is about it. The rows that no
+// rotate; the response to a wrong request is the row of Apple's error tables that is about it. The rows that no
 // request provokes (a failure at Apple's side) come from [Server.Fail], and what is in no table (429, 503, a proxy's
 // HTML) from [Server.FailWith].
 //
@@ -35,7 +35,7 @@
 //   - Refresh tokens live until they are replaced or revoked; see KeepRefreshToken and GracePeriod of [Options]. A replaced
 //     one that is sent again, or a code that is used again, does not end the grant.
 //   - Each consent makes a grant and an organisation of its own and leaves the earlier grants alone.
-//   - The resource API answers a missing, unknown, expired and revoked access token alike.
+//   - The resource API has the same response to a missing, an unknown, an expired and a revoked access token.
 //
 // Apple's table sends every error of the authorization endpoint to the redirect URI. The fake does so only where that URI
 // is registered for the app, and otherwise shows the error as a page, as RFC 6749 section 4.1.2.1 asks;
@@ -71,7 +71,7 @@ const (
 	maxBody         = 64 << 10
 )
 
-// Delivery is how the authorization endpoint brings its answer to the redirect URI.
+// Delivery is how the authorization endpoint sends the browser back to the redirect URI.
 type Delivery int
 
 const (
@@ -87,9 +87,9 @@ type Consent int
 const (
 	// ConsentAsk shows a page on which the user allows or denies.
 	ConsentAsk Consent = iota
-	// ConsentAllow answers at once with a code.
+	// ConsentAllow redirects at once with a code.
 	ConsentAllow
-	// ConsentDeny answers at once with the error access_denied.
+	// ConsentDeny redirects at once with the error access_denied.
 	ConsentDeny
 )
 
@@ -122,7 +122,7 @@ type Request struct {
 	Endpoint  applebusiness.Endpoint
 	GrantType string     // of a token request
 	Params    url.Values // the query, or the members of the body; secrets are replaced by "REDACTED"
-	RequestID string     // the apple-request-id of the answer
+	RequestID string     // the apple-request-id of the response
 }
 
 // Server is a fake Apple Business. Its methods can be called from any number of goroutines, and those for partners,
@@ -145,7 +145,7 @@ type Server struct {
 	accessTokens          map[string]accessToken
 	organisations         int
 	authorizationFailures []applebusiness.Entry
-	tokenFailures         []answer
+	tokenFailures         []response
 	lostResponses         int // to be lost of the next token requests
 	requests              []Request
 }
@@ -248,7 +248,7 @@ func (s *Server) Start() error {
 	return nil
 }
 
-// Close stops listening and returns when the requests under way are answered, or cut off after a second.
+// Close stops listening and returns when the requests under way have their responses, or are cut off after a second.
 func (s *Server) Close() {
 	s.mu.Lock()
 	started, config := s.started, s.Config
@@ -355,7 +355,7 @@ func (s *Server) Revoke(refreshToken string) {
 	}
 }
 
-// Fail answers the next request to an endpoint with the row of Apple's tables that is about the reason. If there are two,
+// Fail lets the next request to an endpoint fail with the row of Apple's tables that is about the reason. If there are two,
 // it is the first: "Invalid refresh_token" with status 400, and the token endpoint's "server error"; [Server.FailEntry]
 // takes the other. A Reason that is not in the catalog is ignored.
 //
@@ -377,7 +377,7 @@ func (s *Server) FailEntry(entry applebusiness.Entry) {
 	}
 	switch entry.Endpoint {
 	case applebusiness.TokenEndpoint:
-		s.failToken(errorAnswer(entry))
+		s.failToken(errorResponse(entry))
 	case applebusiness.AuthorizationEndpoint:
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -385,10 +385,10 @@ func (s *Server) FailEntry(entry applebusiness.Entry) {
 	}
 }
 
-// FailWith answers the next token request with anything, in one queue with [Server.Fail]: status 429 with a Retry-After,
+// FailWith lets the next token request have any response, in one queue with [Server.Fail]: status 429 with a Retry-After,
 // or the HTML of a proxy. A status that ends no request, below 200 or above 999, becomes 500.
 func (s *Server) FailWith(status int, header http.Header, body string) {
-	s.failToken(answer{status: status, header: header.Clone(), body: body})
+	s.failToken(response{status: status, header: header.Clone(), body: body})
 }
 
 // LoseResponse lets the response to the next token request be lost: the request takes effect, a refresh token is replaced, and
@@ -399,7 +399,7 @@ func (s *Server) LoseResponse() {
 	s.lostResponses++
 }
 
-func (s *Server) failToken(failure answer) {
+func (s *Server) failToken(failure response) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tokenFailures = append(s.tokenFailures, failure)
@@ -441,7 +441,7 @@ func (s *Server) now() time.Time {
 	return s.options.Now()
 }
 
-// serve answers every request with an apple-request-id, and with the 404 row where nothing else is.
+// serve gives every response an apple-request-id, and is the 404 row where nothing else is.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	requestID := rand.Text()
 	w.Header().Set("apple-request-id", requestID)
@@ -453,7 +453,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == mePath && r.Method == http.MethodGet:
 		s.serveMe(w, r)
 	default:
-		catalogAnswer(applebusiness.ErrEndpointNotFound).write(w)
+		catalogResponse(applebusiness.ErrEndpointNotFound).write(w)
 	}
 }
 

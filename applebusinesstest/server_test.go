@@ -78,9 +78,9 @@ func authURL(config *oauth2.Config) string {
 // newCode returns a code that the user's consent brought.
 func newCode(t *testing.T, server *applebusinesstest.Server, config *oauth2.Config) string {
 	t.Helper()
-	callback, err := server.Authorize(authURL(config))
+	redirected, err := server.Authorize(authURL(config))
 	require.NoError(t, err)
-	redirect, err := applebusiness.ParseRedirect(query(t, callback))
+	redirect, err := applebusiness.ParseRedirect(query(t, redirected))
 	require.NoError(t, err)
 	require.Equal(t, state, redirect.State)
 	return redirect.Code
@@ -218,7 +218,7 @@ func TestEveryRow(t *testing.T) {
 	assert.Equal(t, 25, rows)
 }
 
-// What a request can do wrong at the token endpoint is answered with the row that is about it.
+// What a request can do wrong at the token endpoint has the row that is about it as its response.
 func TestTokenRequestProvokes(t *testing.T) {
 	server := newServer(t, nil)
 	app, account := server.App, server.ServiceAccount
@@ -324,7 +324,7 @@ func TestPlainOAuth2Fails(t *testing.T) {
 	assert.Equal(t, "authorization_code", requests[0].GrantType)
 }
 
-// What a request can do wrong at the authorization endpoint is answered with the row that is about it: at a registered
+// What a request can do wrong at the authorization endpoint has the row that is about it as its response: at a registered
 // redirect URI, or on a page if there is none.
 func TestAuthorizationRequestProvokes(t *testing.T) {
 	server := newServer(t, &applebusinesstest.Options{Consent: applebusinesstest.ConsentAllow})
@@ -333,7 +333,7 @@ func TestAuthorizationRequestProvokes(t *testing.T) {
 	for _, test := range []struct {
 		name, parameter, value string // the value "-" leaves the parameter out
 		reason                 applebusiness.Reason
-		callback               string // the URL that Authorize answers at
+		redirected             string // the URL that Authorize returns
 	}{
 		{"response_type", "response_type", "token", applebusiness.ErrInvalidResponseType, registered},
 		{"code_challenge_method", "code_challenge_method", "plain", applebusiness.ErrInvalidChallengeMethod, registered},
@@ -364,12 +364,12 @@ func TestAuthorizationRequestProvokes(t *testing.T) {
 			asked.RawQuery = params.Encode()
 
 			want := findDescription(test.reason, test.parameter)
-			callback, err := server.Authorize(asked.String())
+			redirected, err := server.Authorize(asked.String())
 			require.NoError(t, err)
-			assert.True(t, strings.HasPrefix(callback, test.callback), callback)
-			redirect, err := applebusiness.ParseRedirect(query(t, callback))
+			assert.True(t, strings.HasPrefix(redirected, test.redirected), redirected)
+			redirect, err := applebusiness.ParseRedirect(query(t, redirected))
 			failed, ok := errors.AsType[*applebusiness.Error](err)
-			require.True(t, ok, callback)
+			require.True(t, ok, redirected)
 			assert.Equal(t, test.reason, failed.Reason)
 			assert.Equal(t, want, failed.Description)
 			assert.Equal(t, params.Get("state"), redirect.State)
@@ -377,7 +377,7 @@ func TestAuthorizationRequestProvokes(t *testing.T) {
 			response, page := get(t, asked.String())
 			if params.Get("redirect_uri") == registered && params.Get("client_id") == config.ClientID {
 				assert.Equal(t, http.StatusFound, response.StatusCode)
-				assert.Equal(t, callback, response.Header.Get("Location"))
+				assert.Equal(t, redirected, response.Header.Get("Location"))
 				return
 			}
 			assert.Equal(t, http.StatusBadRequest, response.StatusCode)
@@ -400,7 +400,7 @@ func findDescription(reason applebusiness.Reason, parameter string) string {
 	return strings.Replace(reason.Description(), "<parameter name>", parameter, 1)
 }
 
-// A browser brings the answer to the partner's callback, by both ways of delivery and for both choices.
+// A browser brings the redirect to the partner, by both ways of delivery and for both choices.
 func TestConsentPage(t *testing.T) {
 	for name, deliver := range map[string]applebusinesstest.Delivery{
 		http.MethodGet: applebusinesstest.DeliverGet, http.MethodPost: applebusinesstest.DeliverPost,
@@ -464,11 +464,11 @@ func TestConsentPage(t *testing.T) {
 func TestAuthorize(t *testing.T) {
 	t.Run("deny", func(t *testing.T) {
 		server := newServer(t, &applebusinesstest.Options{Consent: applebusinesstest.ConsentDeny})
-		callback, err := server.Authorize(authURL(newConfig(server)))
+		redirected, err := server.Authorize(authURL(newConfig(server)))
 		require.NoError(t, err)
-		assert.Equal(t, server.App.RedirectURIs[0]+"?error=access_denied&state="+state, callback)
+		assert.Equal(t, server.App.RedirectURIs[0]+"?error=access_denied&state="+state, redirected)
 		response, _ := get(t, authURL(newConfig(server)))
-		assert.Equal(t, callback, response.Header.Get("Location"))
+		assert.Equal(t, redirected, response.Header.Get("Location"))
 	})
 	t.Run("another server", func(t *testing.T) {
 		server := newServer(t, nil)
@@ -647,15 +647,15 @@ func TestMe(t *testing.T) {
 		response, err := client.Get(server.URL + "/api/v1/me")
 		require.NoError(t, err)
 		defer response.Body.Close()
-		var answer struct {
+		var me struct {
 			User       struct{ FirstName, LastName string }
 			OrgDetails struct{ OrgID, LegalName string }
 		}
-		require.NoError(t, json.NewDecoder(response.Body).Decode(&answer))
-		assert.NotEmpty(t, answer.User.FirstName)
-		assert.NotEmpty(t, answer.User.LastName)
-		assert.NotEmpty(t, answer.OrgDetails.LegalName)
-		organisations[answer.OrgDetails.OrgID] = true
+		require.NoError(t, json.NewDecoder(response.Body).Decode(&me))
+		assert.NotEmpty(t, me.User.FirstName)
+		assert.NotEmpty(t, me.User.LastName)
+		assert.NotEmpty(t, me.OrgDetails.LegalName)
+		organisations[me.OrgDetails.OrgID] = true
 	}
 	assert.Len(t, organisations, 2)
 
@@ -684,9 +684,9 @@ func TestFail(t *testing.T) {
 	server.FailEntry(applebusiness.Entry{Endpoint: applebusiness.TokenEndpoint, Code: "own", Description: "text"})
 	server.FailWith(0, nil, "<html>")
 
-	callback, err := server.Authorize(authURL(config))
+	redirected, err := server.Authorize(authURL(config))
 	require.NoError(t, err)
-	_, err = applebusiness.ParseRedirect(query(t, callback))
+	_, err = applebusiness.ParseRedirect(query(t, redirected))
 	require.ErrorIs(t, err, applebusiness.ErrInvalidScope)
 
 	code := newCode(t, server, config)

@@ -17,46 +17,46 @@ import (
 	"github.com/seed-a5f25c57/applebusiness"
 )
 
-// answer is what the token endpoint or the resource API sends.
-type answer struct {
+// response is what the token endpoint or the resource API sends.
+type response struct {
 	status int
 	header http.Header
 	body   string
 }
 
-func (a answer) write(w http.ResponseWriter) {
-	for name, values := range a.header {
+func (r response) write(w http.ResponseWriter) {
+	for name, values := range r.header {
 		for _, value := range values {
 			w.Header().Add(name, value)
 		}
 	}
-	if a.status < 200 || a.status > 999 {
-		a.status = http.StatusInternalServerError
+	if r.status < 200 || r.status > 999 {
+		r.status = http.StatusInternalServerError
 	}
-	w.WriteHeader(a.status)
-	_, _ = io.WriteString(w, a.body)
+	w.WriteHeader(r.status)
+	_, _ = io.WriteString(w, r.body)
 }
 
-func jsonAnswer(status int, body any) answer {
+func jsonResponse(status int, body any) response {
 	encoded, _ := json.Marshal(body) // only this package's own structs of strings and numbers
-	return answer{
+	return response{
 		status: status,
 		header: http.Header{"Content-Type": {"application/json"}, "Cache-Control": {"no-store"}},
 		body:   string(encoded),
 	}
 }
 
-// errorAnswer is a row of the token endpoint's table on the wire.
-func errorAnswer(entry applebusiness.Entry) answer {
-	return jsonAnswer(entry.StatusCode, struct {
+// errorResponse is a row of the token endpoint's table on the wire.
+func errorResponse(entry applebusiness.Entry) response {
+	return jsonResponse(entry.StatusCode, struct {
 		Error       applebusiness.Code `json:"error"`
 		Description string             `json:"error_description,omitempty"`
 	}{entry.Code, entry.Description})
 }
 
-// catalogAnswer is the first row of the token endpoint's table that is about a reason.
-func catalogAnswer(reason applebusiness.Reason) answer {
-	return errorAnswer(findEntry(applebusiness.TokenEndpoint, reason, 0))
+// catalogResponse is the first row of the token endpoint's table that is about a reason.
+func catalogResponse(reason applebusiness.Reason) response {
+	return errorResponse(findEntry(applebusiness.TokenEndpoint, reason, 0))
 }
 
 // findEntry returns the catalog's first row for an endpoint, a reason and, unless it is 0, a status.
@@ -81,16 +81,16 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID st
 
 	s.mu.Lock()
 	s.record(applebusiness.TokenEndpoint, params, requestID)
-	var response answer
+	var sent response
 	switch {
 	case len(s.tokenFailures) > 0:
-		response, s.tokenFailures = s.tokenFailures[0], s.tokenFailures[1:]
+		sent, s.tokenFailures = s.tokenFailures[0], s.tokenFailures[1:]
 	case len(bytes.TrimSpace(body)) == 0:
-		response = catalogAnswer(applebusiness.ErrEmptyBody)
+		sent = catalogResponse(applebusiness.ErrEmptyBody)
 	case !isObject:
-		response = catalogAnswer(applebusiness.ErrUnsupportedMediaType)
+		sent = catalogResponse(applebusiness.ErrUnsupportedMediaType)
 	default:
-		response = s.answerToken(params, now)
+		sent = s.judgeToken(params, now)
 	}
 	lost := s.lostResponses > 0
 	if lost {
@@ -100,7 +100,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID st
 	if lost {
 		panic(http.ErrAbortHandler) // net/http breaks the connection
 	}
-	response.write(w)
+	sent.write(w)
 }
 
 // decodeParams returns the members of a JSON object that are strings. A form is decoded too, since a request that is
@@ -121,24 +121,24 @@ func decodeParams(mediaType string, body []byte) (params url.Values, isObject bo
 	return params, err == nil && members != nil
 }
 
-// answerToken judges the parameters of a token request; s.mu is held.
-func (s *Server) answerToken(params url.Values, now time.Time) answer {
+// judgeToken judges the parameters of a token request; s.mu is held.
+func (s *Server) judgeToken(params url.Values, now time.Time) response {
 	if reason, parameter := checkParams(params); reason != "" {
 		entry := findEntry(applebusiness.TokenEndpoint, reason, 0)
 		if parameter != "" {
 			entry.Description = missingParameter(parameter)
 		}
-		return errorAnswer(entry)
+		return errorResponse(entry)
 	}
 	clientID, grantType := params.Get("client_id"), params.Get("grant_type")
 	registered := s.clients[clientID]
 	switch {
 	case registered == nil:
-		return catalogAnswer(applebusiness.ErrInvalidClientID)
+		return catalogResponse(applebusiness.ErrInvalidClientID)
 	case registered.secret != params.Get("client_secret"):
-		return catalogAnswer(applebusiness.ErrInvalidCredentials)
+		return catalogResponse(applebusiness.ErrInvalidCredentials)
 	case registered.serviceAccount != (grantType == applebusiness.GrantTypeClientCredentials):
-		return errorAnswer(applebusiness.Entry{StatusCode: http.StatusBadRequest, Code: applebusiness.CodeUnauthorizedClient})
+		return errorResponse(applebusiness.Entry{StatusCode: http.StatusBadRequest, Code: applebusiness.CodeUnauthorizedClient})
 	}
 	switch grantType {
 	case applebusiness.GrantTypeAuthorizationCode:
@@ -146,7 +146,7 @@ func (s *Server) answerToken(params url.Values, now time.Time) answer {
 	case applebusiness.GrantTypeRefreshToken:
 		return s.refresh(params, now)
 	}
-	return jsonAnswer(http.StatusOK, s.issue(s.newGrant(clientID), "", now))
+	return jsonResponse(http.StatusOK, s.issue(s.newGrant(clientID), "", now))
 }
 
 // checkParams returns the Reason for which Apple's documentation has a token request with these parameters refused before
@@ -183,8 +183,8 @@ func checkParams(params url.Values) (reason applebusiness.Reason, parameter stri
 	return "", ""
 }
 
-// redeemCode answers grant_type authorization_code; s.mu is held.
-func (s *Server) redeemCode(params url.Values, now time.Time) answer {
+// redeemCode is for grant_type authorization_code; s.mu is held.
+func (s *Server) redeemCode(params url.Values, now time.Time) response {
 	code := s.codes[params.Get("code")]
 	valid := code != nil && !code.used && now.Before(code.expires) && !code.grant.dead &&
 		code.grant.clientID == params.Get("client_id") &&
@@ -194,17 +194,17 @@ func (s *Server) redeemCode(params url.Values, now time.Time) answer {
 		code.used = true
 	}
 	if !valid {
-		return errorAnswer(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusBadRequest))
+		return errorResponse(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusBadRequest))
 	}
-	return jsonAnswer(http.StatusOK, s.issue(code.grant, rand.Text(), now))
+	return jsonResponse(http.StatusOK, s.issue(code.grant, rand.Text(), now))
 }
 
-// refresh answers grant_type refresh_token; s.mu is held.
-func (s *Server) refresh(params url.Values, now time.Time) answer {
+// refresh is for grant_type refresh_token; s.mu is held.
+func (s *Server) refresh(params url.Values, now time.Time) response {
 	name := params.Get("refresh_token")
 	token := s.refreshTokens[name]
 	if token == nil || !token.dies.IsZero() && !now.Before(token.dies) || token.grant.dead || token.grant.clientID != params.Get("client_id") {
-		return errorAnswer(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusUnauthorized))
+		return errorResponse(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusUnauthorized))
 	}
 	if !s.options.KeepRefreshToken {
 		if token.dies.IsZero() {
@@ -212,7 +212,7 @@ func (s *Server) refresh(params url.Values, now time.Time) answer {
 		}
 		name = rand.Text()
 	}
-	return jsonAnswer(http.StatusOK, s.issue(token.grant, name, now))
+	return jsonResponse(http.StatusOK, s.issue(token.grant, name, now))
 }
 
 // tokens is the token endpoint's success.
@@ -238,7 +238,7 @@ func (s *Server) issue(to *grant, refresh string, now time.Time) tokens {
 	return issued
 }
 
-// serveMe says which organisation an access token belongs to, or answers in the resource API's error dialect.
+// serveMe says which organisation an access token belongs to, or sends an error in the resource API's dialect.
 func (s *Server) serveMe(w http.ResponseWriter, r *http.Request) {
 	scheme, name, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	now := s.now()
@@ -247,12 +247,12 @@ func (s *Server) serveMe(w http.ResponseWriter, r *http.Request) {
 	ok = ok && strings.EqualFold(scheme, "Bearer") && now.Before(token.expires) && !token.grant.dead
 	s.mu.Unlock()
 	if !ok {
-		jsonAnswer(http.StatusUnauthorized, []any{map[string]any{
+		jsonResponse(http.StatusUnauthorized, []any{map[string]any{
 			"code": "Unauthorized", "message": "Expired Token", "details": map[string]string{"header": "Authorization"},
 		}}).write(w)
 		return
 	}
-	jsonAnswer(http.StatusOK, map[string]any{
+	jsonResponse(http.StatusOK, map[string]any{
 		"user": map[string]string{"firstName": "Jane", "lastName": "Appleseed"},
 		"orgDetails": map[string]string{
 			"orgId":     fmt.Sprintf("org-%d", token.grant.organisation),

@@ -1,6 +1,6 @@
 // Fakeapple runs the fake Apple Business of package applebusinesstest as a program, for tests in any language.
 //
-//	go run ./examples/fakeapple -client-id my-app -client-secret s3cret -redirect-uri http://127.0.0.1:8080/callback -consent allow
+//	go run ./examples/fakeapple -client-id my-app -client-secret s3cret -redirect-uri http://127.0.0.1:8080/redirect -consent allow
 //
 // Its first line on stdout is a JSON object with authorization_url, token_url, api_url, client_id, client_secret and
 // redirect_uris; it accepts requests from then on, until SIGINT or SIGTERM. A test steers it by
@@ -10,7 +10,7 @@
 //	POST /_fake/revoke?refresh_token=…            the customer disconnects the partner
 //	POST /_fake/advance?duration=6m               the clock for all lifetimes
 //
-// which answer 204, or 400 with a line of text. The reasons are the library's labels, such as invalid_refresh_token.
+// whose response is 204, or 400 with a line of text. The reasons are the library's labels, such as invalid_refresh_token.
 package main
 
 import (

@@ -244,7 +244,6 @@ type store struct {
 	skew  time.Duration
 	fails error
 	rows  map[string]*row
-	last  grants.Record // what the last write but one has left behind
 	stale []string
 }
 
@@ -259,7 +258,6 @@ type row struct {
 	until         time.Time
 	ended         time.Time // when a lease would have run out that was ended
 	keptToken     *oauth2.Token
-	keptDead      *applebusiness.Error
 	previous      *grants.Record
 }
 

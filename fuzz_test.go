@@ -119,8 +119,7 @@ func FuzzVerifyRedirect(f *testing.F) {
 		}
 		code, err := applebusiness.VerifyRedirect(&http.Request{Method: method, URL: &url.URL{RawQuery: query}}, state)
 		if err == nil {
-			values, parseErr := url.ParseQuery(query)
-			require.NoError(t, parseErr)
+			values, _ := url.ParseQuery(query) // without the pieces that do not decode
 			assert.Equal(t, []string{state}, values["state"])
 			assert.Equal(t, []string{code}, values["code"])
 			assert.NotEmpty(t, state)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
+	"log"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -82,10 +83,8 @@ func (s *Server) authorize(rawQuery string, consent Consent, requestID string) r
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.record(applebusiness.AuthorizationEndpoint, query, requestID)
-	if len(s.authorizationFailures) > 0 {
-		entry := s.authorizationFailures[0]
-		s.authorizationFailures = s.authorizationFailures[1:]
-		return s.redirect(query, errorParams(entry.Code, entry.Description))
+	if failure, fails := next(&s.authorizationFailures); fails {
+		return s.redirect(query, errorParams(failure.Entry.Code, failure.Entry.Description))
 	}
 	return s.judge(rawQuery, consent, now)
 }
@@ -108,6 +107,7 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect
 	checked := url.URL{Scheme: "https", Host: "apple.example", Path: authorizePath, RawQuery: rawQuery}
 	if failed, ok := errors.AsType[*applebusiness.Error](applebusiness.CheckAuthorizationURL(checked.String())); ok {
 		if failed.Code == "" {
+			s.logState(query.Get("state"))
 			return fail(applebusiness.ErrBadRequest) // the check is stricter than Apple's table
 		}
 		return s.redirect(query, errorParams(failed.Code, failed.Description))
@@ -149,6 +149,22 @@ func (s *Server) redirect(query url.Values, params url.Values) redirect {
 		redirectURI: redirectURI,
 		registered:  registered != nil && slices.Contains(registered.redirectURIs, redirectURI),
 		params:      params,
+	}
+}
+
+// logState says what is wrong with a state, which Apple calls no more than a bad request.
+func (s *Server) logState(state string) {
+	const text = "applebusinesstest: the state of an authorization request holds %q at byte %d, which needs percent-encoding: " +
+		"Apple does not promise to return it as it was; use letters, digits and -._~"
+	for i, r := range state {
+		if !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~", r) {
+			if s.Config != nil && s.Config.ErrorLog != nil {
+				s.Config.ErrorLog.Printf(text, r, i)
+			} else {
+				log.Printf(text, r, i)
+			}
+			return
+		}
 	}
 }
 

@@ -14,8 +14,12 @@
 //
 // It is a server, not a tape. Codes live 5 minutes and may be used once, access tokens live 60 minutes, refresh tokens
 // rotate; the response to a wrong request is the row of Apple's error tables that is about it. The rows that no
-// request provokes (a failure at Apple's side) come from [Server.Fail], and what is in no table (429, 503, a proxy's
-// HTML) from [Server.FailWith].
+// request provokes (a failure at Apple's side) come from [Server.Fail], what is in no table (429, 503, a proxy's HTML) from
+// [Server.FailWith], and what is slow, hangs or breaks off from [Server.FailNext].
+//
+// Besides the two endpoints there is the API's GET /api/v1/me, which says to which organisation an access token belongs. What
+// a test does wrong itself, such as to let a Reason fail that is in no row, panics with a text that says so: a test of a
+// failure that silently tests success is worse.
 //
 // # What Apple does not document
 //
@@ -47,6 +51,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -95,13 +100,17 @@ const (
 
 // Options are for [NewServer]; the zero Options are the defaults.
 type Options struct {
-	Addr             string           // "" means 127.0.0.1 and a free port
-	Deliver          Delivery         // how the redirect is delivered
-	Consent          Consent          // what the user does
-	KeepRefreshToken bool             // whether a refresh returns the same refresh token; otherwise a new one replaces it
-	GracePeriod      time.Duration    // how long a replaced refresh token still works; 0 or less: it is dead at once
-	AccessTokenLife  time.Duration    // in whole seconds; 0 or less means 60 minutes, as at Apple
-	Now              func() time.Time // the clock for all lifetimes, called from any goroutine; nil means time.Now
+	Addr             string        // "" means 127.0.0.1 and a free port
+	Deliver          Delivery      // how the redirect is delivered
+	Consent          Consent       // what the user does
+	KeepRefreshToken bool          // whether a refresh returns the same refresh token; otherwise a new one replaces it
+	GracePeriod      time.Duration // how long a replaced refresh token still works; 0 or less: it is dead at once
+	AccessTokenLife  time.Duration // in whole seconds; 0 or less means 60 minutes, as at Apple
+
+	// Now is the clock for all lifetimes, called from any goroutine; nil means time.Now. It moves the server's time only:
+	// x/oauth2 compares a token's Expiry with the wall clock, so that a client does not refresh because Now has moved on.
+	// Give it the token of [Server.ConnectExpired] instead.
+	Now func() time.Time
 }
 
 // App is a registered OAuth app of a partner.
@@ -126,11 +135,11 @@ type Request struct {
 }
 
 // Server is a fake Apple Business. Its methods can be called from any number of goroutines, and those for partners,
-// grants and failures before it is started and after it is closed, too. A client_id or token that it does not know is
-// ignored.
+// grants and failures before it is started and after it is closed, too. A client_id or token that it does not know makes
+// them panic. A state that it refuses is said on the log of Config, without the state.
 type Server struct {
 	URL            string         // scheme, host and port; set by Start
-	App            App            // registered by default, and not changed later
+	App            App            // registered by default with the redirect URI https://partner.example/apple/callback, and not changed later
 	ServiceAccount ServiceAccount // registered by default, and not changed later
 	Config         *http.Server   // may be changed before Start: its Handler can be wrapped
 
@@ -144,9 +153,8 @@ type Server struct {
 	refreshTokens         map[string]*refreshToken // the replaced ones too: they identify the grant
 	accessTokens          map[string]accessToken
 	organisations         int
-	authorizationFailures []applebusiness.Entry
-	tokenFailures         []response
-	lostResponses         int // to be lost of the next token requests
+	authorizationFailures []Failure
+	tokenFailures         []Failure
 	requests              []Request
 }
 
@@ -183,11 +191,13 @@ type accessToken struct {
 }
 
 // NewServer returns a server that listens, with one app and one Service Account; nil options are the defaults. The caller
-// has to Close it. If it cannot listen at Options.Addr, its URL is empty: call [NewUnstartedServer] and [Server.Start] for
-// an address that may be taken.
+// has to Close it. NewServer panics if it cannot listen at Options.Addr: call [NewUnstartedServer] and [Server.Start] for an
+// address that may be taken.
 func NewServer(options *Options) *Server {
 	server := NewUnstartedServer(options)
-	_ = server.Start() // said by the empty URL
+	if err := server.Start(); err != nil {
+		panic(err.Error())
+	}
 	return server
 }
 
@@ -299,22 +309,30 @@ func (s *Server) register(clientID string, registered *client) {
 }
 
 // RotateSecret gives an app or a Service Account a new client secret, and returns it. The old one is invalid at once, as
-// at Apple; grants stay. It returns "" if the client_id is not registered.
+// at Apple; grants stay. It panics if the client_id is not registered.
 func (s *Server) RotateSecret(clientID string) (secret string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	registered := s.clients[clientID]
-	if registered == nil {
-		return ""
-	}
+	registered := s.client("RotateSecret", clientID)
 	registered.secret = rand.Text()
 	return registered.secret
 }
 
-// DeleteApp removes an app or a Service Account, and ends all its grants for good.
+// client returns what is registered, and panics if nothing is; s.mu is held.
+func (s *Server) client(method, clientID string) *client {
+	registered := s.clients[clientID]
+	if registered == nil {
+		panic(fmt.Sprintf("applebusinesstest: %s: the client_id %q is not registered; %q are", method, clientID, slices.Sorted(maps.Keys(s.clients))))
+	}
+	return registered
+}
+
+// DeleteApp removes an app or a Service Account, and ends all its grants for good. It panics if the client_id is not
+// registered.
 func (s *Server) DeleteApp(clientID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.client("DeleteApp", clientID)
 	delete(s.clients, clientID)
 	for _, code := range s.codes {
 		code.grant.endFor(clientID)
@@ -327,13 +345,13 @@ func (s *Server) DeleteApp(clientID string) {
 func (g *grant) endFor(clientID string) { g.dead = g.dead || g.clientID == clientID }
 
 // Connect returns the token of a customer who has just connected to the app, without the consent page, as
-// oauth2.Config.Exchange would return it. It returns nil if the client_id is not that of a registered app.
+// oauth2.Config.Exchange would return it. It panics if the client_id is not that of a registered app.
 func (s *Server) Connect(clientID string) *oauth2.Token {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if registered := s.clients[clientID]; registered == nil || registered.serviceAccount {
-		return nil
+	if s.client("Connect", clientID).serviceAccount {
+		panic("applebusinesstest: Connect: a Service Account has no customers who connect")
 	}
 	issued := s.issue(s.newGrant(clientID), rand.Text(), now)
 	return &oauth2.Token{
@@ -345,21 +363,36 @@ func (s *Server) Connect(clientID string) *oauth2.Token {
 	}
 }
 
+// ConnectExpired is [Server.Connect] with a token whose access token has expired, by the wall clock: x/oauth2 refreshes it
+// before its first use.
+func (s *Server) ConnectExpired(clientID string) *oauth2.Token {
+	token := s.Connect(clientID)
+	token.Expiry = time.Now().Add(-time.Minute)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	issued := s.accessTokens[token.AccessToken]
+	issued.expires = time.Time{}
+	s.accessTokens[token.AccessToken] = issued
+	return token
+}
+
 // Revoke lets the customer disconnect the partner: it ends the grant that the refresh token belongs or belonged to, with
-// all its tokens.
+// all its tokens. It panics if this server has not issued the refresh token.
 func (s *Server) Revoke(refreshToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if token := s.refreshTokens[refreshToken]; token != nil {
-		token.grant.dead = true
+	token := s.refreshTokens[refreshToken]
+	if token == nil {
+		panic(fmt.Sprintf("applebusinesstest: Revoke: this refresh token was not issued here; %d were", len(s.refreshTokens)))
 	}
+	token.grant.dead = true
 }
 
 // Fail lets the next request to an endpoint fail with the row of Apple's tables that is about the reason. If there are two,
 // it is the first: "Invalid refresh_token" with status 400, and the token endpoint's "server error"; [Server.FailEntry]
-// takes the other. A Reason that is not in the catalog is ignored.
+// takes the other. It panics for a Reason that is in no row.
 //
-// Calls queue, for each endpoint by itself. A request that fails so has no effect: its code is not spent.
+// Failures queue, for each endpoint by itself. A request that fails so has no effect: its code is not spent.
 func (s *Server) Fail(reason applebusiness.Reason) {
 	for entry := range applebusiness.Catalog() {
 		if entry.Reason == reason {
@@ -367,42 +400,88 @@ func (s *Server) Fail(reason applebusiness.Reason) {
 			return
 		}
 	}
+	panic(fmt.Sprintf("applebusinesstest: Fail: no row of Apple's tables has the Reason %q; applebusiness.Catalog has them all", string(reason)))
 }
 
 // FailEntry is [Server.Fail] with a row of [applebusiness.Catalog], or one that Apple does not document. A template's
-// parameter name is filled in. An Entry of neither endpoint is ignored.
-func (s *Server) FailEntry(entry applebusiness.Entry) {
-	if entry.Reason == applebusiness.ErrMissingParameter && entry.Description == entry.Reason.Description() {
-		entry.Description = missingParameter("grant_type")
-	}
-	switch entry.Endpoint {
-	case applebusiness.TokenEndpoint:
-		s.failToken(errorResponse(entry))
-	case applebusiness.AuthorizationEndpoint:
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.authorizationFailures = append(s.authorizationFailures, entry)
-	}
-}
+// parameter name is filled in. It panics for an Entry of neither endpoint, or of the token endpoint with a status that ends no
+// request.
+func (s *Server) FailEntry(entry applebusiness.Entry) { s.FailNext(Failure{Entry: entry}) }
 
 // FailWith lets the next token request have any response, in one queue with [Server.Fail]: status 429 with a Retry-After,
-// or the HTML of a proxy. A status that ends no request, below 200 or above 999, becomes 500.
+// or the HTML of a proxy. It panics for a status that ends no request, below 200 or above 999.
 func (s *Server) FailWith(status int, header http.Header, body string) {
-	s.failToken(response{status: status, header: header.Clone(), body: body})
+	s.FailNext(Failure{StatusCode: status, Header: header, Body: body})
 }
 
 // LoseResponse lets the response to the next token request be lost: the request takes effect, a refresh token is replaced, and
-// then the connection breaks. It comes with whatever that response would be, also one from [Server.Fail]. Calls add up.
-func (s *Server) LoseResponse() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.lostResponses++
+// then the connection breaks.
+func (s *Server) LoseResponse() { s.FailNext(Failure{TakesEffect: true, Drop: true}) }
+
+// Failure is how a request fails: with a row of Apple's tables, with any other response, or with none. Where it has neither an
+// Entry nor a StatusCode, it needs one of TakesEffect, Hang and Drop.
+type Failure struct {
+	Entry applebusiness.Entry // a row, of either endpoint
+
+	// These are for the token endpoint.
+	StatusCode  int // a response of any other kind
+	Header      http.Header
+	Body        string
+	TakesEffect bool          // the request is treated as if it did not fail, and only its response is late, hangs or is lost
+	Delay       time.Duration // before the response
+	Hang        bool          // there is no response until the client gives up, or the server is closed
+	Drop        bool          // the connection breaks instead
+
+	Times int // how many requests fail so: 0 means one, and a negative number all of them, until Heal
 }
 
-func (s *Server) failToken(failure response) {
+// FailNext lets the next requests to an endpoint fail, in one queue with [Server.Fail] and [Server.FailWith]. It panics if the
+// Failure says no way to fail.
+func (s *Server) FailNext(failure Failure) {
+	failure.Header = failure.Header.Clone()
+	entry := &failure.Entry
+	if entry.Reason == applebusiness.ErrMissingParameter && entry.Description == entry.Reason.Description() {
+		entry.Description = missingParameter("grant_type")
+	}
+	hasEntry := *entry != (applebusiness.Entry{})
+	if hasEntry && entry.Endpoint == applebusiness.TokenEndpoint {
+		row := errorResponse(*entry)
+		failure.StatusCode, failure.Header, failure.Body = row.status, row.header, row.body
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	switch {
+	case hasEntry && entry.Endpoint == applebusiness.AuthorizationEndpoint:
+		s.authorizationFailures = append(s.authorizationFailures, failure)
+		return
+	case hasEntry && entry.Endpoint != applebusiness.TokenEndpoint:
+		panic(fmt.Sprintf("applebusinesstest: FailNext: the Entry is of neither endpoint but of %q", string(entry.Endpoint)))
+	case !failure.TakesEffect && !failure.Hang && !failure.Drop && (failure.StatusCode < 200 || failure.StatusCode > 999):
+		panic(fmt.Sprintf("applebusinesstest: FailNext: the status %d ends no request; want one from 200 to 999", failure.StatusCode))
+	}
 	s.tokenFailures = append(s.tokenFailures, failure)
+}
+
+// Heal forgets all failures that have not come to pass.
+func (s *Server) Heal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.authorizationFailures, s.tokenFailures = nil, nil
+}
+
+// next takes a failure from a queue, and returns false if it is empty; Server.mu is held.
+func next(queue *[]Failure) (Failure, bool) {
+	if len(*queue) == 0 {
+		return Failure{}, false
+	}
+	failure := (*queue)[0]
+	switch {
+	case failure.Times > 1:
+		(*queue)[0].Times--
+	case failure.Times >= 0:
+		*queue = (*queue)[1:]
+	}
+	return failure, true
 }
 
 // Requests returns what arrived at the two endpoints so far, through HTTP or Authorize, in order. What the user does on

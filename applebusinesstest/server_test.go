@@ -1,11 +1,14 @@
 package applebusinesstest_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"html"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -678,11 +681,8 @@ func TestFail(t *testing.T) {
 	server.FailWith(http.StatusTooManyRequests, http.Header{"retry-after": {"7"}}, "")
 	server.Fail(applebusiness.ErrMissingParameter)
 	server.Fail(applebusiness.ErrInvalidScope)
-	server.Fail(applebusiness.ErrStateMismatch) // not Apple's
-	server.Fail("unknown")
-	server.FailEntry(applebusiness.Entry{})
-	server.FailEntry(applebusiness.Entry{Endpoint: applebusiness.TokenEndpoint, Code: "own", Description: "text"})
-	server.FailWith(0, nil, "<html>")
+	server.FailEntry(applebusiness.Entry{Endpoint: applebusiness.TokenEndpoint, StatusCode: 418, Code: "own", Description: "text"})
+	server.FailWith(500, nil, "<html>")
 
 	redirected, err := server.Authorize(authURL(config))
 	require.NoError(t, err)
@@ -737,20 +737,48 @@ func TestRequests(t *testing.T) {
 	assert.Equal(t, config.ClientID, server.Requests()[1].Params.Get("client_id"), "the caller's own copy")
 }
 
-// What nobody registered, and what nobody started, is no reason to panic.
-func TestUnknownAndZero(t *testing.T) {
+// What a test does wrong panics, with a text that helps.
+func TestMisusePanics(t *testing.T) {
+	server := newServer(t, nil)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	token := applebusiness.TokenEndpoint
+	for want, misuse := range map[string]func(){
+		`applebusinesstest: Fail: no row of Apple's tables has the Reason "unknown"; applebusiness.Catalog has them all`:        func() { server.Fail("unknown") },
+		`applebusinesstest: Fail: no row of Apple's tables has the Reason "state_mismatch"; applebusiness.Catalog has them all`: func() { server.Fail(applebusiness.ErrStateMismatch) },
+		`applebusinesstest: Fail: no row of Apple's tables has the Reason ""; applebusiness.Catalog has them all`:               func() { server.Fail("") },
+		`applebusinesstest: FailNext: the Entry is of neither endpoint but of "x"`:                                              func() { server.FailEntry(applebusiness.Entry{Endpoint: "x"}) },
+		`applebusinesstest: FailNext: the status 0 ends no request; want one from 200 to 999`:                                   func() { server.FailEntry(applebusiness.Entry{Endpoint: token, Code: "x"}) },
+		`applebusinesstest: FailNext: the status 199 ends no request; want one from 200 to 999`:                                 func() { server.FailWith(199, nil, "") },
+		`applebusinesstest: FailNext: the status 1000 ends no request; want one from 200 to 999`:                                func() { server.FailWith(1000, nil, "") },
+		`applebusinesstest: Revoke: this refresh token was not issued here; 0 were`:                                             func() { server.Revoke("s3cret") },
+		`applebusinesstest: Connect: a Service Account has no customers who connect`:                                            func() { server.Connect(server.ServiceAccount.ClientID) },
+		`applebusinesstest: listen tcp ` + listener.Addr().String() + `: bind: address already in use`:                          func() { applebusinesstest.NewServer(&applebusinesstest.Options{Addr: listener.Addr().String()}) },
+	} {
+		assert.PanicsWithValue(t, want, misuse)
+	}
+	known := fmt.Sprintf("%q are", []string{server.App.ClientID, server.ServiceAccount.ClientID})
+	for method, misuse := range map[string]func(){
+		"Connect":        func() { server.Connect("unknown") },
+		"ConnectExpired": func() { server.ConnectExpired("unknown") },
+		"RotateSecret":   func() { server.RotateSecret("unknown") },
+		"DeleteApp":      func() { server.DeleteApp("unknown") },
+	} {
+		assert.PanicsWithValue(t, fmt.Sprintf(`applebusinesstest: %s: the client_id "unknown" is not registered; %s`, strings.TrimSuffix(method, "Expired"), known), misuse)
+	}
+	assert.NotPanics(t, func() { server.RotateSecret(server.App.ClientID) }, "nothing is left locked")
+}
+
+// What comes over the network, and what nobody started, is no reason to panic.
+func TestZero(t *testing.T) {
 	for name, server := range map[string]*applebusinesstest.Server{
 		"zero": {}, "unstarted": applebusinesstest.NewUnstartedServer(nil), "started": newServer(t, nil),
 	} {
 		t.Run(name, func(t *testing.T) {
-			assert.Nil(t, server.Connect("unknown"))
-			assert.Nil(t, server.Connect(server.ServiceAccount.ClientID))
-			assert.Empty(t, server.RotateSecret("unknown"))
-			server.DeleteApp("unknown")
-			server.Revoke("unknown")
-			server.Fail("")
 			assert.Empty(t, server.Requests())
 			assert.NotNil(t, server.Client())
+			server.Heal()
 			_, err := server.Authorize("\x00")
 			assert.Error(t, err)
 			server.Close()
@@ -780,9 +808,6 @@ func TestAddr(t *testing.T) {
 		defer listener.Close()
 		options := &applebusinesstest.Options{Addr: listener.Addr().String()}
 		assert.ErrorContains(t, applebusinesstest.NewUnstartedServer(options).Start(), "applebusinesstest: ")
-		server := applebusinesstest.NewServer(options)
-		assert.Empty(t, server.URL)
-		server.Close()
 	})
 	t.Run("wrapped", func(t *testing.T) {
 		server := applebusinesstest.NewUnstartedServer(nil)
@@ -856,19 +881,93 @@ func TestGracePeriod(t *testing.T) {
 }
 
 func TestLoseResponse(t *testing.T) {
-	server := applebusinesstest.NewServer(nil)
-	defer server.Close()
+	server := newServer(t, nil)
 	config := newConfig(server)
 	old := server.Connect(config.ClientID)
-	server.LoseResponse()
 	server.LoseResponse()
 	source := config.TokenSource(withClient(server), &oauth2.Token{RefreshToken: old.RefreshToken})
 	_, err := source.Token()
 	assert.ErrorIs(t, err, applebusiness.ErrNoResponse)
 	assert.Len(t, server.Requests(), 1)
-	server.Fail(applebusiness.ErrServer)
-	_, err = source.Token()
-	assert.ErrorIs(t, err, applebusiness.ErrNoResponse, "an error is lost as well")
 	_, err = source.Token()
 	assert.ErrorIs(t, applebusiness.Wrap(err), applebusiness.ErrInvalidRefreshToken, "it was replaced, and nobody has its successor")
+}
+
+func TestFailNext(t *testing.T) {
+	server := newServer(t, nil)
+	config := newConfig(server)
+	first := server.Connect(config.ClientID)
+	attempt := func(ctx context.Context) error {
+		_, err := config.TokenSource(ctx, &oauth2.Token{RefreshToken: first.RefreshToken}).Token()
+		return applebusiness.Wrap(err)
+	}
+	ctx := withClient(server)
+
+	server.FailNext(applebusinesstest.Failure{StatusCode: 503, Header: http.Header{"Retry-After": {"7"}}, Times: 2})
+	server.FailNext(applebusinesstest.Failure{Drop: true})
+	for range 2 {
+		assert.ErrorIs(t, attempt(ctx), applebusiness.ErrUnavailable)
+	}
+	assert.ErrorIs(t, attempt(ctx), applebusiness.ErrNoResponse)
+
+	server.FailNext(applebusinesstest.Failure{StatusCode: 502, Times: -1})
+	server.FailNext(applebusinesstest.Failure{Entry: applebusiness.Entry{Endpoint: applebusiness.AuthorizationEndpoint, Code: "x"}, Times: -1})
+	for range 5 {
+		assert.ErrorIs(t, attempt(ctx), applebusiness.ErrUnavailable)
+		redirected, err := server.Authorize(authURL(config))
+		require.NoError(t, err)
+		_, err = applebusiness.ParseRedirect(query(t, redirected))
+		require.ErrorIs(t, err, applebusiness.Code("x"))
+	}
+	server.Heal()
+	redirected, err := server.Authorize(authURL(config))
+	require.NoError(t, err)
+	_, err = applebusiness.ParseRedirect(query(t, redirected))
+	require.NoError(t, err)
+
+	// A server that hangs lets go of a client that gives up.
+	server.FailNext(applebusinesstest.Failure{Hang: true})
+	client := server.Client()
+	client.Timeout = 200 * time.Millisecond
+	err = attempt(context.WithValue(context.Background(), oauth2.HTTPClient, client))
+	assert.ErrorIs(t, err, applebusiness.ErrNoResponse)
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+
+	start := time.Now()
+	server.FailNext(applebusinesstest.Failure{TakesEffect: true, Delay: 50 * time.Millisecond})
+	assert.NoError(t, attempt(ctx))
+	assert.GreaterOrEqual(t, time.Since(start), 50*time.Millisecond)
+	assert.ErrorIs(t, attempt(ctx), applebusiness.ErrInvalidRefreshToken, "it took effect")
+}
+
+func TestConnectExpired(t *testing.T) {
+	server := newServer(t, nil)
+	config := newConfig(server)
+	token := server.ConnectExpired(config.ClientID)
+	assert.False(t, token.Valid())
+	request, err := http.NewRequest(http.MethodGet, server.URL+"/api/v1/me", nil)
+	require.NoError(t, err)
+	token.SetAuthHeader(request)
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	response.Body.Close()
+	assert.Equal(t, http.StatusUnauthorized, response.StatusCode, "for the server it has expired too")
+	_, err = config.TokenSource(withClient(server), token).Token()
+	assert.NoError(t, err)
+}
+
+// The wire says what Apple documents; the log says what is wrong with the state, and not the state.
+func TestRefusedStateIsLogged(t *testing.T) {
+	server := applebusinesstest.NewUnstartedServer(nil)
+	var logged bytes.Buffer
+	server.Config.ErrorLog = log.New(&logged, "", 0)
+	require.NoError(t, server.Start())
+	defer server.Close()
+	config := newConfig(server)
+	redirected, err := server.Authorize(config.AuthCodeURL("s3cr+t=", oauth2.S256ChallengeOption("v")))
+	require.NoError(t, err)
+	_, err = applebusiness.ParseRedirect(query(t, redirected))
+	require.ErrorIs(t, err, applebusiness.ErrBadRequest)
+	assert.Equal(t, "applebusinesstest: the state of an authorization request holds '+' at byte 4, which needs percent-encoding: "+
+		"Apple does not promise to return it as it was; use letters, digits and -._~\n", logged.String())
 }

@@ -30,9 +30,6 @@ func (r response) write(w http.ResponseWriter) {
 			w.Header().Add(name, value)
 		}
 	}
-	if r.status < 200 || r.status > 999 {
-		r.status = http.StatusInternalServerError
-	}
 	w.WriteHeader(r.status)
 	_, _ = io.WriteString(w, r.body)
 }
@@ -82,9 +79,10 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID st
 	s.mu.Lock()
 	s.record(applebusiness.TokenEndpoint, params, requestID)
 	var sent response
+	failure, fails := next(&s.tokenFailures)
 	switch {
-	case len(s.tokenFailures) > 0:
-		sent, s.tokenFailures = s.tokenFailures[0], s.tokenFailures[1:]
+	case fails && !failure.TakesEffect:
+		sent = response{failure.StatusCode, failure.Header, failure.Body}
 	case len(bytes.TrimSpace(body)) == 0:
 		sent = catalogResponse(applebusiness.ErrEmptyBody)
 	case !isObject:
@@ -92,12 +90,17 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID st
 	default:
 		sent = s.judgeToken(params, now)
 	}
-	lost := s.lostResponses > 0
-	if lost {
-		s.lostResponses--
-	}
 	s.mu.Unlock()
-	if lost {
+	delay := time.NewTimer(failure.Delay)
+	defer delay.Stop()
+	if failure.Hang {
+		delay.Stop()
+	}
+	select {
+	case <-delay.C:
+	case <-r.Context().Done():
+	}
+	if failure.Hang || failure.Drop {
 		panic(http.ErrAbortHandler) // net/http breaks the connection
 	}
 	sent.write(w)

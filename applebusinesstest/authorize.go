@@ -56,7 +56,7 @@ func (s *Server) Authorize(authURL string) (redirectURL string, err error) {
 	if base.String() != s.Endpoint().AuthURL {
 		return "", errors.New("applebusinesstest: the authorization URL is not this server's")
 	}
-	consent := s.options.Consent
+	consent := s.consent()
 	if consent != ConsentDeny {
 		consent = ConsentAllow
 	}
@@ -189,7 +189,7 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request, requestI
 		}
 		response = s.decide(r.URL.RawQuery, consent)
 	} else {
-		response = s.authorize(r.URL.RawQuery, s.options.Consent, requestID)
+		response = s.authorize(r.URL.RawQuery, s.consent(), requestID)
 	}
 	target, err := response.url()
 	switch {

@@ -56,6 +56,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -224,7 +225,8 @@ func NewUnstartedServer(options *Options) *Server {
 	return server
 }
 
-// Start listens at Options.Addr and sets URL. It returns an error if that fails, or if the server was started before.
+// Start listens at Options.Addr and sets URL; with a TLSConfig in Config that is https. It returns an error if that fails, or if
+// the server was started before.
 func (s *Server) Start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -247,6 +249,9 @@ func (s *Server) Start() error {
 	}
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
 	s.URL = "http://" + net.JoinHostPort(host, port)
+	if s.Config != nil && s.Config.TLSConfig != nil {
+		s.URL = "https" + strings.TrimPrefix(s.URL, "http")
+	}
 	if s.Config == nil {
 		s.Config = &http.Server{ReadHeaderTimeout: clientTimeout}
 	}
@@ -254,7 +259,13 @@ func (s *Server) Start() error {
 		s.Config.Handler = http.HandlerFunc(s.serve)
 	}
 	config := s.Config
-	s.serving.Go(func() { _ = config.Serve(listener) })
+	s.serving.Go(func() {
+		if config.TLSConfig != nil {
+			_ = config.ServeTLS(listener, "", "")
+		} else {
+			_ = config.Serve(listener)
+		}
+	})
 	return nil
 }
 
@@ -467,6 +478,29 @@ func (s *Server) Heal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.authorizationFailures, s.tokenFailures = nil, nil
+}
+
+// SetConsent changes what the user does, which Options.Consent says at first.
+func (s *Server) SetConsent(consent Consent) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.options.Consent = consent
+}
+
+func (s *Server) consent() Consent {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.options.Consent
+}
+
+// Reset forgets all grants, with their codes and tokens, all failures and all requests. What is registered stays.
+func (s *Server) Reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.codes)
+	clear(s.refreshTokens)
+	clear(s.accessTokens)
+	s.organisations, s.authorizationFailures, s.tokenFailures, s.requests = 0, nil, nil, nil
 }
 
 // next takes a failure from a queue, and returns false if it is empty; Server.mu is held.

@@ -971,3 +971,26 @@ func TestRefusedStateIsLogged(t *testing.T) {
 	assert.Equal(t, "applebusinesstest: the state of an authorization request holds '+' at byte 4, which needs percent-encoding: "+
 		"Apple does not promise to return it as it was; use letters, digits and -._~\n", logged.String())
 }
+
+func TestResetAndSetConsent(t *testing.T) {
+	server := newServer(t, nil)
+	config := newConfig(server)
+	token := server.Connect(config.ClientID)
+	code := newCode(t, server, config)
+	server.Fail(applebusiness.ErrServer)
+	server.Fail(applebusiness.ErrBadRequest)
+	server.Reset()
+	assert.Empty(t, server.Requests())
+	_, err := refresh(server, config, token.RefreshToken)
+	assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
+	_, err = exchange(server, config, code)
+	assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
+	_, err = exchange(server, config, newCode(t, server, config))
+	assert.NoError(t, err, "the app is still registered")
+
+	server.SetConsent(applebusinesstest.ConsentDeny)
+	redirected, err := server.Authorize(authURL(config))
+	require.NoError(t, err)
+	_, err = applebusiness.ParseRedirect(query(t, redirected))
+	assert.ErrorIs(t, err, applebusiness.ErrUserDenied)
+}

@@ -1,102 +1,136 @@
-// Fakeapple runs the fake Apple Business of package applebusinesstest as a program, for tests in any language.
-//
-//	go run ./examples/fakeapple -client-id my-app -client-secret s3cret -redirect-uri http://127.0.0.1:8080/redirect -consent allow
-//
-// Its first line on stdout is a JSON object with authorization_url, token_url, api_url, client_id, client_secret and
-// redirect_uris; it accepts requests from then on, until SIGINT or SIGTERM. A test steers it by
-//
-//	POST /_fake/fail?reason=server[&status=500]   the next request fails so; status picks the row, 0 the redirect
-//	POST /_fake/fail?status=503                   the next token request; body, Content-Type and Retry-After as sent here
-//	POST /_fake/revoke?refresh_token=…            the customer disconnects the partner
-//	POST /_fake/advance?duration=6m               the clock for all lifetimes
-//
-// whose response is 204, or 400 with a line of text. The reasons are the library's labels, such as invalid_refresh_token.
+// Fakeapple runs the fake Apple Business of package applebusinesstest as a program, for tests in any language: see usage, which
+// -h prints.
 package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"os"
 	"os/signal"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
-	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
 )
 
+const usage = `Fakeapple is a fake Apple Business for tests in any language: an OAuth server that responds as Apple documents, and
+fails as a test asks.
+
+  go build -o fakeapple ./examples/fakeapple
+  ./fakeapple -client-id my-app -client-secret s3cret -redirect-uri http://127.0.0.1:8080/redirect -consent allow
+  curl -d '{"reason":"invalid_refresh_token"}' -H 'Content-Type: application/json' http://127.0.0.1:PORT/_fake/fail
+
+The first line on stdout is a JSON object: authorization_url, token_url, api_url, client_id, client_secret, redirect_uris, and
+with -tls the path of the certificate. Requests are accepted from then on, until SIGINT or SIGTERM.
+
+A test steers it by requests to api_url + /_fake/…, with a JSON object or with parameters in the query. The response is JSON, or
+204 where there is nothing to say; 400 for a request that is wrong, 404 for a label, a client or a token that is not known, each
+with an "error" that helps.
+
+  GET  health                             {"status":"ok"}
+  POST reset                              forgets grants, failures and requests, and sets the clock
+  POST fail {"reason":"server"}           the next request fails with this row; "status" picks one of several, 0 the redirect
+  POST fail {"status":503,"header":{"Retry-After":"7"},"body":""}
+                                          the next token request; both take "count" (negative: until reset or heal),
+                                          "delay" ("2s"), "drop", "hang" and "takes_effect" (only the response is affected)
+  POST fail?status=503                    the same with body, Content-Type and Retry-After as they are sent here
+  POST heal                               forgets failures that have not come to pass
+  POST connect {"expired":true}           a customer's token, of the app or of "client_id"
+  POST revoke {"refresh_token":"…"}       the customer disconnects the partner
+  POST rotate-secret                      a new client_secret, of the app or of "client_id"; the old one ends at once
+  POST delete-app                         of the app or of "client_id", with all grants
+  POST consent {"consent":"deny"}         what the user does: ask, allow or deny
+  POST clock {"advance":"6m"}             the clock for all lifetimes; GET clock tells the time
+  GET  requests                           what has arrived at the two endpoints, without secrets
+  GET  reasons                            the rows of Apple's tables, with the label of each
+
+Flags:
+`
+
 func main() {
-	var (
-		options applebusinesstest.Options
-		app     applebusinesstest.App
-		account applebusinesstest.ServiceAccount
-		advance atomic.Int64 // nanoseconds
-	)
-	options.Now = func() time.Time { return time.Now().Add(time.Duration(advance.Load())) }
-	flag.StringVar(&options.Addr, "addr", "127.0.0.1:0", "`address` to listen at")
-	flag.StringVar(&app.ClientID, "client-id", "", "client_id of the app (default random)")
-	flag.StringVar(&app.ClientSecret, "client-secret", "", "client secret of the app (default random)")
-	flag.Func("redirect-uri", "redirect `URI` of the app; may be repeated", func(uri string) error {
-		app.RedirectURIs = append(app.RedirectURIs, uri)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// settings are the command line.
+type settings struct {
+	options   applebusinesstest.Options
+	app       applebusinesstest.App
+	account   applebusinesstest.ServiceAccount
+	publicURL string
+	tls       bool
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	s, err := parse(args, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return 2
+	}
+	if err := s.serve(ctx, stdout); err != nil {
+		fmt.Fprintf(stderr, "fakeapple: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func parse(args []string, stderr io.Writer) (settings, error) {
+	var s settings
+	flags := flag.NewFlagSet("fakeapple", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() {
+		fmt.Fprint(stderr, usage)
+		flags.PrintDefaults()
+	}
+	flags.StringVar(&s.options.Addr, "addr", "127.0.0.1:0", "`address` to listen at")
+	flags.StringVar(&s.app.ClientID, "client-id", "", "client_id of the app (default random)")
+	flags.StringVar(&s.app.ClientSecret, "client-secret", "", "client secret of the app (default random)")
+	flags.Func("redirect-uri", "redirect `URI` of the app; may be repeated", func(uri string) error {
+		s.app.RedirectURIs = append(s.app.RedirectURIs, uri)
 		return nil
 	})
-	flag.Func("service-account", "client_id and secret of a Service Account, as `id:secret`", func(text string) error {
+	flags.Func("service-account", "client_id and secret of a Service Account, as `id:secret`", func(text string) error {
 		var ok bool
-		account.ClientID, account.ClientSecret, ok = strings.Cut(text, ":")
-		if !ok || account.ClientID == "" || account.ClientSecret == "" {
+		s.account.ClientID, s.account.ClientSecret, ok = strings.Cut(text, ":")
+		if !ok || s.account.ClientID == "" || s.account.ClientSecret == "" {
 			return errors.New("want id:secret")
 		}
 		return nil
 	})
-	flag.Func("deliver", "how the redirect is delivered: `get|post` (default get)", func(text string) error {
-		return choose(&options.Deliver, text, map[string]applebusinesstest.Delivery{
+	flags.Func("deliver", "how the redirect is delivered: `get|post` (default get)", func(text string) error {
+		return choose(&s.options.Deliver, text, map[string]applebusinesstest.Delivery{
 			"get": applebusinesstest.DeliverGet, "post": applebusinesstest.DeliverPost,
 		})
 	})
-	flag.Func("consent", "what the user does: `ask|allow|deny` (default ask)", func(text string) error {
-		return choose(&options.Consent, text, map[string]applebusinesstest.Consent{
-			"ask": applebusinesstest.ConsentAsk, "allow": applebusinesstest.ConsentAllow, "deny": applebusinesstest.ConsentDeny,
-		})
+	flags.Func("consent", "what the user does: `ask|allow|deny` (default ask)", func(text string) error {
+		return choose(&s.options.Consent, text, consents)
 	})
-	flag.Parse()
-	if flag.NArg() > 0 {
-		fmt.Fprintf(os.Stderr, "fakeapple: unknown argument %q\n", flag.Arg(0))
-		os.Exit(2)
+	flags.BoolVar(&s.options.KeepRefreshToken, "keep-refresh-token", false, "return the same refresh token from a refresh, instead of a new one")
+	flags.DurationVar(&s.options.GracePeriod, "grace-period", 0, "`duration` for which a replaced refresh token still works")
+	flags.DurationVar(&s.options.AccessTokenLife, "access-token-life", time.Hour, "`duration` for which an access token is valid, in whole seconds")
+	flags.StringVar(&s.publicURL, "public-url", "", "base `URL` under which clients reach this program, if it is another one")
+	flags.BoolVar(&s.tls, "tls", false, "speak HTTPS, with a certificate made for this run")
+	if err := flags.Parse(args); err != nil {
+		return s, err
 	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(stderr, "fakeapple: unknown argument %q\n", flags.Arg(0))
+		return s, errors.New("unknown argument")
+	}
+	return s, nil
+}
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	server := applebusinesstest.NewUnstartedServer(&options)
-	if app.ClientID == "" {
-		app.ClientID = server.App.ClientID
-	}
-	if app.ClientSecret == "" {
-		app.ClientSecret = server.App.ClientSecret
-	}
-	if len(app.RedirectURIs) == 0 {
-		app.RedirectURIs = server.App.RedirectURIs
-	}
-	if account.ClientID != "" {
-		server.RegisterServiceAccount(account)
-	}
-	server.RegisterApp(app)
-	server.Config.Handler = steer(server, &advance)
-	if err := server.Start(); err != nil {
-		fmt.Fprintf(os.Stderr, "fakeapple: %v\n", err)
-		os.Exit(1)
-	}
-	defer server.Close()
-	announce(os.Stdout, server, app)
-	<-ctx.Done()
+var consents = map[string]applebusinesstest.Consent{
+	"ask": applebusinesstest.ConsentAsk, "allow": applebusinesstest.ConsentAllow, "deny": applebusinesstest.ConsentDeny,
 }
 
 func choose[T any](to *T, text string, choices map[string]T) error {
@@ -108,7 +142,49 @@ func choose[T any](to *T, text string, choices map[string]T) error {
 	return nil
 }
 
-func announce(w io.Writer, server *applebusinesstest.Server, app applebusinesstest.App) {
+// serve runs the server until ctx ends.
+func (s settings) serve(ctx context.Context, stdout io.Writer) error {
+	var clock clock
+	s.options.Now = clock.now
+	server := applebusinesstest.NewUnstartedServer(&s.options)
+	if s.app.ClientID == "" {
+		s.app.ClientID = server.App.ClientID
+	}
+	if s.app.ClientSecret == "" {
+		s.app.ClientSecret = server.App.ClientSecret
+	}
+	if len(s.app.RedirectURIs) == 0 {
+		s.app.RedirectURIs = server.App.RedirectURIs
+	}
+	if s.account.ClientID != "" {
+		server.RegisterServiceAccount(s.account)
+	}
+	server.RegisterApp(s.app)
+	server.Config.Handler = newSteering(server, s.app, &clock, server.Config.Handler)
+
+	certificate := ""
+	if s.tls {
+		pair, path, err := newCertificate(s.options.Addr, s.publicURL)
+		if err != nil {
+			return err
+		}
+		defer os.Remove(path)
+		certificate = path
+		server.Config.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pair}}
+	}
+	if err := server.Start(); err != nil {
+		return err
+	}
+	defer server.Close()
+	s.announce(stdout, server, certificate)
+	<-ctx.Done()
+	return nil
+}
+
+func (s settings) announce(w io.Writer, server *applebusinesstest.Server, certificate string) {
+	if s.publicURL != "" {
+		server.URL = strings.TrimRight(s.publicURL, "/")
+	}
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false) // leaves an & in a redirect URI readable
 	_ = encoder.Encode(struct {
@@ -118,91 +194,9 @@ func announce(w io.Writer, server *applebusinesstest.Server, app applebusinesste
 		ClientID         string   `json:"client_id"`
 		ClientSecret     string   `json:"client_secret"`
 		RedirectURIs     []string `json:"redirect_uris"`
+		Certificate      string   `json:"certificate,omitempty"`
 	}{
 		server.Endpoint().AuthURL, server.Endpoint().TokenURL, server.URL,
-		app.ClientID, app.ClientSecret, app.RedirectURIs,
+		s.app.ClientID, s.app.ClientSecret, s.app.RedirectURIs, certificate,
 	})
-}
-
-// steer returns the server's handler with the routes for tests beside it.
-func steer(server *applebusinesstest.Server, advance *atomic.Int64) http.Handler {
-	next, mux := server.Config.Handler, http.NewServeMux()
-	handle := func(pattern string, do func(r *http.Request, query url.Values) error) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			if err := do(r, r.URL.Query()); err != nil {
-				http.Error(w, "fakeapple: "+err.Error(), http.StatusBadRequest)
-				return
-			}
-			w.WriteHeader(http.StatusNoContent)
-		})
-	}
-	handle("POST /_fake/fail", func(r *http.Request, query url.Values) error { return fail(server, r, query) })
-	handle("POST /_fake/revoke", func(_ *http.Request, query url.Values) error {
-		if query.Get("refresh_token") == "" {
-			return errors.New("refresh_token is missing")
-		}
-		server.Revoke(query.Get("refresh_token"))
-		return nil
-	})
-	handle("POST /_fake/advance", func(_ *http.Request, query url.Values) error {
-		duration, err := time.ParseDuration(query.Get("duration"))
-		if err != nil || duration < 0 {
-			return errors.New("want a duration such as 6m")
-		}
-		advance.Add(int64(duration))
-		return nil
-	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/_fake/") {
-			mux.ServeHTTP(w, r)
-			return
-		}
-		next.ServeHTTP(w, r) // not behind the mux, which would redirect a path that is not clean
-	})
-}
-
-func fail(server *applebusinesstest.Server, r *http.Request, query url.Values) error {
-	status, err := strconv.Atoi(query.Get("status"))
-	if query.Has("status") && (err != nil || status != 0 && (status < 200 || status > 999)) {
-		return errors.New("want a status from 200 to 999, or 0 for a redirect")
-	}
-	reason := applebusiness.Reason(query.Get("reason"))
-	if reason == "" {
-		return failWith(server, r, status)
-	}
-	var rows []applebusiness.Entry
-	for entry := range applebusiness.Catalog() {
-		if entry.Reason != reason {
-			continue
-		}
-		if !query.Has("status") || entry.StatusCode == status {
-			server.FailEntry(entry)
-			return nil
-		}
-		rows = append(rows, entry)
-	}
-	if len(rows) == 0 || status == 0 {
-		return fmt.Errorf("no row has the reason %q and this status", reason)
-	}
-	rows[0].StatusCode = status // one that Apple does not document for it
-	server.FailEntry(rows[0])
-	return nil
-}
-
-func failWith(server *applebusinesstest.Server, r *http.Request, status int) error {
-	if status == 0 {
-		return errors.New("reason or status is missing")
-	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
-	if err != nil {
-		return errors.New("the body cannot be read")
-	}
-	header := http.Header{}
-	for _, name := range [...]string{"Content-Type", "Retry-After"} {
-		if value := r.Header.Get(name); value != "" {
-			header.Set(name, value)
-		}
-	}
-	server.FailWith(status, header, string(body))
-	return nil
 }

@@ -3,7 +3,10 @@ package main_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"io"
 	"net/http"
 	"net/url"
@@ -56,6 +59,7 @@ type fake struct {
 	ClientID         string   `json:"client_id"`
 	ClientSecret     string   `json:"client_secret"`
 	RedirectURIs     []string `json:"redirect_uris"`
+	Certificate      string   `json:"certificate"`
 }
 
 func start(t *testing.T, args ...string) *fake {
@@ -116,7 +120,7 @@ func (f *fake) refresh(token *oauth2.Token) (*oauth2.Token, error) {
 	return token, applebusiness.Wrap(err)
 }
 
-// steer sends a request to /_fake/ and returns the answer's status.
+// steer sends a request to /_fake/ and returns the response's status.
 func (f *fake) steer(t *testing.T, route string, header http.Header, body string) int {
 	t.Helper()
 	request, err := http.NewRequest(http.MethodPost, f.APIURL+"/_fake/"+route, strings.NewReader(body))
@@ -199,12 +203,17 @@ func TestFlowAndSteering(t *testing.T) {
 	})
 	t.Run("wrong steering", func(t *testing.T) {
 		for _, route := range []string{
-			"fail", "fail?reason=unknown", "fail?reason=server&status=x", "fail?status=100", "fail?status=1000", "fail?status=",
+			"fail", "fail?reason=server&status=x", "fail?drop=maybe", "fail?reason=server&delay=-1s", "fail?nonsense=1", "fail?status=100", "fail?status=1000", "fail?status=",
 			"fail?reason=invalid_refresh_token&status=0", "revoke", "advance", "advance?duration=-1s", "advance?duration=x",
 		} {
 			assert.Equal(t, http.StatusBadRequest, program.steer(t, route, nil, ""), route)
 		}
-		assert.Equal(t, http.StatusNotFound, program.steer(t, "unknown", nil, ""))
+		for _, route := range []string{
+			"unknown", "fail?reason=unknown", "revoke?refresh_token=unknown", "rotate-secret?client_id=unknown", "delete-app?client_id=unknown",
+			"connect?client_id=account", "consent?consent=perhaps",
+		} {
+			assert.Equal(t, http.StatusNotFound, program.steer(t, route, nil, ""), route)
+		}
 	})
 	t.Run("unknown path", func(t *testing.T) {
 		program := *program
@@ -271,5 +280,172 @@ func TestRefusesArguments(t *testing.T) {
 		assert.Error(t, err)
 		assert.Equal(t, test.exit, command.ProcessState.ExitCode())
 		assert.Contains(t, string(output), test.text)
+	}
+}
+
+// call sends JSON to a route, and returns the status and the response.
+func (f *fake) call(t *testing.T, method, route, body string) (int, any) {
+	t.Helper()
+	request, err := http.NewRequest(method, f.APIURL+"/_fake/"+route, strings.NewReader(body))
+	require.NoError(t, err)
+	request.Header.Set("Content-Type", "application/json")
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	var decoded any
+	if response.StatusCode != http.StatusNoContent {
+		assert.Equal(t, "application/json", response.Header.Get("Content-Type"))
+		require.NoError(t, json.NewDecoder(response.Body).Decode(&decoded))
+	}
+	return response.StatusCode, decoded
+}
+
+// A test in any language steers the fake by JSON.
+func TestSteeringByJSON(t *testing.T) {
+	program := start(t, "-client-id", "my-app", "-client-secret", "s3cret", "-consent", "allow", "-redirect-uri", "https://partner.example/redirect")
+	done := func(route, body string) {
+		t.Helper()
+		status, response := program.call(t, http.MethodPost, route, body)
+		assert.Equal(t, http.StatusNoContent, status, "%s: %v", route, response)
+	}
+	status, response := program.call(t, http.MethodGet, "health", "")
+	assert.Equal(t, http.StatusOK, status)
+	assert.Equal(t, map[string]any{"status": "ok"}, response)
+	_, response = program.call(t, http.MethodGet, "reasons", "")
+	assert.Len(t, response, 25)
+	assert.Equal(t, map[string]any{
+		"reason": "invalid_grant_type", "endpoint": "token", "status": 400.0, "error": "invalid_grant",
+		"error_description": "grant_type is invalid. Accepted values: refresh_token, client_credentials, authorization_code",
+	}, response.([]any)[0])
+
+	_, connected := program.call(t, http.MethodPost, "connect", `{"expired":true}`)
+	refreshToken, _ := connected.(map[string]any)["refresh_token"].(string)
+	require.NotEmpty(t, refreshToken)
+	assert.Equal(t, 0.0, connected.(map[string]any)["expires_in"])
+	attempt := func() error {
+		token, err := program.refresh(&oauth2.Token{RefreshToken: refreshToken})
+		if err == nil {
+			refreshToken = token.RefreshToken
+		}
+		return err
+	}
+	require.NoError(t, attempt())
+
+	done("fail", `{"status":503,"header":{"Retry-After":"7"},"body":"<html>","count":2}`)
+	for range 2 {
+		var failed *applebusiness.Error
+		require.ErrorAs(t, attempt(), &failed)
+		assert.Equal(t, 503, failed.StatusCode)
+		assert.Equal(t, 7*time.Second, failed.RetryAfter)
+	}
+	require.NoError(t, attempt())
+	done("fail", `{"drop":true}`)
+	assert.ErrorIs(t, attempt(), applebusiness.ErrNoResponse)
+	done("fail", `{"reason":"server","count":-1,"delay":"1ms"}`)
+	for range 3 {
+		assert.ErrorIs(t, attempt(), applebusiness.ErrServer)
+	}
+	done("heal", "")
+	require.NoError(t, attempt())
+
+	done("consent", `{"consent":"deny"}`)
+	_, err := program.redirect(t)
+	assert.ErrorIs(t, err, applebusiness.ErrUserDenied)
+	done("consent", `{"consent":"allow"}`)
+
+	redirect, err := program.redirect(t)
+	require.NoError(t, err)
+	done("clock", `{"advance":"6m"}`)
+	_, clock := program.call(t, http.MethodGet, "clock", "")
+	now, err := time.Parse(time.RFC3339Nano, clock.(map[string]any)["now"].(string))
+	require.NoError(t, err)
+	assert.Greater(t, time.Until(now), 5*time.Minute)
+	_, err = program.exchange(redirect.Code)
+	assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
+
+	_, requests := program.call(t, http.MethodGet, "requests", "")
+	last := requests.([]any)[len(requests.([]any))-1].(map[string]any)
+	assert.Equal(t, "authorization_code", last["grant_type"])
+	assert.Equal(t, []any{"REDACTED"}, last["params"].(map[string]any)["client_secret"])
+
+	_, rotated := program.call(t, http.MethodPost, "rotate-secret", "")
+	assert.ErrorIs(t, attempt(), applebusiness.ErrInvalidCredentials)
+	program.ClientSecret = rotated.(map[string]any)["client_secret"].(string)
+	require.NoError(t, attempt())
+
+	done("revoke", `{"refresh_token":"`+refreshToken+`"}`)
+	assert.ErrorIs(t, attempt(), applebusiness.ErrInvalidRefreshToken)
+
+	done("reset", "")
+	_, requests = program.call(t, http.MethodGet, "requests", "")
+	assert.Empty(t, requests)
+	require.NotNil(t, program.connect(t))
+	done("delete-app", "")
+	assert.ErrorIs(t, attempt(), applebusiness.ErrInvalidClientID)
+
+	for route, want := range map[string]string{
+		`fail {"reason":"unknown"}`:          `fakeapple: no row has the reason "unknown"; known are invalid_grant_type, `,
+		`fail {"reason":"server","x":1}`:     `fakeapple: unknown field "x"`,
+		`fail {`:                             `fakeapple: the body is no JSON object`,
+		`revoke {"refresh_token":"unknown"}`: `fakeapple: Revoke: this refresh token was not issued here; `,
+		`connect {"client_id":"unknown"}`:    `fakeapple: Connect: the client_id "unknown" is not registered; ["`,
+		`consent {"consent":"x"}`:            `fakeapple: no consent is "x"; known are ask, allow and deny`,
+		`nonsense {}`:                        `fakeapple: no such route; -h lists them: health, reset, `,
+	} {
+		path, body, _ := strings.Cut(route, " ")
+		_, response := program.call(t, http.MethodPost, path, body)
+		assert.True(t, strings.HasPrefix(response.(map[string]any)["error"].(string), want), "%s: %v", route, response)
+	}
+}
+
+func TestTLSAndPublicURL(t *testing.T) {
+	command := exec.Command(binary, "-tls", "-public-url", "https://apple.test:8443/")
+	stdout, err := command.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, command.Start())
+	defer command.Process.Kill()
+	var said struct {
+		TokenURL    string `json:"token_url"`
+		APIURL      string `json:"api_url"`
+		Certificate string `json:"certificate"`
+	}
+	require.NoError(t, json.NewDecoder(stdout).Decode(&said))
+	assert.Equal(t, "https://apple.test:8443/api/v1/oauth2/token", said.TokenURL)
+	assert.Equal(t, "https://apple.test:8443", said.APIURL)
+	text, err := os.ReadFile(said.Certificate)
+	require.NoError(t, err)
+	block, _ := pem.Decode(text)
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	require.NoError(t, err)
+	for _, host := range []string{"localhost", "127.0.0.1", "apple.test"} {
+		assert.NoError(t, certificate.VerifyHostname(host))
+	}
+	require.NoError(t, command.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, command.Wait())
+	assert.NoFileExists(t, said.Certificate)
+
+	program := start(t, "-tls", "-addr", "localhost:0")
+	assert.True(t, strings.HasPrefix(program.APIURL, "https://localhost:"), program.APIURL)
+	pool := x509.NewCertPool()
+	text, err = os.ReadFile(program.Certificate)
+	require.NoError(t, err)
+	require.True(t, pool.AppendCertsFromPEM(text))
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	response, err := client.Get(program.APIURL + "/_fake/health")
+	require.NoError(t, err)
+	response.Body.Close()
+	assert.Equal(t, http.StatusOK, response.StatusCode)
+}
+
+func TestHelp(t *testing.T) {
+	output, err := exec.Command(binary, "-h").CombinedOutput()
+	require.NoError(t, err)
+	text := string(output)
+	assert.True(t, strings.HasPrefix(text, "Fakeapple is a fake Apple Business"))
+	for _, flag := range []string{"addr", "client-id", "consent", "deliver", "redirect-uri", "service-account", "keep-refresh-token", "grace-period", "access-token-life", "public-url", "tls"} {
+		assert.Contains(t, text, "\n  -"+flag)
+	}
+	for _, route := range []string{"health", "reset", "fail", "heal", "connect", "revoke", "rotate-secret", "delete-app", "consent", "clock", "requests", "reasons"} {
+		assert.Regexp(t, `(?m)^  (GET |POST) `+route+`\b`, text)
 	}
 }

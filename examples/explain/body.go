@@ -125,11 +125,16 @@ func hasAny(members map[string]any, names ...string) bool {
 // fromResponse returns the error that a response of the token endpoint holds, whatever it is.
 func fromResponse(status int, header http.Header, body string) *applebusiness.Error {
 	e := applebusiness.ParseTokenError(status, header, []byte(body))
-	if isDocumented(e.Reason) || isConstant(e.Code) || e.Code == "" && e.Description == "" {
+	if isDocumented(e.Reason) || isConstant(e.Code) {
 		return e
 	}
 	for _, p := range unwrap(body) {
-		if f, _ := readBody(p); f != nil && f.Code == e.Code {
+		f, _ := readBody(p)
+		switch {
+		case f == nil:
+		case e.Code == "" && f.Code != "": // something else stands before the body
+			return applebusiness.ParseTokenError(status, header, bodyOf(string(f.Code), f.Description))
+		case f.Code == e.Code:
 			return e
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
@@ -178,7 +177,7 @@ func (x *logExplainer) record(r record) error {
 	if !r.mayHoldError {
 		return nil
 	}
-	f, err := understand(joinResponse(string(r.text)))
+	f, err := understand(string(r.text))
 	if err != nil {
 		return nil
 	}
@@ -194,26 +193,6 @@ func (x *logExplainer) record(r record) error {
 	}
 	_, err = fmt.Fprintf(x.out, "%d: %s: %s: %s\n", number, f.name(), orUnknown(f.advice().Action), f.text())
 	return err
-}
-
-// joinResponse puts the two lines of a failure of golang.org/x/oauth2 together again where a log wrapped each one for
-// itself: between them stand the end of the first one's wrapping and the beginning of the second one's.
-func joinResponse(text string) string {
-	first, second, isTwo := strings.Cut(text, "\n")
-	status := strings.Index(first, "oauth2: cannot fetch token: ")
-	response := strings.Index(second, "Response: ")
-	if !isTwo || status < 0 || response <= 0 {
-		return text
-	}
-	first = first[status:]
-	if end := strings.IndexAny(first, `\"`); end >= 0 {
-		first = first[:end]
-	}
-	second = second[response:]
-	if strings.Contains(second, `\`) {
-		second = unescape(second)
-	}
-	return first + "\n" + second
 }
 
 // finish prints how many failures of each kind there were.

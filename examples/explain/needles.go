@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"net/http"
 	"strings"
 
 	"github.com/seed-a5f25c57/applebusiness"
@@ -83,25 +84,37 @@ func equalFold(text []byte, lower string) bool {
 
 // hints are what a line holds at least one of if it holds an error: a reader that needs another one has to add it. They
 // are so chosen that few other lines hold one.
-var hints = newNeedles(append(responseHints(),
-	"applebusiness",
-	"oauth2: ",
-	"error", // a member or parameter, and the names of exceptions
-	"reason",
-	"invalid_", "unsupported_", "unauthorized_client", "access_denied", "temporarily_unavailable", // codes and labels
-	// Apple's texts
-	"invalid refresh_token", "invalid client_id", "grant_type is invalid", "scope is invalid", "oauth 2.0 parameter",
-	"missing fields in post", "post body is empty", "media type for post", "an_unknown_", "must be code", "must be s256",
-	"client_id does not match", "client_id must", "for redirect_uri", "redirect_uri is", "redirect_uri does", "redirect_uri must",
-	"scope must", "scope is not",
-	// the network
-	"dial tcp", "no such host", "could not resolve", "name resolution", "service not known", "server misbehaving", "enotfound", "eai_again",
-	"x509: ", "tls: ", "certificate verif", "certificate problem", "self-signed certificate", "self signed certificate", "local issuer",
-	"i/o timeout", "timed out", "etimedout", "handshake timeout", "deadline exceeded", "client.timeout", "context canceled",
-	"goaway", "stream error", "connection lost", "idle connection", "connection re", "econn", "broken pipe", ": eof", "unexpected eof",
-	"empty reply", "socket hang up", "no route to host", "network is unreachable", "proxyconnect", "malformed http", "http response to https",
-	"too many open files", "stopped after",
-))
+var hints = func() *needles {
+	texts := append(responseHints(),
+		prefix[:len("applebusiness")], // also of a constant
+		oauth2Prefix,
+		"error", // a member or parameter, and the names of exceptions
+		"reason",
+		`"message":[`, `"message" : [`, `"message": [`, // journald's array of bytes
+		`"redirecturl"`, // of a HAR file
+		"oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values: ",
+	)
+	for _, reason := range allReasons {
+		if strings.Contains(string(reason), "_") {
+			texts = append(texts, string(reason))
+		}
+	}
+	for _, code := range allCodes {
+		texts = append(texts, string(code))
+	}
+	for _, sentence := range sentences {
+		texts = append(texts, sentence.Description)
+	}
+	for _, failure := range networkFailures {
+		texts = append(texts, failure.texts...)
+	}
+	for status := 400; status <= 599; status++ {
+		if phrase := http.StatusText(status); phrase != "" {
+			texts = append(texts, `": `+phrase) // what Go says of a proxy
+		}
+	}
+	return newNeedles(texts)
+}()
 
 // responseHints are the hints of which most logs hold a part in each line: a status line but no request line, and the
 // endpoint of a line of package applebusiness but no other.
@@ -128,5 +141,5 @@ func mayHoldError(text string) bool { return hints.index([]byte(text)) >= 0 }
 // other line.
 func isName(line []byte) bool {
 	line = bytes.Trim(line, nameMarks)
-	return len(line) <= maxName && names[string(bytes.TrimPrefix(line, []byte(packageName)))] != nil
+	return len(line) <= maxName && names[string(bytes.TrimPrefix(bytes.ToLower(line), []byte(packageName)))] != nil
 }

@@ -27,7 +27,7 @@ func readOAuth2Text(p piece) (*finding, error) {
 		text = text[start:]
 		if match := oauth2Status.FindStringSubmatch(text[:min(len(text), 128)]); match != nil {
 			body := strings.TrimPrefix(text[len(match[0]):], "Response: ")
-			if strings.HasSuffix(match[0], `\`) {
+			if strings.HasSuffix(match[0], `\`) || strings.HasPrefix(body, `{\`) {
 				return nil, nil // still escaped
 			}
 			bodies++
@@ -65,8 +65,8 @@ func parseOAuth2Text(text string) *applebusiness.Error {
 // A member named error, and one named error_description, in whatever notation: 'error': 'x', "error"=>"x", :error=>"x",
 // error: 'x', error:x, error=x, [error] => x, ["error"]=> string(1) "x", "error": String("x").
 var (
-	renderedCode = regexp.MustCompile(`(?:^|[^\w.-])[:'"\[]*(?i:error_?code|error)['"\]]*\s*(?:=>|[:=])\s*(?:\w+\(\d*\)\s*|\w+\(|:)?['"]?(\w+)`)
-	renderedText = regexp.MustCompile(`(?:^|[^\w.-])[:'"\[]*(?i:error_?description)['"\]]*\s*(?:=>|[:=])\s*(?:\w+\(\d*\)\s*|\w+\(|:)?(?:"([^"]*)"|'([^']*)'|([^'"\n]*))`)
+	renderedCode = regexp.MustCompile(`(?:^|[^\w.-])[:'"\[]*(?i:error_?code|error)['"\]]*\s*(?:=>|[:=])\s*(?:\w+\(\d*\)\s*|\w+\(|:)?(?:[ub]?['"])?(\w+)`)
+	renderedText = regexp.MustCompile(`(?:^|[^\w.-])[:'"\[]*(?i:error_?description)['"\]]*\s*(?:=>|[:=])\s*(?:\w+\(\d*\)\s*|\w+\(|:)?(?:[ub]?"([^"]*)"|[ub]?'([^']*)'|([^'"\n]*))`)
 	nextMember   = regexp.MustCompile(`[\]})]|,? \w+[:=]|$`)
 )
 
@@ -182,16 +182,16 @@ func readSentence(p piece) (*finding, error) {
 		locate(e)
 		return found(e), nil
 	}
+	if match := reasonPair.FindStringSubmatch(text); match != nil && isReason(applebusiness.Reason(match[1])) {
+		return fromReason(applebusiness.Reason(match[1])), nil
+	}
 	if code != "" {
 		return fromCode(applebusiness.Code(code), p.status), nil
 	}
 	if match := constant.FindStringSubmatch(text); match != nil {
-		if find := names[match[1]]; find != nil {
+		if find := names[strings.ToLower(match[1])]; find != nil {
 			return find(), nil
 		}
-	}
-	if match := reasonPair.FindStringSubmatch(text); match != nil {
-		return fromReason(applebusiness.Reason(match[1])), nil
 	}
 	return nil, nil
 }
@@ -202,16 +202,16 @@ const (
 	maxName     = 64
 )
 
-// names are the package's labels, its constants and the codes, and what they stand for.
+// names are the package's labels, its constants and the codes in lower case, and what they stand for.
 var names = func() map[string]func() *finding {
 	names := make(map[string]func() *finding)
 	for _, reason := range allReasons {
 		find := func() *finding { return fromReason(reason) }
-		names[string(reason)], names[reasonName(reason)] = find, find
+		names[string(reason)], names[strings.ToLower(reasonName(reason))] = find, find
 	}
 	for _, code := range allCodes {
 		find := func() *finding { return fromCode(code, 0) }
-		names[string(code)], names[codeName(code)] = find, find
+		names[strings.ToLower(string(code))], names[strings.ToLower(codeName(code))] = find, find
 	}
 	return names
 }()
@@ -222,7 +222,7 @@ func readName(p piece) (*finding, error) {
 	if !p.whole || len(name) > 256 {
 		return nil, nil
 	}
-	if find := names[strings.TrimPrefix(name, packageName)]; find != nil {
+	if find := names[strings.TrimPrefix(strings.ToLower(name), packageName)]; find != nil {
 		return find(), nil
 	}
 	if e := fromText(0, "", name); isDocumented(e.Reason) {

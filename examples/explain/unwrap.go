@@ -18,7 +18,7 @@ type piece struct {
 	outside string         // what of text is outside the JSON objects in it
 	object  map[string]any // nil for a text
 	status  int            // the HTTP status that stands beside, 0 if none does
-	whole   bool           // it is the whole input
+	whole   bool           // it is the whole input, or the name of an error and the whole of a string
 }
 
 const (
@@ -147,8 +147,12 @@ func (u *unwrapper) value(value any, status, depth int) {
 	case map[string]any:
 		u.object(value, status, depth)
 	case string:
-		if mayHoldError(value) || strings.Contains(value, "HTTP/") {
+		if name := isName([]byte(value)); name || mayHoldError(value) || strings.Contains(value, "HTTP/") {
+			place := len(u.pieces)
 			u.text(value, status, depth)
+			if place < len(u.pieces) {
+				u.pieces[place].whole = name && strings.ContainsAny(value, "_EC") // no common word
+			}
 		}
 	case []any:
 		if text := bytesOf(value); text != "" {

@@ -62,8 +62,10 @@ func fromMembers(members map[string]any, status int) *applebusiness.Error {
 		if e.Description != "" {
 			break
 		}
-		if other := fromText(status, code, text(name)); text(name) != "" && isDocumented(other.Reason) {
-			e = other // any other text is not the server's
+		if text := text(name); text != "" && len(text) <= 256 && mayHoldError([]byte(text)) {
+			if other := fromText(status, code, text); isDocumented(other.Reason) {
+				e = other // any other text is not the server's
+			}
 		}
 	}
 	switch {

@@ -111,7 +111,7 @@ func nextRecord(text []byte, isEnd bool) record {
 		end = len(text)
 	}
 	line := text[:end]
-	single := record{line, 1, hints.index(line) >= 0 || isName(line)}
+	single := record{line, 1, mayHoldError(line) || isName(line)}
 	belongs := continuation(line, single.mayHoldError)
 	if belongs == nil {
 		return single
@@ -133,7 +133,7 @@ func nextRecord(text []byte, isEnd bool) record {
 		}
 		length += end
 		if isLast {
-			return record{text[:length], lines + 1, single.mayHoldError || hints.index(text[:length]) >= 0}
+			return record{text[:length], lines + 1, single.mayHoldError || mayHoldError(text[:length])}
 		}
 	}
 	return single

@@ -79,7 +79,7 @@ var inbound = []string{"http: tls handshake error from", "http: response.write",
 // readNetwork reads a failure of the network: a request that got no whole response.
 func readNetwork(p piece) (*finding, error) {
 	text := strings.ToLower(p.outside)
-	if slices.ContainsFunc(inbound, func(mine string) bool { return strings.Contains(text, mine) }) {
+	if networkHints.index([]byte(text)) < 0 || containsAny(text, inbound...) {
 		return nil, nil
 	}
 	request := httpRequest.FindStringSubmatch(p.outside)

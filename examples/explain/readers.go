@@ -176,7 +176,7 @@ var (
 // complete takes the grant_type from what stands around a failure, such as the request, since a spent code and a dead
 // grant are told apart by it; then it takes away what may be secret.
 func (f *finding) complete(input string) {
-	if f.Endpoint == applebusiness.TokenEndpoint && f.GrantType == "" {
+	if f.Endpoint == applebusiness.TokenEndpoint && f.GrantType == "" && (strings.Contains(input, "rant_type") || strings.Contains(input, "rantType")) {
 		f.GrantType = theOnly(append(grantTypeOf.FindAllStringSubmatch(input, -1), grantParam.FindAllStringSubmatch(input, -1)...))
 	}
 	f.redact(input)

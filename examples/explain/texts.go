@@ -139,10 +139,11 @@ func applesText(text, code string) *applebusiness.Error {
 			break
 		}
 	}
+	if description == "" && (strings.Contains(lower, " missing") || strings.Contains(lower, " required") || strings.Contains(lower, "accepted values")) {
+		description = templates.FindString(text)
+	}
 	if description == "" {
-		if description = templates.FindString(text); description == "" {
-			return nil
-		}
+		return nil
 	}
 	if e := fromText(0, code, description); code != "" && isDocumented(e.Reason) {
 		return e
@@ -172,7 +173,9 @@ func readSentence(p piece) (*finding, error) {
 		return nil, nil
 	}
 	code := ""
-	if match := wordCodes.FindStringSubmatch(text); match != nil {
+	if !containsAny(text, "invalid_", "unauthorized_client", "unsupported_", "_error", "access_denied", "temporarily_unavailable") {
+		// no code is in it
+	} else if match := wordCodes.FindStringSubmatch(text); match != nil {
 		code = match[1]
 	} else if match := markedCodes.FindStringSubmatch(text); match != nil {
 		code = match[1]
@@ -182,18 +185,32 @@ func readSentence(p piece) (*finding, error) {
 		locate(e)
 		return found(e), nil
 	}
-	if match := reasonPair.FindStringSubmatch(text); match != nil && isReason(applebusiness.Reason(match[1])) {
+	if match := findAfter("reason", reasonPair, text); match != nil && isReason(applebusiness.Reason(match[1])) {
 		return fromReason(applebusiness.Reason(match[1])), nil
 	}
 	if code != "" {
 		return fromCode(applebusiness.Code(code), p.status), nil
 	}
-	if match := constant.FindStringSubmatch(text); match != nil {
+	if match := findAfter(packageName, constant, text); match != nil {
 		if find := names[strings.ToLower(match[1])]; find != nil {
 			return find(), nil
 		}
 	}
 	return nil, nil
+}
+
+// containsAny reports whether text contains one of the parts.
+func containsAny(text string, parts ...string) bool {
+	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
+}
+
+// findAfter returns what pattern finds in text from word on: without it the pattern, which is slower, need not be tried.
+func findAfter(word string, pattern *regexp.Regexp, text string) []string {
+	start := strings.Index(text, word)
+	if start < 0 {
+		return nil
+	}
+	return pattern.FindStringSubmatch(text[start:])
 }
 
 const (

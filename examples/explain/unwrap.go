@@ -147,7 +147,7 @@ func (u *unwrapper) value(value any, status, depth int) {
 	case map[string]any:
 		u.object(value, status, depth)
 	case string:
-		if name := isName([]byte(value)); name || mayHoldError(value) || strings.Contains(value, "HTTP/") {
+		if name := isName([]byte(value)); name || mayHoldError([]byte(value)) || strings.Contains(value, "HTTP/") {
 			place := len(u.pieces)
 			u.text(value, status, depth)
 			if place < len(u.pieces) {

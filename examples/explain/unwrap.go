@@ -58,10 +58,9 @@ func (u *unwrapper) text(text string, status, depth int) {
 		if start < 0 {
 			break
 		}
-		object, length := decodeObject(rest[start:])
-		if object == nil {
+		object, length, isWhole := decodeObject(rest[start:])
+		if !isWhole {
 			failures++
-			length = 1
 		}
 		if object != nil {
 			outside.WriteString(rest[:start])
@@ -92,15 +91,14 @@ func objectStart(text string) int {
 	}
 }
 
-// decodeObject returns the object at the beginning of text and its length. Of one that is cut it returns the members
-// that are whole, and the length of text; nil if there are none.
-func decodeObject(text string) (map[string]any, int) {
+// decodeObject returns the object at the beginning of text and its length. Of one that is cut or malformed it returns the
+// members before that, nil if there are none.
+func decodeObject(text string) (object map[string]any, length int, isWhole bool) {
 	decoder := json.NewDecoder(strings.NewReader(text))
 	decoder.UseNumber()
-	var object map[string]any
 	err := decoder.Decode(&object)
 	if err == nil {
-		return object, int(decoder.InputOffset())
+		return object, int(decoder.InputOffset()), true
 	}
 	object = make(map[string]any)
 	decoder = json.NewDecoder(strings.NewReader(text))
@@ -118,12 +116,12 @@ func decodeObject(text string) (map[string]any, int) {
 		object[fmt.Sprint(name)] = value
 	}
 	if len(object) == 0 {
-		return nil, 0
+		return nil, 1, false
 	}
 	if err == io.ErrUnexpectedEOF {
-		return object, len(text)
+		return object, len(text), false
 	}
-	return object, int(decoder.InputOffset())
+	return object, int(decoder.InputOffset()), false
 }
 
 func (u *unwrapper) object(object map[string]any, status, depth int) {

@@ -70,6 +70,8 @@ func fromMembers(members map[string]any, status int) *applebusiness.Error {
 	}
 	switch {
 	case isDocumented(e.Reason), isConstant(e.Code):
+	case description == "" && names[strings.ToLower(code)] != nil:
+		return nil // a label or a constant, which is readName's
 	case code == "" || !codeWord.MatchString(code) && description == "" || isLog && description == "":
 		return nil
 	}

@@ -93,7 +93,7 @@ var hints = func() *needles {
 		errorHint,
 		"reason",
 		`"message":[`, `"message" : [`, `"message": [`, // journald's array of bytes
-		`"redirecturl"`, // of a HAR file
+		`response":{`, `response": {`, `response\":{`, `response\": {`, "redirecturl", "retry-after", // of a HAR file
 		"oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values: ",
 	)
 	for _, reason := range allReasons {

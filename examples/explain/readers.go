@@ -65,19 +65,14 @@ var readers = [...]reader{
 		readRendering,
 	},
 	{
-		"a text of Apple's, or an OAuth code, in a sentence",
-		`OAuth2::Error: invalid_grant: Invalid refresh_token`,
+		"a text of Apple's, a code, a label or a constant, alone or in a sentence",
+		`InvalidGrantError: (invalid_grant) Invalid refresh_token`,
 		readSentence,
 	},
 	{
 		"a failure of the network",
 		`Post "https://apple.example/token": dial tcp: lookup apple.example: no such host`,
 		readNetwork,
-	},
-	{
-		"a label, a constant or a code alone",
-		`ErrInvalidRefreshToken`,
-		readName,
 	},
 }
 

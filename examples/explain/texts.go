@@ -86,7 +86,7 @@ func readRendering(p piece) (*finding, error) {
 	for _, match := range renderedCode.FindAllStringSubmatch(text, 16) {
 		code := match[1]
 		e := fromText(p.status, code, description)
-		if description == "" {
+		if description == "" && isConstant(e.Code) {
 			if known := applesText(text, code); known != nil {
 				e = known
 			}
@@ -172,6 +172,9 @@ func readSentence(p piece) (*finding, error) {
 		}
 		return nil, nil
 	}
+	if f := readName(p); f != nil {
+		return f, nil
+	}
 	code := ""
 	if !containsAny(text, "invalid_", "unauthorized_client", "unsupported_", "_error", "access_denied", "temporarily_unavailable") {
 		// no code is in it
@@ -185,6 +188,9 @@ func readSentence(p piece) (*finding, error) {
 		locate(e)
 		return found(e), nil
 	}
+	if label := labelIn(text); label != "" {
+		return names[strings.ToLower(label)](), nil
+	}
 	if match := findAfter("reason", reasonPair, text); match != nil && isReason(applebusiness.Reason(match[1])) {
 		return fromReason(applebusiness.Reason(match[1])), nil
 	}
@@ -197,6 +203,25 @@ func readSentence(p piece) (*finding, error) {
 		}
 	}
 	return nil, nil
+}
+
+// labels are the labels and the constants that are hardly anything else's wherever they stand.
+var labels, labelNeedles = func() (*regexp.Regexp, *needles) {
+	var words []string
+	for _, reason := range allReasons {
+		if isDocumented(reason) && containsAny(string(reason), "refresh_token", "grant_type", "credentials", "client_id", "redirect_uri", "response_type", "challenge_method") {
+			words = append(words, string(reason), reasonName(reason))
+		}
+	}
+	return regexp.MustCompile(`\b(?:` + strings.Join(words, "|") + `)\b`), newNeedles(words)
+}()
+
+// labelIn returns the first label or constant in text, "" if there is none.
+func labelIn(text string) string {
+	if labelNeedles.index([]byte(text)) < 0 {
+		return ""
+	}
+	return labels.FindString(text)
 }
 
 // containsAny reports whether text contains one of the parts.
@@ -233,20 +258,20 @@ var names = func() map[string]func() *finding {
 	return names
 }()
 
-// readName reads an input that is nothing but a label, a constant's name, a code or a text of Apple's.
-func readName(p piece) (*finding, error) {
+// readName reads a text that is nothing but a label, a constant's name, a code or a text of Apple's; nil if it is not.
+func readName(p piece) *finding {
 	name := strings.Trim(p.outside, nameMarks)
 	if !p.whole || len(name) > 256 {
-		return nil, nil
+		return nil
 	}
 	if find := names[strings.TrimPrefix(strings.ToLower(name), packageName)]; find != nil {
-		return find(), nil
+		return find()
 	}
 	if e := fromText(0, "", name); isDocumented(e.Reason) {
 		locate(e)
-		return found(e), nil
+		return found(e)
 	}
-	return nil, nil
+	return nil
 }
 
 // fromCode returns the error of a code alone. Nothing tells where it came from, unless Apple documents it for one

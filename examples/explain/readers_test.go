@@ -236,7 +236,7 @@ func TestNetwork(t *testing.T) {
 		`Post "https://x.example/": EOF`:                                                                        "retry: the connection was reset",
 		`Post "https://x.example/": unexpected EOF`:                                                             "retry: the response was truncated",
 		`Post "https://x.example": Proxy Authentication Required`:                                               "check_network: the proxy refused the connection",
-		`proxyconnect tcp: dial tcp 127.0.0.1:9: connect: connection refused`:                                   "check_network: the connection was refused",
+		`proxyconnect tcp: dial tcp 127.0.0.1:9: connect: connection refused`:                                   "retry: the connection was refused",
 		`curl: (6) Could not resolve host: x.example`:                                                           "check_network: DNS does not know the host",
 		`Error: connect ECONNREFUSED 192.0.2.1:443`:                                                             "retry: the connection was refused",
 		`HTTPSConnectionPool(host='x', port=443): Read timed out. (read timeout=5)`:                             "retry: timed out",
@@ -254,31 +254,36 @@ func TestNetwork(t *testing.T) {
 
 // FuzzExplain plants secrets in each kind of input, around and beside what is fuzzed.
 func FuzzExplain(f *testing.F) {
-	for entry := range applebusiness.Catalog() {
-		f.Add(string(entry.Code))
-		f.Add(entry.Description)
+	shapes := uint(len(withSecrets("")))
+	seeds := []string{
+		"\x00\x1b[31m\u202e", "a\u2028\xff", "%00%1b%5b31m", "{\"message\":\"m\",\"code\":\"", "HTTP/1.1 100 Continue\r\n\r\nHTTP/2 401 \r\n\r\n" + body,
+		"oauth2: cannot fetch token: 401 Unauthorized\nResponse: " + body, `err="applebusiness: \"x\" (HTTP 401)"`, "invalid_grant",
 	}
 	for _, reader := range readers {
-		f.Add(reader.example)
+		seeds = append(seeds, reader.example)
 	}
-	f.Fuzz(func(t *testing.T, input string) {
-		if strings.Contains(input, secret) {
+	for shape := range shapes {
+		for _, seed := range seeds {
+			f.Add(shape, seed)
+		}
+	}
+	f.Fuzz(func(t *testing.T, shape uint, text string) {
+		if strings.Contains(text, secret) {
 			return
 		}
-		for _, input := range withSecrets(input) {
-			for _, mode := range []string{"-json=false", "-json", "-lines"} {
-				var stdout, stderr strings.Builder
-				code := run([]string{mode}, strings.NewReader(input), &stdout, &stderr)
-				assert.Equal(t, code == exitUnusable, stderr.Len() > 0)
-				for _, output := range []string{stdout.String(), stderr.String()} {
-					assert.NotContains(t, output, secret, input)
-					for line := range strings.SplitSeq(output, "\n") {
-						assert.False(t, strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }), "%q", line)
-					}
+		input := withSecrets(text)[shape%shapes]
+		for _, mode := range []string{"-json=false", "-json", "-lines"} {
+			var stdout, stderr strings.Builder
+			code := run([]string{mode}, strings.NewReader(input), &stdout, &stderr)
+			assert.Equal(t, code == exitUnusable, stderr.Len() > 0)
+			for _, output := range []string{stdout.String(), stderr.String()} {
+				assert.NotContains(t, output, secret, input)
+				for line := range strings.SplitSeq(output, "\n") {
+					assert.False(t, strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }), "%q", line)
 				}
-				if mode == "-json" && code != exitUnusable {
-					assert.True(t, json.Valid([]byte(stdout.String())), stdout.String())
-				}
+			}
+			if mode == "-json" && code != exitUnusable {
+				assert.True(t, json.Valid([]byte(stdout.String())), stdout.String())
 			}
 		}
 	})

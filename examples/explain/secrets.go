@@ -35,14 +35,16 @@ func (f *finding) redact(input string) {
 	if !isApples {
 		e.Description = maskSentence(hide(e.Description))
 	}
-	if !isErrorName(string(e.Code)) {
-		e.Code = applebusiness.Code(maskSentence(hide(string(e.Code))))
+	if code := string(e.Code); !isName && (!isErrorName(code) || strings.Contains(code, " ")) {
+		e.Code = applebusiness.Code(maskSentence(hide(code)))
 	}
 	e.Parameter = maskSentence(hide(e.Parameter))
 	if !snakeCase.MatchString(e.GrantType) || len(e.GrantType) > 32 {
 		e.GrantType = maskSentence(e.GrantType)
 	}
-	e.RequestID = hide(e.RequestID)
+	if e.RequestID = hide(e.RequestID); strings.Contains(e.RequestID, " ") {
+		e.RequestID = maskSentence(e.RequestID)
+	}
 	if f.err == f.Error {
 		f.err = &e
 	}
@@ -80,8 +82,9 @@ func maskSentence(text string) string {
 		lower := strings.ToLower(word)
 		show := isPlainWord(word) && (!afterSecret || commonWords[lower])
 		switch lower {
-		case "token", "code", "secret", "state", "verifier", "password", "refresh_token", "access_token", "client_secret", "code_verifier":
+		case "token", "code", "secret", "state", "verifier", "password", "cookie", "session", "bearer", "basic", "authorization", "key", "refresh_token", "access_token", "client_secret", "code_verifier":
 			afterSecret = true
+		case "is", "was": // a secret may still come
 		default:
 			afterSecret = false
 		}

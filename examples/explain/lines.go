@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
@@ -43,7 +44,7 @@ type kind struct {
 
 func newLogExplainer(stdout io.Writer, asJSON bool, counter *progress) *logExplainer {
 	return &logExplainer{
-		out: bufio.NewWriterSize(stdout, 64<<10), asJSON: asJSON, counts: make(map[kind]int),
+		out: bufio.NewWriterSize(output{stdout, counter}, 64<<10), asJSON: asJSON, counts: make(map[kind]int),
 		buffer: make([]byte, 0, maxLine+maxRead), counter: counter,
 	}
 }
@@ -219,30 +220,57 @@ func (x *logExplainer) finish() (int, error) {
 	return x.code, x.out.Flush()
 }
 
-// progress counts what was done, for a line on the terminal.
-type progress struct{ bytes, lines, failures atomic.Int64 }
+// progress counts what was done, and shows it on a terminal.
+type progress struct {
+	bytes, lines, failures atomic.Int64
 
-// show writes a line to terminal every interval, over the one before, until the function that it returns is called.
-func (p *progress) show(terminal io.Writer, interval time.Duration) (stop func()) {
+	mutex    sync.Mutex
+	terminal io.Writer
+	isShown  bool
+}
+
+const clearLine = "\r\x1b[K"
+
+// show writes a line to the terminal every interval, over the one before, until the function that it returns is called.
+func (p *progress) show(interval time.Duration) (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
 		ticker := time.NewTicker(interval)
 		defer ticker.Stop()
-		width := 0
 		for {
 			select {
 			case <-ticker.C:
-				text := fmt.Sprintf("explain: %d MB, %d lines, %d errors", p.bytes.Load()/1e6, p.lines.Load(), p.failures.Load())
-				fmt.Fprintf(terminal, "\r%-*s", width, text)
-				width = max(width, len(text))
+				p.mutex.Lock()
+				fmt.Fprintf(p.terminal, "%sexplain: %d MB, %d lines, %d errors", clearLine, p.bytes.Load()/1e6, p.lines.Load(), p.failures.Load())
+				p.isShown = true
+				p.mutex.Unlock()
 			case <-done:
-				if width > 0 {
-					fmt.Fprintf(terminal, "\r%*s\r", width, "")
-				}
+				p.clear()
 				return
 			}
 		}
 	}()
 	return func() { close(done); <-ended }
+}
+
+// clear takes the line away, so that something else can be written there.
+func (p *progress) clear() {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	if p.isShown {
+		fmt.Fprint(p.terminal, clearLine)
+		p.isShown = false
+	}
+}
+
+// output is what the explanations are written to, which may be the same terminal.
+type output struct {
+	io.Writer
+	counter *progress
+}
+
+func (o output) Write(p []byte) (int, error) {
+	o.counter.clear()
+	return o.Writer.Write(p)
 }

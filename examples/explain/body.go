@@ -62,12 +62,16 @@ func fromMembers(members map[string]any, status int) *applebusiness.Error {
 		if e.Description != "" {
 			break
 		}
-		if other := fromText(status, code, text(name)); text(name) != "" && isDocumented(other.Reason) {
-			e = other // any other text is not the server's
+		if text := text(name); text != "" && len(text) <= 256 && mayHoldError([]byte(text)) {
+			if other := fromText(status, code, text); isDocumented(other.Reason) {
+				e = other // any other text is not the server's
+			}
 		}
 	}
 	switch {
 	case isDocumented(e.Reason), isConstant(e.Code):
+	case description == "" && names[strings.ToLower(code)] != nil:
+		return nil // a label or a constant, which is readName's
 	case code == "" || !codeWord.MatchString(code) && description == "" || isLog && description == "":
 		return nil
 	}
@@ -125,11 +129,16 @@ func hasAny(members map[string]any, names ...string) bool {
 // fromResponse returns the error that a response of the token endpoint holds, whatever it is.
 func fromResponse(status int, header http.Header, body string) *applebusiness.Error {
 	e := applebusiness.ParseTokenError(status, header, []byte(body))
-	if isDocumented(e.Reason) || isConstant(e.Code) || e.Code == "" && e.Description == "" {
+	if isDocumented(e.Reason) || isConstant(e.Code) {
 		return e
 	}
 	for _, p := range unwrap(body) {
-		if f, _ := readBody(p); f != nil && f.Code == e.Code {
+		f, _ := readBody(p)
+		switch {
+		case f == nil:
+		case e.Code == "" && f.Code != "": // something else stands before the body
+			return applebusiness.ParseTokenError(status, header, bodyOf(string(f.Code), f.Description))
+		case f.Code == e.Code:
 			return e
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
+	"sync"
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
@@ -44,7 +44,7 @@ type kind struct {
 
 func newLogExplainer(stdout io.Writer, asJSON bool, counter *progress) *logExplainer {
 	return &logExplainer{
-		out: bufio.NewWriterSize(stdout, 64<<10), asJSON: asJSON, counts: make(map[kind]int),
+		out: bufio.NewWriterSize(output{stdout, counter}, 64<<10), asJSON: asJSON, counts: make(map[kind]int),
 		buffer: make([]byte, 0, maxLine+maxRead), counter: counter,
 	}
 }
@@ -112,7 +112,7 @@ func nextRecord(text []byte, isEnd bool) record {
 		end = len(text)
 	}
 	line := text[:end]
-	single := record{line, 1, hints.index(line) >= 0 || isName(line)}
+	single := record{line, 1, mayHoldError(line) || isName(line)}
 	belongs := continuation(line, single.mayHoldError)
 	if belongs == nil {
 		return single
@@ -134,7 +134,7 @@ func nextRecord(text []byte, isEnd bool) record {
 		}
 		length += end
 		if isLast {
-			return record{text[:length], lines + 1, single.mayHoldError || hints.index(text[:length]) >= 0}
+			return record{text[:length], lines + 1, single.mayHoldError || mayHoldError(text[:length])}
 		}
 	}
 	return single
@@ -178,7 +178,7 @@ func (x *logExplainer) record(r record) error {
 	if !r.mayHoldError {
 		return nil
 	}
-	f, err := understand(joinResponse(string(r.text)))
+	f, err := understand(string(r.text))
 	if err != nil {
 		return nil
 	}
@@ -194,26 +194,6 @@ func (x *logExplainer) record(r record) error {
 	}
 	_, err = fmt.Fprintf(x.out, "%d: %s: %s: %s\n", number, f.name(), orUnknown(f.advice().Action), f.text())
 	return err
-}
-
-// joinResponse puts the two lines of a failure of golang.org/x/oauth2 together again where a log wrapped each one for
-// itself: between them stand the end of the first one's wrapping and the beginning of the second one's.
-func joinResponse(text string) string {
-	first, second, isTwo := strings.Cut(text, "\n")
-	status := strings.Index(first, "oauth2: cannot fetch token: ")
-	response := strings.Index(second, "Response: ")
-	if !isTwo || status < 0 || response <= 0 {
-		return text
-	}
-	first = first[status:]
-	if end := strings.IndexAny(first, `\"`); end >= 0 {
-		first = first[:end]
-	}
-	second = second[response:]
-	if strings.Contains(second, `\`) {
-		second = unescape(second)
-	}
-	return first + "\n" + second
 }
 
 // finish prints how many failures of each kind there were.
@@ -240,30 +220,57 @@ func (x *logExplainer) finish() (int, error) {
 	return x.code, x.out.Flush()
 }
 
-// progress counts what was done, for a line on the terminal.
-type progress struct{ bytes, lines, failures atomic.Int64 }
+// progress counts what was done, and shows it on a terminal.
+type progress struct {
+	bytes, lines, failures atomic.Int64
 
-// show writes a line to terminal every interval, over the one before, until the function that it returns is called.
-func (p *progress) show(terminal io.Writer, interval time.Duration) (stop func()) {
+	mutex    sync.Mutex
+	terminal io.Writer
+	isShown  bool
+}
+
+const clearLine = "\r\x1b[K"
+
+// show writes a line to the terminal every interval, over the one before, until the function that it returns is called.
+func (p *progress) show(interval time.Duration) (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
 		ticker := time.NewTicker(interval)
 		defer ticker.Stop()
-		width := 0
 		for {
 			select {
 			case <-ticker.C:
-				text := fmt.Sprintf("explain: %d MB, %d lines, %d errors", p.bytes.Load()/1e6, p.lines.Load(), p.failures.Load())
-				fmt.Fprintf(terminal, "\r%-*s", width, text)
-				width = max(width, len(text))
+				p.mutex.Lock()
+				fmt.Fprintf(p.terminal, "%sexplain: %d MB, %d lines, %d errors", clearLine, p.bytes.Load()/1e6, p.lines.Load(), p.failures.Load())
+				p.isShown = true
+				p.mutex.Unlock()
 			case <-done:
-				if width > 0 {
-					fmt.Fprintf(terminal, "\r%*s\r", width, "")
-				}
+				p.clear()
 				return
 			}
 		}
 	}()
 	return func() { close(done); <-ended }
+}
+
+// clear takes the line away, so that something else can be written there.
+func (p *progress) clear() {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	if p.isShown {
+		fmt.Fprint(p.terminal, clearLine)
+		p.isShown = false
+	}
+}
+
+// output is what the explanations are written to, which may be the same terminal.
+type output struct {
+	io.Writer
+	counter *progress
+}
+
+func (o output) Write(p []byte) (int, error) {
+	o.counter.clear()
+	return o.Writer.Write(p)
 }

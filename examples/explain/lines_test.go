@@ -289,25 +289,31 @@ func TestLinesConstantMemory(t *testing.T) {
 }
 
 func TestProgress(t *testing.T) {
-	var counter progress
+	terminal, written := io.Pipe()
+	counter := progress{terminal: written}
 	counter.bytes.Store(12_345_678)
 	counter.lines.Store(90)
 	counter.failures.Store(3)
-	terminal, written := io.Pipe()
-	stop := counter.show(written, time.Millisecond)
-	const want = "\rexplain: 12 MB, 90 lines, 3 errors"
+	stop := counter.show(time.Millisecond)
+	const want = clearLine + "explain: 12 MB, 90 lines, 3 errors"
 	shown := make([]byte, len(want))
 	_, err := io.ReadFull(terminal, shown)
 	require.NoError(t, err)
 	assert.Equal(t, want, string(shown))
+
 	rest := make(chan string)
 	go func() {
 		all, _ := io.ReadAll(terminal)
 		rest <- string(all)
 	}()
+	var stdout strings.Builder
+	_, err = output{&stdout, &counter}.Write([]byte("1: found\n"))
+	require.NoError(t, err)
+	assert.Equal(t, "1: found\n", stdout.String())
 	stop()
 	require.NoError(t, written.Close())
-	assert.True(t, strings.HasSuffix("\r"+<-rest, "\r"+strings.Repeat(" ", len(want)-1)+"\r"), "it is wiped out at the end")
+	assert.Empty(t, strings.ReplaceAll(strings.ReplaceAll(<-rest, want, ""), clearLine, ""))
+	assert.False(t, counter.isShown, "it is taken away at the end")
 	assert.False(t, isTerminal(&bytes.Buffer{}))
 }
 

@@ -131,9 +131,9 @@ func explainOne(args []string, asJSON bool, stdin io.Reader, stdout io.Writer) (
 // explainLines explains the lines of the files, or of stdin if there are none. A file that cannot be read does not keep
 // the others from it.
 func explainLines(files []string, asJSON bool, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
-	var counter progress
+	counter := progress{terminal: stderr}
 	if isTerminal(stderr) {
-		defer counter.show(stderr, time.Second)()
+		defer counter.show(time.Second)()
 	}
 	explainer := newLogExplainer(stdout, asJSON, &counter)
 	if len(files) == 0 {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"net/http"
 	"strings"
 
 	"github.com/seed-a5f25c57/applebusiness"
@@ -81,52 +82,101 @@ func equalFold(text []byte, lower string) bool {
 	return true
 }
 
+const errorHint = "error" // the name of a member or a parameter, which has to have a value
+
 // hints are what a line holds at least one of if it holds an error: a reader that needs another one has to add it. They
 // are so chosen that few other lines hold one.
-var hints = newNeedles(append(responseHints(),
-	"applebusiness",
-	"oauth2: ",
-	"error", // a member or parameter, and the names of exceptions
-	"reason",
-	"invalid_", "unsupported_", "unauthorized_client", "access_denied", "temporarily_unavailable", // codes and labels
-	// Apple's texts
-	"invalid refresh_token", "invalid client_id", "grant_type is invalid", "scope is invalid", "oauth 2.0 parameter",
-	"missing fields in post", "post body is empty", "media type for post", "an_unknown_", "must be code", "must be s256",
-	"client_id does not match", "client_id must", "for redirect_uri", "redirect_uri is", "redirect_uri does", "redirect_uri must",
-	"scope must", "scope is not",
-	// the network
-	"dial tcp", "no such host", "could not resolve", "name resolution", "service not known", "server misbehaving", "enotfound", "eai_again",
-	"x509: ", "tls: ", "certificate verif", "certificate problem", "self-signed certificate", "self signed certificate", "local issuer",
-	"i/o timeout", "timed out", "etimedout", "handshake timeout", "deadline exceeded", "client.timeout", "context canceled",
-	"goaway", "stream error", "connection lost", "idle connection", "connection re", "econn", "broken pipe", ": eof", "unexpected eof",
-	"empty reply", "socket hang up", "no route to host", "network is unreachable", "proxyconnect", "malformed http", "http response to https",
-	"too many open files", "stopped after",
-))
+var hints = func() *needles {
+	texts := append(responseHints(),
+		prefix[:len("applebusiness")], // also of a constant
+		oauth2Prefix,
+		errorHint,
+		"reason",
+		`"message":[`, `"message" : [`, `"message": [`, // journald's array of bytes
+		`response":{`, `response": {`, `response\":{`, `response\": {`, "redirecturl", "retry-after", // of a HAR file
+		"oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values: ",
+	)
+	for _, reason := range allReasons {
+		texts = append(texts, reasonName(reason))
+		if strings.Contains(string(reason), "_") {
+			texts = append(texts, string(reason))
+		}
+	}
+	for _, code := range allCodes {
+		texts = append(texts, string(code), codeName(code))
+	}
+	for _, sentence := range sentences {
+		texts = append(texts, sentence.Description)
+	}
+	return newNeedles(append(texts, networkTexts()...))
+}()
+
+// networkHints are what a text about a failure of the network holds at least one of.
+var networkHints = newNeedles(networkTexts())
+
+func networkTexts() []string {
+	var texts []string
+	for _, failure := range networkFailures {
+		texts = append(texts, failure.texts...)
+	}
+	for status := 400; status <= 599; status++ {
+		if phrase := http.StatusText(status); phrase != "" {
+			texts = append(texts, `": `+phrase) // what Go says of a proxy
+		}
+	}
+	return texts
+}
 
 // responseHints are the hints of which most logs hold a part in each line: a status line but no request line, and the
-// endpoint of a line of package applebusiness but no other.
+// action of a line of package applebusiness but no other.
 func responseHints() []string {
-	var texts []string
+	texts := []string{"start_over", "reauthorize", "fix_request", "fix_registration", "check_network"}
 	for _, version := range []string{"1.0", "1.1", "2", "2.0", "3"} {
 		for _, class := range "2345" {
 			texts = append(texts, "http/"+version+" "+string(class))
 		}
 	}
 	for _, separator := range []string{"=", `="`, `=\"`, `":"`, `": "`, `\":\"`, `\": \"`, `\\\":\\\"`} {
-		for _, endpoint := range []applebusiness.Endpoint{applebusiness.TokenEndpoint, applebusiness.AuthorizationEndpoint} {
-			texts = append(texts, "endpoint"+separator+string(endpoint))
-		}
+		texts = append(texts, "action"+separator+string(applebusiness.ActionRetry))
 	}
 	return texts
 }
 
 // mayHoldError is the cheap test before every reader: it reports false only if text certainly holds no error, or is a
 // name alone.
-func mayHoldError(text string) bool { return hints.index([]byte(text)) >= 0 }
+func mayHoldError(text []byte) bool {
+	for {
+		start := hints.index(text)
+		if start < 0 {
+			return false
+		}
+		rest := text[start+len(errorHint):]
+		if !equalFold(text[start:start+len(errorHint)], errorHint) || hasValue(rest) {
+			return true
+		}
+		text = rest
+	}
+}
+
+// hasValue reports whether what follows a name gives it a value, unlike level=ERROR and "error":null.
+func hasValue(rest []byte) bool {
+	rest = bytes.TrimLeft(rest, "abcdefghijklmnopqrstuvwxyzCDU_-.") // as in error_description and errorCode
+	rest = bytes.TrimLeft(rest, `"'\]> `)
+	if len(rest) == 0 || rest[0] != ':' && rest[0] != '=' {
+		return false
+	}
+	rest = bytes.TrimLeft(rest[1:], `> \`)
+	for _, nothing := range []string{"null", `""`, `"\"`, "0", "false"} {
+		if bytes.HasPrefix(rest, []byte(nothing)) {
+			return false
+		}
+	}
+	return true
+}
 
 // isName reports whether line is nothing but a name that readName knows, such as "server", which would be no hint in any
 // other line.
 func isName(line []byte) bool {
 	line = bytes.Trim(line, nameMarks)
-	return len(line) <= maxName && names[string(bytes.TrimPrefix(line, []byte(packageName)))] != nil
+	return len(line) <= maxName && names[string(bytes.TrimPrefix(bytes.ToLower(line), []byte(packageName)))] != nil
 }

@@ -26,7 +26,7 @@ var networkFailures = []struct {
 }{
 	{"the request was canceled", context.Canceled, false, []string{"context canceled"}},
 	{"DNS does not know the host", &net.DNSError{Err: "no such host", IsNotFound: true}, false,
-		[]string{"no such host", "could not resolve host", "name or service not known", "enotfound", "nodename nor servname"}},
+		[]string{"no such host", "could not resolve host", "name or service not known", "enotfound", "nodename nor servname", "unknownhostexception", "err_name_not_resolved"}},
 	{"DNS failed", &net.DNSError{Err: "server misbehaving", IsTemporary: true}, false,
 		[]string{"server misbehaving", "temporary failure in name resolution", "eai_again"}},
 	{"the TLS handshake timed out", timeout("net/http: TLS handshake timeout"), true, []string{"tls handshake timeout"}},
@@ -34,15 +34,15 @@ var networkFailures = []struct {
 		[]string{"http response to https", "not look like a tls handshake", "wrong version number"}},
 	{"TLS: the certificate is not trusted", errors.New("tls: failed to verify certificate: x509: "), false,
 		[]string{"x509: ", "tls: failed to verify", "certificate verify failed", "certificate verification failed", "certificate problem",
-			"self-signed certificate", "self signed certificate", "unable to get local issuer", "unable_to_verify_leaf"}},
+			"self-signed certificate", "self signed certificate", "unable to get local issuer", "unable_to_verify_leaf", "pkix path", "err_cert_"}},
 	{"TLS failed", errors.New("remote error: tls: internal error"), false, []string{"tls: internal error", "tls: bad record mac", "tls: use of closed"}},
-	{"TLS failed", errors.New("remote error: tls: handshake failure"), false, []string{"tls: ", "ssl routines", "ssl_error"}},
+	{"TLS failed", errors.New("remote error: tls: handshake failure"), false, []string{"tls: ", "ssl routines", "ssl_error", "sslhandshake", "err_ssl_"}},
 	{"the response is not HTTP", errors.New("net/http: malformed HTTP response"), true, []string{"malformed http", "malformed mime header", "malformed chunked"}},
 	{"the redirects do not end", errors.New("stopped after 10 redirects"), true, []string{"stopped after 10 redirects"}},
 	{"the URL's scheme is not HTTP", errors.New("unsupported protocol scheme"), true, []string{"unsupported protocol scheme"}},
 	{"this process has too many open files", syscall.EMFILE, false, []string{"too many open files", "emfile"}},
 	{"this process has no free port", syscall.EADDRNOTAVAIL, false, []string{"cannot assign requested address"}},
-	{"the connection was refused", syscall.ECONNREFUSED, false, []string{"connection refused", "actively refused", "econnrefused"}},
+	{"the connection was refused", syscall.ECONNREFUSED, false, []string{"connection refused", "actively refused", "econnrefused", "err_connection_refused"}},
 	{"the network is unreachable", syscall.ENETUNREACH, false, []string{"network is unreachable", "no route to host", "enetunreach", "ehostunreach"}},
 	{"the connection was reset: HTTP/2 GOAWAY", errors.New("http2: server sent GOAWAY and closed the connection"), true, []string{"goaway"}},
 	{"the connection was reset: HTTP/2 stream error", errors.New("stream error: stream ID 1; INTERNAL_ERROR; received from peer"), true,
@@ -53,11 +53,11 @@ var networkFailures = []struct {
 	{"timed out", timeout("net/http: request canceled (Client.Timeout exceeded while awaiting headers)"), true,
 		[]string{"client.timeout", "timeout awaiting response headers"}},
 	{"timed out", timeout("i/o timeout"), false,
-		[]string{"i/o timeout", "connection timed out", "operation timed out", "etimedout", "read timed out", "connect timed out", "econnaborted"}},
+		[]string{"i/o timeout", "connection timed out", "operation timed out", "etimedout", "read timed out", "connect timed out", "econnaborted", "execution expired", "err_timed_out", "err_connection_timed_out"}},
 	{"timed out", context.DeadlineExceeded, false, []string{"context deadline exceeded"}},
 	{"the connection was reset", syscall.ECONNRESET, false,
-		[]string{"connection reset", "connection was reset", "econnreset", "socket hang up", "connection aborted", "forcibly closed", "broken pipe", "epipe", "use of closed network connection"}},
-	{"the response was truncated", io.ErrUnexpectedEOF, false, []string{"unexpected eof"}},
+		[]string{"connection reset", "connection was reset", "econnreset", "socket hang up", "connection aborted", "err_connection_reset", "err_connection_closed", "forcibly closed", "broken pipe", "epipe", "use of closed network connection"}},
+	{"the response was truncated", io.ErrUnexpectedEOF, false, []string{"unexpected eof", "err_incomplete"}},
 	{"the connection was reset", io.EOF, true, []string{": eof", "empty reply from server", "remote end closed connection"}},
 }
 
@@ -74,12 +74,12 @@ var (
 )
 
 // inbound is what a server says about those who connect to it.
-var inbound = []string{"http: tls handshake error from", "http: server closed", "http: response.write", "http: panic serving", "accept tcp", "listen tcp"}
+var inbound = []string{"http: tls handshake error from", "http: response.write", "http: panic serving", "accept tcp", "listen tcp"}
 
 // readNetwork reads a failure of the network: a request that got no whole response.
 func readNetwork(p piece) (*finding, error) {
 	text := strings.ToLower(p.outside)
-	if slices.ContainsFunc(inbound, func(mine string) bool { return strings.Contains(text, mine) }) {
+	if networkHints.index([]byte(text)) < 0 || containsAny(text, inbound...) {
 		return nil, nil
 	}
 	request := httpRequest.FindStringSubmatch(p.outside)
@@ -89,7 +89,7 @@ func readNetwork(p piece) (*finding, error) {
 	}
 	for _, failure := range networkFailures {
 		if err == nil && slices.ContainsFunc(failure.texts, func(known string) bool {
-			return strings.Contains(text, known) && (known != ": eof" || isHTTP) // which is the end of any file
+			return strings.Contains(text, known) && (known != ": eof" || isHTTP || strings.Contains(text, "socks connect")) // which is the end of any file
 		}) {
 			words, err, isHTTP = failure.words, failure.err, isHTTP || failure.isHTTP
 		}

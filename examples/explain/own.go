@@ -147,7 +147,10 @@ func readAttributes(p piece) (*finding, error) {
 			if unquoted, err := strconv.Unquote(value); err == nil {
 				value = unquoted
 			}
-			add(strings.TrimLeft(pair[1], "[({"), strings.TrimRight(value, ")]}"))
+			add(strings.TrimLeft(pair[1], "[({'`>"), strings.TrimRight(value, ")]}'`"))
+			for _, inner := range logPair.FindAllStringSubmatch(value, -1) { // a line in another one
+				add(pair[1]+"/"+inner[1], strings.Trim(inner[2], `"`))
+			}
 		}
 	}
 	for _, name := range names {
@@ -159,7 +162,7 @@ func readAttributes(p piece) (*finding, error) {
 }
 
 var (
-	logPair   = regexp.MustCompile(`([^\s="]+)=("(?:[^"\\]|\\.)*"|[^\s="]+)`)
+	logPair   = regexp.MustCompile(`([^\s="]+)=("(?:[^"\\]|\\.)*"|[^\s="<]+)`)
 	snakeCase = regexp.MustCompile(`^[a-z]+(?:_[a-z]+)*$`)
 )
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"html"
 	"regexp"
 	"strings"
 
@@ -64,19 +65,14 @@ var readers = [...]reader{
 		readRendering,
 	},
 	{
-		"a text of Apple's, or an OAuth code, in a sentence",
-		`OAuth2::Error: invalid_grant: Invalid refresh_token`,
+		"a text of Apple's, a code, a label or a constant, alone or in a sentence",
+		`InvalidGrantError: (invalid_grant) Invalid refresh_token`,
 		readSentence,
 	},
 	{
 		"a failure of the network",
 		`Post "https://apple.example/token": dial tcp: lookup apple.example: no such host`,
 		readNetwork,
-	},
-	{
-		"a label, a constant or a code alone",
-		`ErrInvalidRefreshToken`,
-		readName,
 	},
 }
 
@@ -109,7 +105,7 @@ func understand(input string) (*finding, error) {
 	if input == "" {
 		return nil, errEmpty
 	}
-	input = plain(input)
+	input = plain(joinResponse(input))
 	pieces := unwrap(input)
 	nothing := errNothing
 	for _, reader := range readers {
@@ -127,14 +123,44 @@ func understand(input string) (*finding, error) {
 	return nil, nothing
 }
 
-var colors = regexp.MustCompile("\x1b\\[[0-9;]*m")
+var (
+	colors  = regexp.MustCompile("\x1b\\[[0-9;]*m")
+	doubled = regexp.MustCompile(`""\w[^"\n]*""`)
+)
 
-// plain returns text without a terminal's colors, and with the newlines that syslog replaces.
+// plain returns text without a terminal's colors, with the newlines that syslog replaces, and with the quotes that HTML
+// and CSV replace.
 func plain(text string) string {
 	if strings.Contains(text, "\x1b[") {
 		text = colors.ReplaceAllLiteralString(text, "")
 	}
+	if strings.Contains(text, "&quot;") || strings.Contains(text, "&#3") {
+		text = html.UnescapeString(text)
+	}
+	if doubled.MatchString(text) {
+		text = strings.ReplaceAll(text, `""`, `"`)
+	}
 	return strings.ReplaceAll(text, "#012", "\n")
+}
+
+// joinResponse puts the two lines of a failure of golang.org/x/oauth2 together again where a log wrapped each one for
+// itself: between them stand the end of the first one's wrapping and the beginning of the second one's.
+func joinResponse(text string) string {
+	first, second, isTwo := strings.Cut(text, "\n")
+	status := strings.Index(first, "oauth2: cannot fetch token: ")
+	response := strings.Index(second, "Response: ")
+	if !isTwo || status < 0 || response <= 0 {
+		return text
+	}
+	first = first[status:]
+	if end := strings.IndexAny(first, `\"`); end >= 0 {
+		first = first[:end]
+	}
+	second = second[response:]
+	if strings.Contains(second, `\`) {
+		second = unescape(second)
+	}
+	return first + "\n" + second
 }
 
 var (
@@ -145,7 +171,7 @@ var (
 // complete takes the grant_type from what stands around a failure, such as the request, since a spent code and a dead
 // grant are told apart by it; then it takes away what may be secret.
 func (f *finding) complete(input string) {
-	if f.Endpoint == applebusiness.TokenEndpoint && f.GrantType == "" {
+	if f.Endpoint == applebusiness.TokenEndpoint && f.GrantType == "" && (strings.Contains(input, "rant_type") || strings.Contains(input, "rantType")) {
 		f.GrantType = theOnly(append(grantTypeOf.FindAllStringSubmatch(input, -1), grantParam.FindAllStringSubmatch(input, -1)...))
 	}
 	f.redact(input)

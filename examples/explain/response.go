@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/base64"
+	"fmt"
 	"net/http"
 	"regexp"
 	"strings"
@@ -18,6 +19,7 @@ type exchange struct {
 
 var (
 	statusLine  = regexp.MustCompile(`^HTTP/[0-9.]+ ([1-5][0-9]{2})\b`)
+	glued       = regexp.MustCompile(`([>}])(HTTP/[0-9.]+ [1-5][0-9]{2}\b)`) // after a body without a newline
 	requestLine = regexp.MustCompile(`(?m)^(?:> )?(?:GET|POST) (\S*\?\S*) HTTP/`)
 )
 
@@ -85,7 +87,8 @@ func responseStart(text string) int {
 			return -1
 		}
 		start += next
-		if !statusLine.MatchString(text[start:min(len(text), start+32)]) {
+		status, _, _ := strings.Cut(text[start:], "\n")
+		if !statusLine.MatchString(status[:min(len(status), 32)]) || strings.Contains(status[:min(len(status), 256)], `\`) { // still escaped
 			continue
 		}
 		line := text[strings.LastIndexByte(text[:start], '\n')+1 : start]
@@ -102,6 +105,7 @@ func responseStart(text string) int {
 // parseResponses splits text at its status lines. It reports false if a header cannot be read.
 func parseResponses(text string) (responses []*exchange, ok bool) {
 	ok = true
+	text = glued.ReplaceAllString(text, "$1\n$2")
 	verbose := strings.HasPrefix(text, "< ")
 	inHeader := false
 	for line := range strings.SplitSeq(text, "\n") {
@@ -143,20 +147,43 @@ func parseResponses(text string) (responses []*exchange, ok bool) {
 	return responses, ok
 }
 
-// readHAR reads an entry of a HAR file, or the first failure among a file's entries.
+// readHAR reads an entry of a HAR file, or the failure among a file's entries that tells most: most of them are about
+// something else.
 func readHAR(p piece) (*finding, error) {
-	response, _ := p.object["response"].(map[string]any)
-	request, _ := p.object["request"].(map[string]any)
+	entries := []any{p.object}
+	if log, ok := p.object["log"].(map[string]any); ok {
+		entries, _ = log["entries"].([]any)
+	}
+	var failure *finding
+	for _, entry := range entries {
+		entry, _ := entry.(map[string]any)
+		f, isToken := fromHAR(entry)
+		switch {
+		case f == nil || f.StatusCode < 400 && f.Code == "" && !isToken && len(entries) > 1:
+		case f.Code != "", isToken:
+			return f, nil
+		case failure == nil:
+			failure = f
+		}
+	}
+	return failure, nil
+}
+
+// fromHAR returns the failure that an entry of a HAR file holds, and whether it is a token request's.
+func fromHAR(entry map[string]any) (f *finding, isToken bool) {
+	response, _ := entry["response"].(map[string]any)
+	request, _ := entry["request"].(map[string]any)
 	status := number(response, "status", "statuscode")
 	if request == nil || status == 0 {
-		return nil, nil
+		return nil, false
 	}
 	location, _ := response["redirectURL"].(string)
 	requestURL, _ := request["url"].(string)
 	header := headerOf(response["headers"])
 	for _, callback := range []string{location, header.Get("Location"), requestURL} {
 		if isCallback(callback) {
-			return fromQuery(callback)
+			f, _ = fromQuery(callback)
+			return f, false
 		}
 	}
 	content, _ := response["content"].(map[string]any)
@@ -171,7 +198,9 @@ func readHAR(p piece) (*finding, error) {
 		decoded, _ := base64.StdEncoding.DecodeString(body)
 		body = string(decoded)
 	}
-	return fromExchange(status, header, body)
+	f, _ = fromExchange(status, header, body)
+	form, _ := request["postData"].(map[string]any)
+	return f, strings.Contains(fmt.Sprint(form), "grant_type")
 }
 
 // headerOf returns the fields of a response: in a HAR file an array of names and values, elsewhere an object.

@@ -17,28 +17,34 @@ func (f *finding) redact(input string) {
 	if f.network != "" {
 		return
 	}
-	isText := f.Description == "" || isDocumented(f.Reason) && f.Parameter == "" && strings.EqualFold(strings.TrimRight(f.Description, "."), strings.TrimRight(f.Reason.Description(), "."))
-	if isText && (f.Code == "" || isConstant(f.Code)) && f.Parameter == "" && f.RequestID == "" && f.GrantType == "" {
-		return
+	e := *f.Error
+	plain := strings.TrimRight(e.Description, ".")
+	isApples := plain == "" || isDocumented(e.Reason) && e.Parameter == "" && strings.EqualFold(plain, strings.TrimRight(e.Reason.Description(), "."))
+	isName := e.Code == "" || isConstant(e.Code)
+	isOnce := e.RequestID == "" || strings.Count(input, e.RequestID) == 1 // and so nothing else's value
+	var secrets []string
+	if !isApples || !isName || e.Parameter != "" || !isOnce {
+		secrets = secretsOf(input)
 	}
-	secrets := secretsOf(input)
-	show := func(text string, mask func(string) string) string {
+	hide := func(text string) string {
 		for _, secret := range secrets {
 			text = strings.ReplaceAll(text, secret, masked)
 		}
-		return mask(text)
+		return text
 	}
-	keep := func(text string) string { return text }
-	e := *f.Error
-	if !isText {
-		e.Description = show(e.Description, maskSentence)
+	if !isApples {
+		e.Description = maskSentence(hide(e.Description))
 	}
-	if !isErrorName(string(e.Code)) {
-		e.Code = applebusiness.Code(show(string(e.Code), maskSentence))
+	if code := string(e.Code); !isName && (!isErrorName(code) || strings.Contains(code, " ")) {
+		e.Code = applebusiness.Code(maskSentence(hide(code)))
 	}
-	e.Parameter = show(e.Parameter, maskSentence)
-	e.GrantType = show(e.GrantType, maskSentence)
-	e.RequestID = show(e.RequestID, keep)
+	e.Parameter = maskSentence(hide(e.Parameter))
+	if !snakeCase.MatchString(e.GrantType) || len(e.GrantType) > 32 {
+		e.GrantType = maskSentence(e.GrantType)
+	}
+	if e.RequestID = hide(e.RequestID); strings.Contains(e.RequestID, " ") {
+		e.RequestID = maskSentence(e.RequestID)
+	}
 	if f.err == f.Error {
 		f.err = &e
 	}
@@ -76,8 +82,9 @@ func maskSentence(text string) string {
 		lower := strings.ToLower(word)
 		show := isPlainWord(word) && (!afterSecret || commonWords[lower])
 		switch lower {
-		case "token", "code", "secret", "state", "verifier", "password", "refresh_token", "access_token", "client_secret", "code_verifier":
+		case "token", "code", "secret", "state", "verifier", "password", "cookie", "session", "bearer", "basic", "authorization", "key", "refresh_token", "access_token", "client_secret", "code_verifier":
 			afterSecret = true
+		case "is", "was": // a secret may still come
 		default:
 			afterSecret = false
 		}

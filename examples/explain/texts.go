@@ -27,7 +27,7 @@ func readOAuth2Text(p piece) (*finding, error) {
 		text = text[start:]
 		if match := oauth2Status.FindStringSubmatch(text[:min(len(text), 128)]); match != nil {
 			body := strings.TrimPrefix(text[len(match[0]):], "Response: ")
-			if strings.HasSuffix(match[0], `\`) {
+			if strings.HasSuffix(match[0], `\`) || strings.HasPrefix(body, `{\`) {
 				return nil, nil // still escaped
 			}
 			bodies++
@@ -65,8 +65,8 @@ func parseOAuth2Text(text string) *applebusiness.Error {
 // A member named error, and one named error_description, in whatever notation: 'error': 'x', "error"=>"x", :error=>"x",
 // error: 'x', error:x, error=x, [error] => x, ["error"]=> string(1) "x", "error": String("x").
 var (
-	renderedCode = regexp.MustCompile(`(?:^|[^\w.-])[:'"\[]*(?i:error_?code|error)['"\]]*\s*(?:=>|[:=])\s*(?:\w+\(\d*\)\s*|\w+\(|:)?['"]?(\w+)`)
-	renderedText = regexp.MustCompile(`(?:^|[^\w.-])[:'"\[]*(?i:error_?description)['"\]]*\s*(?:=>|[:=])\s*(?:\w+\(\d*\)\s*|\w+\(|:)?(?:"([^"]*)"|'([^']*)'|([^'"\n]*))`)
+	renderedCode = regexp.MustCompile(`(?:^|[^\w.-])[:'"\[]*(?i:error_?code|error)['"\]]*\s*(?:=>|[:=])\s*(?:\w+\(\d*\)\s*|\w+\(|:)?(?:[ub]?['"])?(\w+)`)
+	renderedText = regexp.MustCompile(`(?:^|[^\w.-])[:'"\[]*(?i:error_?description)['"\]]*\s*(?:=>|[:=])\s*(?:\w+\(\d*\)\s*|\w+\(|:)?(?:[ub]?"([^"]*)"|[ub]?'([^']*)'|([^'"\n]*))`)
 	nextMember   = regexp.MustCompile(`[\]})]|,? \w+[:=]|$`)
 )
 
@@ -86,7 +86,7 @@ func readRendering(p piece) (*finding, error) {
 	for _, match := range renderedCode.FindAllStringSubmatch(text, 16) {
 		code := match[1]
 		e := fromText(p.status, code, description)
-		if description == "" {
+		if description == "" && isConstant(e.Code) {
 			if known := applesText(text, code); known != nil {
 				e = known
 			}
@@ -139,10 +139,11 @@ func applesText(text, code string) *applebusiness.Error {
 			break
 		}
 	}
+	if description == "" && (strings.Contains(lower, " missing") || strings.Contains(lower, " required") || strings.Contains(lower, "accepted values")) {
+		description = templates.FindString(text)
+	}
 	if description == "" {
-		if description = templates.FindString(text); description == "" {
-			return nil
-		}
+		return nil
 	}
 	if e := fromText(0, code, description); code != "" && isDocumented(e.Reason) {
 		return e
@@ -171,8 +172,13 @@ func readSentence(p piece) (*finding, error) {
 		}
 		return nil, nil
 	}
+	if f := readName(p); f != nil {
+		return f, nil
+	}
 	code := ""
-	if match := wordCodes.FindStringSubmatch(text); match != nil {
+	if !containsAny(text, "invalid_", "unauthorized_client", "unsupported_", "_error", "access_denied", "temporarily_unavailable") {
+		// no code is in it
+	} else if match := wordCodes.FindStringSubmatch(text); match != nil {
 		code = match[1]
 	} else if match := markedCodes.FindStringSubmatch(text); match != nil {
 		code = match[1]
@@ -182,18 +188,54 @@ func readSentence(p piece) (*finding, error) {
 		locate(e)
 		return found(e), nil
 	}
+	if label := labelIn(text); label != "" {
+		return names[strings.ToLower(label)](), nil
+	}
+	if match := findAfter("reason", reasonPair, text); match != nil && isReason(applebusiness.Reason(match[1])) {
+		return fromReason(applebusiness.Reason(match[1])), nil
+	}
 	if code != "" {
 		return fromCode(applebusiness.Code(code), p.status), nil
 	}
-	if match := constant.FindStringSubmatch(text); match != nil {
-		if find := names[match[1]]; find != nil {
+	if match := findAfter(packageName, constant, text); match != nil {
+		if find := names[strings.ToLower(match[1])]; find != nil {
 			return find(), nil
 		}
 	}
-	if match := reasonPair.FindStringSubmatch(text); match != nil {
-		return fromReason(applebusiness.Reason(match[1])), nil
-	}
 	return nil, nil
+}
+
+// labels are the labels and the constants that are hardly anything else's wherever they stand.
+var labels, labelNeedles = func() (*regexp.Regexp, *needles) {
+	var words []string
+	for _, reason := range allReasons {
+		if isDocumented(reason) && containsAny(string(reason), "refresh_token", "grant_type", "credentials", "client_id", "redirect_uri", "response_type", "challenge_method") {
+			words = append(words, string(reason), reasonName(reason))
+		}
+	}
+	return regexp.MustCompile(`\b(?:` + strings.Join(words, "|") + `)\b`), newNeedles(words)
+}()
+
+// labelIn returns the first label or constant in text, "" if there is none.
+func labelIn(text string) string {
+	if labelNeedles.index([]byte(text)) < 0 {
+		return ""
+	}
+	return labels.FindString(text)
+}
+
+// containsAny reports whether text contains one of the parts.
+func containsAny(text string, parts ...string) bool {
+	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
+}
+
+// findAfter returns what pattern finds in text from word on: without it the pattern, which is slower, need not be tried.
+func findAfter(word string, pattern *regexp.Regexp, text string) []string {
+	start := strings.Index(text, word)
+	if start < 0 {
+		return nil
+	}
+	return pattern.FindStringSubmatch(text[start:])
 }
 
 const (
@@ -202,34 +244,34 @@ const (
 	maxName     = 64
 )
 
-// names are the package's labels, its constants and the codes, and what they stand for.
+// names are the package's labels, its constants and the codes in lower case, and what they stand for.
 var names = func() map[string]func() *finding {
 	names := make(map[string]func() *finding)
 	for _, reason := range allReasons {
 		find := func() *finding { return fromReason(reason) }
-		names[string(reason)], names[reasonName(reason)] = find, find
+		names[string(reason)], names[strings.ToLower(reasonName(reason))] = find, find
 	}
 	for _, code := range allCodes {
 		find := func() *finding { return fromCode(code, 0) }
-		names[string(code)], names[codeName(code)] = find, find
+		names[strings.ToLower(string(code))], names[strings.ToLower(codeName(code))] = find, find
 	}
 	return names
 }()
 
-// readName reads an input that is nothing but a label, a constant's name, a code or a text of Apple's.
-func readName(p piece) (*finding, error) {
+// readName reads a text that is nothing but a label, a constant's name, a code or a text of Apple's; nil if it is not.
+func readName(p piece) *finding {
 	name := strings.Trim(p.outside, nameMarks)
 	if !p.whole || len(name) > 256 {
-		return nil, nil
+		return nil
 	}
-	if find := names[strings.TrimPrefix(name, packageName)]; find != nil {
-		return find(), nil
+	if find := names[strings.TrimPrefix(strings.ToLower(name), packageName)]; find != nil {
+		return find()
 	}
 	if e := fromText(0, "", name); isDocumented(e.Reason) {
 		locate(e)
-		return found(e), nil
+		return found(e)
 	}
-	return nil, nil
+	return nil
 }
 
 // fromCode returns the error of a code alone. Nothing tells where it came from, unless Apple documents it for one

@@ -18,7 +18,7 @@ type piece struct {
 	outside string         // what of text is outside the JSON objects in it
 	object  map[string]any // nil for a text
 	status  int            // the HTTP status that stands beside, 0 if none does
-	whole   bool           // it is the whole input
+	whole   bool           // it is the whole input, or the name of an error and the whole of a string
 }
 
 const (
@@ -58,10 +58,9 @@ func (u *unwrapper) text(text string, status, depth int) {
 		if start < 0 {
 			break
 		}
-		object, length := decodeObject(rest[start:])
-		if object == nil {
+		object, length, isWhole := decodeObject(rest[start:])
+		if !isWhole {
 			failures++
-			length = 1
 		}
 		if object != nil {
 			outside.WriteString(rest[:start])
@@ -92,15 +91,14 @@ func objectStart(text string) int {
 	}
 }
 
-// decodeObject returns the object at the beginning of text and its length. Of one that is cut it returns the members
-// that are whole, and the length of text; nil if there are none.
-func decodeObject(text string) (map[string]any, int) {
+// decodeObject returns the object at the beginning of text and its length. Of one that is cut or malformed it returns the
+// members before that, nil if there are none.
+func decodeObject(text string) (object map[string]any, length int, isWhole bool) {
 	decoder := json.NewDecoder(strings.NewReader(text))
 	decoder.UseNumber()
-	var object map[string]any
 	err := decoder.Decode(&object)
 	if err == nil {
-		return object, int(decoder.InputOffset())
+		return object, int(decoder.InputOffset()), true
 	}
 	object = make(map[string]any)
 	decoder = json.NewDecoder(strings.NewReader(text))
@@ -118,12 +116,12 @@ func decodeObject(text string) (map[string]any, int) {
 		object[fmt.Sprint(name)] = value
 	}
 	if len(object) == 0 {
-		return nil, 0
+		return nil, 1, false
 	}
 	if err == io.ErrUnexpectedEOF {
-		return object, len(text)
+		return object, len(text), false
 	}
-	return object, int(decoder.InputOffset())
+	return object, int(decoder.InputOffset()), false
 }
 
 func (u *unwrapper) object(object map[string]any, status, depth int) {
@@ -147,8 +145,12 @@ func (u *unwrapper) value(value any, status, depth int) {
 	case map[string]any:
 		u.object(value, status, depth)
 	case string:
-		if mayHoldError(value) || strings.Contains(value, "HTTP/") {
+		if name := isName([]byte(value)); name || mayHoldError([]byte(value)) || strings.Contains(value, "HTTP/") {
+			place := len(u.pieces)
 			u.text(value, status, depth)
+			if place < len(u.pieces) {
+				u.pieces[place].whole = name && strings.ContainsAny(value, "_EC") // no common word
+			}
 		}
 	case []any:
 		if text := bytesOf(value); text != "" {

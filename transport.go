@@ -53,9 +53,10 @@ type Transport struct {
 	// another RoundTripper, returns an error.
 	Base http.RoundTripper
 	// OnError is called with each token request that failed, with a response or without, but not with the refused Basic
-	// probe. It is for libraries that hide why: goth returns a text, rclone retries and logs one, oauth2-proxy drops the
-	// session, and RefreshTokens of zitadel/oidc returns its own error type. Give such a library an http.Client with this
-	// Transport. OnError is called in the goroutine of RoundTrip, before it returns, and may be called concurrently.
+	// probe. It is for libraries that hide why: RefreshTokens of zitadel/oidc returns an error of its own type, and
+	// RefreshTokenWithIDToken of goth a text with the status; rclone retries and logs a text, and oauth2-proxy drops the
+	// session. Give such a library an http.Client with this Transport. OnError is called in the goroutine of RoundTrip,
+	// before it returns, and may be called concurrently.
 	OnError func(*Error)
 
 	passing int32 // requests that are passed on at the moment

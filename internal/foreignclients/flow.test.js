@@ -1,5 +1,5 @@
-// OAuth clients that nobody here wrote complete the flow against examples/fakeapple, and see the documented errors.
-// Run: npm ci && npm test
+// OAuth clients that nobody here wrote complete the flow against examples/fakeapple, and see its errors: each in every way of
+// delivery, with six errors. Run: npm ci && npm test
 
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
@@ -10,140 +10,197 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before, test } from 'node:test';
 import * as oauth from 'oauth4webapi';
+import * as openid from 'openid-client';
 import { AuthorizationCode, ClientCredentials } from 'simple-oauth2';
 
 const state = 'state-1';
 const folder = mkdtempSync(join(tmpdir(), 'foreignclients-'));
-let program;
-let fake; // the program's first line
+const binary = join(folder, 'fakeapple.exe'); // a name that runs everywhere
+const fakes = {}; // by delivery: the program and its first line
 
 before(async () => {
-  const binary = join(folder, 'fakeapple.exe'); // a name that runs everywhere
   execFileSync('go', ['build', '-o', binary, '../../examples/fakeapple'], { cwd: import.meta.dirname, stdio: 'inherit' });
-  program = spawn(binary, ['-consent', 'allow', '-service-account', 'account:secret'], { stdio: ['ignore', 'pipe', 'inherit'] });
-  const [line] = await once(createInterface(program.stdout), 'line', { signal: AbortSignal.timeout(30_000) });
-  fake = JSON.parse(line);
+  for (const delivery of ['get', 'post']) {
+    const args = ['-consent', 'allow', '-deliver', delivery, '-service-account', 'account:secret'];
+    const program = spawn(binary, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const [line] = await once(createInterface(program.stdout), 'line', { signal: AbortSignal.timeout(30_000) });
+    fakes[delivery] = { program, ...JSON.parse(line) };
+  }
 });
 
 after(async () => {
-  if (program?.kill('SIGTERM')) {
+  for (const { program } of Object.values(fakes)) {
+    program.kill('SIGTERM');
     assert.deepEqual(await once(program, 'exit'), [0, null]);
   }
   rmSync(folder, { recursive: true });
 });
 
-async function steer(route) {
-  const response = await fetch(`${fake.api_url}/_fake/${route}`, { method: 'POST' });
-  assert.equal(response.status, 204);
+async function steer(fake, route, body = {}) {
+  const response = await fetch(`${fake.api_url}/_fake/${route}`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+  });
+  assert.ok(response.ok, await response.clone().text());
 }
 
-// browse returns the URL that the user's browser brings back.
+// browse returns the URL that the user's browser brings back: from a redirect, or from the form that a POST is made of.
 async function browse(url) {
   const response = await fetch(url, { redirect: 'manual' });
-  assert.equal(response.status, 302);
-  return new URL(response.headers.get('location'));
+  const location = response.headers.get('location');
+  return new URL(location ?? (await response.text()).match(/action="([^"]*)"/)[1].replaceAll('&amp;', '&'));
 }
 
-test('simple-oauth2', async () => {
-  const config = (id, secret, auth) => ({
-    client: { id, secret },
-    auth: { tokenHost: fake.api_url, tokenPath: new URL(fake.token_url).pathname, ...auth },
+// sendsJSON is a fetch that turns the form of these clients into the JSON that Apple wants.
+const sendsJSON = (url, init) =>
+  fetch(url, {
+    ...init,
+    headers: { ...init.headers, 'content-type': 'application/json' },
+    body: JSON.stringify(Object.fromEntries(new URLSearchParams(init.body))),
+  });
+
+const challenge = async (verifier) => ({
+  code_challenge: await oauth.calculatePKCECodeChallenge(verifier),
+  code_challenge_method: 'S256',
+});
+
+// Each client: authorize returns the authorization URL, redeem and refresh return the token response or throw, and shown is what
+// the client shows of an error. With json false it sends forms, if it can.
+const clients = {
+  'simple-oauth2'(fake, { secret = fake.client_secret, json = true } = {}) {
+    const [redirect_uri] = fake.redirect_uris;
+    const client = new AuthorizationCode({
+      client: { id: fake.client_id, secret },
+      auth: {
+        tokenHost: fake.api_url,
+        tokenPath: new URL(fake.token_url).pathname,
+        authorizePath: new URL(fake.authorization_url).pathname,
+      },
+      options: { bodyFormat: json ? 'json' : 'form', authorizationMethod: 'body' },
+    });
+    return {
+      // It has no PKCE, does not look at the state, and not at an error of the redirect.
+      authorize: async (verifier) => client.authorizeURL({ redirect_uri, state, ...(await challenge(verifier)) }),
+      async redeem(url, code_verifier) {
+        assert.equal(url.searchParams.get('state'), state);
+        if (url.searchParams.has('error')) throw Object.assign(new Error(), { data: { payload: Object.fromEntries(url.searchParams) } });
+        return (await client.getToken({ code: url.searchParams.get('code'), redirect_uri, code_verifier })).token;
+      },
+      refresh: async (refresh_token) => (await client.createToken({ refresh_token }).refresh()).token,
+      shown: (err) => ({
+        status: err.output?.statusCode,
+        error: err.data?.payload?.error,
+        description: err.data?.payload?.error_description,
+      }),
+    };
+  },
+
+  oauth4webapi(fake, { secret = fake.client_secret, json = true } = {}) {
+    const server = { issuer: fake.api_url, authorization_endpoint: fake.authorization_url, token_endpoint: fake.token_url };
+    const client = { client_id: fake.client_id };
+    const [redirectURI] = fake.redirect_uris;
+    const options = { [oauth.allowInsecureRequests]: true, ...(json && { [oauth.customFetch]: sendsJSON }) };
+    const post = oauth.ClientSecretPost(secret);
+    return {
+      async authorize(verifier) {
+        const url = new URL(fake.authorization_url);
+        url.search = new URLSearchParams({
+          client_id: fake.client_id, response_type: 'code', redirect_uri: redirectURI, state, ...(await challenge(verifier)),
+        });
+        return url;
+      },
+      async redeem(url, verifier) {
+        const params = oauth.validateAuthResponse(server, client, url, state);
+        const response = await oauth.authorizationCodeGrantRequest(server, client, post, params, redirectURI, verifier, options);
+        return oauth.processAuthorizationCodeResponse(server, client, response);
+      },
+      async refresh(token) {
+        const response = await oauth.refreshTokenGrantRequest(server, client, post, token, options);
+        return oauth.processRefreshTokenResponse(server, client, response);
+      },
+      // A response without an OAuth error is the cause of an OAUTH_RESPONSE_IS_NOT_CONFORM.
+      shown: (err) => ({ status: err.status ?? err.cause?.status, error: err.error ?? err.code, description: err.error_description }),
+    };
+  },
+
+  'openid-client'(fake, { secret = fake.client_secret, json = true } = {}) {
+    const server = { issuer: fake.api_url, authorization_endpoint: fake.authorization_url, token_endpoint: fake.token_url };
+    const config = new openid.Configuration(server, fake.client_id, undefined, openid.ClientSecretPost(secret));
+    openid.allowInsecureRequests(config);
+    if (json) config[openid.customFetch] = sendsJSON;
+    const [redirect_uri] = fake.redirect_uris;
+    return {
+      authorize: async (verifier) => openid.buildAuthorizationUrl(config, { redirect_uri, state, ...(await challenge(verifier)) }),
+      redeem: (url, pkceCodeVerifier) => openid.authorizationCodeGrant(config, url, { pkceCodeVerifier, expectedState: state }),
+      refresh: (token) => openid.refreshTokenGrant(config, token),
+      shown: (err) => ({
+        status: err.status ?? err.cause?.cause?.status ?? err.cause?.status, error: err.error ?? err.code, description: err.error_description,
+      }),
+    };
+  },
+};
+
+const notConform = { status: 503, error: 'OAUTH_RESPONSE_IS_NOT_CONFORM', description: undefined };
+const unavailable = {
+  'simple-oauth2': { status: 406, error: undefined, description: undefined }, // its own, for a response that is not JSON
+  oauth4webapi: notConform,
+  'openid-client': notConform,
+};
+
+for (const [name, client] of Object.entries(clients)) {
+  for (const delivery of ['get', 'post']) {
+    test(`${name}, redirect by ${delivery}`, async () => {
+      const fake = fakes[delivery];
+      await steer(fake, 'reset');
+      const { authorize, redeem, refresh, shown } = client(fake);
+      const verifier = oauth.generateRandomCodeVerifier();
+      const connect = async () => browse(await authorize(verifier));
+      const fails = async (promise, want, why) => {
+        const err = await promise.then(() => assert.fail(`no error: ${why}`), (err) => err);
+        assert.deepEqual(shown(err), want, why);
+      };
+      const deadGrant = { status: 401, error: 'invalid_grant', description: 'Invalid refresh_token' };
+
+      const first = await redeem(await connect(), verifier);
+      assert.equal(first.expires_in, 3600);
+      const second = await refresh(first.refresh_token);
+      assert.notEqual(second.refresh_token, first.refresh_token);
+      const me = await fetch(`${fake.api_url}/api/v1/me`, { headers: { authorization: `Bearer ${second.access_token}` } });
+      assert.ok((await me.json()).orgDetails.orgId);
+      await fails(refresh(first.refresh_token), deadGrant, 'a replaced refresh token');
+
+      const wrongSecret = { status: 401, error: 'invalid_client', description: 'Invalid client_id or client_secret' };
+      await fails(client(fake, { secret: 'wrong' }).refresh(second.refresh_token), wrongSecret, 'wrong secret');
+
+      const mediaType = { status: 400, error: 'invalid_request', description: 'Unsupported Media Type for POST body. Must be json.' };
+      await fails(client(fake, { json: false }).refresh(second.refresh_token), mediaType, 'a form');
+
+      await steer(fake, 'fail', { status: 503, header: { 'Retry-After': '7' }, body: '<html>' });
+      await fails(refresh(second.refresh_token), unavailable[name], '503');
+
+      const late = await connect();
+      await steer(fake, 'clock', { advance: '6m' });
+      await fails(redeem(late, verifier), { ...deadGrant, status: 400 }, 'an expired code');
+
+      await steer(fake, 'revoke', { refresh_token: second.refresh_token });
+      await fails(refresh(second.refresh_token), deadGrant, 'revoked');
+
+      await steer(fake, 'consent', { consent: 'deny' });
+      await fails(redeem(await connect(), verifier), { status: undefined, error: 'access_denied', description: undefined }, 'denied');
+      await steer(fake, 'consent', { consent: 'allow' });
+    });
+  }
+}
+
+test('simple-oauth2, as a Service Account', async () => {
+  const fake = fakes.get;
+  const account = new ClientCredentials({
+    client: { id: 'account', secret: 'secret' },
+    auth: { tokenHost: fake.api_url, tokenPath: new URL(fake.token_url).pathname },
     options: { bodyFormat: 'json', authorizationMethod: 'body' },
   });
-  const authorizePath = new URL(fake.authorization_url).pathname;
-  const client = new AuthorizationCode(config(fake.client_id, fake.client_secret, { authorizePath }));
-  const [redirect_uri] = fake.redirect_uris;
-  const code_verifier = oauth.generateRandomCodeVerifier(); // simple-oauth2 has none
-  const code_challenge = await oauth.calculatePKCECodeChallenge(code_verifier);
-  const url = client.authorizeURL({ redirect_uri, state, code_challenge, code_challenge_method: 'S256' });
-  const callback = await browse(url);
-  assert.equal(callback.searchParams.get('state'), state);
-
-  const first = await client.getToken({ code: callback.searchParams.get('code'), redirect_uri, code_verifier });
-  assert.equal(first.expired(), false);
-  const second = await first.refresh();
-  assert.notEqual(second.token.refresh_token, first.token.refresh_token);
-
-  const failure = (status, error, error_description) => (err) => {
-    assert.equal(err.output.statusCode, status);
-    assert.deepEqual(err.data.payload, { error, error_description });
-    return true;
-  };
-  const stale = new AuthorizationCode(config(fake.client_id, 'wrong')).createToken(second.token);
-  await assert.rejects(stale.refresh(), failure(401, 'invalid_client', 'Invalid client_id or client_secret'));
-  await steer('fail?reason=server&status=503');
-  await assert.rejects(second.refresh(), failure(503, 'internal_server_error', 'server error'));
-  await steer(`revoke?refresh_token=${second.token.refresh_token}`);
-  await assert.rejects(second.refresh(), failure(401, 'invalid_grant', 'Invalid refresh_token'));
-
-  const account = new ClientCredentials(config('account', 'secret'));
   const { token } = await account.getToken({ scope: 'business' });
   assert.ok(token.access_token);
   assert.equal(token.refresh_token, undefined);
-});
-
-test('oauth4webapi', async () => {
-  const server = {
-    issuer: fake.api_url,
-    authorization_endpoint: fake.authorization_url,
-    token_endpoint: fake.token_url,
-  };
-  const client = { client_id: fake.client_id };
-  const secret = oauth.ClientSecretPost(fake.client_secret);
-  const options = {
-    [oauth.allowInsecureRequests]: true,
-    // It sends forms, Apple wants JSON.
-    [oauth.customFetch]: (url, init) =>
-      fetch(url, {
-        ...init,
-        headers: { ...init.headers, 'content-type': 'application/json' },
-        body: JSON.stringify(Object.fromEntries(init.body)),
-      }),
-  };
-  const [redirectURI] = fake.redirect_uris;
-  const verifier = oauth.generateRandomCodeVerifier();
-  const authorize = new URL(server.authorization_endpoint);
-  authorize.search = new URLSearchParams({
-    client_id: client.client_id,
-    response_type: 'code',
-    redirect_uri: redirectURI,
-    state,
-    code_challenge: await oauth.calculatePKCECodeChallenge(verifier),
-    code_challenge_method: 'S256',
-  });
-
-  const params = oauth.validateAuthResponse(server, client, await browse(authorize), state);
-  const exchange = () => oauth.authorizationCodeGrantRequest(server, client, secret, params, redirectURI, verifier, options);
-  const token = await oauth.processAuthorizationCodeResponse(server, client, await exchange());
-  assert.equal(token.expires_in, 3600);
-  const me = await oauth.protectedResourceRequest(token.access_token, 'GET', new URL(`${fake.api_url}/api/v1/me`), undefined, undefined, {
-    [oauth.allowInsecureRequests]: true,
-  });
-  assert.ok((await me.json()).orgDetails.legalName);
-
-  const refresh = async (secret) =>
-    oauth.processRefreshTokenResponse(
-      server,
-      client,
-      await oauth.refreshTokenGrantRequest(server, client, secret, token.refresh_token, options),
-    );
-  const failure = (status, error, error_description) => ({ name: 'ResponseBodyError', status, error, error_description });
-  await assert.rejects(
-    async () => oauth.processAuthorizationCodeResponse(server, client, await exchange()),
-    failure(400, 'invalid_grant', 'Invalid refresh_token'),
-    'a code is used once',
-  );
-  await assert.rejects(refresh(oauth.ClientSecretPost('wrong')), failure(401, 'invalid_client', 'Invalid client_id or client_secret'));
-  await steer('fail?status=503');
-  await assert.rejects(refresh(secret), { name: 'OperationProcessingError', code: 'OAUTH_RESPONSE_IS_NOT_CONFORM' });
-  await steer(`revoke?refresh_token=${token.refresh_token}`);
-  await assert.rejects(refresh(secret), failure(401, 'invalid_grant', 'Invalid refresh_token'));
-
-  await steer('fail?reason=server&status=0');
-  const failed = await browse(authorize);
-  assert.throws(() => oauth.validateAuthResponse(server, client, failed, state), {
-    name: 'AuthorizationResponseError',
-    error: 'server_error',
-    error_description: 'server error',
-  });
 });

@@ -1,0 +1,214 @@
+"""OAuth clients for Python that nobody here wrote complete the flow against examples/fakeapple, and see its errors.
+
+They are Debian's packages python3-authlib and python3-requests-oauthlib. Run: /usr/bin/python3 flow_test.py
+"""
+
+import html
+import json
+import os
+import re
+import subprocess
+import tempfile
+import unittest
+import urllib.parse
+
+os.environ["OAUTHLIB_INSECURE_TRANSPORT"] = "1"  # the fake speaks HTTP
+os.environ["AUTHLIB_INSECURE_TRANSPORT"] = "1"
+
+import requests
+from authlib.common.errors import AuthlibBaseError
+from authlib.integrations.requests_client import OAuth2Session as AuthlibSession
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
+from oauthlib.oauth2 import OAuth2Error
+from requests.adapters import HTTPAdapter
+from requests_oauthlib import OAuth2Session
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+VERIFIER = "a-verifier-of-at-least-forty-three-characters"
+
+
+class JSONAdapter(HTTPAdapter):
+    """Turns the form of a token request into the JSON that Apple wants."""
+
+    def send(self, request, **kwargs):
+        if request.headers.get("Content-Type", "").startswith("application/x-www-form-urlencoded"):
+            request.prepare_body(None, None, dict(urllib.parse.parse_qsl(request.body)))
+            request.headers["Content-Type"] = "application/json"
+        return super().send(request, **kwargs)
+
+
+class Fake:
+    """The program, and its first line."""
+
+    def __init__(self, binary, delivery):
+        self.program = subprocess.Popen(
+            [binary, "-consent", "allow", "-deliver", delivery], stdout=subprocess.PIPE, text=True
+        )
+        self.__dict__.update(json.loads(self.program.stdout.readline()))
+
+    def steer(self, route, **body):
+        response = requests.post(f"{self.api_url}/_fake/{route}", json=body)
+        response.raise_for_status()
+
+    def browse(self, url):
+        """Returns the URL that the user's browser brings back: from a redirect, or from the form that a POST is made of."""
+        response = requests.get(url, allow_redirects=False)
+        location = response.headers.get("Location")
+        return location or html.unescape(re.search(r'action="([^"]*)"', response.text).group(1))
+
+    def close(self):
+        self.program.terminate()
+        assert self.program.wait() == 0
+        self.program.stdout.close()
+
+
+class RequestsOAuthlib:
+    """Before version 2 it has no PKCE: the verifier is the caller's."""
+
+    def __init__(self, fake, secret=None, as_json=True):
+        self.fake, self.secret = fake, secret or fake.client_secret
+        self.session = OAuth2Session(fake.client_id, redirect_uri=fake.redirect_uris[0], state="state-1")
+        if as_json:
+            self.session.mount(fake.api_url, JSONAdapter())
+
+    def authorize(self):
+        url, _ = self.session.authorization_url(
+            self.fake.authorization_url, code_challenge=create_s256_code_challenge(VERIFIER), code_challenge_method="S256"
+        )
+        return url
+
+    def redeem(self, url):
+        # It wants an authorization_response over TLS, and reads the error of a redirect.
+        return self.session.fetch_token(
+            self.fake.token_url, authorization_response=url, client_secret=self.secret, include_client_id=True, code_verifier=VERIFIER
+        )
+
+    def refresh(self, token):
+        return self.session.refresh_token(
+            self.fake.token_url, refresh_token=token, client_id=self.fake.client_id, client_secret=self.secret
+        )
+
+    def shown(self, error):
+        if not isinstance(error, OAuth2Error):
+            return type(error).__name__
+        return f"{type(error).__name__}: {error.error}: {error.description or ''}"
+
+
+class Authlib:
+    def __init__(self, fake, secret=None, as_json=True):
+        self.fake = fake
+        self.session = AuthlibSession(
+            fake.client_id,
+            secret or fake.client_secret,
+            redirect_uri=fake.redirect_uris[0],
+            state="state-1",
+            code_challenge_method="S256",
+            token_endpoint_auth_method="client_secret_post",
+        )
+        if as_json:
+            self.session.mount(fake.api_url, JSONAdapter())
+
+    def authorize(self):
+        url, _ = self.session.create_authorization_url(self.fake.authorization_url, state="state-1", code_verifier=VERIFIER)
+        return url
+
+    def redeem(self, url):
+        # Not every version looks at an error of the redirect: without a code it then asks for client_credentials.
+        query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(url).query))
+        if "error" in query:
+            raise AuthlibBaseError(query["error"], query.get("error_description"))
+        return self.session.fetch_token(self.fake.token_url, authorization_response=url, code_verifier=VERIFIER)
+
+    def refresh(self, token):
+        return self.session.refresh_token(self.fake.token_url, refresh_token=token)
+
+    def shown(self, error):
+        if not isinstance(error, AuthlibBaseError):
+            return type(error).__name__
+        return f"{type(error).__name__}: {error.error}: {error.description or ''}"
+
+
+# What each shows of the six errors.
+SHOWN = {
+    RequestsOAuthlib: {
+        "replaced": "InvalidGrantError: invalid_grant: Invalid refresh_token",
+        "wrong secret": "InvalidClientError: invalid_client: Invalid client_id or client_secret",
+        "media type": "InvalidClientIdError: invalid_request: Unsupported Media Type for POST body. Must be json.",
+        "503": "MissingTokenError: missing_token: Missing access token parameter.",
+        "expired code": "InvalidGrantError: invalid_grant: Invalid refresh_token",
+        "revoked": "InvalidGrantError: invalid_grant: Invalid refresh_token",
+        "denied": "AccessDeniedError: access_denied: ",
+    },
+    Authlib: {
+        "replaced": "OAuthError: invalid_grant: Invalid refresh_token",
+        "wrong secret": "OAuthError: invalid_client: Invalid client_id or client_secret",
+        "media type": "OAuthError: invalid_request: Unsupported Media Type for POST body. Must be json.",
+        "503": "HTTPError",  # of requests, with the response in it
+        "expired code": "OAuthError: invalid_grant: Invalid refresh_token",
+        "revoked": "OAuthError: invalid_grant: Invalid refresh_token",
+        "denied": "AuthlibBaseError: access_denied: ",
+    },
+}
+
+
+class FlowTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        binary = os.path.join(cls.folder.name, "fakeapple")
+        subprocess.run(["go", "build", "-o", binary, "../../examples/fakeapple"], cwd=HERE, check=True)
+        cls.fakes = {delivery: Fake(binary, delivery) for delivery in ("get", "post")}
+
+    @classmethod
+    def tearDownClass(cls):
+        for fake in cls.fakes.values():
+            fake.close()
+        cls.folder.cleanup()
+
+    def test_flows(self):
+        for client in SHOWN:
+            for delivery, fake in self.fakes.items():
+                with self.subTest(client=client.__name__, delivery=delivery):
+                    fake.steer("reset")
+                    self.flow(client, fake)
+
+    def flow(self, client, fake):
+        def fails(call, why):
+            try:
+                call()
+            except Exception as error:  # what a client shows of a failure is what is tried
+                self.assertEqual(SHOWN[client][why], using.shown(error), why)
+            else:
+                self.fail(why)
+
+        using = client(fake)
+        first = using.redeem(fake.browse(using.authorize()))
+        self.assertEqual(3600, first["expires_in"])
+        second = using.refresh(first["refresh_token"])
+        self.assertNotEqual(first["refresh_token"], second["refresh_token"])
+        newest = second["refresh_token"]
+        me = requests.get(f"{fake.api_url}/api/v1/me", headers={"Authorization": f"Bearer {second['access_token']}"})
+        self.assertTrue(me.json()["orgDetails"]["orgId"])
+
+        fails(lambda: using.refresh(first["refresh_token"]), "replaced")
+        fails(lambda: client(fake, secret="wrong").refresh(newest), "wrong secret")
+        fails(lambda: client(fake, as_json=False).refresh(newest), "media type")
+        fake.steer("fail", status=503, header={"Retry-After": "7"}, body="<html>")
+        fails(lambda: using.refresh(newest), "503")
+
+        late_client = client(fake)
+        late = fake.browse(late_client.authorize())
+        fake.steer("clock", advance="6m")
+        fails(lambda: late_client.redeem(late), "expired code")
+        fake.steer("revoke", refresh_token=newest)
+        fails(lambda: client(fake).refresh(newest), "revoked")
+
+        fake.steer("consent", consent="deny")
+        denied = client(fake)
+        redirect = fake.browse(denied.authorize())
+        fails(lambda: denied.redeem(redirect), "denied")
+        fake.steer("consent", consent="allow")
+
+
+if __name__ == "__main__":
+    unittest.main()

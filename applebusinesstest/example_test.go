@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -271,4 +272,62 @@ func refreshAt(server *applebusinesstest.Server) error {
 	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, server.Client())
 	_, err := config.TokenSource(ctx, server.ConnectExpired(config.ClientID)).Token()
 	return applebusiness.Wrap(err)
+}
+
+// A customer has just connected, without the consent page.
+func ExampleServer_Connect() {
+	server := applebusinesstest.NewServer(nil)
+	defer server.Close()
+	token := server.Connect(server.App.ClientID)
+	fmt.Println(token.Valid(), token.RefreshToken != "")
+	// Output: true true
+}
+
+// The API says to which organisation a token belongs.
+func ExampleServer_Client() {
+	server := applebusinesstest.NewServer(nil)
+	defer server.Close()
+	token := server.Connect(server.App.ClientID)
+	request, _ := http.NewRequest(http.MethodGet, server.URL+"/api/v1/me", nil)
+	token.SetAuthHeader(request)
+	response, err := server.Client().Do(request)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer response.Body.Close()
+	body, _ := io.ReadAll(response.Body)
+	fmt.Println(string(body))
+	// Output: {"orgDetails":{"legalName":"Example Company 1","orgId":"org-1"},"user":{"firstName":"Jane","lastName":"Appleseed"}}
+}
+
+// One customer allows, the next one denies.
+func ExampleServer_SetConsent() {
+	server := applebusinesstest.NewServer(nil)
+	defer server.Close()
+	config := &oauth2.Config{ClientID: server.App.ClientID, RedirectURL: server.App.RedirectURIs[0], Endpoint: server.Endpoint()}
+	connect := func() error {
+		redirectURL, err := server.Authorize(config.AuthCodeURL("a-state", oauth2.S256ChallengeOption("a-verifier")))
+		if err != nil {
+			return err
+		}
+		_, err = applebusiness.VerifyRedirect(httptest.NewRequest(http.MethodPost, redirectURL, nil), "a-state")
+		return err
+	}
+	fmt.Println(connect())
+	server.SetConsent(applebusinesstest.ConsentDeny)
+	fmt.Println(connect())
+	// Output:
+	// <nil>
+	// applebusiness: user_denied: access_denied
+}
+
+// Tests that share a server begin anew.
+func ExampleServer_Reset() {
+	server := applebusinesstest.NewServer(nil)
+	defer server.Close()
+	server.Fail(applebusiness.ErrServer)
+	server.Reset()
+	fmt.Println(refreshAt(server), len(server.Requests()))
+	// Output: <nil> 1
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
+	"hash/crc32"
 	"io"
 	"net/http"
 	"net/url"
@@ -23,6 +25,12 @@ import (
 // planted is put where secrets stand; it must appear in no rendering.
 const planted = "planted-7Q3Z"
 
+// isFuzzing reports whether this process tries inputs of the fuzzing engine, and not the seeds.
+func isFuzzing() bool {
+	worker := flag.Lookup("test.fuzzworker")
+	return worker != nil && worker.Value.String() == "true"
+}
+
 // assertSafe asserts what holds for every error of this package, whatever it was made from.
 func assertSafe(t *testing.T, err error) {
 	t.Helper()
@@ -33,8 +41,12 @@ func assertSafe(t *testing.T, err error) {
 	assert.Equal(t, -1, strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }), "%q", text)
 	assert.LessOrEqual(t, len(e.Code), 256)
 	assert.LessOrEqual(t, len(e.Description), 4<<10)
+	assert.NotContains(t, text, planted)
 	applebusiness.Troubleshoot(err)
 	applebusiness.Retryable(err)
+	if isFuzzing() && crc32.ChecksumIEEE([]byte(text))%16 != 0 { // the renderings take most of the time; what is found runs again as a seed
+		return
+	}
 	for _, rendering := range renderings(t, err) {
 		assert.NotContains(t, rendering, planted)
 	}

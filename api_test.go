@@ -8,6 +8,7 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -160,4 +161,52 @@ func source(t *testing.T, node ast.Node) string {
 	var text strings.Builder
 	require.NoError(t, printer.Fprint(&text, token.NewFileSet(), node))
 	return strings.Join(strings.Fields(text.String()), " ")
+}
+
+// noExample says why there is no Example, by package and name.
+var noExample = map[string]string{
+	"applebusiness.Cause.Description":              "in the one of Troubleshoot",
+	"applebusiness.Reason.Description":             "in the one of Catalog, as a field",
+	"applebusiness.TokenSource.Token":              "in the one of TokenSource",
+	"applebusiness.Transport.RoundTrip":            "called by net/http",
+	"applebusiness.Transport.CloseIdleConnections": "called by net/http",
+	"grants.NewMemoryStore":                        "in most of the package",
+	"grants.StoreError.Foreign":                    "called by package applebusiness",
+	"applebusinesstest.Server.Close":               "in all of the package",
+	"applebusinesstest.Server.Endpoint":            "in most of the package",
+	"applebusinesstest.Server.Start":               "in the one of NewUnstartedServer",
+	"applebusinesstest.Server.Heal":                "in the one of FailNext",
+}
+
+// Every function and method that a user calls has an Example, or a reason not to have one.
+func TestExamples(t *testing.T) {
+	function := regexp.MustCompile(`^(\w+): func (?:\(\*?(\w+)\) )?(\w+)\(`)
+	ofInterfaces := regexp.MustCompile(`\.(Error|Is|As|Unwrap|Format|LogValue|Timeout)$|^grants\.MemoryStore\.`)
+	for _, folder := range []string{".", "grants", "grants/grantstest", "applebusinesstest"} {
+		paths, err := filepath.Glob(filepath.Join(folder, "*_test.go"))
+		require.NoError(t, err)
+		var tests strings.Builder
+		for _, path := range paths {
+			text, err := os.ReadFile(path)
+			require.NoError(t, err)
+			tests.Write(text)
+		}
+		for _, line := range exportedAPI(t, folder) {
+			found := function.FindStringSubmatch(line)
+			if found == nil {
+				continue
+			}
+			example, name := found[3], found[1]+"."+found[3]
+			if found[2] != "" {
+				example, name = found[2]+"_"+found[3], found[1]+"."+found[2]+"."+found[3]
+			}
+			has := regexp.MustCompile(`(?m)^func Example` + example + `(_[a-z]\w*)?\(\)`).MatchString(tests.String())
+			_, excused := noExample[name]
+			if ofInterfaces.MatchString(name) {
+				continue
+			}
+			assert.True(t, has || excused, "%s has neither an Example nor a reason", name)
+			assert.False(t, has && excused, "%s has an Example after all", name)
+		}
+	}
 }

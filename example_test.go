@@ -1,7 +1,9 @@
 package applebusiness_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -148,6 +150,55 @@ func ExampleWrap() {
 	// Output:
 	// service account: applebusiness: invalid_client: "Invalid client_id or client_secret" (HTTP 401)
 	// app
+}
+
+// The class of an error, also of one that nobody documented.
+func ExampleCodeOf() {
+	err := applebusiness.ParseTokenError(400, nil, []byte(`{"error":"slow_down"}`))
+	fmt.Println(applebusiness.CodeOf(err) == "slow_down", errors.Is(err, applebusiness.Code("slow_down")))
+	// Output: true true
+}
+
+// Both base URLs are configuration, one pair for each environment of Apple's.
+func ExampleOAuth2Endpoint() {
+	endpoint := applebusiness.OAuth2Endpoint("https://auth.example", "https://api.example/")
+	fmt.Println(endpoint.AuthURL)
+	fmt.Println(endpoint.TokenURL)
+	// Output:
+	// https://auth.example/oauth2/v1/authorize
+	// https://api.example/api/v1/oauth2/token
+}
+
+// An HTTP client of one's own, without x/oauth2.
+func ExampleParseTokenResponse() {
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	body, _ := json.Marshal(map[string]string{
+		"grant_type": "refresh_token", "refresh_token": apple.Connect(apple.App.ClientID).RefreshToken,
+		"client_id": apple.App.ClientID, "client_secret": apple.App.ClientSecret,
+	})
+	response, err := http.Post(apple.Endpoint().TokenURL, "application/json", bytes.NewReader(body))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	token, err := applebusiness.ParseTokenResponse(response) // closes the body
+	fmt.Println(token.Valid(), err)
+	// Output: true <nil>
+}
+
+// Any code that uses x/oauth2 sends JSON with this context.
+func ExampleWithJSON() {
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	client := &http.Client{Timeout: 30 * time.Second} // the default has none
+	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, client)
+	ctx = applebusiness.WithJSON(ctx, config.Endpoint.TokenURL)
+
+	token, err := config.TokenSource(ctx, apple.ConnectExpired(config.ClientID)).Token()
+	fmt.Println(token.Valid(), err)
+	// Output: true <nil>
 }
 
 // What on-call reads in the log is found in an error however it was wrapped.

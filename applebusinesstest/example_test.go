@@ -331,3 +331,14 @@ func ExampleServer_Reset() {
 	fmt.Println(refreshAt(server), len(server.Requests()))
 	// Output: <nil> 1
 }
+
+// A server with one app and one Service Account, as Apple would know them.
+func ExampleNewServer() {
+	server := applebusinesstest.NewServer(&applebusinesstest.Options{AccessTokenLife: time.Minute})
+	defer server.Close()
+	config := &oauth2.Config{ClientID: server.App.ClientID, ClientSecret: server.App.ClientSecret, Endpoint: server.Endpoint()}
+	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, server.Client())
+	token, err := config.TokenSource(ctx, server.ConnectExpired(config.ClientID)).Token()
+	fmt.Println(time.Until(token.Expiry).Round(time.Minute), err)
+	// Output: 1m0s <nil>
+}

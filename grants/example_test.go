@@ -202,3 +202,73 @@ func ExampleOptions() {
 	}
 	_ = options
 }
+
+// newManager returns a Manager for a fake Apple, with a customer who has connected.
+func newManager() (*grants.Manager, func()) {
+	apple := applebusinesstest.NewServer(nil)
+	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	manager := grants.New(config, grants.NewMemoryStore(), nil)
+	if err := manager.Put(context.Background(), "customer 7", apple.Connect(config.ClientID)); err != nil {
+		fmt.Println(err)
+	}
+	return manager, apple.Close
+}
+
+// One Manager for each process, with a client that has time to wait for Apple and the fleet's own limit.
+func ExampleNew() {
+	var config oauth2.Config                           // of the app
+	var store grants.Store                             // such as pgxstore.New(pool, nil)
+	var limit interface{ Wait(context.Context) error } // such as store.Limiter(15) of pgxstore
+	manager := grants.New(&config, store, &grants.Options{
+		HTTPClient: &http.Client{Timeout: 30 * time.Second},
+		Limit:      limit,
+	})
+	_ = manager
+}
+
+// The customer disconnects in the partner's own settings. Apple documents no way to tell it.
+func ExampleManager_Delete() {
+	manager, end := newManager()
+	defer end()
+	ctx := context.Background()
+	fmt.Println(manager.Delete(ctx, "customer 7"))
+	_, err := manager.Token(ctx, "customer 7")
+	fmt.Println(errors.Is(err, grants.ErrNoGrant))
+	// Output:
+	// <nil>
+	// true
+}
+
+// An API that is not called by Client has sent status 401: the next token is another one.
+func ExampleManager_Invalidate() {
+	manager, end := newManager()
+	defer end()
+	ctx := context.Background()
+	refused, _ := manager.Token(ctx, "customer 7")
+	manager.Invalidate("customer 7", refused)
+	token, err := manager.Token(ctx, "customer 7")
+	fmt.Println(token.AccessToken != refused.AccessToken, err)
+	// Output: true <nil>
+}
+
+// For code that takes an oauth2.TokenSource.
+func ExampleManager_TokenSource() {
+	manager, end := newManager()
+	defer end()
+	client := oauth2.NewClient(context.Background(), manager.TokenSource(context.Background(), "customer 7"))
+	_ = client
+}
+
+// At the end of the process, with time for a request that is under way.
+func ExampleManager_Close() {
+	manager, end := newManager()
+	defer end()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := manager.Close(ctx); err != nil {
+		slog.Error("these grants are lost unless Close is called again", "error", err)
+	}
+	_, err := manager.Token(ctx, "customer 7")
+	fmt.Println(errors.Is(err, grants.ErrClosed))
+	// Output: true
+}

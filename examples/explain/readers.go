@@ -84,6 +84,7 @@ type finding struct {
 	err     error  // what Troubleshoot is asked about
 
 	// What a line of a log says about a failure whose cause it does not show.
+	isSaid bool
 	action applebusiness.Action
 	impact applebusiness.Impact
 }

@@ -98,7 +98,7 @@ func (f *finding) advice() applebusiness.Advice {
 		return networkAdvice(f.err)
 	}
 	advice := applebusiness.Troubleshoot(f.err)
-	if f.action != "" && f.action != advice.Action {
+	if f.isSaid && f.action != advice.Action {
 		advice = applebusiness.Advice{Action: f.action, Impact: f.impact, Remedy: "So says the line itself: the program that logged it knew the cause, which the line does not show."}
 	}
 	return advice

@@ -306,15 +306,17 @@ func TestProgress(t *testing.T) {
 		all, _ := io.ReadAll(terminal)
 		rest <- string(all)
 	}()
-	var stdout strings.Builder
-	_, err = output{&stdout, &counter}.Write([]byte("1: found\n"))
-	require.NoError(t, err)
-	assert.Equal(t, "1: found\n", stdout.String())
 	stop()
 	require.NoError(t, written.Close())
 	assert.Empty(t, strings.ReplaceAll(strings.ReplaceAll(<-rest, want, ""), clearLine, ""))
 	assert.False(t, counter.isShown, "it is taken away at the end")
-	assert.False(t, isTerminal(&bytes.Buffer{}))
+
+	var screen strings.Builder
+	counter = progress{terminal: &screen, isShown: true}
+	_, err = output{&screen, &counter}.Write([]byte("1: found\n"))
+	require.NoError(t, err)
+	assert.Equal(t, clearLine+"1: found\n", screen.String())
+	assert.False(t, isTerminal(&screen))
 }
 
 type broken struct{}

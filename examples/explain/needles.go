@@ -60,7 +60,7 @@ func (n *needles) index(text []byte) int {
 		}
 		start := end - n.width
 		for _, needle := range n.heads[pair] {
-			if len(text)-start >= len(needle) && equalFold(text[start:start+len(needle)], needle) {
+			if hasPrefixFold(text[start:], needle) {
 				return start
 			}
 		}
@@ -82,12 +82,16 @@ func equalFold(text []byte, lower string) bool {
 	return true
 }
 
-const errorHint = "error" // the name of a member or a parameter, which has to have a value
+// Hints that tell little alone.
+const (
+	errorHint    = "error"    // the name of a member or a parameter, which has to have a value
+	endpointHint = "endpoint" // the first member of a group of package applebusiness, which has to have others
+)
 
 // hints are what a line holds at least one of if it holds an error: a reader that needs another one has to add it. They
 // are so chosen that few other lines hold one.
 var hints = func() *needles {
-	texts := append(responseHints(),
+	texts := append(separatedHints(),
 		prefix[:len("applebusiness")], // also of a constant
 		oauth2Prefix,
 		errorHint,
@@ -127,17 +131,19 @@ func networkTexts() []string {
 	return texts
 }
 
-// responseHints are the hints of which most logs hold a part in each line: a status line but no request line, and the
-// action of a line of package applebusiness but no other.
-func responseHints() []string {
-	texts := []string{"start_over", "reauthorize", "fix_request", "fix_registration", "check_network"}
+// separatedHints are the hints of which most logs hold a part in each line: a status line but no request line, and the
+// endpoint of a line of package applebusiness but no other.
+func separatedHints() []string {
+	var texts []string
 	for _, version := range []string{"1.0", "1.1", "2", "2.0", "3"} {
 		for _, class := range "2345" {
 			texts = append(texts, "http/"+version+" "+string(class))
 		}
 	}
 	for _, separator := range []string{"=", `="`, `=\"`, `":"`, `": "`, `\":\"`, `\": \"`, `\\\":\\\"`} {
-		texts = append(texts, "action"+separator+string(applebusiness.ActionRetry))
+		for _, endpoint := range []applebusiness.Endpoint{applebusiness.TokenEndpoint, applebusiness.AuthorizationEndpoint} {
+			texts = append(texts, endpointHint+separator+string(endpoint))
+		}
 	}
 	return texts
 }
@@ -150,11 +156,17 @@ func mayHoldError(text []byte) bool {
 		if start < 0 {
 			return false
 		}
-		rest := text[start+len(errorHint):]
-		if !equalFold(text[start:start+len(errorHint)], errorHint) || hasValue(rest) {
+		found := true
+		switch text = text[start:]; {
+		case hasPrefixFold(text, errorHint):
+			found = hasValue(text[len(errorHint):])
+		case hasPrefixFold(text, endpointHint):
+			found = hasGroup(text[len(endpointHint):])
+		}
+		if found {
 			return true
 		}
-		text = rest
+		text = text[1:]
 	}
 }
 
@@ -172,6 +184,16 @@ func hasValue(rest []byte) bool {
 		}
 	}
 	return true
+}
+
+// hasGroup reports whether what follows the endpoint may be the rest of a group of package applebusiness.
+func hasGroup(rest []byte) bool {
+	rest = rest[:min(len(rest), 96)]
+	return bytes.Contains(rest, []byte("code")) || bytes.Contains(rest, []byte("reason")) || bytes.Contains(rest, []byte("action"))
+}
+
+func hasPrefixFold(text []byte, lower string) bool {
+	return len(text) >= len(lower) && equalFold(text[:len(lower)], lower)
 }
 
 // isName reports whether line is nothing but a name that readName knows, such as "server", which would be no hint in any

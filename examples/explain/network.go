@@ -24,6 +24,7 @@ var networkFailures = []struct {
 	isHTTP bool // only an HTTP client has this failure
 	texts  []string
 }{
+	{"the proxy refused the connection", errors.New("Proxy Authentication Required"), true, []string{"proxy authentication required"}},
 	{"the request was canceled", context.Canceled, false, []string{"context canceled"}},
 	{"DNS does not know the host", &net.DNSError{Err: "no such host", IsNotFound: true}, false,
 		[]string{"no such host", "could not resolve host", "name or service not known", "enotfound", "nodename nor servname", "unknownhostexception", "err_name_not_resolved"}},
@@ -35,7 +36,7 @@ var networkFailures = []struct {
 	{"TLS: the certificate is not trusted", errors.New("tls: failed to verify certificate: x509: "), false,
 		[]string{"x509: ", "tls: failed to verify", "certificate verify failed", "certificate verification failed", "certificate problem",
 			"self-signed certificate", "self signed certificate", "unable to get local issuer", "unable_to_verify_leaf", "pkix path", "err_cert_"}},
-	{"TLS failed", errors.New("remote error: tls: internal error"), false, []string{"tls: internal error", "tls: bad record mac", "tls: use of closed"}},
+	{"TLS failed: an internal error", errors.New("remote error: tls: internal error"), false, []string{"tls: internal error", "tls: bad record mac", "tls: use of closed"}},
 	{"TLS failed", errors.New("remote error: tls: handshake failure"), false, []string{"tls: ", "ssl routines", "ssl_error", "sslhandshake", "err_ssl_"}},
 	{"the response is not HTTP", errors.New("net/http: malformed HTTP response"), true, []string{"malformed http", "malformed mime header", "malformed chunked"}},
 	{"the redirects do not end", errors.New("stopped after 10 redirects"), true, []string{"stopped after 10 redirects"}},

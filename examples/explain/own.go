@@ -205,7 +205,7 @@ func fromAttributes(group attributes) *finding {
 	e.ResponseLost = group["response_lost"] == "true"
 	f := found(e)
 	if reason == applebusiness.ErrNoResponse || reason == applebusiness.ErrMalformedResponse {
-		f.action, f.impact = action, impact
+		f.isSaid, f.action, f.impact = action != "" || reason == applebusiness.ErrNoResponse, action, impact
 	}
 	return f
 }

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -334,4 +336,40 @@ func withSecrets(text string) []string {
 	add("applebusiness: %q: %q (HTTP 400): code %s", cmp.Or(text, "x"), text+" token "+secret, secret)
 	add("Post \"https://x.example/?%s\": %s: no such host", query, text)
 	return inputs
+}
+
+// What the package logs about a failure is understood as Troubleshoot understands the failure itself, with its grant type
+// and without a cause in the line.
+func TestOwnLines(t *testing.T) {
+	var failures []error
+	for _, grantType := range []string{applebusiness.GrantTypeRefreshToken, applebusiness.GrantTypeAuthorizationCode} {
+		for _, status := range []int{0, 200, 302, 400, 403, 407, 408, 429, 500, 503, 520} {
+			for _, body := range []string{"", body, `{"error":"slow_down","error_description":"wait a bit"}`, `{"code":"Unauthorized","message":"Expired Token"}`} {
+				e := applebusiness.ParseTokenError(status, http.Header{"Retry-After": {"30"}}, []byte(body))
+				e.GrantType = grantType
+				failures = append(failures, e)
+			}
+		}
+		for _, failure := range networkFailures {
+			failures = append(failures, noResponse(failure.words, grantType))
+		}
+	}
+	for _, query := range []string{"error=access_denied", "error=server_error&error_description=server+error", "error=a&error=b", "error=slow_down"} {
+		_, err := applebusiness.ParseRedirect(query)
+		failures = append(failures, err)
+	}
+	for _, failure := range failures {
+		for _, attr := range []slog.Attr{slog.Any("err", failure), applebusiness.LogAttr(fmt.Errorf("customer 7: %w", failure))} {
+			var text, object strings.Builder
+			slog.New(slog.NewTextHandler(&text, nil)).Warn("failed", attr)
+			slog.New(slog.NewJSONHandler(&object, nil)).Warn("failed", attr)
+			for _, input := range []string{text.String(), object.String()} {
+				require.True(t, mayHoldError([]byte(input)), input)
+				f, err := understand(input)
+				require.NoError(t, err, input)
+				assert.Equal(t, applebusiness.ReasonOf(failure), f.Reason, input)
+				assert.Equal(t, applebusiness.Troubleshoot(failure).Action, f.advice().Action, input)
+			}
+		}
+	}
 }

@@ -2,111 +2,12 @@ package main
 
 import (
 	"cmp"
-	"errors"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
-
-const oauth2Prefix = "oauth2: "
-
-var oauth2Status = regexp.MustCompile(`^oauth2: cannot fetch token: ([1-5][0-9]{2})\b[^\n\\"{]{0,40}?(?:\n|$|\s?Response: |["\\])`)
-
-// readOAuth2Text reads the text of an error of golang.org/x/oauth2.
-func readOAuth2Text(p piece) (*finding, error) {
-	text := p.text
-	bodies := 0 // each costs as much as the text
-	for {
-		start := strings.Index(text, oauth2Prefix)
-		if start < 0 || bodies > maxFailure {
-			return nil, nil
-		}
-		text = text[start:]
-		if match := oauth2Status.FindStringSubmatch(text[:min(len(text), 128)]); match != nil {
-			body := strings.TrimPrefix(text[len(match[0]):], "Response: ")
-			if strings.HasSuffix(match[0], `\`) || strings.HasPrefix(body, `{\`) {
-				return nil, nil // still escaped
-			}
-			bodies++
-			if status := statusOf(match[1]); !isSuccess(status) || !isToken(body) {
-				return found(fromResponse(status, nil, body)), nil
-			}
-		} else if e := parseOAuth2Text(text); e != nil {
-			return found(e), nil
-		}
-		text = text[len(oauth2Prefix):]
-	}
-}
-
-func parseOAuth2Text(text string) *applebusiness.Error {
-	window := text[:min(len(text), 8<<10)]
-	if e, ok := errors.AsType[*applebusiness.Error](applebusiness.Wrap(errors.New(window[:min(len(window), 256)]))); ok && e.Reason != "" {
-		return &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: e.Reason}
-	}
-	var quoted [2]string
-	rest := strings.TrimPrefix(window, oauth2Prefix)
-	for i := range quoted {
-		literal, err := strconv.QuotedPrefix(rest)
-		if err != nil || literal[0] != '"' {
-			break
-		}
-		quoted[i], _ = strconv.Unquote(literal)
-		rest = strings.TrimPrefix(rest[len(literal):], " ")
-	}
-	if quoted[0] == "" {
-		return nil
-	}
-	return fromText(0, quoted[0], quoted[1])
-}
-
-// A member named error, and one named error_description, in whatever notation: 'error': 'x', "error"=>"x", :error=>"x",
-// error: 'x', error:x, error=x, [error] => x, ["error"]=> string(1) "x", "error": String("x").
-var (
-	renderedCode = regexp.MustCompile(`(?:^|[^\w.-])[:'"\[]*(?i:error_?code|error)['"\]]*\s*(?:=>|[:=])\s*(?:\w+\(\d*\)\s*|\w+\(|:)?(?:[ub]?['"])?(\w+)`)
-	renderedText = regexp.MustCompile(`(?:^|[^\w.-])[:'"\[]*(?i:error_?description)['"\]]*\s*(?:=>|[:=])\s*(?:\w+\(\d*\)\s*|\w+\(|:)?(?:[ub]?"([^"]*)"|[ub]?'([^']*)'|([^'"\n]*))`)
-	nextMember   = regexp.MustCompile(`[\]})]|,? \w+[:=]|$`)
-)
-
-// readRendering reads an OAuth error as a language other than JSON prints an object.
-func readRendering(p piece) (*finding, error) {
-	text := p.outside
-	if !strings.Contains(text, "rror") {
-		return nil, nil
-	}
-	description := ""
-	if match := renderedText.FindStringSubmatch(text); match != nil {
-		description = cmp.Or(match[1], match[2], match[3])
-		if match[3] != "" {
-			description = strings.TrimSpace(description[:nextMember.FindStringIndex(description)[0]])
-		}
-	}
-	for _, match := range renderedCode.FindAllStringSubmatch(text, 16) {
-		code := match[1]
-		e := fromText(p.status, code, description)
-		if description == "" && isConstant(e.Code) {
-			if known := applesText(text, code); known != nil {
-				e = known
-			}
-		}
-		if isConstant(e.Code) || isDocumented(e.Reason) || snakeCase.MatchString(code) && description != "" {
-			if e.Code == applebusiness.CodeAccessDenied {
-				e.Endpoint = ""
-			}
-			locate(e)
-			return found(e), nil
-		}
-	}
-	if description != "" {
-		if e := fromText(p.status, "", description); isDocumented(e.Reason) {
-			locate(e)
-			return found(e), nil
-		}
-	}
-	return nil, nil
-}
 
 // sentences are the texts that Apple documents, the longest first, as far as they cannot be something else's.
 var sentences = func() []applebusiness.Entry {

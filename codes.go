@@ -168,8 +168,8 @@ type Entry struct {
 	Reason      Reason
 }
 
-// Catalog returns the 25 rows of Apple's [error tables], in Apple's order. Two rows can have the same Reason, but rows with
-// the same description always do. The sequence can be ranged over any number of times, also concurrently.
+// Catalog returns the 25 rows of Apple's [error tables], in Apple's order. Several rows can have the same Reason, and rows that
+// have the same description always do. The sequence can be ranged over any number of times, also concurrently.
 //
 // [error tables]: https://business.apple.com/docs/api/v1/oauth_apps/errors
 func Catalog() iter.Seq[Entry] { return slices.Values(catalog[:]) }

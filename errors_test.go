@@ -179,3 +179,42 @@ func TestSecretsAreNotRendered(t *testing.T) {
 		}
 	}
 }
+
+// A text as long as a limit is whole, one byte more is cut, and never within a rune.
+func TestLimits(t *testing.T) {
+	for _, test := range []struct {
+		limit int
+		field func(text string) string
+	}{
+		{256, func(text string) string {
+			return string(applebusiness.ParseTokenError(400, nil, fmt.Appendf(nil, `{"error":%q}`, text)).Code)
+		}},
+		{4096, func(text string) string {
+			return applebusiness.ParseTokenError(400, nil, fmt.Appendf(nil, `{"error":"x","error_description":%q}`, text)).Description
+		}},
+		{4096, func(text string) string {
+			return applebusiness.ParseTokenError(400, nil, fmt.Appendf(nil, `{"error":"x","error_uri":%q}`, text)).URI
+		}},
+		{256, func(text string) string {
+			return applebusiness.ParseTokenError(400, http.Header{"Apple-Request-Id": {text}}, nil).RequestID
+		}},
+		{64, func(text string) string {
+			return strings.TrimSuffix(strings.TrimPrefix((&applebusiness.Error{Code: applebusiness.Code(text)}).Error(), `applebusiness: "`), `"`)
+		}},
+		{256, func(text string) string {
+			return strings.TrimSuffix(strings.TrimPrefix((&applebusiness.Error{Code: "x", Description: text}).Error(), `applebusiness: "x": "`), `"`)
+		}},
+	} {
+		whole := strings.Repeat("a", test.limit)
+		assert.Equal(t, whole, test.field(whole), test.limit)
+		assert.Equal(t, whole, test.field(whole+"a"), test.limit)
+		short := whole[:test.limit-1]
+		assert.Equal(t, short+"a", test.field(short+"aé"), test.limit)
+		assert.Equal(t, short, test.field(short+"é"), "not half of a rune")
+	}
+	label := strings.Repeat("a", 64)
+	assert.Equal(t, "applebusiness: "+label, applebusiness.Reason(label).Error())
+	assert.Equal(t, `applebusiness: "`+label+`"`, applebusiness.Reason(label+"a").Error())
+	// What is no text at all is cut too.
+	assert.Equal(t, `applebusiness: ""`, applebusiness.Reason(strings.Repeat("\x80", 65)).Error())
+}

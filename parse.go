@@ -299,9 +299,6 @@ func decodeTexts(body []byte) texts {
 
 func (t *texts) decode(body []byte) {
 	err := json.Unmarshal(body, t)
-	if err == nil && t.Error != "" {
-		return
-	}
 	if _, wrongType := errors.AsType[*json.UnmarshalTypeError](err); err == nil || wrongType && body[0] == '{' {
 		var nested struct {
 			Error  json.RawMessage `json:"error"`

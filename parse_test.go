@@ -443,3 +443,14 @@ func TestParseRedirect(t *testing.T) {
 		})
 	}
 }
+
+// A query as long as the limit is read.
+func TestLongestQuery(t *testing.T) {
+	query := "code=c&state=s&padding="
+	query += strings.Repeat("x", 64<<10-len(query))
+	redirect, err := applebusiness.ParseRedirect(query)
+	require.NoError(t, err)
+	assert.Equal(t, applebusiness.Redirect{Code: "c", State: "s"}, redirect)
+	_, err = applebusiness.ParseRedirect(query + "x")
+	assert.EqualError(t, err, "applebusiness: malformed_redirect: the query is too long")
+}

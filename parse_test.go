@@ -454,3 +454,19 @@ func TestLongestQuery(t *testing.T) {
 	_, err = applebusiness.ParseRedirect(query + "x")
 	assert.EqualError(t, err, "applebusiness: malformed_redirect: the query is too long")
 }
+
+func TestNestedMembersAndEmptyLists(t *testing.T) {
+	// Another member that happens to have a code is no error's.
+	e := applebusiness.ParseTokenError(400, nil, []byte(`{"meta":{"code":"E9","message":"not this"},"error":"invalid_grant"`))
+	assert.Equal(t, applebusiness.CodeInvalidGrant, e.Code)
+	assert.Empty(t, e.Description)
+	// A list that Apple has emptied is a list.
+	for text, want := range map[string]applebusiness.Reason{
+		"grant_type is invalid. Accepted values:": applebusiness.ErrInvalidGrantType,
+		"scope is invalid. Accepted values:":      applebusiness.ErrScopeNotAccepted,
+		"grant_type is invalid. Accepted values":  applebusiness.ErrMalformedResponse, // a text that nobody knows, and no error member
+		"OAuth 2.0 Parameter:  missing":           applebusiness.ErrMalformedResponse,
+	} {
+		assert.Equal(t, want, applebusiness.ParseTokenError(400, nil, fmt.Appendf(nil, `{"error_description":%q}`, text)).Reason, text)
+	}
+}

@@ -455,11 +455,20 @@ func TestLongestQuery(t *testing.T) {
 	assert.EqualError(t, err, "applebusiness: malformed_redirect: the query is too long")
 }
 
-func TestNestedMembersAndEmptyLists(t *testing.T) {
+func TestNestedMembersNamesAndLists(t *testing.T) {
 	// Another member that happens to have a code is no error's.
 	e := applebusiness.ParseTokenError(400, nil, []byte(`{"meta":{"code":"E9","message":"not this"},"error":"invalid_grant"`))
 	assert.Equal(t, applebusiness.CodeInvalidGrant, e.Code)
 	assert.Empty(t, e.Description)
+	// A name has the characters of RFC 6749 appendix A, to the first and the last of each range.
+	for _, name := range []string{"azAZ09-._", "a", "z", "A", "Z", "0", "9"} {
+		e := applebusiness.ParseTokenError(400, nil, []byte(`{"error_description":"OAuth 2.0 Parameter: `+name+` missing"}`))
+		assert.Equal(t, name, e.Parameter)
+		assert.Equal(t, applebusiness.ErrMissingParameter, e.Reason)
+	}
+	for _, name := range []string{"`", "{", "@", "[", "/", ":", "a b", "é"} {
+		assert.Empty(t, applebusiness.ParseTokenError(400, nil, []byte(`{"error_description":"OAuth 2.0 Parameter: `+name+` missing"}`)).Parameter, name)
+	}
 	// A list that Apple has emptied is a list.
 	for text, want := range map[string]applebusiness.Reason{
 		"grant_type is invalid. Accepted values:": applebusiness.ErrInvalidGrantType,

@@ -70,8 +70,8 @@ func (timeout) Timeout() bool   { return true }
 func (timeout) Temporary() bool { return true }
 
 var (
-	operation   = regexp.MustCompile(`(?i)\b(dial|read|write) (?:tcp|udp)|(proxyconnect) tcp|(socks) connect`)
-	httpRequest = regexp.MustCompile(`\b(?:Post|Get|POST|GET|post|get) \\*["']?(?:https?:|\*\*\*)[^\s"']*\\*["']?: ([^"\\\n]*)`)
+	operation   = regexp.MustCompile(`\b(?:(dial|read|write) (?:tcp|udp)|(proxyconnect) tcp|(socks) connect)`)
+	httpRequest = regexp.MustCompile(`(?:post|get) \\*["']?(?:https?:|\*\*\*)[^\s"']*\\*["']?: ([^"\\\n]*)`)
 )
 
 // inbound is what a server says about those who connect to it.
@@ -83,10 +83,10 @@ func readNetwork(p piece) (*finding, error) {
 	if networkHints.index([]byte(text)) < 0 || containsAny(text, inbound...) {
 		return nil, nil
 	}
-	request := httpRequest.FindStringSubmatch(p.outside)
+	request := httpRequest.FindStringSubmatch(text)
 	words, err, isHTTP := "", error(nil), request != nil
 	if isHTTP && isStatusText(request[1]) { // all that Go says of a proxy that refuses to connect
-		words, err = "the proxy refused the connection", errors.New(request[1])
+		words, err = "the proxy refused the connection", errors.New(http.StatusText(http.StatusProxyAuthRequired))
 	}
 	for _, failure := range networkFailures {
 		if err == nil && slices.ContainsFunc(failure.texts, func(known string) bool {
@@ -98,8 +98,8 @@ func readNetwork(p piece) (*finding, error) {
 	if err == nil {
 		return nil, nil
 	}
-	for _, match := range operation.FindAllStringSubmatch(p.outside, 4) {
-		if op := strings.ToLower(match[1] + match[2] + match[3]); op == "socks" {
+	for _, match := range operation.FindAllStringSubmatch(text, 4) {
+		if op := match[1] + match[2] + match[3]; op == "socks" {
 			err = &net.OpError{Op: "socks connect", Net: "tcp", Err: err}
 		} else {
 			err = &net.OpError{Op: op, Net: "tcp", Err: err}
@@ -113,7 +113,7 @@ func readNetwork(p piece) (*finding, error) {
 
 func isStatusText(text string) bool {
 	for status := 400; status <= 599; status++ {
-		if phrase := http.StatusText(status); phrase != "" && strings.HasPrefix(text, phrase) {
+		if phrase := http.StatusText(status); phrase != "" && strings.HasPrefix(text, strings.ToLower(phrase)) {
 			return true
 		}
 	}

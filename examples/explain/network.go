@@ -24,7 +24,7 @@ var networkFailures = []struct {
 	isHTTP bool // only an HTTP client has this failure
 	texts  []string
 }{
-	{"the proxy refused the connection", errors.New("Proxy Authentication Required"), true, []string{"proxy authentication required"}},
+	{"the proxy refused the connection", errors.New(http.StatusText(http.StatusProxyAuthRequired)), true, []string{"proxy authentication required"}},
 	{"the request was canceled", context.Canceled, false, []string{"context canceled"}},
 	{"DNS does not know the host", &net.DNSError{Err: "no such host", IsNotFound: true}, false,
 		[]string{"no such host", "could not resolve host", "name or service not known", "enotfound", "nodename nor servname", "unknownhostexception", "err_name_not_resolved"}},
@@ -85,7 +85,7 @@ func readNetwork(p piece) (*finding, error) {
 	}
 	request := httpRequest.FindStringSubmatch(text)
 	words, err, isHTTP := "", error(nil), request != nil
-	if isHTTP && isStatusText(request[1]) { // all that Go says of a proxy that refuses to connect
+	if isHTTP && isStatusText(request[1]) {
 		words, err = "the proxy refused the connection", errors.New(http.StatusText(http.StatusProxyAuthRequired))
 	}
 	for _, failure := range networkFailures {
@@ -111,13 +111,19 @@ func readNetwork(p piece) (*finding, error) {
 	return &finding{Error: &applebusiness.Error{}, network: words, err: err}, nil
 }
 
-func isStatusText(text string) bool {
+// statusTexts are the texts of failed responses in lower case: Go says nothing else of a proxy that refuses to connect.
+var statusTexts = func() []string {
+	var texts []string
 	for status := 400; status <= 599; status++ {
-		if phrase := http.StatusText(status); phrase != "" && strings.HasPrefix(text, strings.ToLower(phrase)) {
-			return true
+		if phrase := http.StatusText(status); phrase != "" {
+			texts = append(texts, strings.ToLower(phrase))
 		}
 	}
-	return false
+	return texts
+}()
+
+func isStatusText(text string) bool {
+	return slices.ContainsFunc(statusTexts, func(phrase string) bool { return strings.HasPrefix(text, phrase) })
 }
 
 // networkAdvice is Troubleshoot's about a failure of the network. Of one that no HTTP client is known to have had it may

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -163,9 +164,22 @@ func continuation(line []byte, mayHoldError bool) func(next []byte) (more, isLas
 			belongs := bytes.HasPrefix(next, []byte("{"))
 			return belongs, belongs
 		}
+	case mayHoldError && stackHead.Match(line):
+		inObject := false // the members of a JavaScript error, after its stack
+		return func(next []byte) (more, isLast bool) {
+			trimmed := bytes.TrimSpace(next)
+			if inObject {
+				return true, indentationOf(next) == 0 && bytes.HasPrefix(trimmed, []byte("}"))
+			}
+			inObject = bytes.HasSuffix(trimmed, []byte("{"))
+			return bytes.HasPrefix(trimmed, []byte("at ")), false
+		}
 	}
 	return nil
 }
+
+// stackHead is how JavaScript prints an error whose stack follows. No other line waits for the next one.
+var stackHead = regexp.MustCompile(`^\w*Error: `)
 
 func indentationOf(line []byte) int { return len(line) - len(bytes.TrimLeft(line, " \t")) }
 
@@ -184,7 +198,8 @@ func (x *logExplainer) record(r record) error {
 	}
 	x.others -= r.lines
 	x.counter.failures.Add(1)
-	x.counts[kind{f.name(), f.advice().Action}]++
+	name, action := f.name(), f.advice().Action
+	x.counts[kind{name, action}]++
 	x.code = max(x.code, f.exitCode())
 	if x.asJSON {
 		return explanationOfLine{x.name, number, explain(f)}.writeJSON(x.out)
@@ -192,7 +207,7 @@ func (x *logExplainer) record(r record) error {
 	if x.name != "" {
 		fmt.Fprintf(x.out, "%s:", x.name)
 	}
-	_, err = fmt.Fprintf(x.out, "%d: %s: %s: %s\n", number, f.name(), orUnknown(f.advice().Action), f.text())
+	_, err = fmt.Fprintf(x.out, "%d: %s: %s: %s\n", number, name, orUnknown(action), f.text())
 	return err
 }
 

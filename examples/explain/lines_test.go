@@ -107,6 +107,9 @@ func TestRecords(t *testing.T) {
 			[]string{`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)`}, 0},
 		{"JavaScript", "refresh failed {\n  error: 'invalid_grant',\n  error_description: 'Invalid refresh_token'\n}\nb\n",
 			[]string{`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`}, 1},
+		{"JavaScript with its stack", "TokenError: Invalid refresh_token\n    at f (/x.js:1)\n    at g (/x.js:2) {\n  code: 'invalid_grant',\n  status: 500\n}\nb\n",
+			[]string{`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`}, 1},
+		{"a stack without members", "TokenError: Invalid refresh_token\n    at f (/x.js:1)\nb\n", []string{`1: ErrInvalidRefreshToken: reauthorize: "Invalid refresh_token"`}, 2},
 		{"JSON", "{\n  \"error\": \"invalid_grant\",\n  \"error_description\": \"Invalid refresh_token\"\n}\n" + body + "\n",
 			[]string{
 				`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`,

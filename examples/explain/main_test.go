@@ -283,8 +283,6 @@ func TestInputs(t *testing.T) {
 		{"JSON", body, deadGrant},
 		{"JSON after a byte order mark", "\ufeff \n" + body + "\n", deadGrant},
 		{"JSON that is cut", body[:len(body)-1] + `,"state":"` + secret, deadGrant},
-		{"JSON in a line of a log", `12:00 refresh failed: ` + body, deadGrant},
-		{"JSON in quotes", `body=` + strconv.Quote(body) + ` a=b`, deadGrant},
 		{"JSON of a redirect's error", `{"error":"unsupported_response_type","error_description":"response_type must be code"}`, responseType},
 		{"JSON with secrets", `{"state":"` + secret + `","code":"` + secret + `","access_token":5,` + body[1:], deadGrant},
 		{"Apple's other dialect", `[{"code":"Unauthorized","message":"Expired Token","details":{"header":"` + secret + `"}}]`, explanation{Constant: "ErrMalformedResponse", Endpoint: "token", Code: "Unauthorized", Description: "Expired Token"}},
@@ -292,7 +290,6 @@ func TestInputs(t *testing.T) {
 		// HTTP responses
 		{"HTTP/1.1", "HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\nSet-Cookie: " + secret + "\r\n\r\n" + body, deadGrant401},
 		{"HTTP/2 with LF", "HTTP/2 401\ncontent-type: application/json\n\n" + body + "\n", deadGrant401},
-		{"100 Continue", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 401 Unauthorized\r\n\r\n" + body, deadGrant401},
 		{"a proxy first", "HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\nHTTP/2 401 \r\n\r\n" + body, deadGrant401},
 		{"a redirect first", "HTTP/1.1 301 Moved\r\nLocation: https://x.example/?a=b\r\n\r\nHTTP/2 401 \r\n\r\n" + body, deadGrant401},
 		{"a redirect's error", "HTTP/2 302\r\nLocation: https://x.example/cb" + redirect + "\r\n\r\n<html>", responseType},
@@ -320,9 +317,6 @@ func TestInputs(t *testing.T) {
 		// The text of x/oauth2
 		{"x/oauth2", `2026/11/24 12:00:00 refresh: oauth2: "invalid_grant" "Invalid refresh_token" "https://x.example/"`, deadGrant},
 		{"x/oauth2, code only", `oauth2: "slow_down"`, unknown(0, "slow_down", "")},
-		{"x/oauth2 in slog's text", `level=ERROR err="Post \"https://x.example\": oauth2: \"invalid_grant\" \"Invalid refresh_token\"" b="c"`, deadGrant},
-		{"x/oauth2 in JSON", `{"level":"ERROR","error":"oauth2: \"invalid_grant\" \"Invalid refresh_token\""}`, deadGrant},
-		{"x/oauth2 in JSON in JSON", `{"log":"{\"level\":\"ERROR\",\"error\":\"oauth2: \\\"invalid_grant\\\" \\\"Invalid refresh_token\\\"\"}\n"}`, deadGrant},
 		{"x/oauth2 with the body", "oauth2: cannot fetch token: 401 Unauthorized\nResponse: " + body, deadGrant401},
 		{"x/oauth2 with the body in slog's text", `err="oauth2: cannot fetch token: 401 Unauthorized\nResponse: ` + strings.ReplaceAll(body, `"`, `\"`) + `" b=c`, deadGrant401},
 		{"x/oauth2 with a secret body", "oauth2: cannot fetch token: 502 Bad Gateway\nResponse: <html>" + secret, response("ErrUnavailable", 502)},
@@ -330,8 +324,6 @@ func TestInputs(t *testing.T) {
 		// Our own text
 		{"own text", `applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401)`, deadGrant401},
 		{"own text after the package's name", `applebusiness: refresh failed: applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401), customer 5`, deadGrant401},
-		{"own text in slog's text", `err="applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)"`, deadGrant401},
-		{"own text in JSON", `{"error":"applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)","message":"x"}`, deadGrant401},
 		{"own text, 404", `applebusiness: 404 Not Found: "invalid_request" (HTTP 404)`, explanation{Constant: "ErrEndpointNotFound", Endpoint: "token", Status: 404, Code: "404 Not Found", Description: "invalid_request"}},
 		{"own text, unknown code", `applebusiness: "slow_down": "two\nlines" (HTTP 400)`, explanation{Status: 400, Code: "slow_down", Description: "two\nlines"}},
 		{"own text, unknown code only", `applebusiness: "slow_down" (HTTP 400)`, explanation{Status: 400, Code: "slow_down"}},

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"net/http"
 	"strings"
 
 	"github.com/seed-a5f25c57/applebusiness"
@@ -123,10 +122,8 @@ func networkTexts() []string {
 	for _, failure := range networkFailures {
 		texts = append(texts, failure.texts...)
 	}
-	for status := 400; status <= 599; status++ {
-		if phrase := http.StatusText(status); phrase != "" {
-			texts = append(texts, `": `+phrase) // what Go says of a proxy
-		}
+	for _, phrase := range statusTexts {
+		texts = append(texts, `": `+phrase)
 	}
 	return texts
 }

@@ -24,7 +24,7 @@ var networkFailures = []struct {
 	isHTTP bool // only an HTTP client has this failure
 	texts  []string
 }{
-	{"the proxy refused the connection", errors.New("Proxy Authentication Required"), true, []string{"proxy authentication required"}},
+	{"the proxy refused the connection", errors.New(http.StatusText(http.StatusProxyAuthRequired)), true, []string{"proxy authentication required"}},
 	{"the request was canceled", context.Canceled, false, []string{"context canceled"}},
 	{"DNS does not know the host", &net.DNSError{Err: "no such host", IsNotFound: true}, false,
 		[]string{"no such host", "could not resolve host", "name or service not known", "enotfound", "nodename nor servname", "unknownhostexception", "err_name_not_resolved"}},
@@ -70,8 +70,8 @@ func (timeout) Timeout() bool   { return true }
 func (timeout) Temporary() bool { return true }
 
 var (
-	operation   = regexp.MustCompile(`(?i)\b(dial|read|write) (?:tcp|udp)|(proxyconnect) tcp|(socks) connect`)
-	httpRequest = regexp.MustCompile(`\b(?:Post|Get|POST|GET|post|get) \\*["']?(?:https?:|\*\*\*)[^\s"']*\\*["']?: ([^"\\\n]*)`)
+	operation   = regexp.MustCompile(`\b(?:(dial|read|write) (?:tcp|udp)|(proxyconnect) tcp|(socks) connect)`)
+	httpRequest = regexp.MustCompile(`(?:post|get) \\*["']?(?:https?:|\*\*\*)[^\s"']*\\*["']?: ([^"\\\n]*)`)
 )
 
 // inbound is what a server says about those who connect to it.
@@ -83,10 +83,10 @@ func readNetwork(p piece) (*finding, error) {
 	if networkHints.index([]byte(text)) < 0 || containsAny(text, inbound...) {
 		return nil, nil
 	}
-	request := httpRequest.FindStringSubmatch(p.outside)
+	request := httpRequest.FindStringSubmatch(text)
 	words, err, isHTTP := "", error(nil), request != nil
-	if isHTTP && isStatusText(request[1]) { // all that Go says of a proxy that refuses to connect
-		words, err = "the proxy refused the connection", errors.New(request[1])
+	if isHTTP && isStatusText(request[1]) {
+		words, err = "the proxy refused the connection", errors.New(http.StatusText(http.StatusProxyAuthRequired))
 	}
 	for _, failure := range networkFailures {
 		if err == nil && slices.ContainsFunc(failure.texts, func(known string) bool {
@@ -98,8 +98,8 @@ func readNetwork(p piece) (*finding, error) {
 	if err == nil {
 		return nil, nil
 	}
-	for _, match := range operation.FindAllStringSubmatch(p.outside, 4) {
-		if op := strings.ToLower(match[1] + match[2] + match[3]); op == "socks" {
+	for _, match := range operation.FindAllStringSubmatch(text, 4) {
+		if op := match[1] + match[2] + match[3]; op == "socks" {
 			err = &net.OpError{Op: "socks connect", Net: "tcp", Err: err}
 		} else {
 			err = &net.OpError{Op: op, Net: "tcp", Err: err}
@@ -111,13 +111,19 @@ func readNetwork(p piece) (*finding, error) {
 	return &finding{Error: &applebusiness.Error{}, network: words, err: err}, nil
 }
 
-func isStatusText(text string) bool {
+// statusTexts are the texts of failed responses in lower case: Go says nothing else of a proxy that refuses to connect.
+var statusTexts = func() []string {
+	var texts []string
 	for status := 400; status <= 599; status++ {
-		if phrase := http.StatusText(status); phrase != "" && strings.HasPrefix(text, phrase) {
-			return true
+		if phrase := http.StatusText(status); phrase != "" {
+			texts = append(texts, strings.ToLower(phrase))
 		}
 	}
-	return false
+	return texts
+}()
+
+func isStatusText(text string) bool {
+	return slices.ContainsFunc(statusTexts, func(phrase string) bool { return strings.HasPrefix(text, phrase) })
 }
 
 // networkAdvice is Troubleshoot's about a failure of the network. Of one that no HTTP client is known to have had it may

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
@@ -133,11 +134,16 @@ func readAttributes(p piece) (*finding, error) {
 	}
 	switch {
 	case p.object != nil:
+		isGroup := false
+		for name := range p.object {
+			isGroup = isGroup || strings.HasSuffix(name, "endpoint") || strings.HasSuffix(name, "action")
+		}
 		for name, value := range p.object {
 			switch value.(type) {
-			case map[string]any, []any, nil:
-			default:
-				add(name, fmt.Sprint(value))
+			case string, json.Number, bool:
+				if isGroup {
+					add(name, fmt.Sprint(value))
+				}
 			}
 		}
 		slices.Sort(names)

@@ -90,7 +90,7 @@ func readSentence(p piece) (*finding, error) {
 		return found(e), nil
 	}
 	if label := labelIn(text); label != "" {
-		return names[strings.ToLower(label)](), nil
+		return fromName(label), nil
 	}
 	if match := findAfter("reason", reasonPair, text); match != nil && isReason(applebusiness.Reason(match[1])) {
 		return fromReason(applebusiness.Reason(match[1])), nil
@@ -99,8 +99,8 @@ func readSentence(p piece) (*finding, error) {
 		return fromCode(applebusiness.Code(code), p.status), nil
 	}
 	if match := findAfter(packageName, constant, text); match != nil {
-		if find := names[strings.ToLower(match[1])]; find != nil {
-			return find(), nil
+		if f := fromName(match[1]); f != nil {
+			return f, nil
 		}
 	}
 	return nil, nil
@@ -146,18 +146,27 @@ const (
 )
 
 // names are the package's labels, its constants and the codes in lower case, and what they stand for.
-var names = func() map[string]func() *finding {
-	names := make(map[string]func() *finding)
-	for _, reason := range allReasons {
-		find := func() *finding { return fromReason(reason) }
-		names[string(reason)], names[strings.ToLower(reasonName(reason))] = find, find
-	}
+var names = func() map[string]error {
+	names := make(map[string]error)
 	for _, code := range allCodes {
-		find := func() *finding { return fromCode(code, 0) }
-		names[strings.ToLower(string(code))], names[strings.ToLower(codeName(code))] = find, find
+		names[strings.ToLower(string(code))], names[strings.ToLower(codeName(code))] = code, code
+	}
+	for _, reason := range allReasons {
+		names[string(reason)], names[strings.ToLower(reasonName(reason))] = reason, reason
 	}
 	return names
 }()
+
+// fromName returns the error of a label, a constant or a code, nil if name is none.
+func fromName(name string) *finding {
+	switch named := names[strings.TrimPrefix(strings.ToLower(name), packageName)].(type) {
+	case applebusiness.Reason:
+		return fromReason(named)
+	case applebusiness.Code:
+		return fromCode(named, 0)
+	}
+	return nil
+}
 
 // readName reads a text that is nothing but a label, a constant's name, a code or a text of Apple's; nil if it is not.
 func readName(p piece) *finding {
@@ -165,8 +174,11 @@ func readName(p piece) *finding {
 	if !p.whole || len(name) > 256 {
 		return nil
 	}
-	if find := names[strings.TrimPrefix(strings.ToLower(name), packageName)]; find != nil {
-		return find()
+	if f := fromName(name); f != nil {
+		return f
+	}
+	if len(name) > len("AN_UNKNOWN_ERROR_OCCURRED.") { // applesText finds a longer one
+		return nil
 	}
 	if e := fromText(0, "", name); isDocumented(e.Reason) {
 		locate(e)

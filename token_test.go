@@ -653,3 +653,97 @@ func TestWrapHandmadeRetrieveErrors(t *testing.T) {
 		})
 	}
 }
+
+// What each bound of Transport lets through, and what not.
+func TestTransportBounds(t *testing.T) {
+	const tokenURL = "https://api.example/api/v1/oauth2/token"
+	send := func(status int, header http.Header, body, form string) (*http.Response, error, []*applebusiness.Error) {
+		var reported []*applebusiness.Error
+		transport := &applebusiness.Transport{
+			TokenURL: tokenURL,
+			Base: roundTrip(func(r *http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+			}),
+			OnError: func(e *applebusiness.Error) { reported = append(reported, e) },
+		}
+		response, err := transport.RoundTrip(formRequest(tokenURL, form))
+		return response, err, reported
+	}
+
+	t.Run("the length of a secret that is masked", func(t *testing.T) {
+		for value, masked := range map[string]bool{"1234567": false, "12345678": true} {
+			_, _, reported := send(400, nil, `{"error":"x","error_description":"see `+value+`"}`, "refresh_token="+value)
+			require.Len(t, reported, 1)
+			assert.Equal(t, masked, reported[0].Description == "see ***", reported[0].Description)
+		}
+	})
+	t.Run("a secret within a secret", func(t *testing.T) {
+		for range 20 { // the order of a form's fields is random
+			_, _, reported := send(400, nil, `{"error":"x","error_description":"see 12345678-and-more"}`, "client_secret=12345678&refresh_token=12345678-and-more")
+			assert.Equal(t, "see ***", reported[0].Description)
+		}
+	})
+	t.Run("redirects", func(t *testing.T) {
+		for status, isRedirect := range map[int]bool{299: false, 300: true, 399: true, 400: false} {
+			_, _, reported := send(status, http.Header{"Location": {"https://other.example/"}}, "", "a=b")
+			require.Len(t, reported, 1)
+			assert.Equal(t, isRedirect, strings.Contains(reported[0].Error(), "the token endpoint sent a redirect"), status)
+		}
+		_, _, reported := send(302, nil, "", "a=b")
+		assert.NotContains(t, reported[0].Error(), "sent a redirect", "there is no Location")
+	})
+	t.Run("the largest form", func(t *testing.T) {
+		_, err, _ := send(400, nil, "", "a="+strings.Repeat("x", 64<<10-2))
+		assert.NoError(t, err)
+		_, err, _ = send(400, nil, "", "a="+strings.Repeat("x", 64<<10-1))
+		assert.EqualError(t, err, "applebusiness: unsafe_token_request: its body is larger than 64 KiB")
+	})
+	t.Run("the label of a body", func(t *testing.T) {
+		for body, label := range map[string]string{`{"error":"x"}`: "application/json", `[{"code":"x"}]`: "application/json", "<html>": "text/html", "": "text/html"} {
+			response, err, _ := send(400, http.Header{"Content-Type": {"text/html"}}, body, "a=b")
+			require.NoError(t, err)
+			assert.Equal(t, label, response.Header.Get("Content-Type"), body)
+		}
+	})
+	t.Run("requests that are passed on", func(t *testing.T) {
+		base := &recordingBase{}
+		transport := &applebusiness.Transport{TokenURL: tokenURL, Base: base}
+		for i := range 3 {
+			r := httptest.NewRequest(http.MethodGet, tokenURL, nil)
+			_, err := transport.RoundTrip(r)
+			require.NoError(t, err)
+			assert.Same(t, r, base.requests[i], "one after the other: as they are")
+		}
+	})
+}
+
+// A 2xx that is no success reaches x/oauth2 as an error with all that is known of it, whatever else is in the body.
+func TestNoTokenAtStatus200(t *testing.T) {
+	for _, body := range []string{
+		`{"expires_in":3600,"token_type":"Bearer"}`, `{"access_token":"","expires_in":3600}`, `{"access_token":"a","expires_in":3600,"error":"x"}`,
+		`{"error":"invalid_grant","error_description":"Invalid refresh_token","expires_in":3600}`,
+	} {
+		s := newJSONOnlyServer(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Apple-Request-Id", "7f3c")
+			_, _ = io.WriteString(w, body)
+		})
+		_, err := s.config().Exchange(s.context(), "c")
+		var failed *oauth2.RetrieveError
+		require.ErrorAs(t, err, &failed, body)
+		assert.NotEmpty(t, failed.ErrorCode, body)
+		var e *applebusiness.Error
+		require.ErrorAs(t, applebusiness.Wrap(err), &e)
+		assert.Equal(t, "7f3c", e.RequestID, body)
+	}
+}
+
+// expires_in 0 is a token that has expired, by a second and not by the margin of Valid.
+func TestExpiresInZero(t *testing.T) {
+	s := newJSONOnlyServer(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"access_token":"a","expires_in":0}`)
+	})
+	token, err := s.config().Exchange(s.context(), "c")
+	require.NoError(t, err)
+	assert.True(t, token.Expiry.Before(time.Now()), token.Expiry)
+}

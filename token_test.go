@@ -657,7 +657,7 @@ func TestWrapHandmadeRetrieveErrors(t *testing.T) {
 // What each bound of Transport lets through, and what not.
 func TestTransportBounds(t *testing.T) {
 	const tokenURL = "https://api.example/api/v1/oauth2/token"
-	send := func(status int, header http.Header, body, form string) (*http.Response, error, []*applebusiness.Error) {
+	send := func(status int, header http.Header, body, form string) (*http.Response, []*applebusiness.Error, error) {
 		var reported []*applebusiness.Error
 		transport := &applebusiness.Transport{
 			TokenURL: tokenURL,
@@ -667,40 +667,40 @@ func TestTransportBounds(t *testing.T) {
 			OnError: func(e *applebusiness.Error) { reported = append(reported, e) },
 		}
 		response, err := transport.RoundTrip(formRequest(tokenURL, form))
-		return response, err, reported
+		return response, reported, err
 	}
 
 	t.Run("the length of a secret that is masked", func(t *testing.T) {
 		for value, masked := range map[string]bool{"1234567": false, "12345678": true} {
-			_, _, reported := send(400, nil, `{"error":"x","error_description":"see `+value+`"}`, "refresh_token="+value)
+			_, reported, _ := send(400, nil, `{"error":"x","error_description":"see `+value+`"}`, "refresh_token="+value)
 			require.Len(t, reported, 1)
 			assert.Equal(t, masked, reported[0].Description == "see ***", reported[0].Description)
 		}
 	})
 	t.Run("a secret within a secret", func(t *testing.T) {
 		for range 20 { // the order of a form's fields is random
-			_, _, reported := send(400, nil, `{"error":"x","error_description":"see 12345678-and-more"}`, "client_secret=12345678&refresh_token=12345678-and-more")
+			_, reported, _ := send(400, nil, `{"error":"x","error_description":"see 12345678-and-more"}`, "client_secret=12345678&refresh_token=12345678-and-more")
 			assert.Equal(t, "see ***", reported[0].Description)
 		}
 	})
 	t.Run("redirects", func(t *testing.T) {
 		for status, isRedirect := range map[int]bool{299: false, 300: true, 399: true, 400: false} {
-			_, _, reported := send(status, http.Header{"Location": {"https://other.example/"}}, "", "a=b")
+			_, reported, _ := send(status, http.Header{"Location": {"https://other.example/"}}, "", "a=b")
 			require.Len(t, reported, 1)
 			assert.Equal(t, isRedirect, strings.Contains(reported[0].Error(), "the token endpoint sent a redirect"), status)
 		}
-		_, _, reported := send(302, nil, "", "a=b")
+		_, reported, _ := send(302, nil, "", "a=b")
 		assert.NotContains(t, reported[0].Error(), "sent a redirect", "there is no Location")
 	})
 	t.Run("the largest form", func(t *testing.T) {
-		_, err, _ := send(400, nil, "", "a="+strings.Repeat("x", 64<<10-2))
+		_, _, err := send(400, nil, "", "a="+strings.Repeat("x", 64<<10-2))
 		assert.NoError(t, err)
-		_, err, _ = send(400, nil, "", "a="+strings.Repeat("x", 64<<10-1))
+		_, _, err = send(400, nil, "", "a="+strings.Repeat("x", 64<<10-1))
 		assert.EqualError(t, err, "applebusiness: unsafe_token_request: its body is larger than 64 KiB")
 	})
 	t.Run("the label of a body", func(t *testing.T) {
 		for body, label := range map[string]string{`{"error":"x"}`: "application/json", `[{"code":"x"}]`: "application/json", "<html>": "text/html", "": "text/html"} {
-			response, err, _ := send(400, http.Header{"Content-Type": {"text/html"}}, body, "a=b")
+			response, _, err := send(400, http.Header{"Content-Type": {"text/html"}}, body, "a=b")
 			require.NoError(t, err)
 			assert.Equal(t, label, response.Header.Get("Content-Type"), body)
 		}

@@ -39,7 +39,7 @@ with an "error" that helps.
   POST fail {"status":503,"header":{"Retry-After":"7"},"body":""}
                                           the next token request; both take "count" (negative: until reset or heal),
                                           "delay" ("2s"), "drop", "hang" and "takes_effect" (only the response is affected)
-  POST fail?status=503                    the same with body, Content-Type and Retry-After as they are sent here
+  POST fail?status=503&count=3            the same with body, Content-Type and Retry-After as they are sent here
   POST heal                               forgets failures that have not come to pass
   POST connect {"expired":true}           a customer's token, of the app or of "client_id"
   POST revoke {"refresh_token":"…"}       the customer disconnects the partner

@@ -190,6 +190,11 @@ func TestFlowAndSteering(t *testing.T) {
 		assert.Equal(t, "text/html", response.Header.Get("Content-Type"))
 		assert.Equal(t, "7", response.Header.Get("Retry-After"))
 
+		assert.Equal(t, http.StatusNoContent, program.steer(t, "fail?status=503&count=2&delay=1ms", nil, ""))
+		for range 2 {
+			_, err = program.refresh(token)
+			assert.ErrorIs(t, err, applebusiness.ErrUnavailable)
+		}
 		_, err = program.refresh(token)
 		assert.NoError(t, err)
 	})

@@ -8,7 +8,6 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -107,7 +106,12 @@ func read(r *http.Request, into any) error {
 			return errors.New("the body is no JSON object")
 		}
 	}
-	for name, values := range r.URL.Query() {
+	return readMembers(members, r.URL.Query(), into)
+}
+
+// readMembers sets the members of into from JSON, and from a query.
+func readMembers(members map[string]any, query url.Values, into any) error {
+	for name, values := range query {
 		members[name] = values[0]
 		switch name {
 		case "status", "count", "drop", "hang", "takes_effect", "expired": // numbers and booleans
@@ -147,16 +151,15 @@ type failure struct {
 
 func (s *steering) fail(r *http.Request) (any, error) {
 	var asked failure
-	if r.URL.Query().Has("status") && !r.URL.Query().Has("reason") {
-		body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20)) // of the response
+	if query := r.URL.Query(); query.Has("status") && !query.Has("reason") { // the body is the response's
+		if err := readMembers(make(map[string]any), query, &asked); err != nil {
+			return nil, err
+		}
+		body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 		if err != nil {
 			return nil, errors.New("the body cannot be read")
 		}
-		status, err := strconv.Atoi(r.URL.Query().Get("status"))
-		if err != nil {
-			return nil, errors.New("want a status from 200 to 999")
-		}
-		asked = failure{Status: &status, Body: string(body), Header: make(map[string]string)}
+		asked.Body, asked.Header = string(body), make(map[string]string)
 		for _, name := range [...]string{"Content-Type", "Retry-After"} {
 			if value := r.Header.Get(name); value != "" {
 				asked.Header[name] = value

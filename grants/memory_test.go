@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -116,7 +117,7 @@ func TestMemoryStore(t *testing.T) {
 		for i := range 3 {
 			require.NoError(t, store.Put(t.Context(), fmt.Sprint(i), &oauth2.Token{Expiry: time.Now().Add(time.Duration(-i) * time.Minute)}))
 		}
-		for limit, want := range map[int][]string{-1: {}, 0: {}, 1: {"2"}, 3: {"2", "1", "0"}, 1 << 40: {"2", "1", "0"}} {
+		for limit, want := range map[int][]string{-1: {}, 0: {}, 1: {"2"}, 3: {"2", "1", "0"}, math.MaxInt: {"2", "1", "0"}} {
 			due, err := store.Due(t.Context(), time.Hour, limit)
 			require.NoError(t, err)
 			assert.Equal(t, want, due, limit)

@@ -994,3 +994,20 @@ func TestResetAndSetConsent(t *testing.T) {
 	_, err = applebusiness.ParseRedirect(query(t, redirected))
 	assert.ErrorIs(t, err, applebusiness.ErrUserDenied)
 }
+
+// Close cuts off a request that hangs, and its client is told.
+func TestCloseCutsOff(t *testing.T) {
+	server := applebusinesstest.NewServer(nil)
+	config := newConfig(server)
+	token := server.ConnectExpired(config.ClientID)
+	server.FailNext(applebusinesstest.Failure{Hang: true})
+	client := &http.Client{Transport: &applebusiness.Transport{TokenURL: config.Endpoint.TokenURL}} // it would wait for ever
+	ended := make(chan error)
+	go func() {
+		_, err := config.TokenSource(context.WithValue(context.Background(), oauth2.HTTPClient, client), token).Token()
+		ended <- err
+	}()
+	require.Eventually(t, func() bool { return len(server.Requests()) == 1 }, 10*time.Second, time.Millisecond)
+	server.Close()
+	assert.ErrorIs(t, applebusiness.Wrap(<-ended), applebusiness.ErrNoResponse)
+}

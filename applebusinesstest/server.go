@@ -21,6 +21,9 @@
 // a test does wrong itself, such as to let a Reason fail that is in no row, panics with a text that says so: a test of a
 // failure that silently tests success is worse.
 //
+// For tests in any language it is a program too: examples/fakeapple, steered by requests to /_fake/fail, /_fake/connect,
+// /_fake/revoke and others, which its flag -h lists.
+//
 // # What Apple does not document
 //
 // Here the fake had to choose, and a test should not rely on it:

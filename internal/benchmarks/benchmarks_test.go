@@ -5,6 +5,8 @@ import (
 	"maps"
 	"net/http"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
@@ -104,5 +106,27 @@ func TestMemoryOfAHugeResponse(t *testing.T) {
 				t.Errorf("%s at status %d: found the error: %t", r.name, status, found)
 			}
 		}
+	}
+}
+
+// The Manager sends a request for each grant, never more than are allowed, and is done when it can be. The ways before it are
+// what README says of them.
+func TestWave(t *testing.T) {
+	const n = 200
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			var got wave
+			synctest.Test(t, func(*testing.T) { got = waveInBubble(w, n) })
+			isManager := w.name == "grants.Manager"
+			if isManager != (got.Requests == n && got.TooMany == 0) {
+				t.Errorf("%d requests, of them %d too many", got.Requests, got.TooMany)
+			}
+			if isRotationUnknown := w.name == "x/oauth2 alone"; isRotationUnknown != (got.ToldRevoked > 0) {
+				t.Errorf("%d customers were told to reconnect", got.ToldRevoked)
+			}
+			if isManager && got.Took > idealTime(n)+time.Second {
+				t.Errorf("it took %s, where %s are ideal", got.Took, idealTime(n))
+			}
+		})
 	}
 }

@@ -1,9 +1,11 @@
-// Command benchmarks compares this library with golang.org/x/oauth2, zitadel/oidc, ory/fosite and encoding/json: the time
-// to decode and classify an error of Apple's, the requests that are sent, and the memory that a huge response costs.
+// Command benchmarks compares this library with golang.org/x/oauth2, zitadel/oidc, ory/fosite, encoding/json, jq and grep: the
+// time to decode and classify an error of Apple's, to get a token and to read a log, the requests that are sent, also by a
+// fleet at Apple's limit, and the memory that a huge response costs.
 //
-//	go run .
+//	go run .                          prints everything
+//	go run . -picture requests.svg    draws the requests of a fleet over time, as README shows them
 //
-// It takes two minutes, and its last table needs Linux. Times differ from machine to machine and from minute to minute:
+// It takes five minutes, and its last table needs Linux. Times differ from machine to machine and from minute to minute:
 // only the ratios say anything. Each is the median of the ratios within a round, see measure.
 package main
 
@@ -20,14 +22,22 @@ import (
 func main() {
 	read := flag.String("read", "", "for the processes that this program starts: measure the reader of this name")
 	from := flag.String("from", "", "the token URL for -read")
+	wave := flag.String("wave", "", "likewise: run the wave of this way")
+	n := flag.Int("grants", 0, "for -wave")
+	picture := flag.String("picture", "", "draw the requests of a fleet over time into this SVG `file`")
 	testing.Init()
 	flag.Parse()
 	_ = flag.Set("test.benchtime", benchtime)
 
 	var err error
-	if *read != "" {
+	switch {
+	case *read != "":
 		err = printCost(*read, *from)
-	} else {
+	case *wave != "":
+		printWave(*wave, *n)
+	case *picture != "":
+		err = drawWaves(*picture, 500)
+	default:
 		err = printAll()
 	}
 	if err != nil {
@@ -44,11 +54,14 @@ func printAll() error {
 	printDecoding(apple)
 	printTokenRequests(apple)
 	printMatching(apple)
+	printTokens()
 	printParallel(apple)
-	if err := printWire(); err != nil {
-		return err
+	for _, print := range []func() error{printLines, printWire, printWaves, printMemory} {
+		if err := print(); err != nil {
+			return err
+		}
 	}
-	return printMemory()
+	return nil
 }
 
 func printDecoding(apple response) {
@@ -72,6 +85,11 @@ func printMatching(apple response) {
 	printAgainstFirst(measure(matchers(apple)))
 }
 
+func printTokens() {
+	fmt.Printf("A token that is valid, medians of %d runs\n\n", rounds)
+	printAgainstFirst(measure(validTokens()))
+}
+
 func printAgainstFirst(timings []timing) {
 	table := newTable("", "ns/op", "B/op", "allocs/op", "to the first")
 	for _, t := range timings {
@@ -88,6 +106,24 @@ func printParallel(apple response) {
 		table.row(t.name, whole(t.ns), whole(t.nsAllCores), times(t.ns, t.nsAllCores))
 	}
 	table.print()
+}
+
+func printLines() error {
+	readers, speeds, err := measureLines()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("The errors of a log of %d lines of slog's JSON, one in %d an error, on one core, medians of %d runs\n\n", logLines, linesPerError, lineRounds)
+	table := newTable("", "MB/s", "times as fast as explain")
+	for i, r := range readers {
+		if speeds[i] == nil {
+			table.row(r.name, "not installed")
+			continue
+		}
+		table.row(r.name, whole(speeds[i]), times(speeds[i], speeds[0]))
+	}
+	table.print()
+	return nil
 }
 
 func printWire() error {
@@ -121,6 +157,24 @@ func printWire() error {
 	table := newTable(heads...)
 	for _, row := range [][]string{exchange, reasons, revoked, fleetRequests, fleetTokens, fleetRevoked} {
 		table.row(row...)
+	}
+	table.print()
+	return nil
+}
+
+func printWaves() error {
+	fmt.Printf("The access tokens of all grants expire. %d processes want each of them twice, with %d connections to the database each;\n", waveProcesses, connections)
+	fmt.Printf("Apple takes %s, and allows %d requests a second. Virtual time.\n\n", latency, perSecond)
+	table := newTable("grants", "", "requests", "of them with 429", "customers told to reconnect", "seconds")
+	for _, n := range []int{500, 5000} {
+		table.row(fmt.Sprint(n), "ideal", fmt.Sprint(n), "0", "0", fmt.Sprintf("%.1f", idealTime(n).Seconds()))
+		for _, w := range ways {
+			result, err := runWave(w, n)
+			if err != nil {
+				return err
+			}
+			table.row("", w.name, fmt.Sprint(result.Requests), fmt.Sprint(result.TooMany), fmt.Sprint(result.ToldRevoked), fmt.Sprintf("%.1f", result.Took.Seconds()))
+		}
 	}
 	table.print()
 	return nil

@@ -300,3 +300,241 @@ func TestCloseErrorText(t *testing.T) {
 		})
 	}
 }
+
+// Attempts wait in the order of arrival, also those that looked at their row meanwhile.
+func TestOrderOfTheQueue(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process(func(o *grants.Options) {
+			o.Limit = limit(func(ctx context.Context) error { time.Sleep(5 * time.Second); return nil })
+		})
+		var group sync.WaitGroup
+		var inOrder []string
+		for i := range 10 {
+			name := fmt.Sprint(i)
+			w.connect(name, -time.Minute)
+			inOrder = append(inOrder, "refresh-"+name+"-0")
+			group.Go(func() { token(t, m, name) })
+			time.Sleep(100 * time.Millisecond)
+		}
+		group.Wait()
+		assert.Greater(t, w.store.count("Load"), 20, "they have looked")
+		assert.Equal(t, inOrder, w.apple.sent)
+	})
+}
+
+// The longer the queue, the less often each of those in it asks the Store.
+func TestLongQueueAsksTheStoreLittle(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		open := make(chan struct{})
+		m := w.process(func(o *grants.Options) {
+			o.Limit = limit(func(context.Context) error { <-open; return nil })
+		})
+		const n = 500
+		var group sync.WaitGroup
+		for i := range n {
+			name := fmt.Sprint(i)
+			w.connect(name, -time.Minute)
+			group.Go(func() { token(t, m, name) })
+		}
+		time.Sleep(20 * time.Second)
+		close(open)
+		group.Wait()
+		assert.Less(t, w.store.count("Load"), 6*n)
+		assert.Equal(t, n, w.apple.requests())
+	})
+}
+
+// What a response with status 429 asks for counts from when it came, however long the process has run.
+func TestPauseOfAnOldProcess(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		time.Sleep(time.Hour)
+		w.apple.fail(status(429, "", "Retry-After", "30"))
+		assert.Equal(t, 30*time.Second, failure(t, m, "a").RetryAfter)
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, 20*time.Second, failure(t, m, "a").RetryAfter)
+		time.Sleep(20 * time.Second)
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+	})
+}
+
+// While a sibling has the lease, early refresh does not ask the Store at each call.
+func TestEarlyRefreshBesideASibling(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", time.Hour)
+		token(t, m, "a")
+		_, err := w.store.Store.Lease(t.Context(), "a", "sibling", time.Hour)
+		require.NoError(t, err)
+		time.Sleep(time.Hour - 30*time.Second)
+		before := w.store.total()
+		for range 1000 {
+			token(t, m, "a")
+			time.Sleep(10 * time.Millisecond)
+		}
+		assert.Less(t, w.store.total()-before, 60)
+		assert.Zero(t, w.apple.requests())
+	})
+}
+
+// A token that lives for seconds is used for half of its life; one that lives for minutes, for nine tenths at least.
+func TestWhenATokenIsRefreshed(t *testing.T) {
+	refreshes := func(t *testing.T, life int, during time.Duration) (n int) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.apple.life = life
+			m := w.process()
+			w.connect("a", -time.Minute)
+			for range during / (100 * time.Millisecond) {
+				token(t, m, "a")
+				time.Sleep(100 * time.Millisecond)
+			}
+			n = w.apple.requests()
+		})
+		return n
+	}
+	assert.InDelta(t, 10, refreshes(t, 6, 30*time.Second), 2)
+	assert.Equal(t, 1, refreshes(t, 600, 500*time.Second), "not yet")
+	assert.Equal(t, 2, refreshes(t, 600, 590*time.Second), "within the last tenth")
+}
+
+// A row that a sibling has written is held: the next calls need no Store.
+func TestSiblingsTokenIsHeld(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", time.Hour)
+		token(t, m, "a")
+		require.NoError(t, w.store.Store.Put(t.Context(), "a", &oauth2.Token{AccessToken: "newer", RefreshToken: "newer", Expiry: time.Now().Add(3 * time.Hour)}))
+		time.Sleep(58 * time.Minute)
+		token(t, m, "a") // the early refresh finds it
+		synctest.Wait()
+		before := w.store.total()
+		for range 10 {
+			assert.Equal(t, "newer", token(t, m, "a"))
+		}
+		assert.Equal(t, before, w.store.total())
+	})
+}
+
+// The error of a caller's context is returned only where that is what ended the call.
+func TestCallersContextAndTheStore(t *testing.T) {
+	for _, cause := range []error{errDatabase, context.Canceled} {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			ctx, cancel := context.WithCancel(t.Context())
+			w.store.set(func(context.Context, string, string) error {
+				cancel()
+				return fmt.Errorf("pool: %w", cause)
+			}, nil)
+			err := m.Put(ctx, "a", &oauth2.Token{RefreshToken: "refresh-a-0"})
+			if cause == errDatabase {
+				assert.ErrorIs(t, storeFailure(t, err), errDatabase)
+			} else {
+				assert.Equal(t, context.Canceled, err)
+			}
+		})
+	}
+}
+
+// RefreshDue leaves a grant alone whose refresh has just failed.
+func TestRefreshDueAfterAFailure(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		w.apple.fail(status(401, `{"error":"invalid_client"}`))
+		failure(t, m, "a")
+		require.NoError(t, m.RefreshDue(t.Context(), 0))
+		assert.Equal(t, 1, w.apple.requests())
+		time.Sleep(time.Second)
+		require.NoError(t, m.RefreshDue(t.Context(), 0))
+		assert.Equal(t, 2, w.apple.requests())
+	})
+}
+
+// To the instant: what counts as expired, as due, and as a pause that is waited for.
+func TestInstants(t *testing.T) {
+	t.Run("10 seconds before it expires, a token of the Store's counts as expired", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.connect("a", 10*time.Second)
+			assert.Equal(t, "access-a-1", token(t, w.process(), "a"))
+		})
+	})
+
+	t.Run("and one in memory does", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", time.Hour)
+			token(t, m, "a")
+			time.Sleep(time.Hour - 10*time.Second)
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
+		})
+	})
+
+	t.Run("what expires within the time is due", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.store.Store = &dueStore{w.store.Store, []string{"a"}}
+			w.connect("a", time.Minute)
+			require.NoError(t, w.process().RefreshDue(t.Context(), time.Minute))
+			assert.Equal(t, "access-a-1", w.row("a").Token.AccessToken)
+		})
+	})
+
+	t.Run("a pause of a second is waited for", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", -time.Minute)
+			w.connect("b", -time.Minute)
+			w.apple.fail(status(429, "", "Retry-After", "1"))
+			failure(t, m, "a")
+			start := time.Now()
+			assert.Equal(t, "access-b-1", token(t, m, "b"))
+			assert.Equal(t, time.Second, time.Since(start))
+		})
+	})
+}
+
+// A Save that took effect although it failed leaves in memory what it has stored.
+func TestSaveWhoseOutcomeWasUnknown(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		failed := false
+		w.store.set(nil, func(method, _ string) error {
+			if method == "Save" && !failed {
+				failed = true
+				return errDatabase
+			}
+			return nil
+		})
+		token(t, m, "a")
+		time.Sleep(time.Second)
+		require.Equal(t, 2, w.store.count("Save"))
+		before := w.store.count("Load")
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+		assert.Equal(t, before, w.store.count("Load"))
+	})
+}
+
+// Close waits for a request that is under way, also after saves that took several tries.
+func TestCloseAfterSavesThatWereTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		for _, grant := range []string{"a", "b"} {
+			w.connect(grant, -time.Minute)
+			w.store.fail(errDatabase, "Save")
+			token(t, m, grant)
+			time.Sleep(10 * time.Second)
+			w.store.fail(nil)
+			time.Sleep(10 * time.Second)
+			assert.Equal(t, "refresh-"+grant+"-1", w.row(grant).Token.RefreshToken)
+		}
+		w.apple.latency = 5 * time.Second
+		w.connect("c", -time.Minute)
+		var group sync.WaitGroup
+		group.Go(func() { assert.Equal(t, "access-c-1", token(t, m, "c")) })
+		time.Sleep(time.Second)
+		require.NoError(t, m.Close(t.Context()))
+		assert.Equal(t, "refresh-c-1", w.row("c").Token.RefreshToken)
+		group.Wait()
+	})
+}

@@ -907,6 +907,7 @@ func TestUnfinished(t *testing.T) {
 		"204":                 {status(204, ""), true, false},
 		"200 without a token": {status(200, "{}"), true, false},
 		"200 HTML":            {status(200, "<html>"), true, false},
+		"300":                 {status(300, "{}"), false, false},
 		"302":                 {status(302, "", "Location", "https://login.example/"), false, false},
 		"403 HTML":            {status(403, "<html>"), false, false},
 		"407":                 {status(407, ""), false, false},

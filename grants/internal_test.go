@@ -3,6 +3,7 @@ package grants
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -34,6 +35,12 @@ func TestWhatNobodyUsesIsForgotten(t *testing.T) {
 			return ok
 		}
 
+		isSweeping := func() bool {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return m.sweeper != nil
+		}
+
 		put("used", 10*time.Hour)
 		put("idle", 10*time.Hour)
 		put("failing", -time.Minute)
@@ -60,12 +67,12 @@ func TestWhatNobodyUsesIsForgotten(t *testing.T) {
 
 		time.Sleep(2 * time.Hour)
 		assert.False(t, knows("used"))
-		assert.Nil(t, m.sweeper, "nothing is left to sweep")
+		assert.False(t, isSweeping(), "nothing is left to sweep")
 
 		put("later", 10*time.Hour)
 		_, err = m.Token(t.Context(), "later")
 		require.NoError(t, err)
-		assert.NotNil(t, m.sweeper)
+		assert.True(t, isSweeping())
 	})
 }
 
@@ -85,4 +92,34 @@ func TestFailureIsRememberedInSpiteOfTheSweep(t *testing.T) {
 		_, ok = m.entries.Load("a")
 		assert.False(t, ok)
 	})
+}
+
+// The memory of replaced tokens has a bound, and the newest stay in it.
+func TestReplacedTokensAreBounded(t *testing.T) {
+	m := New(new(oauth2.Config), NewMemoryStore(), nil)
+	e := new(entry)
+	tokens := make([]*oauth2.Token, 20)
+	for i := range tokens {
+		tokens[i] = &oauth2.Token{AccessToken: fmt.Sprint("a", i), RefreshToken: fmt.Sprint("r", i)}
+		if i > 0 {
+			m.noteFetched(e, tokens[i-1], tokens[i])
+		}
+	}
+	assert.Len(t, e.fetched.replaced, maxReplaced)
+	for i, token := range tokens {
+		assert.Equal(t, i >= 19-maxReplaced && i < 19, m.isOlder(e, token), i)
+	}
+}
+
+func TestJitter(t *testing.T) {
+	low, high := time.Hour, time.Duration(0)
+	for range 1000 {
+		d := jitter(time.Minute)
+		low, high = min(low, d), max(high, d)
+	}
+	assert.GreaterOrEqual(t, low, 30*time.Second)
+	assert.Less(t, low, 35*time.Second)
+	assert.LessOrEqual(t, high, time.Minute)
+	assert.Greater(t, high, 55*time.Second)
+	assert.Zero(t, jitter(0))
 }

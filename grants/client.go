@@ -18,7 +18,8 @@ const maxDrain = 64 << 10
 // is sent once more if it has no body or a GetBody. What the second response is, the caller gets. The first is what the
 // caller gets if the request cannot be sent again, or if there is no other token yet because this one has just replaced
 // another that was refused. If there is no other token because the refresh failed, the request fails with that error, so
-// that a customer who has revoked is seen as such.
+// that a customer who has revoked is seen as such; net/http puts a *url.Error around it, in which errors.Is and
+// [applebusiness.Troubleshoot] find it.
 //
 // A redirect to another scheme, host or port is followed without the token. Token requests do not go through the client.
 func (m *Manager) Client(grant string) *http.Client {

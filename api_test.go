@@ -25,7 +25,7 @@ var update = flag.Bool("update", false, "rewrite the golden files in testdata")
 func TestAPI(t *testing.T) {
 	const golden = "testdata/api.txt"
 	var api []string
-	for _, folder := range []string{".", "grants", "grants/grantstest", "applebusinesstest"} {
+	for _, folder := range []string{".", "grants", "grants/grantstest", "grants/pgxstore", "applebusinesstest"} {
 		if _, err := os.Stat(folder); os.IsNotExist(err) {
 			t.Logf("%s is left out: there is no such folder", folder)
 			continue
@@ -172,6 +172,11 @@ var noExample = map[string]string{
 	"applebusiness.Transport.CloseIdleConnections": "called by net/http",
 	"grants.NewMemoryStore":                        "in most of the package",
 	"grants.StoreError.Foreign":                    "called by package applebusiness",
+	"pgxstore.New":                                 "in the one of the package",
+	"pgxstore.Migrate":                             "in the one of the package",
+	"pgxstore.Store.Migrate":                       "in the one of Options",
+	"pgxstore.Store.Limiter":                       "in the one of the package",
+	"pgxstore.Limiter.Wait":                        "called by package grants",
 	"applebusinesstest.Server.Close":               "in all of the package",
 	"applebusinesstest.Server.Endpoint":            "in most of the package",
 	"applebusinesstest.Server.Start":               "in the one of NewUnstartedServer",
@@ -181,8 +186,8 @@ var noExample = map[string]string{
 // Every function and method that a user calls has an Example, or a reason not to have one.
 func TestExamples(t *testing.T) {
 	function := regexp.MustCompile(`^(\w+): func (?:\(\*?(\w+)\) )?(\w+)\(`)
-	ofInterfaces := regexp.MustCompile(`\.(Error|Is|As|Unwrap|Format|LogValue|Timeout)$|^grants\.MemoryStore\.`)
-	for _, folder := range []string{".", "grants", "grants/grantstest", "applebusinesstest"} {
+	ofInterfaces := regexp.MustCompile(`\.(Error|Is|As|Unwrap|Format|LogValue|Timeout)$|^grants\.MemoryStore\.|^pgxstore\.Store\.(Load|Lease|Save|Mark|Release|Put|Delete|Due)$`)
+	for _, folder := range []string{".", "grants", "grants/grantstest", "grants/pgxstore", "applebusinesstest"} {
 		paths, err := filepath.Glob(filepath.Join(folder, "*_test.go"))
 		require.NoError(t, err)
 		var tests strings.Builder
@@ -190,6 +195,9 @@ func TestExamples(t *testing.T) {
 			text, err := os.ReadFile(path)
 			require.NoError(t, err)
 			tests.Write(text)
+		}
+		for _, example := range regexp.MustCompile(`(?ms)^func (Example\w*)\(\) \{$.*?^\}$`).FindAllStringSubmatch(tests.String(), -1) {
+			assert.Contains(t, example[0], "// Output:", "%s is compiled, and not run", example[1])
 		}
 		for _, line := range exportedAPI(t, folder) {
 			found := function.FindStringSubmatch(line)

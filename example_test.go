@@ -94,9 +94,11 @@ func ExampleParseRedirect() {
 	// Send response_type=code in the authorization URL.
 }
 
+// A handler of the redirect URI. Here the state is a constant; it must be of the browser that started the flow.
 func ExampleVerifyRedirect() {
-	http.HandleFunc("/apple/redirect", func(w http.ResponseWriter, r *http.Request) {
-		code, err := applebusiness.VerifyRedirect(r, stateOf(r))
+	const state = "dBjftJeZ4CVP"
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		code, err := applebusiness.VerifyRedirect(r, state)
 		switch {
 		case errors.Is(err, applebusiness.ErrStateMismatch):
 			http.Error(w, "This connection was not started here.", http.StatusBadRequest)
@@ -105,31 +107,50 @@ func ExampleVerifyRedirect() {
 		case err != nil:
 			http.Error(w, "Connecting failed, please start over.", http.StatusBadGateway)
 		default:
-			exchange(w, r, code)
+			fmt.Fprintln(w, "Exchange", code) // see the example of the package
 		}
-	})
+	}
+	for _, query := range []string{"code=c0de&state=dBjftJeZ4CVP", "code=c0de&state=forged", "error=access_denied&state=dBjftJeZ4CVP", "error=server_error&state=dBjftJeZ4CVP"} {
+		w := httptest.NewRecorder()
+		handler(w, httptest.NewRequest(http.MethodPost, "/apple/redirect?"+query, nil))
+		fmt.Print(w.Code, " ", w.Body)
+	}
+	// Output:
+	// 200 Exchange c0de
+	// 400 This connection was not started here.
+	// 200 The connection was not made.
+	// 502 Connecting failed, please start over.
 }
 
-func stateOf(*http.Request) string                            { return "" }
-func exchange(http.ResponseWriter, *http.Request, string)     {}
-func saveFor(customer string, token *oauth2.Token) error      { return nil }
-func countFailure(reason applebusiness.Reason, action string) {}
-
+// One process that refreshes a grant by x/oauth2. For more than one, or for many grants, there is package grants.
 func ExampleTokenSource() {
-	var config oauth2.Config
-	var stored *oauth2.Token
-	ctx := applebusiness.WithJSON(context.Background(), config.Endpoint.TokenURL)
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	stored := apple.ConnectExpired(config.ClientID)
+
+	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: 30 * time.Second})
+	ctx = applebusiness.WithJSON(ctx, config.Endpoint.TokenURL)
 	source := &applebusiness.TokenSource{
-		Source:  config.TokenSource(ctx, stored),
-		Stored:  stored,
-		OnToken: func(token *oauth2.Token) error { return saveFor("customer 7", token) },
-		OnError: func(err error) {
-			countFailure(applebusiness.ReasonOf(err), string(applebusiness.Troubleshoot(err).Action))
+		Source: config.TokenSource(ctx, stored),
+		Stored: stored,
+		OnToken: func(token *oauth2.Token) error {
+			fmt.Println("save it:", token.RefreshToken != stored.RefreshToken)
+			return nil
 		},
-		Hold: true,
+		OnError: func(err error) { fmt.Println("count it:", applebusiness.ReasonOf(err)) },
+		Hold:    true,
 	}
-	client := oauth2.NewClient(ctx, source)
-	_ = client
+	response, err := oauth2.NewClient(ctx, source).Get(apple.URL + "/api/v1/me")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer response.Body.Close()
+	fmt.Println(response.Status)
+	// Output:
+	// save it: true
+	// 200 OK
 }
 
 func ExampleWrap() {

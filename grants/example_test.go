@@ -169,38 +169,52 @@ func ExampleManager_Client() {
 
 // Each process refreshes, now and then, what comes due and nobody uses.
 func ExampleManager_RefreshDue() {
-	var manager *grants.Manager // from grants.New
-	keepAlive := func(ctx context.Context) {
-		for {
-			if err := manager.RefreshDue(ctx, 10*time.Minute); err != nil {
-				slog.Error("grants are not kept alive", "error", err)
-			}
-			select {
-			case <-time.After(time.Minute):
-			case <-ctx.Done():
-				return
-			}
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	ctx, cancel := context.WithCancel(context.Background()) // of the process
+	defer cancel()
+	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	manager := grants.New(config, grants.NewMemoryStore(), &grants.Options{OnRefresh: func(refresh grants.Refresh) {
+		fmt.Println(refresh.Grant, refresh.Err)
+		cancel() // so that this example ends
+	}})
+	_ = manager.Put(ctx, "customer 7", apple.ConnectExpired(config.ClientID))
+
+	for ctx.Err() == nil {
+		if err := manager.RefreshDue(ctx, 10*time.Minute); err != nil && ctx.Err() == nil {
+			slog.Error("grants are not kept alive", "error", err)
+		}
+		select {
+		case <-time.After(time.Minute):
+		case <-ctx.Done():
 		}
 	}
-	_ = keepAlive
+	// Output: customer 7 <nil>
 }
 
 // Metrics come from OnRefresh.
 func ExampleOptions() {
-	options := &grants.Options{
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	manager := grants.New(config, grants.NewMemoryStore(), &grants.Options{
 		HTTPClient: &http.Client{Timeout: 30 * time.Second},
 		OnRefresh: func(refresh grants.Refresh) {
 			switch {
 			case refresh.Err != nil:
-				slog.Warn("refresh failed", "grant", refresh.Grant, "reason", applebusiness.ReasonOf(refresh.Err), applebusiness.LogAttr(refresh.Err))
+				fmt.Println("failed:", refresh.Grant, applebusiness.ReasonOf(refresh.Err))
 			case refresh.Unsaved:
-				slog.Warn("a token is not stored yet", "grant", refresh.Grant)
+				fmt.Println("not stored yet:", refresh.Grant)
 			case refresh.Sent:
-				slog.Info("refreshed", "grant", refresh.Grant, "took", refresh.Duration, "of that waiting", refresh.Waited)
+				fmt.Println("refreshed:", refresh.Grant) // in refresh.Duration, refresh.Waited of it for Limit and for siblings
 			}
 		},
-	}
-	_ = options
+	})
+	ctx := context.Background()
+	_ = manager.Put(ctx, "customer 7", apple.ConnectExpired(config.ClientID))
+	_, _ = manager.Token(ctx, "customer 7")
+	_ = manager.Close(ctx)
+	// Output: refreshed: customer 7
 }
 
 // newManager returns a Manager for a fake Apple, with a customer who has connected.
@@ -214,16 +228,21 @@ func newManager() (*grants.Manager, func()) {
 	return manager, apple.Close
 }
 
-// One Manager for each process, with a client that has time to wait for Apple and the fleet's own limit.
+// One Manager for each process. With pgxstore, the Store and the Limit are pgxstore.New(pool, nil) and its Limiter(15).
 func ExampleNew() {
-	var config oauth2.Config                           // of the app
-	var store grants.Store                             // such as pgxstore.New(pool, nil)
-	var limit interface{ Wait(context.Context) error } // such as store.Limiter(15) of pgxstore
-	manager := grants.New(&config, store, &grants.Options{
-		HTTPClient: &http.Client{Timeout: 30 * time.Second},
-		Limit:      limit,
+	apple := applebusinesstest.NewServer(nil) // in production: Apple's two URLs, see applebusiness.OAuth2Endpoint
+	defer apple.Close()
+	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	manager := grants.New(config, grants.NewMemoryStore(), &grants.Options{
+		HTTPClient: &http.Client{Timeout: 30 * time.Second}, // it has time to wait for Apple
 	})
-	_ = manager
+	ctx := context.Background()
+	defer manager.Close(ctx)
+
+	_ = manager.Put(ctx, "customer 7", apple.ConnectExpired(config.ClientID))
+	token, err := manager.Token(ctx, "customer 7")
+	fmt.Println(token.Valid(), err)
+	// Output: true <nil>
 }
 
 // The customer disconnects in the partner's own settings. Apple documents no way to tell it.
@@ -255,8 +274,10 @@ func ExampleManager_Invalidate() {
 func ExampleManager_TokenSource() {
 	manager, end := newManager()
 	defer end()
-	client := oauth2.NewClient(context.Background(), manager.TokenSource(context.Background(), "customer 7"))
-	_ = client
+	var source oauth2.TokenSource = manager.TokenSource(context.Background(), "customer 7")
+	token, err := source.Token()
+	fmt.Println(token.Valid(), err)
+	// Output: true <nil>
 }
 
 // At the end of the process, with time for a request that is under way.

@@ -2,22 +2,16 @@ package pgxstore_test
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/rand"
-	"errors"
+	"fmt"
 	"log"
-	"log/slog"
 	"os"
-	"sync"
-	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/stretchr/testify/require"
 	"golang.org/x/oauth2"
 
 	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
 	"github.com/seed-a5f25c57/applebusiness/grants"
 	"github.com/seed-a5f25c57/applebusiness/grants/pgxstore"
 )
@@ -30,76 +24,57 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer pool.Close()
-	if err := pgxstore.Migrate(ctx, pool); err != nil {
+	if err := pgxstore.Migrate(ctx, pool); err != nil { // in each process, at its start
 		log.Fatal(err)
 	}
+	apple := applebusinesstest.NewServer(nil) // in production: Apple's two URLs, see applebusiness.OAuth2Endpoint
+	defer apple.Close()
+	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+
 	store := pgxstore.New(pool, nil)
-	var config oauth2.Config // of the app
-	manager := grants.New(&config, store, &grants.Options{Limit: store.Limiter(15)})
+	manager := grants.New(config, store, &grants.Options{Limit: store.Limiter(15)}) // requests a second, for the whole fleet
 	defer manager.Close(ctx)
+
+	if err := manager.Put(ctx, "customer 7", apple.ConnectExpired(config.ClientID)); err != nil { // the customer has connected
+		log.Fatal(err)
+	}
+	token, err := manager.Token(ctx, "customer 7")
+	fmt.Println(token.Valid(), err)
+	// Output: true <nil>
 }
 
 // The mail job: who has to connect again, and not because of a verdict that may still heal.
 func ExampleStore_Dead() {
-	var store *pgxstore.Store // from New
-	var askToReconnect func(grant string)
-	dead, err := store.Dead(context.Background(), time.Hour, 100)
+	ctx := context.Background()
+	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL"))
 	if err != nil {
-		slog.Error("nobody is asked to connect again", "error", err)
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	store := pgxstore.New(pool, &pgxstore.Options{Table: "example_of_dead"})
+	if err := store.Migrate(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	// A customer disconnects, as the next refresh finds out.
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	manager := grants.New(config, store, nil)
+	defer manager.Close(ctx)
+	token := apple.ConnectExpired(config.ClientID)
+	_ = manager.Put(ctx, "customer 7", token)
+	apple.Revoke(token.RefreshToken)
+	_, _ = manager.Token(ctx, "customer 7")
+
+	const patience = 100 * time.Millisecond // in production: an hour
+	time.Sleep(2 * patience)
+	dead, err := store.Dead(ctx, patience, 100)
+	if err != nil {
+		log.Fatal(err)
 	}
 	for _, found := range dead {
-		slog.Info("dead", "grant", found.Grant, "since", found.Since, applebusiness.LogAttr(found.Error))
-		askToReconnect(found.Grant)
+		fmt.Println("ask", found.Grant, "to connect again:", applebusiness.Troubleshoot(found.Error).Causes[0])
 	}
-}
-
-// keys encrypts with AES-GCM. The first byte is the id of the key: the newest one seals, and each opens what it has sealed. To
-// rotate, give all processes the new key, then let it seal; when every row has been refreshed since, the old one can go.
-type keys struct {
-	mu     sync.RWMutex
-	newest byte
-	byID   map[byte]cipher.AEAD
-}
-
-func (k *keys) seal(plain []byte) ([]byte, error) {
-	k.mu.RLock()
-	defer k.mu.RUnlock()
-	return k.byID[k.newest].Seal([]byte{k.newest}, nil, plain, nil), nil
-}
-
-func (k *keys) open(sealed []byte) ([]byte, error) {
-	k.mu.RLock()
-	defer k.mu.RUnlock()
-	if len(sealed) == 0 || k.byID[sealed[0]] == nil {
-		return nil, errors.New("sealed by an unknown key")
-	}
-	return k.byID[sealed[0]].Open(nil, nil, sealed[1:], nil)
-}
-
-// Tokens are encrypted before they leave the process.
-func ExampleOptions() {
-	var pool *pgxpool.Pool
-	var keys keys // from a key management service
-	store := pgxstore.New(pool, &pgxstore.Options{Seal: keys.seal, Open: keys.open})
-	_ = store
-}
-
-// newKeys returns keys of which the same id is always the same key.
-func newKeys(t testing.TB, id byte) *keys {
-	k := &keys{byID: make(map[byte]cipher.AEAD)}
-	k.add(t, id)
-	return k
-}
-
-var secrets sync.Map // id to key
-
-func (k *keys) add(t testing.TB, id byte) {
-	secret, _ := secrets.LoadOrStore(id, []byte(rand.Text() + rand.Text())[:32])
-	block, err := aes.NewCipher(secret.([]byte))
-	require.NoError(t, err)
-	aead, err := cipher.NewGCMWithRandomNonce(block)
-	require.NoError(t, err)
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.newest, k.byID[id] = id, aead
+	// Output: ask customer 7 to connect again: access_revoked
 }

@@ -718,13 +718,14 @@ func (r *tokenRequest) grantType() string {
 	return ""
 }
 
-// mask returns text with each value of the request replaced, also as it stands in a URL, a form or HTML. The public
-// grant_type and scope and values under 8 bytes, which stand in many a harmless text, are left.
+// mask returns text with each value of the request replaced, in whatever letters, also as it stands in a URL, a form or
+// HTML. The public grant_type and scope and values under 8 bytes, which stand in many a harmless text, are left.
 func (r *tokenRequest) mask(text string) string {
 	if r == nil || text == "" {
 		return text
 	}
 	var shown []string
+	lower := lowerASCII(text)
 	for name, value := range r.all() {
 		if len(value) < 8 || name == "grant_type" || name == "scope" {
 			continue
@@ -732,14 +733,38 @@ func (r *tokenRequest) mask(text string) string {
 		for _, value := range [...]string{
 			value, url.QueryEscape(value), url.PathEscape(value), strings.ReplaceAll(value, "+", " "), html.EscapeString(value),
 		} {
-			if strings.Contains(text, value) {
+			if value = lowerASCII(value); strings.Contains(lower, value) {
 				shown = append(shown, value)
 			}
 		}
 	}
 	slices.SortFunc(shown, func(a, b string) int { return len(b) - len(a) }) // a value may hold another
 	for _, value := range shown {
-		text = strings.ReplaceAll(text, value, masked)
+		text = replaceInAnyCase(text, value, masked)
 	}
 	return text
+}
+
+// replaceInAnyCase is strings.ReplaceAll without regard to the case of ASCII letters. old is in lower case.
+func replaceInAnyCase(text, old, replacement string) string {
+	var out strings.Builder
+	for lower := lowerASCII(text); ; {
+		i := strings.Index(lower, old)
+		if i < 0 {
+			return out.String() + text
+		}
+		out.WriteString(text[:i] + replacement)
+		text, lower = text[i+len(old):], lower[i+len(old):]
+	}
+}
+
+// lowerASCII leaves every byte in its place, as strings.ToLower does not.
+func lowerASCII(text string) string {
+	lower := []byte(text)
+	for i, b := range lower {
+		if b >= 'A' && b <= 'Z' {
+			lower[i] = b + 'a' - 'A'
+		}
+	}
+	return string(lower)
 }

@@ -266,7 +266,7 @@ func TestEchoedSecretsAreMasked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, value := range []string{refresh, code, verifier, secret} {
-				for _, echo := range []string{value, url.QueryEscape(value), url.PathEscape(value)} {
+				for _, echo := range []string{value, url.QueryEscape(value), url.PathEscape(value), strings.ToUpper(value), strings.ToLower(url.QueryEscape(value))} {
 					quoted := strings.Trim(string(must(json.Marshal(echo))), `"`)
 					var reported []*applebusiness.Error
 					s := newJSONOnlyServer(t, func(w http.ResponseWriter, _ *http.Request) {

@@ -5,7 +5,7 @@
 //	go run .                          prints everything
 //	go run . -picture requests.svg    draws the requests of a fleet over time, as README shows them
 //
-// It takes five minutes, and its last table needs Linux. Times differ from machine to machine and from minute to minute:
+// It takes three minutes, and its last table needs Linux. Times differ from machine to machine and from minute to minute:
 // only the ratios say anything. Each is the median of the ratios within a round, see measure.
 package main
 

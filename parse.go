@@ -597,6 +597,12 @@ func match(statusCode int, code Code, description string) (reason Reason, parame
 	return "", ""
 }
 
+// meansAnything reports whether a description is a text of the catalog, whatever code it came with.
+func meansAnything(description string) bool {
+	reason, _ := match(0, "", description)
+	return reason != ""
+}
+
 func matchPattern(text string) (reason Reason, parameter string) {
 	for _, pattern := range patterns {
 		end := len(text) - len(pattern.after)

@@ -677,6 +677,14 @@ func TestTransportBounds(t *testing.T) {
 			assert.Equal(t, masked, reported[0].Description == "see ***", reported[0].Description)
 		}
 	})
+	t.Run("the letters of a secret in another case", func(t *testing.T) {
+		for _, test := range [][2]string{{"A-secret-Z", "a-SECRET-z"}, {"a-secret-z", "A-SECRET-Z"}, {"@-secret-[", "@-SECRET-["}} {
+			_, reported, _ := send(400, nil, `{"error":"x","error_description":"see `+test[1]+`"}`, "refresh_token="+url.QueryEscape(test[0]))
+			assert.Equal(t, "see ***", reported[0].Description)
+		}
+		_, reported, _ := send(400, nil, `{"error":"x","error_description":"see `+"`-SECRET-{"+`"}`, "refresh_token="+url.QueryEscape("@-secret-["))
+		assert.Equal(t, "see `-SECRET-{", reported[0].Description, "@ and [ are no letters")
+	})
 	t.Run("a secret within a secret", func(t *testing.T) {
 		for range 20 { // the order of a form's fields is random
 			_, reported, _ := send(400, nil, `{"error":"x","error_description":"see 12345678-and-more"}`, "client_secret=12345678&refresh_token=12345678-and-more")

@@ -219,7 +219,7 @@ func (e *Error) lookUpAdvice() Advice {
 		return advice
 	case isTransient(e.StatusCode):
 		advice = adviceTransient
-	case e.StatusCode == http.StatusNotImplemented || e.StatusCode == http.StatusHTTPVersionNotSupported:
+	case e.StatusCode == http.StatusNotImplemented || e.StatusCode == http.StatusHTTPVersionNotSupported || e.StatusCode > 599:
 		return adviceForeign
 	case e.Reason == ErrNoResponse:
 		advice = e.noResponseAdvice()
@@ -267,11 +267,13 @@ func (e *Error) noResponseAdvice() Advice {
 }
 
 // deadGrantAdvice is about "Invalid refresh_token", and about an invalid_grant whose text is not known. That the request
-// had a grant_type which Apple accepts excludes the code's other meaning.
+// had a grant_type which Apple accepts excludes the code's other meaning; a text that means another error does not.
 func (e *Error) deadGrantAdvice() Advice {
 	switch {
 	case e.GrantType == GrantTypeAuthorizationCode || e.Endpoint == AuthorizationEndpoint:
 		return adviceDeadCode
+	case e.GrantType == GrantTypeRefreshToken && e.Reason == "" && meansAnything(e.Description):
+		return adviceUndocumented
 	case e.GrantType == GrantTypeRefreshToken:
 		return adviceDeadGrant
 	case e.Reason == "":

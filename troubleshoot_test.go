@@ -3,6 +3,7 @@ package applebusiness_test
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -83,6 +84,8 @@ func TestTroubleshoot(t *testing.T) {
 		{"invalid_grant alone", applebusiness.CodeInvalidGrant, applebusiness.ActionFixRequest, applebusiness.ImpactUnknown, none, false},
 		{"invalid_grant, reworded, refresh", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, Description: "new words", GrantType: "refresh_token"},
 			applebusiness.ActionReauthorize, applebusiness.ImpactCustomer, []applebusiness.Cause{applebusiness.CauseAccessRevoked, applebusiness.CauseRefreshTokenReplaced}, false},
+		{"invalid_grant, a text of another code, refresh", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, Description: "invalid client_id or client_secret.", GrantType: "refresh_token"},
+			applebusiness.ActionUnknown, applebusiness.ImpactUnknown, none, false},
 		{"invalid_grant, known text, refresh", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidGrantType, GrantType: "refresh_token"},
 			applebusiness.ActionFixRequest, applebusiness.ImpactApp, none, false},
 		{"invalid_grant, client_credentials", &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, GrantType: "client_credentials"},
@@ -169,7 +172,7 @@ func TestTransientStatuses(t *testing.T) {
 		}
 		for _, grant := range []string{"", "refresh_token", "authorization_code", "client_credentials"} {
 			dead := &applebusiness.Error{StatusCode: status, Code: applebusiness.CodeInvalidGrant, Reason: applebusiness.ErrInvalidRefreshToken, GrantType: grant}
-			mayBeDead := (grant == "" || grant == "refresh_token") && status < 500 && !transient(status) || status > 599 && (grant == "" || grant == "refresh_token")
+			mayBeDead := (grant == "" || grant == "refresh_token") && status < 500 && !transient(status)
 			assert.Equal(t, mayBeDead, applebusiness.Troubleshoot(dead).Action == applebusiness.ActionReauthorize, "%d %s", status, grant)
 		}
 	}
@@ -187,4 +190,38 @@ func TestRemedyInAFleet(t *testing.T) {
 func TestCausesAreTheCallersOwn(t *testing.T) {
 	applebusiness.Troubleshoot(applebusiness.ErrInvalidCredentials).Causes[0] = "changed"
 	assert.Equal(t, applebusiness.CauseClientSecretReplaced, applebusiness.Troubleshoot(applebusiness.ErrInvalidCredentials).Causes[0])
+}
+
+// Over statuses, codes, texts and grant types: nobody is asked to reconnect, and no code is sent again, for anything else.
+func TestVerdictsEverywhere(t *testing.T) {
+	codes := map[applebusiness.Code]bool{"": true, "access_denied": true, "unauthorized_client": true, "invalid_token": true, "slow_down": true}
+	texts := map[string]bool{"": true, "The refresh token has expired": true}
+	for entry := range applebusiness.Catalog() {
+		codes[entry.Code], texts[entry.Description] = true, true
+	}
+	for _, status := range []int{0, 200, 204, 302, 400, 401, 403, 404, 408, 425, 429, 499, 500, 501, 502, 503, 505, 520, 599, 600, 999} {
+		for code := range codes {
+			for text := range texts {
+				body := must(json.Marshal(map[string]string{"error": string(code), "error_description": text}))
+				for _, grantType := range []string{"", "refresh_token", "authorization_code", "client_credentials", "password"} {
+					e := applebusiness.ParseTokenError(status, nil, body)
+					e.GrantType = grantType
+					got := fmt.Sprintf("%d %q %q after %q", status, code, text, grantType)
+					action := applebusiness.Troubleshoot(e).Action
+					if action == applebusiness.ActionReauthorize {
+						assert.Less(t, status, 500, got)
+						assert.NotContains(t, []int{408, 425, 429}, status, got)
+						assert.Contains(t, []string{"", "refresh_token"}, grantType, got)
+						isRow := (code == "" || code == "invalid_grant") && text == "Invalid refresh_token"
+						isUnknown := code == "invalid_grant" && grantType == "refresh_token" && (text == "" || text == "The refresh token has expired" || text == "invalid_request")
+						assert.True(t, isRow || isUnknown, got)
+					}
+					if applebusiness.Retryable(e) {
+						assert.Equal(t, applebusiness.ActionRetry, action, got)
+						assert.True(t, grantType != "authorization_code" || status == 429, got)
+					}
+				}
+			}
+		}
+	}
 }

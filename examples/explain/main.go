@@ -51,7 +51,8 @@ Exit status: 0 Apple documents the error, 1 it is understood but not documented,
 With -lines: 0 Apple documents all errors, 1 not all, 2 no line holds an error, or a file cannot be read.
 Of a line over 1 MiB the beginning is explained; any other input may be 1 MiB long.
 
-These are understood, alone, in quotes, in a line of a log, or in a log's JSON in other JSON:
+These are understood, alone, in quotes, in a line of a log, or in a log's JSON in other JSON; and, if it is all of INPUT, what a
+client says of a status, such as "Request failed with status code 503":
 
 `
 
@@ -117,6 +118,9 @@ func explainOne(args []string, asJSON bool, stdin io.Reader, stdout io.Writer) (
 		return 0, errors.New("the input is longer than 1 MiB")
 	}
 	f, err := understand(input)
+	if err == errNothing {
+		f, err = readStatus(input)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -95,6 +95,7 @@ var (
 	errEmpty   = errors.New("the input is empty")
 	errNothing = errors.New("no OAuth error was found: give a JSON body, an HTTP response, a redirect URL or a line of a log")
 	errHeaders = errors.New("the headers of the response cannot be read")
+	errStatus  = errors.New("this says nothing but a status: what it means is said in the body of the response")
 	errToken   = errors.New("this is a success, an access token: there is nothing to explain")
 	errCode    = errors.New("this is a success, an authorization code: there is nothing to explain")
 )

@@ -373,3 +373,38 @@ func TestOwnLines(t *testing.T) {
 		}
 	}
 }
+
+// What HTTP clients say of a status says enough if it passes. Among the lines of a log it is nobody's.
+func TestStatusAlone(t *testing.T) {
+	const u = "https://api.example/api/v1/oauth2/token?client_secret=" + secret
+	for _, text := range []string{
+		"AxiosError: Request failed with status code %d",
+		`{"message":"Request failed with status code %d","name":"AxiosError","config":{"url":"` + u + `","data":"{\"refresh_token\":\"` + secret + `\"}"},"code":"ERR_BAD_RESPONSE"}`,
+		"requests.exceptions.HTTPError: %d Server Error: Some Reason for url: " + u,
+		"requests.exceptions.HTTPError: %d Client Error: Some Reason for url: " + u,
+		"urllib.error.HTTPError: HTTP Error %d: Some Reason",
+		"Response status code does not indicate success: %d (Some Reason).",
+		"java.io.IOException: Server returned HTTP response code: %d for URL: " + u,
+		"Server error: `POST " + u + "` resulted in a `%d Some Reason` response:",
+		"Faraday::ServerError (the server responded with status %d)",
+		"curl: (22) The requested URL returned error: %d",
+	} {
+		for status, want := range map[int]string{503: "ErrUnavailable", 429: "ErrRateLimited", 401: "", 404: "", 501: ""} {
+			input := fmt.Sprintf(text, status)
+			var stdout, stderr strings.Builder
+			code := run(nil, strings.NewReader(input), &stdout, &stderr)
+			assert.NotContains(t, stdout.String()+stderr.String(), secret)
+			if want == "" {
+				assert.Equal(t, exitUnusable, code, input)
+				assert.Equal(t, "explain: "+errStatus.Error()+"\n", stderr.String(), input)
+				continue
+			}
+			assert.Equal(t, exitUndocumented, code, input)
+			assert.True(t, strings.HasPrefix(stdout.String(), want+", found by package applebusiness"), "%s: %s", input, stdout.String())
+
+			stderr.Reset()
+			assert.Equal(t, exitUnusable, run([]string{"-lines"}, strings.NewReader(input), new(strings.Builder), &stderr), input)
+			assert.Equal(t, "explain: no line holds an OAuth error\n", stderr.String())
+		}
+	}
+}

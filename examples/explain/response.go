@@ -144,3 +144,22 @@ func parseResponses(text string) (responses []*exchange, ok bool) {
 	}
 	return responses, ok
 }
+
+// clientStatus is what HTTP clients say of a response of which they show nothing but the status.
+var clientStatus = regexp.MustCompile(`(?i)(?:\bstatus code|\bwith status|\bhttp error|\bresponse code:|returned error:|does not indicate success:|resulted in a .) ?([45][0-9]{2})\b|\b([45][0-9]{2}) (?:client|server) error:`)
+
+// readStatus reads a text that nothing else understands. In a log it could be about any server, so it has to be all that
+// somebody asks about. Where the status does not say enough, the body would.
+func readStatus(input string) (*finding, error) {
+	match := clientStatus.FindStringSubmatch(input)
+	if match == nil {
+		return nil, errNothing
+	}
+	e := applebusiness.ParseTokenError(statusOf(match[1]+match[2]), nil, nil)
+	if e.Reason == applebusiness.ErrMalformedResponse {
+		return nil, errStatus
+	}
+	f := found(e)
+	f.complete(input)
+	return f, nil
+}

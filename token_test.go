@@ -723,6 +723,37 @@ func TestTransportBounds(t *testing.T) {
 			assert.Same(t, r, base.requests[i], "one after the other: as they are")
 		}
 	})
+	// http.Client judges a redirect by the response's Request.
+	t.Run("the Request of a response to a request that is passed on", func(t *testing.T) {
+		other := httptest.NewRequest(http.MethodGet, "https://other.example/", nil)
+		for name, test := range map[string]struct {
+			of   func(sent *http.Request) *http.Request
+			want func(r *http.Request) *http.Request
+		}{
+			"none":          {func(*http.Request) *http.Request { return nil }, func(r *http.Request) *http.Request { return r }},
+			"the one sent":  {func(sent *http.Request) *http.Request { return sent }, func(r *http.Request) *http.Request { return r }},
+			"another's own": {func(*http.Request) *http.Request { return other }, func(*http.Request) *http.Request { return other }},
+		} {
+			t.Run(name, func(t *testing.T) {
+				inner := false
+				var transport *applebusiness.Transport
+				transport = &applebusiness.Transport{TokenURL: tokenURL, Base: roundTrip(func(sent *http.Request) (*http.Response, error) {
+					if !inner { // a second one beside it is not sent as it is
+						inner = true
+						r := httptest.NewRequest(http.MethodGet, "https://api.example/api/v1/me", nil)
+						response, err := transport.RoundTrip(r)
+						require.NoError(t, err)
+						assert.Same(t, test.want(r), response.Request, "the second")
+					}
+					return &http.Response{StatusCode: 200, Body: http.NoBody, Request: test.of(sent)}, nil
+				})}
+				r := httptest.NewRequest(http.MethodGet, tokenURL, nil)
+				response, err := transport.RoundTrip(r)
+				require.NoError(t, err)
+				assert.Same(t, test.want(r), response.Request)
+			})
+		}
+	})
 }
 
 // A 2xx that is no success reaches x/oauth2 as an error with all that is known of it, whatever else is in the body.

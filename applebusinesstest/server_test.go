@@ -768,6 +768,14 @@ func TestMisusePanics(t *testing.T) {
 		assert.PanicsWithValue(t, fmt.Sprintf(`applebusinesstest: %s: the client_id "unknown" is not registered; %s`, strings.TrimSuffix(method, "Expired"), known), misuse)
 	}
 	assert.NotPanics(t, func() { server.RotateSecret(server.App.ClientID) }, "nothing is left locked")
+
+	for _, status := range []int{200, 999} { // the first and the last that end a request
+		server.FailWith(status, nil, "{}")
+		response, err := http.Post(server.Endpoint().TokenURL, "application/json", strings.NewReader("{}"))
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		assert.Equal(t, status, response.StatusCode)
+	}
 }
 
 // What comes over the network, and what nobody started, is no reason to panic.

@@ -123,3 +123,60 @@ func TestJitter(t *testing.T) {
 	assert.Greater(t, high, 55*time.Second)
 	assert.Zero(t, jitter(0))
 }
+
+// To the instant: when something in memory is used, refreshed and forgotten.
+func TestInstantsOfAnEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := New(new(oauth2.Config), NewMemoryStore(), nil)
+		defer m.Close(context.Background())
+		h := &held{expires: 2 * time.Hour}
+		used := func(e *entry) time.Duration { return time.Duration(e.used.Load()) }
+
+		e := new(entry)
+		assert.True(t, m.touch(e, h, time.Minute-1))
+		assert.Zero(t, used(e))
+		assert.True(t, m.touch(e, h, time.Minute))
+		assert.Equal(t, time.Minute, used(e), "noted once a minute")
+		assert.True(t, m.touch(e, h, time.Hour+time.Minute-1))
+		e.used.Store(0)
+		assert.False(t, m.touch(e, h, time.Hour), "nobody has used it for an hour")
+		e.used.Store(int64(2 * time.Hour))
+		assert.True(t, m.touch(e, h, 2*time.Hour-1))
+		assert.False(t, m.touch(e, h, 2*time.Hour), "it has expired")
+
+		for name, test := range map[string]struct {
+			entry *entry
+			after time.Duration
+		}{
+			"a token":                  {func() *entry { e := new(entry); e.held.Store(h); return e }(), time.Hour},
+			"a token that was fetched": {&entry{fetched: new(fetched)}, time.Hour + 10*time.Minute},
+			"a verdict":                {&entry{verdict: new(verdict)}, time.Hour + 10*time.Minute},
+			"a failure":                {&entry{until: time.Minute}, time.Minute},
+		} {
+			assert.False(t, m.isForgettable(test.entry, test.after-1), name)
+			assert.True(t, m.isForgettable(test.entry, test.after), name)
+		}
+
+		isRefreshed := func(e *entry) bool {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return e.attempt != nil
+		}
+		e = new(entry)
+		e.held.Store(h)
+		h.refreshAt.Store(int64(m.now() + time.Second))
+		m.entries.Store("a", e)
+		_, err := m.Token(t.Context(), "a")
+		require.NoError(t, err)
+		assert.False(t, isRefreshed(e))
+		time.Sleep(time.Second)
+		_, err = m.Token(t.Context(), "a")
+		require.NoError(t, err)
+		assert.True(t, isRefreshed(e), "from that instant on")
+		synctest.Wait()
+
+		a := &attempt{m: m, e: e, firstVersion: 1}
+		assert.True(t, a.isGood(&oauth2.Token{AccessToken: "x", Expiry: time.Now().Add(1)}, 2), "what a sibling has just fetched")
+		assert.False(t, a.isGood(&oauth2.Token{AccessToken: "x", Expiry: time.Now()}, 2))
+	})
+}

@@ -357,13 +357,9 @@ func (m *Manager) entry(grant string) *entry {
 func (m *Manager) sweep() {
 	m.entries.Range(func(grant, found any) bool {
 		e := found.(*entry)
-		now := m.now()
-		if now-time.Duration(e.used.Load()) < sweepInterval {
-			return true // without the lock
-		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if m.isForgettable(e, now) {
+		if m.isForgettable(e, m.now()) {
 			m.entries.CompareAndDelete(grant, e)
 		}
 		return true
@@ -654,7 +650,7 @@ func (m *Manager) refreshDue(ctx context.Context, grant string, within time.Dura
 			return outcome.err
 		}
 		limited, ok := outcome.err.(*applebusiness.Error)
-		if !ok || limited.Reason != applebusiness.ErrRateLimited || limited.RetryAfter <= 0 {
+		if !ok || limited.Reason != applebusiness.ErrRateLimited {
 			return nil
 		}
 		if err := sleep(ctx, limited.RetryAfter); err != nil {

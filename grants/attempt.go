@@ -350,6 +350,9 @@ func (a *attempt) poll(d *time.Duration) error {
 }
 
 func (a *attempt) sleep(d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
 	defer a.addWaited(time.Now())
 	if sleep(a.ctx, d) != nil {
 		return a.ended()

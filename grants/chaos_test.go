@@ -202,10 +202,11 @@ func (c *chaos) reconnect() {
 	c.apple.grants[name]++
 	delete(c.apple.revoked, name)
 	c.apple.mu.Unlock()
+	token := &oauth2.Token{AccessToken: c.newest(name), RefreshToken: c.newest(name), Expiry: time.Now().Add(time.Minute)}
 	put := func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		return c.pick().Put(ctx, name, &oauth2.Token{RefreshToken: c.newest(name)})
+		return c.pick().Put(ctx, name, token)
 	}
 	for put() != nil {
 		time.Sleep(100 * time.Millisecond)

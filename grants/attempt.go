@@ -247,8 +247,8 @@ func (a *attempt) look(record Record) (step, *oauth2.Token, error) {
 	if isIdle && !older {
 		a.detach()
 	}
-	if e.verdict != nil && e.verdict.refreshToken != row.RefreshToken {
-		e.verdict = nil // it was about another token
+	if e.verdict != nil && e.verdict.version != record.Version {
+		e.verdict = nil // it was about another token, or about this one before somebody put it in again
 	}
 	verdict := e.verdict
 	m.mu.Unlock()
@@ -350,9 +350,6 @@ func (a *attempt) poll(d *time.Duration) error {
 }
 
 func (a *attempt) sleep(d time.Duration) error {
-	if d <= 0 {
-		return nil
-	}
 	defer a.addWaited(time.Now())
 	if sleep(a.ctx, d) != nil {
 		return a.ended()
@@ -450,7 +447,7 @@ func (a *attempt) failed(record Record, err error) (step, error) {
 	case advice.Action == applebusiness.ActionReauthorize && isRefusal(e):
 		dead := *e
 		dead.ResponseLost = record.Unfinished
-		return a.condemn(record, &verdict{record.Token.RefreshToken, &dead})
+		return a.condemn(record, &verdict{record.Version, &dead})
 
 	case e.StatusCode == http.StatusTooManyRequests || e.Reason == applebusiness.ErrRateLimited:
 		a.remember = m.pause(e.RetryAfter)

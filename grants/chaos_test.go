@@ -223,7 +223,7 @@ func (c *chaos) reconnect() {
 // Whatever happens, nobody is told to reconnect who has not revoked, but for a lost response, which the verdict then says;
 // and no refresh token is lost that somebody has received.
 func TestAnyTrouble(t *testing.T) {
-	for round := range 10 {
+	for round := range 5 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
 				w.apple.life, w.apple.keep = 30+rand.N(60), rand.N(4) == 0

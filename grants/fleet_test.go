@@ -307,6 +307,36 @@ func TestVerdictThatCannotBeRecorded(t *testing.T) {
 		require.NoError(t, w.store.Store.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh-b-0"}))
 		assert.Equal(t, "access-b-1", token(t, m, "a"), "the customer has connected again, at a sibling")
 	})
+
+	// The same refresh token is put again, by an operator or by Apple's second consent.
+	for name, after := range map[string]bool{"nor recorded later": false, "also if the Mark took effect": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				m := w.process()
+				w.connect("a", -time.Minute)
+				w.apple.revoke("a")
+				if after {
+					w.store.set(nil, func(method, _ string) error {
+						if method == "Mark" {
+							return errDatabase
+						}
+						return nil
+					})
+				} else {
+					w.store.fail(errDatabase, "Mark")
+				}
+				_, err := m.Token(t.Context(), "a")
+				storeFailure(t, err)
+				w.store.fail(nil)
+				time.Sleep(10 * time.Second)
+
+				require.NoError(t, w.store.Store.Put(t.Context(), "a", w.row("a").Token))
+				w.apple.revoked["a"] = false
+				assert.Equal(t, "access-a-1", token(t, m, "a"))
+				assert.Nil(t, w.row("a").Dead)
+			})
+		})
+	}
 }
 
 // What a sibling fetched while this process waited is taken, even if it lives for seconds only.

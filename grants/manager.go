@@ -143,10 +143,10 @@ type fingerprints struct{ refresh, access uint64 }
 
 const maxReplaced = 8
 
-// verdict says that Apple has refused a refresh token for good.
+// verdict says that Apple has refused a row's refresh token for good.
 type verdict struct {
-	refreshToken string
-	err          *applebusiness.Error
+	version int64 // the row's
+	err     *applebusiness.Error
 }
 
 // New returns a Manager for the grants in store. It starts nothing: all it does, it does because a method was called.
@@ -768,6 +768,9 @@ func forEach[T any](ctx context.Context, items []T, f func(context.Context, T) e
 
 // sleep returns nil after d, or the error of ctx if that ends before.
 func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

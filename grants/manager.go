@@ -469,8 +469,9 @@ func (s tokenSource) Token() (*oauth2.Token, error) { return s.m.Token(s.ctx, s.
 
 // Put stores the token of a customer who has connected, or connected again: the grant is made if need be, a verdict about
 // its earlier token is gone, and a refresh of that under way comes to nothing. Put waits for the Store, within ctx. After
-// a *StoreError the token may be stored or not: call Put again with it, since nothing but the caller has it. The same
-// holds if the process dies within Put.
+// a *StoreError the token may be stored or not: call Put again with it, since nothing but the caller may have it, and do so
+// before its access token comes due, since from then on a process that finds it stored replaces it. The same holds if the
+// process dies within Put.
 //
 // The token needs a refresh token; without one Put stores nothing and returns [applebusiness.ErrNoRefreshToken]. A grant
 // that was called dead by mistake is alive again once the token that the Store has kept is put.

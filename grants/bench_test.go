@@ -65,13 +65,6 @@ func BenchmarkToken(b *testing.B) {
 			sink = l.token("customer-7")
 		}
 	})
-	reuse := oauth2.ReuseTokenSource(l.token("customer-7"), nil)
-	b.Run("x/oauth2's ReuseTokenSource of one grant", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			sink, _ = reuse.Token()
-		}
-	})
 	b.Run("Token", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {

@@ -1,6 +1,7 @@
 package applebusiness
 
 import (
+	"cmp"
 	"crypto/subtle"
 	"errors"
 	"net/http"
@@ -46,6 +47,112 @@ func VerifyRedirect(r *http.Request, state string) (code string, err error) {
 		return "", err
 	}
 	return found.result()
+}
+
+// ParseRedirect returns the code and the state of a redirect's raw query; a leading "?" is allowed. It does not verify
+// state: use [VerifyRedirect] in a handler.
+//
+// The error is an *Error: the one that Apple sent, also where a code stands beside it, or [ErrMalformedRedirect] if the
+// query is longer than 64 KiB, its state cannot be decoded, it repeats an OAuth parameter or has neither a code nor an
+// error. Other parameters are ignored, and one that cannot be decoded counts as absent. State is set even then, unless it
+// is repeated.
+func ParseRedirect(query string) (Redirect, error) {
+	found, err := decodeRedirect(strings.TrimPrefix(query, "?"))
+	redirect := Redirect{State: found.state}
+	if err == nil {
+		redirect.Code, err = found.result()
+	}
+	return redirect, err
+}
+
+// redirectQuery is what a redirect's query says.
+type redirectQuery struct {
+	code, errorCode, description, uri, state string
+
+	repeated, undecodable string // a parameter other than state that is there twice, or that says nothing
+}
+
+// decodeRedirect decodes a redirect's query piece by piece, so that one that does not decode spoils only itself. The
+// error is about state; the rest is decoded even then.
+func decodeRedirect(query string) (redirectQuery, error) {
+	var found redirectQuery
+	var err error
+	if len(query) > maxBody {
+		return found, malformedRedirect("the query is too long")
+	}
+	var seen [5]bool
+	for piece := range strings.SplitSeq(query, "&") {
+		rawName, rawValue, _ := strings.Cut(piece, "=")
+		name, nameErr := url.QueryUnescape(rawName)
+		if nameErr != nil {
+			continue
+		}
+		var target *string
+		var i int
+		switch name {
+		case "state":
+			i, target = 0, &found.state
+		case "code":
+			i, target = 1, &found.code
+		case "error":
+			i, target = 2, &found.errorCode
+		case "error_description":
+			i, target = 3, &found.description
+		case "error_uri":
+			i, target = 4, &found.uri
+		default:
+			continue
+		}
+		value, valueErr := url.QueryUnescape(rawValue)
+		decodes := valueErr == nil && !strings.Contains(rawValue, ";") // as url.ParseQuery has it
+		switch {
+		case seen[i] && name == "state":
+			err = malformedRedirect("state is repeated")
+		case seen[i]:
+			found.repeated = cmp.Or(found.repeated, name)
+		case !decodes && name == "state":
+			err = malformedRedirect("state cannot be decoded")
+		case !decodes:
+			found.undecodable = name
+		default:
+			*target = value
+		}
+		seen[i] = true
+	}
+	if err != nil {
+		found.state = ""
+	}
+	return found, err
+}
+
+// result returns the code that the redirect brings, or its error.
+func (q redirectQuery) result() (string, error) {
+	switch {
+	case q.repeated != "":
+		return "", malformedRedirect(q.repeated + " is repeated")
+	case q.errorCode != "":
+		e := &Error{Endpoint: AuthorizationEndpoint}
+		e.describe(q.errorCode, q.description, q.uri, nil)
+		if e.Reason == "" && isDenial(e.Code) {
+			e.Reason = ErrUserDenied
+		}
+		return "", e
+	case q.code != "":
+		return q.code, nil
+	case q.undecodable != "":
+		return "", malformedRedirect(q.undecodable + " cannot be decoded")
+	}
+	return "", malformedRedirect("neither code nor error")
+}
+
+// isDenial reports whether a code of the authorization endpoint says that somebody declined: RFC 6749's, and the one
+// that clients of Sign in with Apple meet. Apple documents neither for Apple Business.
+func isDenial(code Code) bool {
+	return code == CodeAccessDenied || code == "user_cancelled_authorize"
+}
+
+func malformedRedirect(detail string) *Error {
+	return &Error{Endpoint: AuthorizationEndpoint, Reason: ErrMalformedRedirect, detail: detail}
 }
 
 // CheckAuthorizationURL returns nil, or the errors.Join of an *Error for each mistake that can be seen in an authorization

@@ -172,6 +172,8 @@ var noExample = map[string]string{
 	"applebusiness.Transport.CloseIdleConnections": "called by net/http",
 	"grants.NewMemoryStore":                        "in most of the package",
 	"grants.StoreError.Foreign":                    "called by package applebusiness",
+	"grants.UnmarshalVerdict":                      "in the one of MarshalVerdict",
+	"grants.OpenToken":                             "in the one of SealToken",
 	"pgxstore.New":                                 "in the one of the package",
 	"pgxstore.Migrate":                             "in the one of the package",
 	"pgxstore.Store.Migrate":                       "in the one of Options",

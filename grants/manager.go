@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -54,6 +55,21 @@ type Options struct {
 	// OnRefresh is called after each attempt to refresh a grant, for metrics and logs. It may be called by several
 	// goroutines at once. It must not call Close. A panic in it is dropped.
 	OnRefresh func(Refresh)
+
+	// ClientSecret returns the app's current client secret, from a vault for example, so that one that was replaced
+	// reaches every process without a restart. It is asked before the first token request and after each response that
+	// says "Invalid client_id or client_secret", once for all who wait, and never more often than that. A nil
+	// ClientSecret means config's.
+	ClientSecret func(ctx context.Context) (string, error)
+
+	// Origins are where, besides TokenURL's origin, [Manager.Client] may send a grant's token: each a scheme and a host,
+	// such as "https://api.example.com".
+	Origins []string
+
+	// Logger is told what an operator has to know: panics of foreign code with their stack, that many grants are refused or
+	// that the app is held, that tokens cannot be stored, and when each of that is over. Nothing is logged for each request,
+	// and nothing secret. A nil Logger is [slog.Default].
+	Logger *slog.Logger
 }
 
 // Refresh is what [Options.OnRefresh] is told about one attempt. Nothing in it is secret.

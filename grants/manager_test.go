@@ -1658,6 +1658,9 @@ func (s *scripted) Release(context.Context, string, string) error               
 func (s *scripted) Put(context.Context, string, *oauth2.Token) error               { return nil }
 func (s *scripted) Delete(context.Context, string) error                           { return nil }
 func (s *scripted) Due(context.Context, time.Duration, int) ([]string, error)      { return nil, nil }
+func (s *scripted) Dead(context.Context, time.Duration, grants.DeadGrant, int) ([]grants.DeadGrant, error) {
+	return nil, nil
+}
 
 func TestStoreErrorText(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

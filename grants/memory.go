@@ -28,6 +28,7 @@ type MemoryStore struct {
 // memoryRow is one grant. What it points to is never changed, and never handed out.
 type memoryRow struct {
 	Record
+	since  time.Time // when Dead was set
 	holder string    // of the lease
 	until  time.Time // when the lease runs out; zero if there is none, or if it was ended
 }
@@ -47,7 +48,7 @@ func (row *memoryRow) endLease(holder string, now time.Time) {
 func (row *memoryRow) record(now time.Time) Record {
 	return Record{
 		Token:   copyToken(row.Token),
-		Mark:    Mark{Dead: copyDead(row.Dead), RetryAt: row.RetryAt, Unfinished: row.Unfinished || row.lapsed(now)},
+		Mark:    Mark{Dead: copyVerdict(row.Dead), RetryAt: row.RetryAt, Unfinished: row.Unfinished || row.lapsed(now)},
 		Version: row.Version,
 	}
 }
@@ -116,8 +117,12 @@ func (s *MemoryStore) Mark(ctx context.Context, grant, holder string, version in
 	if !ok || row.Version != version {
 		return ErrConflict
 	}
-	row.endLease(holder, time.Now())
-	row.Mark = Mark{Dead: copyDead(mark.Dead), RetryAt: mark.RetryAt, Unfinished: mark.Unfinished}
+	now := time.Now()
+	row.endLease(holder, now)
+	if mark.Dead == nil || row.Dead == nil {
+		row.since = now
+	}
+	row.Mark = Mark{Dead: copyVerdict(mark.Dead), RetryAt: mark.RetryAt, Unfinished: mark.Unfinished}
 	return nil
 }
 
@@ -189,6 +194,26 @@ func (s *MemoryStore) Due(ctx context.Context, before time.Duration, limit int) 
 	return names, nil
 }
 
+// Dead implements [Store].
+func (s *MemoryStore) Dead(ctx context.Context, since time.Duration, after DeadGrant, limit int) ([]DeadGrant, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	byAge := func(a, b DeadGrant) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Grant, b.Grant)) }
+	var dead []DeadGrant
+	s.mu.Lock()
+	latest := time.Now().Add(-since)
+	for grant, row := range s.grants {
+		found := DeadGrant{Grant: grant, Error: copyVerdict(row.Dead), Since: row.since, Version: row.Version}
+		if row.Dead != nil && !row.since.After(latest) && (after.Grant == "" || byAge(found, after) > 0) {
+			dead = append(dead, found)
+		}
+	}
+	s.mu.Unlock()
+	slices.SortFunc(dead, byAge)
+	return dead[:min(len(dead), max(limit, 0))], nil
+}
+
 // storable returns why nothing can be stored, or nil.
 func storable(ctx context.Context, token *oauth2.Token) error {
 	if token == nil {
@@ -210,19 +235,8 @@ func copyToken(token *oauth2.Token) *oauth2.Token {
 	}
 }
 
-// copyDead returns what a Store keeps of e, or nil for nil.
-func copyDead(e *applebusiness.Error) *applebusiness.Error {
-	if e == nil {
-		return nil
-	}
-	return &applebusiness.Error{
-		Endpoint:     e.Endpoint,
-		StatusCode:   e.StatusCode,
-		Code:         e.Code,
-		Description:  e.Description,
-		Reason:       e.Reason,
-		GrantType:    e.GrantType,
-		RequestID:    e.RequestID,
-		ResponseLost: e.ResponseLost,
-	}
+// copyVerdict returns what a Store keeps of e.
+func copyVerdict(e *applebusiness.Error) *applebusiness.Error {
+	kept, _ := UnmarshalVerdict(MarshalVerdict(e))
+	return kept
 }

@@ -93,4 +93,27 @@ type Store interface {
 	// before from now, the soonest first. A negative before means tokens that expired at least that long ago. It may be
 	// stale, and read from a replica: it is a hint. A token without an Expiry is never due.
 	Due(ctx context.Context, before time.Duration, limit int) ([]string, error)
+
+	// Dead returns at most limit grants that have been dead for at least the duration since, the longest dead first, and by
+	// name among those that died at the same instant. It begins with the first one that comes after the given one in this
+	// order; the zero DeadGrant is before all. A grant stays in the list until it is put again, saved or deleted. Since is
+	// when the verdict was marked, and is the same at each call; a Mark of a grant that is dead already does not move it.
+	Dead(ctx context.Context, since time.Duration, after DeadGrant, limit int) ([]DeadGrant, error)
+}
+
+// DeadGrant is a grant whose customer has to connect again. Grant and Version together are the key by which to remember
+// whom one has told.
+type DeadGrant struct {
+	Grant   string
+	Error   *applebusiness.Error // why, as far as a Store keeps it
+	Since   time.Time            // by the Store's clock
+	Version int64                // of the record
+}
+
+// AEAD encrypts what a Store keeps. It is what tink.AEAD of github.com/tink-crypto/tink-go and its clients of key services
+// have. Both methods are called concurrently. associatedData is the grant's name and the version of its token, so that
+// neither another grant's token nor an older one of the same grant opens in a row.
+type AEAD interface {
+	Encrypt(plaintext, associatedData []byte) ([]byte, error)
+	Decrypt(ciphertext, associatedData []byte) ([]byte, error)
 }

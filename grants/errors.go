@@ -53,7 +53,15 @@ func (e *StoreError) Error() string {
 	if e.Grant != "" {
 		grant = " for grant " + strconv.Quote(cut(e.Grant, maxErrorGrant))
 	}
-	return prefix + "the Store failed" + grant + ": " + strconv.Quote(cut(text, maxErrorText))
+	who := "the Store failed"
+	switch e.Err.(type) {
+	case *limitError:
+		who = "Options.Limit failed"
+	}
+	if e.Err == errForever {
+		who = "no lease was to be had"
+	}
+	return prefix + who + grant + ": " + strconv.Quote(cut(text, maxErrorText))
 }
 
 // Unwrap returns Err.
@@ -71,36 +79,11 @@ func (e *StoreError) Foreign() {}
 var (
 	errNoToken   = errors.New("the Store returned neither a token nor an error")
 	errUnsettled = errors.New("the Store does not keep what it is given, or changes all the time")
-	errForever   = errors.New("the Store gives no lease, and no other holder brings a token")
+	errForever   = errors.New("others have had the grant's lease for long, and none has brought a token")
+	errGivenUp   = errors.New("Close gave up while its token was on its way")
+	errNoName    = errors.New(prefix + "a grant needs a name")
+	errReplaced  = errors.New(prefix + "the token was replaced by a newer one, and its refresh token is spent")
 )
-
-// panicError is what a call of foreign code came to that panicked.
-type panicError struct{ value any }
-
-func (e *panicError) Error() string { return "panic: " + fmt.Sprint(e.value) }
-
-// safely calls f, and returns a panic in it as an error.
-func safely(f func() error) (err error) {
-	defer func() {
-		if value := recover(); value != nil {
-			err = &panicError{value}
-		}
-	}()
-	return f()
-}
-
-// textOf returns what err says, also if its Error panics.
-func textOf(err error) (text string) {
-	defer func() {
-		if recover() != nil {
-			text = "an error without a text"
-		}
-	}()
-	if err == nil {
-		return "no error"
-	}
-	return err.Error()
-}
 
 // mask returns text with *** in the place of the tokens.
 func mask(text string, tokens []*oauth2.Token) string {
@@ -136,15 +119,17 @@ func cut(text string, limit int) string {
 // transportPanic is a failed token request whose http.RoundTripper panicked.
 type transportPanic struct {
 	failed *applebusiness.Error
-	cause  error
-	text   string // cause's, without the grant's tokens
+	cause  *panicError
 }
 
-func (e *transportPanic) Error() string {
-	return e.failed.Error() + ": the HTTP client failed: " + strconv.Quote(cut(e.text, maxErrorText))
-}
-
+func (e *transportPanic) Error() string   { return e.failed.Error() + ": " + e.cause.Error() }
 func (e *transportPanic) Unwrap() []error { return []error{e.failed, e.cause} }
+
+// limitError is a failure of Options.Limit.
+type limitError struct{ err error }
+
+func (e *limitError) Error() string { return textOf(e.err) }
+func (e *limitError) Unwrap() error { return e.err }
 
 func noRefreshToken() *applebusiness.Error {
 	return &applebusiness.Error{
@@ -169,7 +154,7 @@ func withWait(failure error, wait time.Duration) error {
 	case *transportPanic:
 		failed := *e.failed
 		failed.RetryAfter = wait
-		return &transportPanic{&failed, e.cause, e.text}
+		return &transportPanic{&failed, e.cause}
 	}
 	return failure
 }

@@ -149,7 +149,7 @@ const (
 	ErrNoResponse Reason = "no_response"
 	// ErrRateLimited is returned for status 429; wait for [Error.RetryAfter] and send less.
 	ErrRateLimited Reason = "rate_limited"
-	// ErrUnavailable is returned for a transient status (408, 425, and 5xx except 501 and 505) in a response without an OAuth error; try again later.
+	// ErrUnavailable is returned for a transient status (408, 425, and 5xx except 501, 505 and 511) in a response without an OAuth error; try again later.
 	ErrUnavailable Reason = "unavailable"
 	// ErrMalformedResponse is returned for any other response without an OAuth error, such as a 2xx without a token, a 3xx, or a proxy's 403 or 407; look at what stands between you and Apple.
 	ErrMalformedResponse Reason = "malformed_response"

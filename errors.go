@@ -42,13 +42,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
 
 const prefix = "applebusiness: "
@@ -189,7 +190,12 @@ func (e *Error) LogValue() slog.Value {
 }
 
 // Timeout reports whether e is about a request that took too long, so that a *url.Error around it says so too.
-func (e *Error) Timeout() bool { return e != nil && isTimeout(e.err) }
+func (e *Error) Timeout() bool { return e != nil && neterr.Timeout(e.err) }
+
+// Unsent reports whether the token request certainly did not leave: no connection was made, the context had ended, or
+// [Transport] refused it. What it carried is not spent, so an authorization code may be exchanged again; false means that
+// nobody knows. Compare SafeToRetry of github.com/jackc/pgx/v5/pgconn.
+func (e *Error) Unsent() bool { return e != nil && e.unsent }
 
 // CodeOf returns the Code of the first *Error in err's tree, else the first bare [Code] in it, else "".
 func CodeOf(err error) Code {
@@ -225,7 +231,7 @@ func LogAttr(err error) slog.Attr {
 	e := find(wrapped)
 	if e == nil {
 		advice := Troubleshoot(err)
-		attrs := []slog.Attr{slog.String("message", withoutURLs(textOf(err)))}
+		attrs := []slog.Attr{slog.String("message", withoutURLs(neterr.Text(err)))}
 		if advice.Action != "" {
 			attrs = append(attrs, slog.String("action", string(advice.Action)))
 		}
@@ -245,7 +251,7 @@ func LogAttr(err error) slog.Attr {
 // wrapper with a text.
 func addedContext(err error) string {
 	var failure error
-	visit(err, func(node error) bool {
+	neterr.Visit(err, func(node error) bool {
 		switch node.(type) {
 		case *Error, Reason, Code, *url.Error:
 			failure = node
@@ -256,7 +262,7 @@ func addedContext(err error) string {
 		}
 		return failure != nil
 	})
-	before, after, found := strings.Cut(textOf(err), textOf(failure))
+	before, after, found := strings.Cut(neterr.Text(err), neterr.Text(failure))
 	if failure == nil || !found {
 		return ""
 	}
@@ -270,35 +276,10 @@ func withoutURLs(text string) string {
 	return printable(urlLike.ReplaceAllLiteralString(text, masked), renderedDescription)
 }
 
-// visit calls f for err and each error in its tree, in the order of errors.Is, until f returns true. It looks neither
-// at nil pointers nor into an error with a method Foreign, which is somebody else's failure whatever it wraps.
-func visit(err error, f func(error) bool) bool {
-	if value := reflect.ValueOf(err); err == nil || value.Kind() == reflect.Pointer && value.IsNil() {
-		return false
-	}
-	if _, foreign := err.(interface{ Foreign() }); foreign {
-		return false
-	}
-	if f(err) {
-		return true
-	}
-	switch wrapper := err.(type) {
-	case interface{ Unwrap() error }:
-		return visit(wrapper.Unwrap(), f)
-	case interface{ Unwrap() []error }:
-		for _, err := range wrapper.Unwrap() {
-			if visit(err, f) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // find returns the first *Error in err's tree, else one for the first bare Reason or Code in it, else nil.
 func find(err error) *Error {
 	var found, bare *Error
-	visit(err, func(node error) bool {
+	neterr.Visit(err, func(node error) bool {
 		switch node := node.(type) {
 		case *Error:
 			found = node
@@ -310,26 +291,6 @@ func find(err error) *Error {
 		return found != nil
 	})
 	return cmp.Or(found, bare)
-}
-
-// is is errors.Is by way of visit.
-func is(err, target error) bool {
-	return visit(err, func(node error) bool {
-		if node == target {
-			return true
-		}
-		same, ok := node.(interface{ Is(error) bool })
-		return ok && same.Is(target)
-	})
-}
-
-// textOf returns err's text, and "" for one whose Error method panics, as a zero *oauth2.RetrieveError's does.
-func textOf(err error) (text string) {
-	defer func() { _ = recover() }()
-	if err != nil {
-		text = err.Error()
-	}
-	return text
 }
 
 // text returns c as renderings show it: bare if it is in this package's vocabulary, else quoted.

@@ -267,6 +267,18 @@ func ExampleRetryable() {
 	// false start_over
 }
 
+// A code lives once. Only where the request certainly did not leave may it be sent again.
+func ExampleError_Unsent() {
+	endpoint := applebusiness.OAuth2Endpoint("", "http://127.0.0.1:1") // where nothing listens
+	config := &oauth2.Config{ClientID: "id", ClientSecret: "secret", Endpoint: endpoint}
+	_, err := config.Exchange(applebusiness.WithJSON(context.Background(), endpoint.TokenURL), "the-code")
+	var failure *applebusiness.Error
+	if errors.As(err, &failure) {
+		fmt.Println(failure.Unsent(), failure)
+	}
+	// Output: true applebusiness: no_response: the connection was refused; nothing was sent
+}
+
 func ExampleTroubleshoot() {
 	err := applebusiness.ParseTokenError(503, http.Header{"Retry-After": {"120"}}, nil)
 	advice := applebusiness.Troubleshoot(err)

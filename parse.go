@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
 
 const (
@@ -66,7 +68,7 @@ func parseFailure(response *http.Response, body []byte, readErr error, sent *tok
 		e.err = readErr
 		if e.Code == "" && e.Description == "" {
 			e.Reason, e.detail = ErrNoResponse, "the response was truncated"
-			if isTimeout(readErr) {
+			if neterr.Timeout(readErr) {
 				e.detail = "the response timed out"
 			}
 		}
@@ -83,7 +85,7 @@ func parseFailure(response *http.Response, body []byte, readErr error, sent *tok
 // after the error.
 //
 // A response without RFC 6749's error has a Reason of its own: [ErrRateLimited] at status 429, [ErrUnavailable] at 408,
-// 425 and 5xx except 501 and 505, else [ErrMalformedResponse]. So the empty Reason means that Apple, or somebody who speaks
+// 425 and 5xx except 501, 505 and 511, else [ErrMalformedResponse]. So the empty Reason means that Apple, or somebody who speaks
 // OAuth, sent an error that Apple's table does not list.
 func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
 	return parseError(statusCode, header, body, nil)
@@ -131,23 +133,12 @@ func (e *Error) classify(isOAuth bool, header http.Header, body []byte) {
 		return // an OAuth error: of the table, or one that its reader has to know of
 	case e.StatusCode == http.StatusTooManyRequests:
 		e.Reason = ErrRateLimited
-	case isTransient(e.StatusCode):
+	case neterr.StatusPasses(e.StatusCode):
 		e.Reason = ErrUnavailable
 	default:
 		e.Reason = ErrMalformedResponse
 	}
 	e.edge = isEdge(e.StatusCode, header, body)
-}
-
-// isTransient reports whether a status says that the server fails at the moment.
-func isTransient(statusCode int) bool {
-	switch statusCode {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
-		return true
-	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
-		return false
-	}
-	return statusCode >= 500 && statusCode <= 599
 }
 
 // isEdge reports whether a response looks like those by which the edge in front of Apple's services drops a request: an

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
 
 // Action says what the caller should do about an error.
@@ -121,7 +123,7 @@ type Advice struct {
 // [Code], or else about the failure of a context or of the network. It returns the zero Advice for nil, for
 // context.Canceled and for errors that it does not know.
 //
-// A transient status (408, 425, 429, and 5xx except 501 and 505) beats the code, so that during an outage nobody is asked to
+// A transient status (408, 425, 429, and 5xx except 501, 505 and 511) beats the code, so that during an outage nobody is asked to
 // reconnect: errors.Is(err, ErrInvalidRefreshToken) can be true at a 503, and only the Action says that a grant is dead.
 // "Invalid refresh_token" has two causes by Apple's table, and a third in a fleet of processes; the GrantType tells which.
 // A failure that is not known to come from an HTTP client, such as a database's, is never described as Apple's.
@@ -173,7 +175,7 @@ func Troubleshoot(err error) Advice {
 	var advice Advice
 	if e := find(err); e != nil {
 		advice = e.advice()
-		if is(err, context.Canceled) && advice.Action == ActionRetry && e.Reason == ErrNoResponse {
+		if neterr.Is(err, context.Canceled) && advice.Action == ActionRetry && e.Reason == ErrNoResponse {
 			advice = Advice{}
 		}
 	} else {
@@ -191,7 +193,7 @@ func Troubleshoot(err error) Advice {
 // nothing was sent: [Transport] knows that no connection was made. Without Transport a failure of the network does not tell
 // the grant_type; let the user start over rather than send a code again.
 func Retryable(err error) bool {
-	if Troubleshoot(err).Action != ActionRetry || is(err, context.Canceled) {
+	if Troubleshoot(err).Action != ActionRetry || neterr.Is(err, context.Canceled) {
 		return false
 	}
 	e := find(err)
@@ -217,9 +219,9 @@ func (e *Error) lookUpAdvice() Advice {
 			return Advice{ActionStartOver, advice.Impact, nil, advice.Remedy}
 		}
 		return advice
-	case isTransient(e.StatusCode):
+	case neterr.StatusPasses(e.StatusCode):
 		advice = adviceTransient
-	case e.StatusCode == http.StatusNotImplemented || e.StatusCode == http.StatusHTTPVersionNotSupported || e.StatusCode > 599:
+	case e.StatusCode >= 500:
 		return adviceForeign
 	case e.Reason == ErrNoResponse:
 		advice = e.noResponseAdvice()
@@ -241,7 +243,7 @@ func (e *Error) lookUpAdvice() Advice {
 	case e.StatusCode >= 300:
 		return adviceForeign
 	}
-	if advice.Action == ActionRetry && !(isExchange && e.unsent) && (isExchange || e.Endpoint == AuthorizationEndpoint) {
+	if advice.Action == ActionRetry && !(isExchange && e.Unsent()) && (isExchange || e.Endpoint == AuthorizationEndpoint) {
 		advice.Action, advice.Remedy = ActionStartOver, remedyStartOver
 	}
 	return advice
@@ -255,12 +257,12 @@ func (e *Error) noResponseAdvice() Advice {
 	if e.err == nil {
 		return adviceConnection
 	}
-	switch failed := describeNetwork(e.err); {
-	case failed.own && !failed.passes:
+	switch failed := neterr.Of(e.err); {
+	case neterr.Is(e.err, errNoResult):
 		return Advice{ActionFixRequest, ImpactApp, nil, "Correct the Transport's Base: it returned neither a response nor an error."}
-	case failed.own:
+	case failed.Own:
 		return adviceOwnLimit
-	case !failed.passes && !is(e.err, context.Canceled):
+	case !failed.Passes && !neterr.Is(e.err, context.Canceled):
 		return adviceUnreachable
 	}
 	return adviceConnection
@@ -295,9 +297,9 @@ func isOfOneSession(parameter string) bool {
 
 // networkAdvice is about an error without an *Error: only what an HTTP client returned may be Apple's.
 func networkAdvice(err error) Advice {
-	failed := describeNetwork(err)
+	failed := neterr.Of(err)
 	var isRequest, isConnection bool
-	visit(err, func(node error) bool {
+	neterr.Visit(err, func(node error) bool {
 		switch node := node.(type) {
 		case *url.Error:
 			isRequest = isRequest || node.Op != "parse"
@@ -307,15 +309,15 @@ func networkAdvice(err error) Advice {
 		return false
 	})
 	switch {
-	case !failed.known || is(err, context.Canceled):
+	case !failed.Known || neterr.Is(err, context.Canceled):
 		return Advice{}
-	case failed.own:
+	case failed.Own:
 		return adviceOwnLimit
-	case isRequest && failed.passes:
+	case isRequest && failed.Passes:
 		return adviceConnection
 	case isRequest:
 		return adviceUnreachable
-	case failed.passes && (isConnection || isTimeout(err)):
+	case failed.Passes && (isConnection || neterr.Timeout(err)):
 		return adviceSomeConnection
 	}
 	return Advice{}

@@ -159,6 +159,8 @@ const (
 	ErrNoRefreshToken Reason = "no_refresh_token"
 	// ErrUnsafeState is returned for a state with characters that need percent-encoding; use [golang.org/x/oauth2.GenerateVerifier]'s alphabet.
 	ErrUnsafeState Reason = "unsafe_state"
+	// ErrManyRefusals is returned by package grants when Apple refuses the refresh tokens of many customers at once; look for the wrong environment or client_id, a restored database or a fault of Apple's, and ask nobody to reconnect.
+	ErrManyRefusals Reason = "many_refusals"
 )
 
 // Entry is one row of Apple's error tables.

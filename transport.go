@@ -17,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
+	"github.com/seed-a5f25c57/applebusiness/internal/redact"
 )
 
 // Transport is an [http.RoundTripper] that sends the form of a token request as JSON, the only content that Apple's
@@ -99,7 +100,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	response, failure := t.send(r, form)
 	if failure != nil {
-		failure.Endpoint, failure.GrantType = TokenEndpoint, cut(form["grant_type"], maxCode) // a new *Error, nobody has it yet
+		failure.Endpoint, failure.GrantType = TokenEndpoint, redact.Cut(form["grant_type"], maxCode) // a new *Error, nobody has it yet
 		return nil, t.report(failure)
 	}
 	return response, nil

@@ -269,6 +269,7 @@ func (a *attempt) acquire() (Record, error) {
 		}
 		return a.waitForSibling()
 	case err != nil:
+		m.lockedGiveBack(a)
 		return Record{}, err
 	case record.Unfinished && !a.graced && !a.knowsLost(record.Version):
 		// Whoever has fetched the successor and could not store it does so now.
@@ -347,7 +348,7 @@ func (a *attempt) repair(record Record) (Record, error) {
 	m.mu.Unlock()
 	holder := a.holder
 	if unsaved != nil {
-		holder = unsaved.holder // whose lease ends with its token's Save
+		holder = unsaved.a.holder // whose lease ends with its token's Save
 	}
 	err := m.call(a.ctx, func(ctx context.Context) error {
 		return m.store.Save(ctx, a.grant, holder, record.Version, copyToken(newest))
@@ -399,7 +400,8 @@ func (a *attempt) commit() bool {
 		return false
 	}
 	a.sent, a.event.Sent, a.sentAt = true, true, m.now()
-	m.pass(a)
+	m.pass(a.turn)
+	a.turn = nil
 	return true
 }
 
@@ -520,6 +522,7 @@ func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 		if doubted := m.noteRecorded(v.note); doubted != nil {
 			return Record{}, doubted
 		}
+		a.remember = failureMemory // the row says it from now on
 		return Record{}, v.err
 	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
 		return a.again(err)
@@ -563,7 +566,7 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 	default:
 		a.rememberFailure(c, err)
 	}
-	m.wakeLocked()
+	m.wakeJudges()
 	a.token, a.err = token, err
 	close(a.done)
 	if a.offered.token == nil {
@@ -578,7 +581,7 @@ func (a *attempt) rememberFailure(c *current, err error) {
 	e, now := a.e, a.m.now()
 	if a.remember == 0 {
 		a.remember = failureMemory
-		if _, ok := errors.AsType[*StoreError](err); !ok {
+		if _, ok := errors.AsType[*StoreError](err); !ok && a.event.Sent {
 			a.remember = min(maxMemory, failureMemory<<min(e.failures, 10))
 		}
 	}

@@ -60,10 +60,10 @@ func decide(row Record, known memory, want want) decision {
 	switch {
 	case known.older: // whatever its mark says
 		return decision{do: repair}
-	case good && !due:
-		return decision{do: serve, good: true}
 	case want.due && !due && !want.callers && usable:
 		return decision{do: skip}
+	case good && !due:
+		return decision{do: serve, good: true}
 	case known.condemned:
 		return decision{do: condemn, good: good}
 	case row.Dead != nil:

@@ -20,10 +20,10 @@ var (
 	errStubborn = errors.New("it did not return when its context had ended")
 )
 
-// panicError is what a call of foreign code came to that panicked. Its text is not shown, since anything can be in it.
-type panicError struct{ what string }
+// panicError is what a call of foreign code came to that panicked.
+type panicError struct{ what, text string }
 
-func (e *panicError) Error() string { return "panic in " + e.what }
+func (e *panicError) Error() string { return "panic in " + e.what + ": " + e.text }
 
 // enter is the one door to foreign code: a Store, a Limit, an http.RoundTripper, a callback. It returns what f returns, or
 // an error if f panics, ends its goroutine, or does not return when ctx has ended. What panicked is logged with its stack.
@@ -38,8 +38,7 @@ func enter[T any](ctx context.Context, m *Manager, what string, f func(context.C
 		r := result{err: errGoexit}
 		defer func() {
 			if value := recover(); value != nil {
-				m.logPanic(what, value)
-				r.err = &panicError{what}
+				r.err = m.panicked(what, value)
 			}
 			done <- r
 		}()
@@ -102,19 +101,22 @@ func textOf(err error) (text string) {
 	return err.Error()
 }
 
-// logPanic logs a panic of foreign code, for each kind of it at most once a minute.
-func (m *Manager) logPanic(what string, value any) {
+// panicked returns the error for a panic of foreign code, and logs it with its stack: each kind at most once a minute.
+func (m *Manager) panicked(what string, value any) error {
+	err := &panicError{what, shown(panicText(value))}
 	stack := string(debug.Stack())
 	m.mu.Lock()
 	now := m.now()
 	last, again := m.panics[what]
-	if again && now-last < time.Minute {
-		m.mu.Unlock()
-		return
+	again = again && now-last < time.Minute
+	if !again {
+		m.panics[what] = now
 	}
-	m.panics[what] = now
 	m.mu.Unlock()
-	m.log(slog.LevelError, "panic in "+what, slog.String("panic", shown(panicText(value))), slog.String("stack", stack))
+	if !again {
+		m.log(slog.LevelError, "panic in "+what, slog.String("panic", err.text), slog.String("stack", stack))
+	}
+	return err
 }
 
 // panicText returns what a panic says, also if its own methods panic.
@@ -179,6 +181,3 @@ func (p *patience) Err() error {
 		return nil
 	}
 }
-
-// shown returns what of a text from outside may stand in a log.
-func shown(text string) string { return cut(text, maxErrorText) }

@@ -125,9 +125,15 @@ func (m *Manager) forgettable(e *entry, now time.Duration) bool {
 	return now >= e.until
 }
 
-// drop forgets an entry that nobody has asked for and that knows nothing; m.mu is held.
+// drop forgets an entry that nobody has asked for, but for what the fleet may need of it; m.mu is held.
 func (m *Manager) drop(grant string, e *entry) {
-	if !e.asked && e.unsaved == nil && e.verdict == nil && e.attempt == nil && e.line.fetched == 0 && e.refusedVersion == 0 {
+	if e.asked {
+		return
+	}
+	if e.unsaved == nil {
+		e.current.Store(nil)
+	}
+	if e.unsaved == nil && e.verdict == nil && e.attempt == nil && e.line.fetched == 0 && e.refusedVersion == 0 {
 		m.entries.CompareAndDelete(grant, e)
 	}
 }

@@ -4,16 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/oauth2"
 
 	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/internal/redact"
 )
 
 const prefix = "applebusiness/grants: "
@@ -23,7 +22,6 @@ const (
 	maxErrorText  = 512
 	maxErrorGrant = 128
 	maxErrorNames = 20
-	minSecret     = 4 // a shorter text is no token, and would mask half of every sentence
 )
 
 // StoreError is a failure of a Store, or of [Options.Limit], with the grant that it kept from its token. It is never
@@ -37,7 +35,7 @@ type StoreError struct {
 
 // newStoreError returns a StoreError whose text shows none of the tokens.
 func newStoreError(grant string, err error, tokens ...*oauth2.Token) *StoreError {
-	return &StoreError{Grant: grant, Err: err, text: mask(textOf(err), tokens)}
+	return &StoreError{Grant: grant, Err: err, text: shown(textOf(err), tokens...)}
 }
 
 // Error returns one line: the grant, and the text of Err, quoted and cut, with *** in the place of the grant's tokens.
@@ -47,11 +45,11 @@ func (e *StoreError) Error() string {
 	}
 	text := e.text
 	if text == "" {
-		text = textOf(e.Err)
+		text = shown(textOf(e.Err))
 	}
 	grant := ""
 	if e.Grant != "" {
-		grant = " for grant " + strconv.Quote(cut(e.Grant, maxErrorGrant))
+		grant = " for grant " + strconv.Quote(redact.Cut(e.Grant, maxErrorGrant))
 	}
 	who := "the Store failed"
 	switch e.Err.(type) {
@@ -61,7 +59,7 @@ func (e *StoreError) Error() string {
 	if e.Err == errForever {
 		who = "no lease was to be had"
 	}
-	return prefix + who + grant + ": " + strconv.Quote(cut(text, maxErrorText))
+	return prefix + who + grant + ": " + strconv.Quote(text)
 }
 
 // Unwrap returns Err.
@@ -85,35 +83,15 @@ var (
 	errReplaced  = errors.New(prefix + "the token was replaced by a newer one, and its refresh token is spent")
 )
 
-// mask returns text with *** in the place of the tokens.
-func mask(text string, tokens []*oauth2.Token) string {
+// shown returns what of a text from outside may be seen: what package redact recognises, without the tokens.
+func shown(text string, tokens ...*oauth2.Token) string {
 	var secrets []string
 	for _, token := range tokens {
 		if token != nil {
 			secrets = append(secrets, token.AccessToken, token.RefreshToken)
 		}
 	}
-	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) }) // one may be part of another
-	for _, secret := range secrets {
-		if len(secret) < minSecret {
-			continue
-		}
-		for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret), strings.Trim(strconv.Quote(secret), `"`)} {
-			text = strings.ReplaceAll(text, form, "***")
-		}
-	}
-	return text
-}
-
-// cut returns text, or what of it ends on a rune boundary within limit bytes.
-func cut(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	for limit > 0 && !utf8.RuneStart(text[limit]) {
-		limit--
-	}
-	return text[:limit]
+	return redact.Show(redact.Values(text, secrets...), maxErrorText)
 }
 
 // transportPanic is a failed token request whose http.RoundTripper panicked.
@@ -173,13 +151,13 @@ func newCloseError(errs map[string]*StoreError) closeError {
 func (e closeError) Error() string {
 	var names []string
 	for _, err := range e[:min(len(e), maxErrorNames)] {
-		names = append(names, strconv.Quote(cut(err.Grant, maxErrorGrant)))
+		names = append(names, strconv.Quote(redact.Cut(err.Grant, maxErrorGrant)))
 	}
 	text := prefix + "closed before the newest token was stored of " + strings.Join(names, ", ")
 	if more := len(e) - len(names); more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
-	return text + ": " + strconv.Quote(cut(e[0].text, maxErrorText))
+	return text + ": " + strconv.Quote(e[0].text)
 }
 
 // Unwrap returns a *StoreError for each grant.

@@ -113,7 +113,7 @@ func (f *Failure) problems() []problem {
 	var (
 		entry         = f.Entry
 		hasEntry      = entry != (applebusiness.Entry{})
-		hasResponse   = hasEntry || f.StatusCode != 0 || f.Header != nil || f.Body != ""
+		hasResponse   = hasEntry || f.StatusCode != 0 || len(f.Header) > 0 || f.Body != ""
 		hasNone       = f.Hang || f.Drop
 		isLate        = !hasResponse && f.TakesEffect && f.Delay > 0 // and the right one
 		status        = max(f.StatusCode, entry.StatusCode)
@@ -130,7 +130,7 @@ func (f *Failure) problems() []problem {
 		{!isToken && !isMe && !isRedirect, fmt.Sprintf("the Endpoint is %q; want token, authorization or me", string(f.Endpoint))},
 		{hasEntry && (f.StatusCode != 0 || f.Body != ""), "an Entry has a status and a body of its own; want no StatusCode and no Body beside it"},
 		{isRedirect && (!hasEntry || entry.Code == "" || entry.StatusCode != 0), "the authorization endpoint fails by a redirect; want an Entry that has a Code and no StatusCode"},
-		{isRedirect && (f.Header != nil || f.TakesEffect || f.Delay != 0 || hasNone), "a redirect is sent at once; want no Header, TakesEffect, Delay, Hang or Drop beside an Entry of the authorization endpoint"},
+		{isRedirect && (len(f.Header) > 0 || f.TakesEffect || f.Delay != 0 || hasNone), "a redirect is sent at once; want no Header, TakesEffect, Delay, Hang or Drop beside an Entry of the authorization endpoint"},
 
 		{f.Delay < 0, "the Delay is negative"},
 		{f.Hang && (f.Drop || f.Delay != 0), "a Hang does not end; want no Drop and no Delay beside it"},

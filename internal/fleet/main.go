@@ -2,7 +2,7 @@
 // processes use a grants.Manager each, on one PostgreSQL, while the fake Apple Business replaces each refresh token that it
 // gets and keeps a ledger.
 //
-//	examples/fleet/run.sh -processes 8 -grants 50 -for 30s
+//	internal/fleet/run.sh -processes 8 -grants 50 -for 30s
 //
 // run.sh starts a PostgreSQL and a pgbouncer of its own. The program prints a line a second on stderr, and in the end a table of
 // goals and what was measured. The exit status is 1 if a goal was missed. Troubles can be combined:
@@ -18,7 +18,7 @@
 //
 // With -wave all grants expire once, at the same moment, and the program ends when each has been refreshed:
 //
-//	examples/fleet/run.sh -wave -processes 8 -grants 500 -pool 4 -apple-latency 2s -limit 15
+//	internal/fleet/run.sh -wave -processes 8 -grants 500 -pool 4 -apple-latency 2s -limit 15
 //
 // # What a kill can cost
 //

@@ -378,6 +378,9 @@ func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
 	m := a.m
 	secret, err := m.clientSecret(a.ctx)
 	if err != nil {
+		if a.ctx.Err() != nil {
+			err = a.ended()
+		}
 		return nil, Record{}, err
 	}
 	if !a.commit() {

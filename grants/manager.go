@@ -155,6 +155,7 @@ func New(config *oauth2.Config, store Store, options *Options) *Manager {
 		app:      app{changed: make(chan struct{}), held: make(chan struct{})},
 	}
 	m.queue.asking = make(chan struct{}, 1)
+	m.secret.lock = make(chan struct{}, 1)
 	if options != nil {
 		m.options = *options
 	}

@@ -193,11 +193,10 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 
 // unusable returns why no token request can be sent to a URL, or nil. It asks the Transport, which has the rules.
 func unusable(tokenURL string) error {
-	r, err := http.NewRequest(http.MethodPost, tokenURL, strings.NewReader("grant_type="+applebusiness.GrantTypeRefreshToken))
-	if err != nil {
-		return &applebusiness.Error{
-			Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrUnsafeTokenRequest, GrantType: applebusiness.GrantTypeRefreshToken,
-		}
+	const form = "grant_type=" + applebusiness.GrantTypeRefreshToken
+	r, err := http.NewRequest(http.MethodPost, tokenURL, strings.NewReader(form))
+	if err != nil { // the Transport says so of any other request, too
+		r, _ = http.NewRequest(http.MethodPost, "https://apple.invalid/", strings.NewReader(form))
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	base := roundTripper(func(*http.Request) (*http.Response, error) { return nil, errNotSent })

@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"iter"
-	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -422,85 +420,4 @@ func (e *Error) describe(code, description, uri string, sent *tokenRequest) {
 // isCatalogText reports whether description is a text of the catalog, apart from those that vary.
 func isCatalogText(description string) bool {
 	return index.byText[description].reason != "" || index.byText[foldText(description)].reason != ""
-}
-
-// tokenRequest is what a token request carried, a form or JSON, for its grant_type and for what has to be masked. A nil
-// one stands for a request that is not known.
-type tokenRequest struct {
-	body   string
-	fields map[string]string // instead of body, once decoded
-}
-
-// readTokenRequest returns nil for a request whose body cannot be had again.
-func readTokenRequest(request *http.Request) *tokenRequest {
-	if request == nil {
-		return nil
-	}
-	if request.GetBody == nil {
-		if public, ok := request.Body.(*publicBody); ok {
-			return &tokenRequest{body: public.form}
-		}
-		return nil
-	}
-	reader, err := request.GetBody()
-	if err != nil || reader == nil {
-		return nil
-	}
-	defer reader.Close()
-	body, err := readAll(reader, maxBody)
-	if err != nil {
-		return nil
-	}
-	return &tokenRequest{body: string(body)}
-}
-
-// all returns the names and values of the request.
-func (r *tokenRequest) all() iter.Seq2[string, string] {
-	if r.fields == nil && strings.HasPrefix(strings.TrimLeft(r.body, " \t\r\n"), "{") {
-		r.fields = make(map[string]string)
-		var members map[string]any
-		_ = json.Unmarshal([]byte(r.body), &members)
-		for name, value := range members {
-			r.fields[name] = textMember(value)
-		}
-	}
-	if r.fields != nil {
-		return maps.All(r.fields)
-	}
-	return func(yield func(string, string) bool) {
-		for field := range strings.SplitSeq(r.body, "&") {
-			name, value, _ := strings.Cut(field, "=")
-			value, err := url.QueryUnescape(value)
-			if err == nil && !yield(name, value) {
-				return
-			}
-		}
-	}
-}
-
-// grantType returns the grant_type, "" if there is none.
-func (r *tokenRequest) grantType() string {
-	if r == nil {
-		return ""
-	}
-	for name, value := range r.all() {
-		if name == "grant_type" {
-			return redact.Cut(value, maxCode)
-		}
-	}
-	return ""
-}
-
-// mask returns text without the values of the request, but for the public grant_type and scope.
-func (r *tokenRequest) mask(text string) string {
-	if r == nil || text == "" {
-		return text
-	}
-	var secrets []string
-	for name, value := range r.all() {
-		if name != "grant_type" && name != "scope" {
-			secrets = append(secrets, value)
-		}
-	}
-	return redact.Values(text, secrets...)
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/oauth2"
 
@@ -113,7 +114,7 @@ func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
 	if failed.ErrorCode != "" { // the body was decoded before
 		e.receive(response.StatusCode, response.Header, sent)
 		e.describe(failed.ErrorCode, failed.ErrorDescription, failed.ErrorURI, sent)
-		e.classify(true, response.Header, nil)
+		e.classify(failed.ErrorCode, response.Header, failed.Body)
 	} else {
 		e = parseError(response.StatusCode, response.Header, failed.Body, sent)
 	}
@@ -368,6 +369,36 @@ func (r *tokenRequest) mask(text string) string {
 	return redact.Values(text, secrets...)
 }
 
+// readForm returns the fields of a token request's body, and closes it.
+func readForm(r *http.Request) (map[string]string, *Error) {
+	fields := make(map[string]string)
+	if r.Body == nil {
+		return fields, nil
+	}
+	defer r.Body.Close()
+	body, err := readAll(r.Body, maxBody+1)
+	if err != nil {
+		return nil, unreadableBody(err)
+	}
+	if len(body) > maxBody {
+		return nil, unsafeRequest("its body is larger than 64 KiB")
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, unsafeRequest("its form does not decode")
+	}
+	for name, values := range form {
+		if len(values) > 1 {
+			return nil, unsafeRequest("a field of its form is repeated")
+		}
+		if !utf8.ValidString(name) || !utf8.ValidString(values[0]) {
+			return nil, unsafeRequest("a field of its form is not UTF-8")
+		}
+		fields[name] = values[0]
+	}
+	return fields, nil
+}
+
 // publicRequest returns what of a token request may be seen by whoever gets its response: where it went, and the
 // grant_type.
 func publicRequest(r *http.Request, grantType string) *http.Request {
@@ -438,8 +469,9 @@ type wireToken struct {
 // nil for one without a token. A body of which it does so anyway is returned as it is.
 func fitToken(body []byte) []byte {
 	var plain wireToken
-	if err := json.Unmarshal(trimMark(body), &plain); err == nil && plain.AccessToken != "" && plain.Error == "" {
-		if seconds, err := plain.ExpiresIn.Int64(); err == nil && seconds != 0 {
+	if err := json.Unmarshal(trimMark(body), &plain); err == nil && plain.Error == "" && isToken(plain.AccessToken) && isToken(plain.TokenType) &&
+		(plain.RefreshToken == "" || isToken(plain.RefreshToken)) {
+		if seconds, err := plain.ExpiresIn.Int64(); err == nil && seconds > 0 && seconds <= int64(longestLife/time.Second) {
 			return body
 		}
 	}

@@ -16,7 +16,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 	"github.com/seed-a5f25c57/applebusiness/internal/redact"
@@ -205,7 +204,7 @@ func (t *Transport) send(s *sending) (*http.Response, *Error) {
 		GotConn:      func(httptrace.GotConnInfo) { s.connected.Store(true) },
 		WroteHeaders: func() { s.writes.Add(1) },
 	})
-	response, err := t.unkeptBase().RoundTrip(jsonRequest(s.r.WithContext(ctx), s.form))
+	response, err := t.sendOnce(jsonRequest(s.r.WithContext(ctx), s.form))
 	if err == nil && response == nil {
 		err = errNoResult
 	}
@@ -313,12 +312,12 @@ func (t *Transport) base() http.RoundTripper {
 	return t.Base
 }
 
-// unkeptBase returns Base, or instead of an *http.Transport one like it that keeps no connections. Request.Close alone
+// sendOnce sends r by Base, or instead of an *http.Transport by one like it that keeps no connections. Request.Close alone
 // would still take one that a request to the API has left there.
-func (t *Transport) unkeptBase() http.RoundTripper {
+func (t *Transport) sendOnce(r *http.Request) (*http.Response, error) {
 	base, ok := t.base().(*http.Transport)
 	if !ok || base == nil {
-		return t.base()
+		return t.base().RoundTrip(r)
 	}
 	found := t.unkept.Load()
 	if found == nil || found.like != base {
@@ -329,7 +328,17 @@ func (t *Transport) unkeptBase() http.RoundTripper {
 		}
 		t.unkept.Store(found)
 	}
-	return found.transport
+	getBody, wait := r.GetBody, 50*time.Millisecond
+	r.GetBody = func() (io.ReadCloser, error) { // what HTTP/2 refuses unprocessed is sent again, each time on a new connection
+		select {
+		case <-time.After(wait):
+			wait *= 2
+			return getBody()
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	}
+	return found.transport.RoundTrip(r)
 }
 
 // report hands failure to OnError, and returns it.
@@ -460,36 +469,6 @@ const (
 	formType = "application/x-www-form-urlencoded"
 	jsonType = "application/json"
 )
-
-// readForm returns the fields of a token request's body, and closes it.
-func readForm(r *http.Request) (map[string]string, *Error) {
-	fields := make(map[string]string)
-	if r.Body == nil {
-		return fields, nil
-	}
-	defer r.Body.Close()
-	body, err := readAll(r.Body, maxBody+1)
-	if err != nil {
-		return nil, unreadableBody(err)
-	}
-	if len(body) > maxBody {
-		return nil, unsafeRequest("its body is larger than 64 KiB")
-	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return nil, unsafeRequest("its form does not decode")
-	}
-	for name, values := range form {
-		if len(values) > 1 {
-			return nil, unsafeRequest("a field of its form is repeated")
-		}
-		if !utf8.ValidString(name) || !utf8.ValidString(values[0]) {
-			return nil, unsafeRequest("a field of its form is not UTF-8")
-		}
-		fields[name] = values[0]
-	}
-	return fields, nil
-}
 
 // jsonRequest returns a copy of r that carries fields as one flat JSON object, on a connection of its own.
 func jsonRequest(r *http.Request, fields map[string]string) *http.Request {

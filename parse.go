@@ -68,8 +68,11 @@ func parseFailure(response *http.Response, body []byte, readErr error, sent *tok
 		e.err = readErr
 		if e.Code == "" && e.Description == "" {
 			e.Reason, e.detail = ErrNoResponse, "the response was truncated"
-			if neterr.Timeout(readErr) {
+			switch {
+			case neterr.Timeout(readErr):
 				e.detail = "the response timed out"
+			case neterr.Is(readErr, gzip.ErrHeader):
+				e.detail = "the response is labelled gzip and is not"
 			}
 		}
 	}

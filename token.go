@@ -50,7 +50,7 @@ func OAuth2Endpoint(authBaseURL, apiBaseURL string) oauth2.Endpoint {
 // ctx holds under [oauth2.HTTPClient], or around [http.DefaultClient] if ctx holds none. That client is not changed, and
 // its Timeout, Jar and CheckRedirect stay in force. To apply WithJSON twice does no harm.
 //
-// Put a client with a Timeout into ctx, since http.DefaultClient has none. And give Config.TokenSource a context of the
+// That client must send a request once: see [Transport.Base]. Put one with a Timeout into ctx, since http.DefaultClient has none. And give Config.TokenSource a context of the
 // process, not of a request: x/oauth2 keeps it, and every refresh after the request's end would fail.
 func WithJSON(ctx context.Context, tokenURL string) context.Context {
 	client, _ := ctx.Value(oauth2.HTTPClient).(*http.Client)
@@ -91,7 +91,7 @@ func Wrap(err error) error {
 		return wrapRetrieveError(failed, err)
 	}
 	if plain := findPlain(err); plain != nil {
-		return &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, err: err}
+		return &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, err: err, unsent: plain.reason == ErrNoRefreshToken}
 	}
 	return err
 }
@@ -138,9 +138,13 @@ type plainError struct {
 	detail string
 }
 
-// findPlain looks for an untyped error of x/oauth2 in err's tree.
+// findPlain looks for an untyped error of x/oauth2 in err's tree. None of them wraps another one.
 func findPlain(err error) (found *plainError) {
 	neterr.Visit(err, func(node error) bool {
+		switch node.(type) {
+		case interface{ Unwrap() error }, interface{ Unwrap() []error }:
+			return false
+		}
 		text := neterr.Text(node)
 		for i, plain := range plainErrors {
 			// What follows is a status if the text was a RetrieveError's.
@@ -242,7 +246,7 @@ func (s *TokenSource) save(token *oauth2.Token) (*oauth2.Token, error) {
 
 // hold remembers err if it says that the next requests cannot succeed.
 func (s *TokenSource) hold(err error) {
-	e, _ := errors.AsType[*Error](err)
+	e := find(err)
 	switch {
 	case !s.Hold:
 	case Troubleshoot(err).Action == ActionReauthorize:
@@ -262,8 +266,7 @@ func (s *TokenSource) holding() error {
 		s.held = nil
 		return nil
 	}
-	e, _ := errors.AsType[*Error](s.held)
-	remaining := *e
+	remaining := *find(s.held)
 	remaining.RetryAfter, remaining.err = wait, s.held
 	return &remaining
 }

@@ -447,6 +447,8 @@ func TestNetworkProxies(t *testing.T) {
 	}
 }
 
+func unsent(t *testing.T, e *applebusiness.Error) { assert.True(t, e.Unsent()) }
+
 func TestNetworkTLS(t *testing.T) {
 	encrypted := func(config *tls.Config) func(*testing.T) way {
 		return func(t *testing.T) way {
@@ -464,7 +466,7 @@ func TestNetworkTLS(t *testing.T) {
 	}
 	for name, test := range map[string]fault{
 		"unknown CA": {
-			text:    "TLS: the certificate is not trusted",
+			text:    "TLS: the certificate is not trusted: its authority is unknown; nothing was sent",
 			start:   encrypted(&tls.Config{RootCAs: x509.NewCertPool()}),
 			refresh: unreachable, exchange: unreachable,
 			check: func(t *testing.T, e *applebusiness.Error) {
@@ -473,13 +475,23 @@ func TestNetworkTLS(t *testing.T) {
 			},
 		},
 		"wrong host": {
-			text:    "TLS: the certificate is not trusted",
+			text:    "TLS: the certificate is not trusted: it is for another host; nothing was sent",
 			start:   encrypted(&tls.Config{ServerName: "wrong.test"}),
 			refresh: unreachable, exchange: unreachable,
 			check: func(t *testing.T, e *applebusiness.Error) {
 				_, ok := errors.AsType[x509.HostnameError](e)
 				assert.True(t, ok)
 			},
+		},
+		"expired": {
+			text:    "TLS: the certificate is not trusted: it has expired; nothing was sent",
+			start:   encrypted(&tls.Config{ServerName: "example.com", Time: func() time.Time { return time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC) }}),
+			refresh: unreachable, exchange: unreachable, check: unsent,
+		},
+		"a slow clock": {
+			text:    "TLS: the certificate is not trusted: it is not valid yet, or the clock of this machine is slow; nothing was sent",
+			start:   encrypted(&tls.Config{ServerName: "example.com", Time: func() time.Time { return time.Date(1960, 1, 1, 0, 0, 0, 0, time.UTC) }}),
+			refresh: unreachable, exchange: unreachable, check: unsent,
 		},
 		"plain HTTP": {
 			text: "TLS: the server does not speak it",

@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/url"
@@ -14,7 +16,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/oauth2"
 
@@ -200,6 +201,14 @@ type TokenSource struct {
 	until   time.Time // zero: held for good
 }
 
+// Format writes the type and none of its tokens, whatever the verb. It implements [fmt.Formatter].
+func (*TokenSource) Format(state fmt.State, verb rune) {
+	formatText(state, verb, "applebusiness.TokenSource")
+}
+
+// LogValue returns the type and none of its tokens. It implements [slog.LogValuer].
+func (*TokenSource) LogValue() slog.Value { return slog.StringValue("applebusiness.TokenSource") }
+
 // Token returns a copy of Source's token, since x/oauth2 writes into the tokens that it hands out. An error is what
 // [Wrap] makes of Source's, or what OnToken returned.
 func (s *TokenSource) Token() (*oauth2.Token, error) {
@@ -370,36 +379,6 @@ func (r *tokenRequest) mask(text string) string {
 		}
 	}
 	return redact.Values(text, secrets...)
-}
-
-// readForm returns the fields of a token request's body, and closes it.
-func readForm(r *http.Request) (map[string]string, *Error) {
-	fields := make(map[string]string)
-	if r.Body == nil {
-		return fields, nil
-	}
-	defer r.Body.Close()
-	body, err := readAll(r.Body, maxBody+1)
-	if err != nil {
-		return nil, unreadableBody(err)
-	}
-	if len(body) > maxBody {
-		return nil, unsafeRequest("its body is larger than 64 KiB")
-	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return nil, unsafeRequest("its form does not decode")
-	}
-	for name, values := range form {
-		if len(values) > 1 {
-			return nil, unsafeRequest("a field of its form is repeated")
-		}
-		if !utf8.ValidString(name) || !utf8.ValidString(values[0]) {
-			return nil, unsafeRequest("a field of its form is not UTF-8")
-		}
-		fields[name] = values[0]
-	}
-	return fields, nil
 }
 
 // publicRequest returns what of a token request may be seen by whoever gets its response: where it went, and the

@@ -55,7 +55,7 @@ func carriers(t *testing.T) map[string]any {
 		"applebusiness.Transport": &applebusiness.Transport{TokenURL: "https://api.example/?" + secret, Base: client.Transport},
 
 		"grants.DeadGrant":        grants.DeadGrant{Grant: "acme", Error: failed},
-		"grants.Manager":          "printed by its own package",
+		"grants.Manager":          manager,
 		"grants.Manager's client": manager.Client("acme"),
 		"grants.Mark":             grants.Mark{Dead: failed},
 		"grants.MemoryStore":      store,

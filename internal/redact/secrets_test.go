@@ -47,6 +47,10 @@ func carriers(t *testing.T) map[string]any {
 	t.Cleanup(func() { _ = manager.Close(context.Background()) })
 	_, err := manager.Token(context.Background(), "acme")
 	require.NoError(t, err)
+	dir, err := grants.NewDirStore(t.TempDir(), nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = dir.Close() })
+	require.NoError(t, dir.Put(context.Background(), "acme", token))
 	return map[string]any{
 		"applebusiness.Advice":   "words of this package",
 		"applebusiness.Entry":    "Apple's table",
@@ -58,6 +62,7 @@ func carriers(t *testing.T) map[string]any {
 		"applebusiness.Transport": &applebusiness.Transport{TokenURL: "https://api.example/?" + secret, Base: client.Transport},
 
 		"grants.DeadGrant":        grants.DeadGrant{Grant: "acme", Error: failed},
+		"grants.DirStore":         dir,
 		"grants.Manager":          manager,
 		"grants.Manager's client": manager.Client("acme"),
 		"grants.Mark":             grants.Mark{Dead: failed},
@@ -67,7 +72,7 @@ func carriers(t *testing.T) map[string]any {
 		},
 		"grants.Record":     grants.Record{Token: token, Mark: grants.Mark{Dead: failed}},
 		"grants.Refresh":    grants.Refresh{Grant: "acme", Err: failed},
-		"grants.StoreError": "printed by its own package",
+		"grants.StoreError": &grants.StoreError{Grant: "acme", Err: &foreign{secret}},
 
 		"applebusinesstest.App":            "made up by the fake, for a test to read",
 		"applebusinesstest.Failure":        "written by a test",

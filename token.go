@@ -436,7 +436,7 @@ func carriedError(request *http.Request) *Error {
 	return value.failure
 }
 
-// wireToken is what x/oauth2 takes: one member of another type, and it takes nothing.
+// wireToken is what x/oauth2 decodes. It rejects the whole body if one member has another type.
 type wireToken struct {
 	AccessToken  string      `json:"access_token"`
 	TokenType    string      `json:"token_type"`

@@ -89,10 +89,10 @@ var failures = []struct {
 	{"this process has no free port", passes | unsent | own, []string{"cannot assign requested address", "eaddrnotavail"}},
 	{noDNS, passes | unsent, []string{"server misbehaving", "temporary failure in name resolution", "eai_again"}},
 	{"the connection was refused", passes, []string{"connection refused", "actively refused", "econnrefused", "err_connection_refused"}},
-	{"the network is unreachable", passes, []string{"network is unreachable", "no route to host", "enetunreach", "ehostunreach"}},
+	{"the network is unreachable", passes, []string{"network is unreachable", "no route to host", "network is down", "host is down", "unreachable network", "unreachable host", "enetunreach", "ehostunreach"}},
 	{"timed out", passes | isHTTP, []string{"client.timeout", "timeout awaiting response headers"}},
 	{"timed out", passes, []string{
-		"i/o timeout", "context deadline exceeded", "connection timed out", "operation timed out", "read timed out", "connect timed out",
+		"i/o timeout", "context deadline exceeded", "connection timed out", "operation timed out", "read timed out", "connect timed out", "did not properly respond",
 		"etimedout", "econnaborted", "execution expired", "err_timed_out", "err_connection_timed_out",
 	}},
 	{"the connection was reset: HTTP/2 GOAWAY", passes | isHTTP, []string{"goaway"}},
@@ -101,7 +101,7 @@ var failures = []struct {
 	{"the connection was reset: HTTP/2", passes | isHTTP, []string{"http2: "}},
 	{"the connection was reset", passes | isHTTP, []string{"server closed idle connection", "transport connection broken"}},
 	{"the connection was reset", passes, []string{
-		"connection reset", "connection was reset", "broken pipe", "forcibly closed", "use of closed network connection", "connection aborted", "socket hang up",
+		"connection reset", "connection was reset", "broken pipe", "forcibly closed", "use of closed network connection", "connection abort", "socket hang up",
 		"econnreset", "epipe", "err_connection_reset", "err_connection_closed", "empty reply from server", "remote end closed connection",
 	}},
 	{"the response was truncated", passes, []string{"unexpected eof", "err_incomplete"}},

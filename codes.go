@@ -258,7 +258,7 @@ func match(statusCode int, code Code, description string) (reason Reason, parame
 		found.codes = index.codes[found.reason]
 	}
 	switch {
-	case found.reason != "" && (code == "" || slices.Contains(found.codes, code)):
+	case found.reason != "" && (code == "" && !isCommonPhrase(found.reason) || slices.Contains(found.codes, code)):
 		return found.reason, parameter
 	case statusCode == http.StatusNotFound && isNotFound(code, description):
 		return ErrEndpointNotFound, ""
@@ -266,10 +266,19 @@ func match(statusCode int, code Code, description string) (reason Reason, parame
 	return "", ""
 }
 
+// isCommonPhrase reports whether the text of a Reason is one that every server says: "bad request" and "server error" are
+// Apple's only beside Apple's code.
+func isCommonPhrase(reason Reason) bool { return reason == ErrBadRequest || reason == ErrServer }
+
 // meansAnything reports whether a description is a text of the catalog, whatever code it came with.
 func meansAnything(description string) bool {
 	reason, _ := match(0, "", description)
-	return reason != ""
+	return reason != "" || isCatalogText(description)
+}
+
+// isCatalogText reports whether description is a text of the catalog, apart from those that vary.
+func isCatalogText(description string) bool {
+	return index.byText[description].reason != "" || index.byText[foldText(description)].reason != ""
 }
 
 func matchPattern(text string) (reason Reason, parameter string) {

@@ -3,12 +3,15 @@ package applebusiness_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -20,6 +23,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
@@ -272,9 +276,14 @@ func TestParseTokenResponseSuccess(t *testing.T) {
 		"fraction":          {`3600.7`, time.Hour},
 		"zero":              {`0`, 0},
 		"negative":          {`-5`, 0},
-		"beyond an int32":   {`1e300`, (1<<31 - 1) * time.Second},
-		"infinite string":   {`"Inf"`, (1<<31 - 1) * time.Second},
-		"beyond a float64":  {`1e400`, (1<<31 - 1) * time.Second},
+		"a day":             {`86400`, 24 * time.Hour},
+		"over a day":        {`86401`, time.Hour},
+		"milliseconds":      {`3600000`, time.Hour},
+		"an instant":        {`1764091200000`, time.Hour},
+		"beyond an int32":   {`1e300`, time.Hour},
+		"infinite string":   {`"Inf"`, time.Hour},
+		"beyond a float64":  {`1e400`, time.Hour},
+		"below a float64":   {`-1e400`, 0},
 		"with space":        {`" 3600 "`, time.Hour},
 		"not a number":      {`"NaN"`, time.Hour},
 		"no number at all":  {`"abc"`, time.Hour},
@@ -391,7 +400,16 @@ func TestHeaders(t *testing.T) {
 			"86400":                    time.Hour,
 			"99999999999999999999999":  time.Hour,
 			"-99999999999999999999999": 0,
-			"1.5":                      0,
+			"1.5":                      2 * time.Second,
+			"0.1":                      time.Second,
+			" 30 ":                     30 * time.Second,
+			"30, 60":                   30 * time.Second,
+			"30,":                      30 * time.Second,
+			"1e3":                      0,
+			"0x10":                     0,
+			"1.2.3":                    0,
+			".":                        0,
+			"inf":                      0,
 			"soon":                     0,
 			time.Now().Add(90 * time.Second).UTC().Format(http.TimeFormat): 90 * time.Second,
 			time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat):       0,
@@ -478,4 +496,241 @@ func TestNestedMembersNamesAndLists(t *testing.T) {
 	} {
 		assert.Equal(t, want, applebusiness.ParseTokenError(400, nil, fmt.Appendf(nil, `{"error_description":%q}`, text)).Reason, text)
 	}
+}
+
+// both returns the failure that a response means to ParseTokenError, and after asserting that it is the same, through
+// Transport and x/oauth2.
+func both(t *testing.T, status int, header http.Header, body string) *applebusiness.Error {
+	t.Helper()
+	s := newJSONOnlyServer(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Date"] = nil // or Go's server sets it
+		maps.Copy(w.Header(), header)
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	})
+	_, err := s.config().TokenSource(s.context(), &oauth2.Token{RefreshToken: "old-refresh"}).Token()
+	require.Error(t, err)
+	sent, ok := errors.AsType[*applebusiness.Error](applebusiness.Wrap(err))
+	require.True(t, ok, "%v", err)
+	e := applebusiness.ParseTokenError(status, header, []byte(body))
+	e.GrantType = applebusiness.GrantTypeRefreshToken
+	assert.Equal(t, e.Error(), sent.Error())
+	assert.Equal(t, outcomeOf(e), outcomeOf(sent))
+	assert.Equal(t, e.RetryAfter, sent.RetryAfter)
+	return e
+}
+
+// What frameworks, gateways and portals say by default is no OAuth error: the empty Reason means that Apple's page has
+// changed, and none of these shall look like it, or like a row of Apple's.
+func TestBodiesThatAreNoOAuthErrors(t *testing.T) {
+	const malformed, unavailable = applebusiness.ErrMalformedResponse, applebusiness.ErrUnavailable
+	for _, test := range []struct {
+		status int
+		body   string
+		want   applebusiness.Reason
+	}{
+		{400, `{"timestamp":"2026-11-27T20:15:37Z","status":400,"error":"Bad Request","path":"/api/v1/oauth2/token"}`, malformed},
+		{401, `{"timestamp":"2026-11-27T20:15:37Z","status":401,"error":"Unauthorized","path":"/api/v1/oauth2/token"}`, malformed},
+		{404, `{"timestamp":"2026-11-27T20:15:37Z","status":404,"error":"Not Found","path":"/api/v1/oauth2/token"}`, malformed},
+		{405, `{"timestamp":"2026-11-27T20:15:37Z","status":405,"error":"Method Not Allowed","path":"/api/v1/oauth2/token"}`, malformed},
+		{415, `{"timestamp":"2026-11-27T20:15:37Z","status":415,"error":"Unsupported Media Type","path":"/api/v1/oauth2/token"}`, malformed},
+		{500, `{"timestamp":"2026-11-27T20:15:37Z","status":500,"error":"Internal Server Error","path":"/api/v1/oauth2/token"}`, unavailable},
+		{502, `{"status":502,"error":"Bad Gateway"}`, unavailable},
+		{503, `{"status":503,"error":"Service Unavailable"}`, unavailable},
+		{504, `{"status":504,"error":"Gateway Timeout"}`, unavailable},
+		{429, `{"status":429,"error":"Too Many Requests"}`, applebusiness.ErrRateLimited},
+		{400, `{"statusCode":400,"message":"Bad Request","error":"bad request"}`, malformed},
+		{401, `{"statusCode":401,"message":["Invalid refresh_token"],"error":"UNAUTHORIZED"}`, malformed},
+		{401, `{"statusCode":401,"message":"Invalid refresh_token","error":"Unauthorized"}`, malformed},
+		{401, `{"error":"unauthorized"}`, malformed},
+		{500, `{"statusCode":500,"code":"FST_ERR","error":"Internal Server Error","message":"server error"}`, unavailable},
+		{400, `{"message":"Bad Request"}`, malformed},
+		{400, `{"message":"bad request"}`, malformed},
+		{403, `{"message":"Forbidden"}`, malformed},
+		{500, `{"code":500,"message":"server error"}`, unavailable},
+		{500, `{"code":"500","message":"server error"}`, unavailable},
+		{400, `{"error":{"code":400,"message":"bad request","status":"INVALID_ARGUMENT"}}`, malformed},
+		{503, `{"error":{"code":503,"message":"server error","status":"UNAVAILABLE"}}`, unavailable},
+		{400, `{"errors":[{"code":"X","detail":"bad request"}]}`, malformed},
+		{400, `{"error_description":"bad request"}`, malformed},
+		{400, `{"type":"about:blank","title":"bad request","status":400,"detail":"bad request"}`, malformed},
+		{403, `{"error":"Access to this API has been disallowed"}`, malformed},
+		{400, `{"error":"something\twent wrong"}`, malformed},
+		{400, `{"error":"400"}`, malformed},
+		{520, `error code: 520`, unavailable},
+		{503, `upstream connect error or disconnect/reset before headers. reset reason: connection termination`, unavailable},
+		{511, `<html>Sign in to the network</html>`, malformed},
+		{511, `{"error":"Network Authentication Required"}`, malformed},
+		// These are OAuth errors, or rows.
+		{400, `{"message":"Invalid refresh_token"}`, applebusiness.ErrInvalidRefreshToken},
+		{400, `{"code":"invalid_request","message":"bad request"}`, applebusiness.ErrBadRequest},
+		{400, `{"error":"invalid_request","error_description":"bad request"}`, applebusiness.ErrBadRequest},
+		{500, `{"error":"internal_server_error","error_description":"server error"}`, applebusiness.ErrServer},
+		{404, `{"error":"404 Not Found"}`, applebusiness.ErrEndpointNotFound},
+		{400, `{"error":"404 Not Found"}`, ""},
+		{400, `{"error":"slow_down"}`, ""},
+		{400, `{"error":"https://problems.example/7"}`, ""},
+		{404, `{"error":"not_found"}`, ""},
+	} {
+		t.Run(fmt.Sprint(test.status, test.body), func(t *testing.T) {
+			e := both(t, test.status, nil, test.body)
+			assert.Equal(t, test.want, e.Reason)
+			switch test.want {
+			case malformed:
+				assert.Equal(t, applebusiness.ActionCheckNetwork, applebusiness.Troubleshoot(e).Action)
+				assert.NotEqual(t, "undocumented", applebusiness.Label(e))
+			case unavailable:
+				assert.Equal(t, applebusiness.ActionRetry, applebusiness.Troubleshoot(e).Action)
+			case "":
+				assert.Equal(t, "undocumented", applebusiness.Label(e))
+			}
+		})
+	}
+	// A text that means another error than its code does not make a grant dead, though it is one that every server says.
+	for _, text := range []string{"bad request", "Server error.", "POST body is empty."} {
+		e := &applebusiness.Error{Code: applebusiness.CodeInvalidGrant, Description: text, GrantType: applebusiness.GrantTypeRefreshToken}
+		assert.Equal(t, applebusiness.ActionUnknown, applebusiness.Troubleshoot(e).Action, text)
+	}
+}
+
+// On-call reads in one line what a success without a token was.
+func TestWhatASuccessWithoutATokenWas(t *testing.T) {
+	seen := make(map[string]bool)
+	for body, want := range map[string]string{
+		``:                                       "a success without an access_token: the body is empty",
+		" \n":                                    "a success without an access_token: the body is empty",
+		`<html><body>Sign in</body></html>`:      "a success without an access_token: the body is HTML or XML",
+		"\ufeff" + `<?xml version="1.0"?>`:       "a success without an access_token: the body is HTML or XML",
+		`{"expires_in":3600}`:                    "a success without an access_token",
+		`{"access_token":null}`:                  "a success without an access_token",
+		`{"access_token":""}`:                    "a success without an access_token",
+		`{"access_token":"a","expires_`:          "a success without an access_token: the body is broken JSON",
+		`access_token=a&expires_in=3600`:         "a success without an access_token: the body is not JSON",
+		`OK`:                                     "a success without an access_token: the body is not JSON",
+		`[{"access_token":"a"}]`:                 "a success without an access_token: the body is JSON, but no object",
+		`"a"`:                                    "a success without an access_token: the body is JSON, but no object",
+		`{"access_token":7}`:                     "a success whose access_token is no token",
+		`{"access_token":"at\n"}`:                "a success whose access_token is no token",
+		`{"access_token":"a","refresh_token":7}`: "a success whose refresh_token is no token",
+		`{"access_token":"a","error":"Not Found"}`: "a success with an error beside its access_token",
+		`{"access_token":"a","error":true}`:        "a success with an error beside its access_token",
+	} {
+		e := both(t, 200, nil, body)
+		assert.ErrorIs(t, e, applebusiness.ErrMalformedResponse, body)
+		assert.True(t, strings.HasSuffix(e.Error(), ": "+want+" (HTTP 200)"), "%s: %v", body, e)
+		seen[want] = true
+	}
+	assert.Len(t, seen, 9)
+}
+
+// What cannot be a token replaces none that works, on neither path.
+func TestWhatATokenIs(t *testing.T) {
+	const nbsp, dots = "\u00a0", "\u2022\u2022\u2022\u2022"
+	for name, bad := range map[string]string{
+		"not UTF-8": "\"rt\xd4\"", "newline": `"rt\n"`, "newline before": `"\nrt"`, "NUL": `"rt\u0000"`, "space": `"r t"`, "tab": `"rt\t"`, "DEL": `"rt\u007f"`, "dots": `"` + dots + `"`,
+		"no-break space": `"rt` + nbsp + `"`, "lone surrogate": `"rt\ud800"`, "accent": `"é"`, "number": `12345`, "list": `["rt"]`, "object": `{"value":"rt"}`, "true": `true`, "false": `false`,
+	} {
+		for member, body := range map[string]string{
+			"refresh_token": `{"access_token":"a","refresh_token":` + bad + `,"token_type":"Bearer","expires_in":3600}`,
+			"access_token":  `{"access_token":` + bad + `,"refresh_token":"r","token_type":"Bearer","expires_in":3600}`,
+		} {
+			t.Run(name+" "+member, func(t *testing.T) {
+				e := both(t, 200, nil, body)
+				assert.EqualError(t, e, "applebusiness: malformed_response: a success whose "+member+" is no token (HTTP 200)")
+				token, err := applebusiness.ParseTokenResponse(&http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(body))})
+				assert.Nil(t, token)
+				assert.EqualError(t, err, e.Error())
+			})
+		}
+	}
+	for name, test := range map[string]struct{ body, access, refresh, tokenType string }{
+		"no refresh token":              {`{"access_token":"a","token_type":"Bearer","expires_in":3600}`, "a", "", "Bearer"},
+		"null":                          {`{"access_token":"a","refresh_token":null,"expires_in":3600}`, "a", "", "Bearer"},
+		"empty":                         {`{"access_token":"a","refresh_token":"","expires_in":3600}`, "a", "", "Bearer"},
+		"all of VSCHAR":                 {`{"access_token":"!\"#$%&'()*+,-./0:;<=>?@A[\\]^_` + "`" + `a{|}~","refresh_token":"r","expires_in":3600}`, "!\"#$%&'()*+,-./0:;<=>?@A[\\]^_`a{|}~", "r", "Bearer"},
+		"a token_type that is":          {`{"access_token":"a","refresh_token":"r","token_type":"mac","expires_in":3600}`, "a", "r", "MAC"},
+		"a token_type that is no token": {`{"access_token":"a","refresh_token":"r","token_type":"Bearer\n","expires_in":3600}`, "a", "r", "Bearer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			parsed, err := applebusiness.ParseTokenResponse(&http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(test.body))})
+			require.NoError(t, err)
+			s := newJSONOnlyServer(t, answerWith(200, test.body))
+			fetched, err := s.config().Exchange(s.context(), "the-code")
+			require.NoError(t, err)
+			for _, token := range []*oauth2.Token{parsed, fetched} {
+				assert.Equal(t, []string{test.access, test.refresh, test.tokenType}, []string{token.AccessToken, token.RefreshToken, token.Type()})
+				assert.True(t, token.Valid())
+			}
+			fetched, err = s.config().TokenSource(s.context(), &oauth2.Token{RefreshToken: "old-refresh"}).Token()
+			require.NoError(t, err)
+			assert.Equal(t, cmp.Or(test.refresh, "old-refresh"), fetched.RefreshToken, "the old one stays where none comes")
+		})
+	}
+}
+
+// A body that is labelled gzip and is not, or is and is not labelled, or both, holds what it holds.
+func TestLabelledGzip(t *testing.T) {
+	for _, label := range []string{"", "gzip", "x-gzip"} {
+		for name, encode := range map[string]func(string) string{"plain": func(body string) string { return body }, "gzip": gzipped} {
+			t.Run(label+" "+name, func(t *testing.T) {
+				status, body := 200, tokenBody
+				s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) {
+					assert.Equal(t, "identity", r.Header.Get("Accept-Encoding"))
+					if label != "" {
+						w.Header().Set("Content-Encoding", label)
+					}
+					w.WriteHeader(status)
+					_, _ = io.WriteString(w, encode(body))
+				})
+				token, err := s.config().Exchange(s.context(), "the-code")
+				require.NoError(t, err)
+				assert.Equal(t, "new-refresh", token.RefreshToken)
+				status, body = 400, deadBody
+				_, err = s.config().Exchange(s.context(), "the-code")
+				assert.ErrorIs(t, applebusiness.Wrap(err), applebusiness.ErrInvalidRefreshToken)
+			})
+		}
+	}
+}
+
+// A client that unzips by itself has lost such a body: the error says why.
+func TestLabelledGzipWithoutTransport(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		_, _ = io.WriteString(w, tokenBody)
+	}))
+	defer server.Close()
+	response, err := http.Post(server.URL, "application/json", strings.NewReader("{}"))
+	require.NoError(t, err)
+	_, err = applebusiness.ParseTokenResponse(response)
+	assert.EqualError(t, err, "applebusiness: no_response: the response is labelled gzip and is not (HTTP 200)")
+}
+
+// Retry-After is kept at every status that is a failure.
+func TestRetryAfterAtAnyStatus(t *testing.T) {
+	date := time.Now().Add(-2 * time.Hour).UTC()
+	for _, status := range []int{200, 202, 204, 301, 302, 307, 400, 401, 403, 404, 429, 500, 503} {
+		header := http.Header{"Retry-After": {date.Add(7 * time.Second).Format(http.TimeFormat)}, "Date": {date.Format(http.TimeFormat)}}
+		if status/100 == 3 {
+			header.Set("Location", "https://portal.example/")
+			e := redirectError(t, status, header)
+			assert.Equal(t, 7*time.Second, e.RetryAfter, status)
+			continue
+		}
+		e := both(t, status, header, "")
+		assert.Equal(t, 7*time.Second, e.RetryAfter, status)
+	}
+}
+
+// redirectError returns the failure of a token request that was redirected.
+func redirectError(t *testing.T, status int, header http.Header) *applebusiness.Error {
+	s := newJSONOnlyServer(t, func(w http.ResponseWriter, _ *http.Request) {
+		maps.Copy(w.Header(), header)
+		w.WriteHeader(status)
+	})
+	_, err := s.config().Exchange(s.context(), "the-code")
+	e, ok := errors.AsType[*applebusiness.Error](applebusiness.Wrap(err))
+	require.True(t, ok, "%v", err)
+	assert.ErrorIs(t, e, applebusiness.ErrMalformedResponse)
+	return e
 }

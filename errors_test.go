@@ -2,20 +2,25 @@ package applebusiness_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
@@ -126,6 +131,64 @@ func TestLogValue(t *testing.T) {
 	}
 }
 
+// The words that Error has of this package's own are in the log, too.
+func TestDetailIsLogged(t *testing.T) {
+	s := newJSONOnlyServer(t, answerWith(200, "<html>Sign in</html>"))
+	_, fetched := s.config().Exchange(s.context(), "code")
+	_, mismatch := applebusiness.VerifyRedirect(httptest.NewRequest("GET", "/?code=c&state=x&error=access_denied", nil), "s1")
+	for _, err := range []error{applebusiness.Wrap(fetched), mismatch, applebusiness.CheckAuthorizationURL("https://x.example/?response_type=code&client_id=i&redirect_uri=x:/y&state=a+b&code_challenge=c")} {
+		var e *applebusiness.Error
+		require.ErrorAs(t, err, &e)
+		var detail string
+		for _, attr := range e.LogValue().Group() {
+			if attr.Key == "detail" {
+				detail = attr.Value.String()
+			}
+		}
+		require.NotEmpty(t, detail, err)
+		assert.Contains(t, err.Error(), detail)
+		assert.Contains(t, applebusiness.LogAttr(fmt.Errorf("x: %w", err)).String(), "detail="+detail)
+	}
+}
+
+func TestLabel(t *testing.T) {
+	post := func(err error) error { return &url.Error{Op: "Post", URL: "https://api.example", Err: err} }
+	undocumented := applebusiness.ParseTokenError(400, nil, []byte(`{"error":"invalid_request","error_description":"new words"}`))
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{nil, ""},
+		{applebusiness.ErrInvalidRefreshToken, "invalid_refresh_token"},
+		{fmt.Errorf("x: %w", &applebusiness.Error{StatusCode: 503, Reason: applebusiness.ErrUnavailable}), "unavailable"},
+		{applebusiness.ErrManyRefusals, "many_refusals"},
+		{&oauth2.RetrieveError{Response: &http.Response{StatusCode: 502}}, "unavailable"},
+		{errors.New("oauth2: token expired and refresh token is not set"), "no_refresh_token"},
+		{undocumented, "undocumented"},
+		{fmt.Errorf("x: %w", post(undocumented)), "undocumented"},
+		{applebusiness.Code("slow_down"), "undocumented"},
+		{&applebusiness.Error{}, "other"},
+		{(*applebusiness.Error)(nil), "other"},
+		{&applebusiness.Error{StatusCode: 400, Description: "x"}, "other"},
+		{applebusiness.Reason("a label of somebody's own"), "other"},
+		{context.Canceled, "canceled"},
+		{post(context.Canceled), "canceled"},
+		{context.DeadlineExceeded, "network"},
+		{post(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}), "network"},
+		{post(io.EOF), "network"},
+		{errors.New("disk full"), "other"},
+		{hidden{applebusiness.ErrServer}, "other"},
+		{hidden{context.Canceled}, "other"},
+	} {
+		assert.Equal(t, test.want, applebusiness.Label(test.err), "%v", test.err)
+	}
+	for _, c := range constants(t, "codes.go") {
+		if c.typ == "Reason" {
+			assert.Equal(t, c.value, applebusiness.Label(applebusiness.Reason(c.value)))
+		}
+	}
+}
+
 func TestMarshalJSON(t *testing.T) {
 	e := &applebusiness.Error{
 		Endpoint: applebusiness.TokenEndpoint, StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token", URI: "https://x.example/e",
@@ -139,6 +202,15 @@ func TestMarshalJSON(t *testing.T) {
 	text, err := json.Marshal(&applebusiness.Error{Reason: applebusiness.ErrStateMismatch})
 	require.NoError(t, err)
 	assert.Equal(t, `{}`, string(text))
+	// What a terminal or a browser would obey is not in it.
+	for _, hostile := range []string{"\u202e", "\u2066", "\u200b", "\u2060", "\ufeff", "\x1b[2J", "\x00", "\u0085", "\u2028"} {
+		text, err := json.Marshal(&applebusiness.Error{Code: applebusiness.Code("a" + hostile), Description: "two" + hostile + "words " + hostile + " here", URI: "https://x.example/" + hostile})
+		require.NoError(t, err)
+		assert.Regexp(t, `^{"error":"\*\*\*","error_description":"[ -~]+ here","error_uri":"\*\*\*"}$`, string(text))
+	}
+	decoded := new(applebusiness.Error)
+	require.NoError(t, json.Unmarshal([]byte(`{"error":"slow_down","error_description":"d","error_uri":"u"}`), decoded))
+	assert.Equal(t, &applebusiness.Error{Code: "slow_down", Description: "d", URI: "u"}, decoded)
 }
 
 // renderings returns every way in which err reaches a log or a person.

@@ -209,25 +209,29 @@ func TestVerdictsEverywhere(t *testing.T) {
 			for text := range texts {
 				body := must(json.Marshal(map[string]string{"error": string(code), "error_description": text}))
 				for _, grantType := range []string{"", "refresh_token", "authorization_code", "client_credentials", "password"} {
-					e := applebusiness.ParseTokenError(status, nil, body)
-					e.GrantType = grantType
-					got := fmt.Sprintf("%d %q %q after %q", status, code, text, grantType)
-					action := applebusiness.Troubleshoot(e).Action
-					if action == applebusiness.ActionReauthorize {
-						assert.Less(t, status, 500, got)
-						assert.NotContains(t, []int{408, 425, 429}, status, got)
-						assert.Contains(t, []string{"", "refresh_token"}, grantType, got)
-						isRow := (code == "" || code == "invalid_grant") && text == "Invalid refresh_token"
-						isUnknown := code == "invalid_grant" && grantType == "refresh_token" && (text == "" || text == "The refresh token has expired" || text == "invalid_request")
-						assert.True(t, isRow || isUnknown, got)
-					}
-					if applebusiness.Retryable(e) {
-						assert.Equal(t, applebusiness.ActionRetry, action, got)
-						assert.True(t, grantType != "authorization_code" || status == 429, got)
-					}
+					assertVerdictIsCareful(t, status, code, text, grantType, applebusiness.ParseTokenError(status, nil, body))
 				}
 			}
 		}
+	}
+}
+
+func assertVerdictIsCareful(t *testing.T, status int, code applebusiness.Code, text, grantType string, e *applebusiness.Error) {
+	t.Helper()
+	e.GrantType = grantType
+	got := fmt.Sprintf("%d %q %q after %q", status, code, text, grantType)
+	action := applebusiness.Troubleshoot(e).Action
+	if action == applebusiness.ActionReauthorize {
+		assert.Less(t, status, 500, got)
+		assert.NotContains(t, []int{408, 425, 429}, status, got)
+		assert.Contains(t, []string{"", "refresh_token"}, grantType, got)
+		isRow := (code == "" || code == "invalid_grant") && text == "Invalid refresh_token"
+		isUnknown := code == "invalid_grant" && grantType == "refresh_token" && (text == "" || text == "The refresh token has expired" || text == "invalid_request")
+		assert.True(t, isRow || isUnknown, got)
+	}
+	if applebusiness.Retryable(e) {
+		assert.Equal(t, applebusiness.ActionRetry, action, got)
+		assert.True(t, grantType != "authorization_code" || status == 429, got)
 	}
 }
 

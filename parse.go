@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/oauth2"
 
@@ -155,17 +156,7 @@ func isCode(member string) bool {
 	if Code(member).isKnown() {
 		return true
 	}
-	return strings.Trim(member, "0123456789") != "" && !strings.ContainsFunc(member, unicode.IsSpace) && !isReasonPhrase(member)
-}
-
-// isReasonPhrase reports whether text is one, in whatever letters.
-func isReasonPhrase(text string) bool {
-	for status := http.StatusBadRequest; status <= http.StatusNetworkAuthenticationRequired; status++ {
-		if strings.EqualFold(http.StatusText(status), text) {
-			return true
-		}
-	}
-	return false
+	return strings.Trim(member, "0123456789") != "" && !strings.ContainsFunc(member, unicode.IsSpace) && neterr.StatusOf(member) == 0
 }
 
 // noToken says what the body of a success is that holds no token.
@@ -485,4 +476,34 @@ func (e *Error) describe(code, description, uri string, sent *tokenRequest) {
 	}
 	e.URI = redact.Cut(sent.mask(uri), maxDescription)
 	e.Parameter = sent.mask(e.Parameter)
+}
+
+// readForm returns the fields of a token request's body, and closes it.
+func readForm(r *http.Request) (map[string]string, *Error) {
+	fields := make(map[string]string)
+	if r.Body == nil {
+		return fields, nil
+	}
+	defer r.Body.Close()
+	body, err := readAll(r.Body, maxBody+1)
+	if err != nil {
+		return nil, unreadableBody(err)
+	}
+	if len(body) > maxBody {
+		return nil, unsafeRequest("its body is larger than 64 KiB")
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, unsafeRequest("its form does not decode")
+	}
+	for name, values := range form {
+		if len(values) > 1 {
+			return nil, unsafeRequest("a field of its form is repeated")
+		}
+		if !utf8.ValidString(name) || !utf8.ValidString(values[0]) {
+			return nil, unsafeRequest("a field of its form is not UTF-8")
+		}
+		fields[name] = values[0]
+	}
+	return fields, nil
 }

@@ -16,7 +16,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/oauth2"
 
@@ -380,36 +379,6 @@ func (r *tokenRequest) mask(text string) string {
 		}
 	}
 	return redact.Values(text, secrets...)
-}
-
-// readForm returns the fields of a token request's body, and closes it.
-func readForm(r *http.Request) (map[string]string, *Error) {
-	fields := make(map[string]string)
-	if r.Body == nil {
-		return fields, nil
-	}
-	defer r.Body.Close()
-	body, err := readAll(r.Body, maxBody+1)
-	if err != nil {
-		return nil, unreadableBody(err)
-	}
-	if len(body) > maxBody {
-		return nil, unsafeRequest("its body is larger than 64 KiB")
-	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return nil, unsafeRequest("its form does not decode")
-	}
-	for name, values := range form {
-		if len(values) > 1 {
-			return nil, unsafeRequest("a field of its form is repeated")
-		}
-		if !utf8.ValidString(name) || !utf8.ValidString(values[0]) {
-			return nil, unsafeRequest("a field of its form is not UTF-8")
-		}
-		fields[name] = values[0]
-	}
-	return fields, nil
 }
 
 // publicRequest returns what of a token request may be seen by whoever gets its response: where it went, and the

@@ -372,9 +372,6 @@ func unreadableBody(err error) *Error {
 // refuse closes the body of r, as a RoundTripper must.
 func (t *Transport) refuse(r *http.Request, failure *Error) (*http.Response, error) {
 	closeBody(r)
-	if r.Response != nil && carriedError(r.Response.Request) == failure {
-		return nil, failure // reported with the response
-	}
 	return nil, t.report(failure)
 }
 

@@ -105,7 +105,7 @@ var failures = []struct {
 		"econnreset", "epipe", "err_connection_reset", "err_connection_closed", "empty reply from server", "remote end closed connection",
 	}},
 	{"the response was truncated", passes, []string{"unexpected eof", "err_incomplete"}},
-	{proxyOften, lasts | isHTTP, nil}, // told by a status, see proxyFailure
+	{proxyOften, lasts | isHTTP, nil}, // told by its status: see OfText
 	{proxyOnce, passes | isHTTP, nil},
 }
 
@@ -184,9 +184,11 @@ func OfText(text string) Failure {
 		}
 	}
 	if !found.Known {
-		switch words := proxyFailure(text); {
-		case words != "":
-			found, _ = OfWords(words)
+		switch status := StatusOf(text); { // net/http says no more of a proxy that refuses CONNECT
+		case StatusPasses(status):
+			found, _ = OfWords(proxyOnce)
+		case status != 0:
+			found, _ = OfWords(proxyOften)
 		case text == "EOF" || strings.HasSuffix(text, ": EOF"):
 			found = Failure{Words: "the connection was reset", Known: true, Passes: true, HTTP: true, needle: "EOF"}
 		}
@@ -254,18 +256,15 @@ func contains(text, needle string) bool {
 	return false
 }
 
-// proxyFailure returns the words for a proxy that refuses CONNECT, if text is the reason phrase of a status: net/http says
-// no more of that.
-func proxyFailure(text string) string {
-	for status := 400; status <= 599; status++ {
+// StatusOf returns the status from 400 to 511 of which text is the reason phrase, in whatever letters, and 0 for another
+// text.
+func StatusOf(text string) int {
+	for status := http.StatusBadRequest; status <= http.StatusNetworkAuthenticationRequired; status++ {
 		if phrase := http.StatusText(status); phrase != "" && strings.EqualFold(text, phrase) {
-			if StatusPasses(status) {
-				return proxyOnce
-			}
-			return proxyOften
+			return status
 		}
 	}
-	return ""
+	return 0
 }
 
 // StatusPasses reports whether an HTTP status says that the server fails at the moment, so that the same request may

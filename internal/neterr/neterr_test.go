@@ -129,6 +129,12 @@ func TestStatusPasses(t *testing.T) {
 	}
 }
 
+func TestStatusOf(t *testing.T) {
+	for text, want := range map[string]int{"": 0, "Bad Request": 400, "bad REQUEST": 400, "bad_request": 0, "Network Authentication Required": 511, "OK": 0, "Bad Request.": 0} {
+		assert.Equal(t, want, StatusOf(text), text)
+	}
+}
+
 // panicking is foreign code at its worst.
 type panicking struct{ err error }
 

@@ -155,7 +155,7 @@ const (
 	ErrMalformedResponse Reason = "malformed_response"
 	// ErrUnsafeTokenRequest is returned when a token request is refused before it is sent; fix the request.
 	ErrUnsafeTokenRequest Reason = "unsafe_token_request"
-	// ErrNoRefreshToken is returned when the access token has expired and there is no refresh token; load the stored token again.
+	// ErrNoRefreshToken is returned when the access token has expired and there is no refresh token, and by Put and Connect of package grants for a token that has none; load or store the one that has it.
 	ErrNoRefreshToken Reason = "no_refresh_token"
 	// ErrUnsafeState is returned for a state with characters that need percent-encoding; use [golang.org/x/oauth2.GenerateVerifier]'s alphabet.
 	ErrUnsafeState Reason = "unsafe_state"

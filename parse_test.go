@@ -574,3 +574,80 @@ func redirectError(t *testing.T, status int, header http.Header) *applebusiness.
 	assert.ErrorIs(t, e, applebusiness.ErrMalformedResponse)
 	return e
 }
+
+// The two ways to a token give the same one for the same bytes.
+func TestTwoPathsToAToken(t *testing.T) {
+	const pad = `"pad":"`
+	for name, test := range map[string]struct {
+		body  string
+		life  time.Duration // of the token; none: no token
+		extra string
+	}{
+		"plain":                        {`{"access_token":"a","refresh_token":"r","token_type":"bearer","expires_in":3600,"org":"42"}`, time.Hour, "42"},
+		"fraction":                     {`{"access_token":"a","refresh_token":"r","expires_in":3600.0}`, time.Hour, ""},
+		"fraction as text":             {`{"access_token":"a","refresh_token":"r","expires_in":"3600.5"}`, time.Hour, ""},
+		"text":                         {`{"access_token":"a","refresh_token":"r","expires_in":"3600"}`, time.Hour, ""},
+		"exponent":                     {`{"access_token":"a","refresh_token":"r","expires_in":3.6e3}`, time.Hour, ""},
+		"zero":                         {`{"access_token":"a","refresh_token":"r","expires_in":0}`, 0, ""},
+		"negative":                     {`{"access_token":"a","refresh_token":"r","expires_in":-5}`, 0, ""},
+		"negative fraction":            {`{"access_token":"a","refresh_token":"r","expires_in":-0.5}`, 0, ""},
+		"beyond a float64":             {`{"access_token":"a","refresh_token":"r","expires_in":1e400}`, time.Hour, ""},
+		"beyond an int64":              {`{"access_token":"a","refresh_token":"r","expires_in":99999999999999999999}`, time.Hour, ""},
+		"beyond a float64, a sibling":  {`{"access_token":"a","refresh_token":"r","expires_in":3600,"x":1e400,"org":"42"}`, time.Hour, "42"},
+		"a day":                        {`{"access_token":"a","refresh_token":"r","expires_in":86400}`, 24 * time.Hour, ""},
+		"milliseconds":                 {`{"access_token":"a","refresh_token":"r","expires_in":3600000}`, time.Hour, ""},
+		"an instant in milliseconds":   {`{"access_token":"a","refresh_token":"r","expires_in":"1764091200000","org":"42"}`, time.Hour, "42"},
+		"absent":                       {`{"access_token":"a","refresh_token":"r"}`, time.Hour, ""},
+		"null":                         {`{"access_token":"a","refresh_token":"r","expires_in":null}`, time.Hour, ""},
+		"no number":                    {`{"access_token":"a","refresh_token":"r","expires_in":"soon","org":"42"}`, time.Hour, "42"},
+		"another type":                 {`{"access_token":"a","refresh_token":"r","expires_in":[3600]}`, time.Hour, ""},
+		"token_type of another type":   {`{"access_token":"a","refresh_token":"r","token_type":7,"expires_in":3600}`, time.Hour, ""},
+		"description of another type":  {`{"access_token":"a","refresh_token":"r","error_description":[],"error_uri":7,"expires_in":3600}`, time.Hour, ""},
+		"error is null":                {`{"access_token":"a","refresh_token":"r","error":null,"expires_in":3600}`, time.Hour, ""},
+		"error is empty":               {`{"access_token":"a","refresh_token":"r","error":"","expires_in":3600}`, time.Hour, ""},
+		"names in capitals":            {`{"Access_Token":"a","REFRESH_TOKEN":"r","expires_in":3600}`, time.Hour, ""},
+		"a later duplicate":            {`{"access_token":"x","access_token":"a","refresh_token":"r","expires_in":1,"expires_in":3600}`, time.Hour, ""},
+		"byte order mark":              {"\ufeff" + `{"access_token":"a","refresh_token":"r","expires_in":3600}`, time.Hour, ""},
+		"text after it":                {`{"access_token":"a","refresh_token":"r","expires_in":3600}` + "\n<!-- proxy -->", time.Hour, ""},
+		"unlabelled gzip":              {gzipped(`{"access_token":"a","refresh_token":"r","expires_in":3600}`), time.Hour, ""},
+		"100 KiB":                      {`{` + pad + strings.Repeat("x", 100<<10) + `","access_token":"a","refresh_token":"r","expires_in":3600}`, time.Hour, ""},
+		"nearly 1 MiB":                 {`{` + pad + strings.Repeat("x", 1<<20-100) + `","access_token":"a","refresh_token":"r","expires_in":3600}`, time.Hour, ""},
+		"over 1 MiB":                   {`{` + pad + strings.Repeat("x", 1<<20) + `","access_token":"a","refresh_token":"r","expires_in":3600}`, -1, ""},
+		"access_token of another type": {`{"access_token":7,"refresh_token":"r"}`, -1, ""},
+		"an empty access_token":        {`{"access_token":"","refresh_token":"r"}`, -1, ""},
+		"an error beside it":           {`{"access_token":"a","refresh_token":"r","error":"x"}`, -1, ""},
+		"an array":                     {`[{"access_token":"a","refresh_token":"r"}]`, -1, ""},
+		"a form":                       {`access_token=a&refresh_token=r&expires_in=3600`, -1, ""},
+		"HTML":                         {`<html>access_token=a&refresh_token=r</html>`, -1, ""},
+		"nothing":                      {``, -1, ""},
+	} {
+		for _, contentType := range []string{"application/json", "text/plain", "application/x-www-form-urlencoded", ""} {
+			t.Run(name+" "+contentType, func(t *testing.T) {
+				s := newJSONOnlyServer(t, func(w http.ResponseWriter, _ *http.Request) {
+					w.Header()["Content-Type"] = []string{contentType}
+					io.WriteString(w, test.body)
+				})
+				parsed, parseErr := applebusiness.ParseTokenResponse(&http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {contentType}}, Body: io.NopCloser(strings.NewReader(test.body))})
+				fetched, fetchErr := s.config().TokenSource(s.context(), &oauth2.Token{RefreshToken: "old"}).Token()
+				if test.life < 0 {
+					assert.Equal(t, outcomeOf(parseErr), outcomeOf(applebusiness.Wrap(fetchErr)))
+					assert.Equal(t, parseErr.Error(), applebusiness.Wrap(fetchErr).Error())
+					return
+				}
+				require.NoError(t, parseErr)
+				require.NoError(t, fetchErr)
+				for path, token := range map[string]*oauth2.Token{"ParseTokenResponse": parsed, "x/oauth2": fetched} {
+					assert.Equal(t, "a", token.AccessToken, path)
+					assert.Equal(t, "r", token.RefreshToken, path)
+					assert.Equal(t, "Bearer", token.Type(), path)
+					assert.False(t, token.Expiry.IsZero(), path)
+					assert.InDelta(t, test.life.Seconds(), time.Until(token.Expiry).Seconds(), 60, path)
+					assert.Equal(t, test.life > 0, token.Valid(), path)
+					if test.extra != "" {
+						assert.Equal(t, test.extra, token.Extra("org"), path)
+					}
+				}
+			})
+		}
+	}
+}

@@ -6,6 +6,8 @@
 package redact
 
 import (
+	"bytes"
+	"encoding/hex"
 	"html"
 	"net/url"
 	"regexp"
@@ -157,7 +159,7 @@ func show(piece string) (shown string, scrap bool) {
 var (
 	word   = regexp.MustCompile(`^[A-Za-z][a-z]*(['-][a-z]+)*$`)
 	number = regexp.MustCompile(`^[0-9]{1,3}$`)
-	uuid   = regexp.MustCompile(`^(?i)[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+	uuid   = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 	name   = regexp.MustCompile(`^[a-z_]{1,64}$`)
 )
 
@@ -191,13 +193,11 @@ func Code(code string) string {
 	return Mask
 }
 
-// RequestID returns id if it looks like one that a server has made: a UUID, whose bits are such that no text has them in
-// hexadecimal, or at most 15 bytes of words and a number with '-', '_' or '.' between them, such as "req-1". Of any other
-// it returns what [Show] does.
+// RequestID returns id if it looks like one that a server has made: a UUID that is no text in hexadecimal, or at most 15
+// bytes of words and a number with '-', '_' or '.' between them, such as "req-1". Of any other it returns what [Show] does.
 func RequestID(id string) string {
-	parts := strings.FieldsFunc(id, func(r rune) bool { return strings.ContainsRune("-_.", r) })
 	numbers := 0
-	for _, part := range parts {
+	for part := range strings.FieldsFuncSeq(id, func(r rune) bool { return strings.ContainsRune("-_.", r) }) {
 		switch {
 		case number.MatchString(part):
 			numbers++
@@ -205,10 +205,18 @@ func RequestID(id string) string {
 			numbers = 2
 		}
 	}
-	if uuid.MatchString(id) || len(id) <= longestWord && numbers <= 1 {
+	if isUUID(id) || len(id) <= longestWord && numbers <= 1 {
 		return id
 	}
 	return Show(id, 64)
+}
+
+func isUUID(id string) bool {
+	if !uuid.MatchString(id) {
+		return false
+	}
+	decoded, _ := hex.DecodeString(strings.ReplaceAll(id, "-", ""))
+	return bytes.ContainsFunc(decoded, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
 // URI returns uri if it is an absolute URL of nothing but words and numbers, without a query, a fragment or a user;

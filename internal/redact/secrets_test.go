@@ -315,6 +315,10 @@ func TestNothingThatAServerRepeatsIsShown(t *testing.T) {
 		"a 200 that is an error": func(w http.ResponseWriter, echo string) {
 			_, _ = io.WriteString(w, `{"error":"invalid_grant","error_description":"`+url.QueryEscape(echo)+`"}`)
 		},
+		"location": func(w http.ResponseWriter, echo string) {
+			w.Header().Set("Location", "https://portal.example/?b="+url.QueryEscape(echo))
+			w.WriteHeader(http.StatusFound)
+		},
 		"no HTTP": func(w http.ResponseWriter, echo string) {
 			conn, _, _ := w.(http.Hijacker).Hijack()
 			_, _ = io.WriteString(conn, echo+"\r\n\r\n")

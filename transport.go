@@ -59,9 +59,10 @@ type Transport struct {
 	// TokenURL is the token endpoint, compared by scheme, host, port and path. If it is no absolute http or https URL, every
 	// POST is refused rather than let a form pass.
 	TokenURL string
-	// Base sends the requests; nil means [http.DefaultTransport]. An *http.Transport is used with its settings, and none of
-	// its kept connections takes a token request; another RoundTripper is told by Request.Close to keep none. A Transport
-	// that would be its own Base, also through another RoundTripper, returns an error.
+	// Base sends the requests; nil means [http.DefaultTransport]. An *http.Transport is used with its settings (but not
+	// with what RegisterProtocol added), and none of its kept connections takes a token request; another RoundTripper is
+	// told by Request.Close to keep none. A Transport that would be its own Base, also through another RoundTripper,
+	// returns an error.
 	//
 	// Base must send a request once: whoever sends a refresh again spends the refresh token, whose successor was in the lost
 	// response, and reports the refusal of the second. Clients that do so, at least as they come: go-retryablehttp,
@@ -425,7 +426,7 @@ func isSamePlace(a, b *url.URL) bool {
 
 func hostOf(u *url.URL) string { return strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")) }
 
-func pathOf(u *url.URL) string { return cmp.Or(u.EscapedPath(), "/") }
+func pathOf(u *url.URL) string { return cmp.Or(u.Opaque, u.EscapedPath(), "/") }
 
 func port(u *url.URL) string {
 	switch {

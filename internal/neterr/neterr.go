@@ -35,12 +35,12 @@ const (
 )
 
 const (
-	canceled   = "the request was canceled"
-	noHost     = "DNS does not know the host"
-	noDNS      = "DNS failed"
-	notTrusted = "TLS: the certificate is not trusted"
-	proxyOften = "the proxy refused the connection"
-	proxyOnce  = proxyOften + " for the moment"
+	canceled        = "the request was canceled"
+	noHost          = "DNS does not know the host"
+	noDNS           = "DNS failed"
+	notTrusted      = "TLS: the certificate is not trusted"
+	proxyRefuses    = "the proxy refused the connection"
+	proxyRefusesNow = proxyRefuses + " for the moment"
 )
 
 // failures are told by the texts of Go's packages, since most have no exported type, and of other clients. The texts are
@@ -105,8 +105,8 @@ var failures = []struct {
 		"econnreset", "epipe", "err_connection_reset", "err_connection_closed", "empty reply from server", "remote end closed connection",
 	}},
 	{"the response was truncated", passes, []string{"unexpected eof", "err_incomplete"}},
-	{proxyOften, lasts | isHTTP, nil}, // told by its status: see OfText
-	{proxyOnce, passes | isHTTP, nil},
+	{proxyRefuses, lasts | isHTTP, nil}, // told by its status: see OfText
+	{proxyRefusesNow, passes | isHTTP, nil},
 }
 
 // Needles returns the texts in lower case of which OfText looks for any, for a reader of many lines. It knows a little
@@ -186,9 +186,9 @@ func OfText(text string) Failure {
 	if !found.Known {
 		switch status := StatusOf(text); { // net/http says no more of a proxy that refuses CONNECT
 		case StatusPasses(status):
-			found, _ = OfWords(proxyOnce)
+			found, _ = OfWords(proxyRefusesNow)
 		case status != 0:
-			found, _ = OfWords(proxyOften)
+			found, _ = OfWords(proxyRefuses)
 		case text == "EOF" || strings.HasSuffix(text, ": EOF"):
 			found = Failure{Words: "the connection was reset", Known: true, Passes: true, HTTP: true, needle: "EOF"}
 		}
@@ -211,7 +211,7 @@ func OfWords(words string) (Failure, bool) {
 	}
 	needle := http.StatusText(http.StatusProxyAuthRequired)
 	switch row := failures[best]; {
-	case row.words == proxyOnce:
+	case row.words == proxyRefusesNow:
 		needle = http.StatusText(http.StatusBadGateway)
 	case len(row.needles) > 0:
 		needle = row.needles[0]

@@ -139,7 +139,7 @@ func (e *Error) classify(member string, header http.Header, body []byte) {
 	case isSuccess(e.StatusCode) && !isOAuth:
 		e.Reason, e.Parameter, e.detail = ErrMalformedResponse, "", noToken(body)
 	case e.Reason != "" || isOAuth && (e.StatusCode != http.StatusTooManyRequests || e.Code.isKnown()):
-		return // an OAuth error; the Reason stays empty if Apple's table does not list it
+		return // an undocumented OAuth error keeps the empty Reason
 	case e.StatusCode == http.StatusTooManyRequests:
 		e.Reason = ErrRateLimited
 	case neterr.StatusPasses(e.StatusCode):

@@ -210,7 +210,8 @@ func (*TokenSource) Format(state fmt.State, verb rune) {
 func (*TokenSource) LogValue() slog.Value { return slog.StringValue("applebusiness.TokenSource") }
 
 // Token returns a copy of Source's token, since x/oauth2 writes into the tokens that it hands out. An error is what
-// [Wrap] makes of Source's, or what OnToken returned.
+// [Wrap] makes of Source's, or what OnToken returned; a text that cannot be a token (see [ParseTokenResponse]) is
+// [ErrMalformedResponse], so that OnToken saves none over one that works.
 func (s *TokenSource) Token() (*oauth2.Token, error) {
 	if s == nil || s.Source == nil {
 		return nil, errNoSource
@@ -286,8 +287,13 @@ func copyToken(source oauth2.TokenSource) (*oauth2.Token, error) {
 	if err != nil {
 		return nil, Wrap(err)
 	}
-	if token == nil {
+	switch {
+	case token == nil:
 		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "the source returned no token"}
+	case token.AccessToken != "" && !isToken(token.AccessToken):
+		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "the source returned an access token that is none"}
+	case token.RefreshToken != "" && !isToken(token.RefreshToken):
+		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "the source returned a refresh token that is none"}
 	}
 	copied := *token
 	return &copied, nil
@@ -436,7 +442,7 @@ func carriedError(request *http.Request) *Error {
 	return value.failure
 }
 
-// wireToken is what x/oauth2 takes: one member of another type, and it takes nothing.
+// wireToken is what x/oauth2 decodes. It rejects the whole body if one member has another type.
 type wireToken struct {
 	AccessToken  string      `json:"access_token"`
 	TokenType    string      `json:"token_type"`

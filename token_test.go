@@ -242,6 +242,27 @@ func TestTokenSourceZeroValues(t *testing.T) {
 	}
 }
 
+// A Source without Transport may return what no server will ever take: it is not saved over what works.
+func TestTokenSourceReturnsTokensAlone(t *testing.T) {
+	for want, token := range map[string]*oauth2.Token{
+		"applebusiness: malformed_response: the source returned an access token that is none": {AccessToken: "at\n", RefreshToken: "r"},
+		"applebusiness: malformed_response: the source returned a refresh token that is none": {AccessToken: "a", RefreshToken: "r t"},
+	} {
+		var reported error
+		source := &applebusiness.TokenSource{
+			Source: fixed(token, nil), OnError: func(err error) { reported = err },
+			OnToken: func(*oauth2.Token) error { t.Error("saved"); return nil },
+		}
+		got, err := source.Token()
+		assert.Nil(t, got)
+		assert.EqualError(t, err, want)
+		assert.Same(t, err, reported)
+	}
+	token, err := (&applebusiness.TokenSource{Source: fixed(&oauth2.Token{AccessToken: "a"}, nil)}).Token()
+	require.NoError(t, err)
+	assert.Empty(t, token.RefreshToken)
+}
+
 func TestTokenSourceReturnsACopy(t *testing.T) {
 	original := &oauth2.Token{AccessToken: "a"}
 	for _, source := range []*applebusiness.TokenSource{

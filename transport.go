@@ -59,9 +59,10 @@ type Transport struct {
 	// TokenURL is the token endpoint, compared by scheme, host, port and path. If it is no absolute http or https URL, every
 	// POST is refused rather than let a form pass.
 	TokenURL string
-	// Base sends the requests; nil means [http.DefaultTransport]. An *http.Transport is used with its own settings, but a
-	// token request shares none of its connections. A Transport that would be its own Base, also through another
-	// RoundTripper, returns an error.
+	// Base sends the requests; nil means [http.DefaultTransport]. An *http.Transport is used with its settings (but not
+	// with what RegisterProtocol added), and none of its kept connections takes a token request; another RoundTripper is
+	// told by Request.Close to keep none. A Transport that would be its own Base, also through another RoundTripper,
+	// returns an error.
 	//
 	// Base must send a request once: whoever sends a refresh again spends the refresh token, whose successor was in the lost
 	// response, and reports the refusal of the second. Clients that do so, at least as they come: go-retryablehttp,
@@ -75,8 +76,8 @@ type Transport struct {
 	// before it returns, and may be called concurrently.
 	OnError func(*Error)
 
-	passing atomic.Int32              // requests that are passed on at the moment
-	unkept  atomic.Pointer[unkeptOne] // what sends token requests where Base is an *http.Transport
+	forwarding atomic.Int32              // requests that are no token requests and have no response yet
+	unkept     atomic.Pointer[unkeptOne] // what sends token requests where Base is an *http.Transport
 }
 
 // unkeptOne is an *http.Transport like another one, without its connections and without keeping any.
@@ -107,12 +108,12 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	case failure != nil:
 		return t.refuse(r, failure)
 	case !isToken:
-		return t.pass(r)
+		return t.forward(r)
 	case hasBasicCredentials(r):
 		closeBody(r) // not reported: x/oauth2 sends the request again, as it should be
 		return nil, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body")
 	case !isForm(r):
-		return t.passToken(r)
+		return t.forwardToken(r)
 	}
 	form, failure := readForm(r)
 	if failure != nil {
@@ -238,8 +239,8 @@ func (t *Transport) send(s *sending) (*http.Response, *Error) {
 	return nil, e
 }
 
-// finish makes of what Base returned what x/oauth2 understands. If the response breaks off and holds nothing, it returns
-// why there is none.
+// finish rewrites the response so that x/oauth2 decodes it. If it breaks off and holds nothing, finish returns why there is
+// none.
 func (t *Transport) finish(s *sending, response *http.Response, body []byte, readErr error) (*http.Response, *Error) {
 	if response.Header == nil {
 		response.Header = make(http.Header)
@@ -271,17 +272,17 @@ func (t *Transport) withFailure(response *http.Response, failure *Error) *http.R
 	return response
 }
 
-// passToken hands a POST to the token endpoint that is no form to Base. Its redirect is not followed either.
-func (t *Transport) passToken(r *http.Request) (*http.Response, error) {
-	response, err := t.pass(r)
+// forwardToken hands a POST to the token endpoint that is no form to Base. Its redirect is not followed either.
+func (t *Transport) forwardToken(r *http.Request) (*http.Response, error) {
+	response, err := t.forward(r)
 	if err == nil && isRedirect(response) {
 		return t.withFailure(response, redirectRefused(response, r)), nil
 	}
 	return response, err
 }
 
-// pass hands a request that is no token request to Base.
-func (t *Transport) pass(r *http.Request) (*http.Response, error) {
+// forward hands a request that is no token request to Base.
+func (t *Transport) forward(r *http.Request) (*http.Response, error) {
 	base := t.base()
 	if base == http.RoundTripper(t) || r.Context().Value(ownBase{t}) != nil {
 		closeBody(r)
@@ -289,8 +290,8 @@ func (t *Transport) pass(r *http.Request) (*http.Response, error) {
 	}
 	sent := r
 	if _, ok := base.(*http.Transport); !ok { // it may lead back to t, which shows at the second pass
-		defer t.passing.Add(-1)
-		if t.passing.Add(1) > 1 {
+		defer t.forwarding.Add(-1)
+		if t.forwarding.Add(1) > 1 {
 			sent = r.WithContext(context.WithValue(r.Context(), ownBase{t}, true))
 		}
 	}
@@ -425,7 +426,7 @@ func isSamePlace(a, b *url.URL) bool {
 
 func hostOf(u *url.URL) string { return strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")) }
 
-func pathOf(u *url.URL) string { return cmp.Or(u.EscapedPath(), "/") }
+func pathOf(u *url.URL) string { return cmp.Or(u.Opaque, u.EscapedPath(), "/") }
 
 func port(u *url.URL) string {
 	switch {
@@ -509,7 +510,7 @@ func withBody(response *http.Response, body []byte) *http.Response {
 	response.Body = io.NopCloser(bytes.NewReader(body))
 	response.ContentLength = int64(len(body))
 	response.TransferEncoding = nil
-	if strings.EqualFold(response.Header.Get("Content-Encoding"), "gzip") {
+	if strings.HasSuffix(strings.ToLower(response.Header.Get("Content-Encoding")), "gzip") {
 		response.Header.Del("Content-Encoding") // unzipped by now
 	}
 	if isSuccess(response.StatusCode) || len(body) > 0 && (body[0] == '{' || body[0] == '[') {

@@ -924,6 +924,43 @@ func TestTransportSeesASecondWrite(t *testing.T) {
 	}
 }
 
+// panickingError is an error of foreign code at its worst.
+type panickingError struct{}
+
+func (panickingError) Error() string { panic("Error") }
+func (panickingError) Is(error) bool { panic("Is") }
+func (panickingError) Unwrap() error { panic("Unwrap") }
+func (panickingError) Timeout() bool { panic("Timeout") }
+
+// What a Base returns may panic when it is looked at, or join itself until no machine can count it.
+func TestTransportSurvivesForeignErrors(t *testing.T) {
+	joined := error(syscall.ECONNREFUSED)
+	for range 60 {
+		joined = errors.Join(joined, joined)
+	}
+	for name, err := range map[string]error{
+		"panics": panickingError{}, "a nil pointer": (*net.OpError)(nil), "joined": errors.Join(panickingError{}, io.EOF), "joined sixty times": joined,
+	} {
+		t.Run(name, func(t *testing.T) {
+			base := roundTrip(func(*http.Request) (*http.Response, error) { return nil, err })
+			_, failure := (&applebusiness.Transport{TokenURL: "https://api.example/token", Base: base}).RoundTrip(formRequest("https://api.example/token", "grant_type=refresh_token"))
+			e, ok := failure.(*applebusiness.Error)
+			require.True(t, ok)
+			for _, err := range []error{e, err, fmt.Errorf("x: %w", failure), &url.Error{Op: "Post", Err: err}} {
+				applebusiness.Troubleshoot(err)
+				applebusiness.Retryable(err)
+				applebusiness.Label(err)
+				applebusiness.ReasonOf(err)
+				applebusiness.CodeOf(err)
+				_ = applebusiness.LogAttr(err).String()
+				_ = applebusiness.Wrap(err)
+			}
+			assert.Equal(t, outcome{applebusiness.ErrNoResponse, applebusiness.ActionRetry, applebusiness.ImpactService, true}, outcomeOf(e))
+			assert.False(t, e.Timeout())
+		})
+	}
+}
+
 // What a Base has sent once is not unsent because a later try of its own found no connection.
 func TestUnsentIsAboutEveryTry(t *testing.T) {
 	server := httptest.NewServer(taken(func(*net.TCPConn) {}))

@@ -479,7 +479,7 @@ var adviceByReason = map[Reason]Advice{
 	},
 	ErrUnavailable:        adviceTransient,
 	ErrMalformedResponse:  adviceForeign,
-	ErrUnsafeTokenRequest: fixRequest("Nothing was sent. Send the credentials in the body (oauth2.AuthStyleInParams), each field once, to the token URL itself. On a code exchange a customer waits on a page meanwhile."),
+	ErrUnsafeTokenRequest: fixRequest("Nothing was sent. Send the credentials in the body (oauth2.AuthStyleInParams), each field once, by https and to the token URL itself. On a code exchange a customer waits on a page meanwhile."),
 	ErrNoRefreshToken: {
 		Action: ActionFixRequest, Impact: ImpactUnknown,
 		Remedy: "Read the stored token again, with its refresh token, and store none without one. If there never was one, ask this customer to connect again; a Service Account asks for a new token with its client credentials instead.",

@@ -48,3 +48,13 @@ func TestRetryAfterAnInstant(t *testing.T) {
 		}
 	})
 }
+
+func FuzzRetryAfter(f *testing.F) {
+	for _, value := range []string{"30", "1.5", "30, 60", "1764091200000", "Fri, 27 Nov 2026 20:15:37 GMT", "Fri, 27 Nov 2026 21:15:37 +0100", "-9223372037"} {
+		f.Add(value, "Fri, 27 Nov 2026 20:15:30 GMT")
+	}
+	f.Fuzz(func(t *testing.T, value, date string) {
+		wait := RetryAfter(value, date)
+		assert.True(t, wait >= 0 && wait <= time.Hour, wait)
+	})
+}

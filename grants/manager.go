@@ -114,9 +114,10 @@ type Manager struct {
 	mu       sync.Mutex
 	attempts map[*attempt]struct{}
 	unsaved  map[*unsavedToken]struct{}
-	active   int           // goroutines
-	idle     chan struct{} // closed when active is 0 again; nil if nobody waits for it
-	sweeper  *time.Timer   // nil while there are no entries
+	connects map[fingerprint]*connecting // what Connect has begun, by its code
+	active   int                         // goroutines
+	idle     chan struct{}               // closed when active is 0 again; nil if nobody waits for it
+	sweeper  *time.Timer                 // nil while there are no entries
 	queue    queue
 }
 
@@ -729,6 +730,7 @@ func (m *Manager) Close(ctx context.Context) error {
 		}
 		return nil
 	})
+	m.completeConnects(ctx)
 	if ctx.Err() != nil {
 		m.giveUp()
 	}
@@ -748,6 +750,7 @@ func (m *Manager) closeError(ctx context.Context) error {
 	for u := range m.unsaved {
 		errs[u.grant] = newStoreError(u.grant, cmp.Or(u.err, ctx.Err(), context.Canceled), u.token)
 	}
+	m.nameConnects(ctx, errs)
 	if len(errs) == 0 {
 		return nil
 	}

@@ -49,6 +49,10 @@ class Fake:
     def steer(self, route, **body):
         response = requests.post(f"{self.api_url}/_fake/{route}", json=body)
         response.raise_for_status()
+        return response.json() if response.status_code == 200 else None
+
+    def requests(self):
+        return requests.get(f"{self.api_url}/_fake/requests").json()
 
     def browse(self, url):
         """Returns the URL that the user's browser brings back: from a redirect, or from the form that a POST is made of."""
@@ -151,6 +155,10 @@ SHOWN = {
 }
 
 
+# What each makes of a page at status 200 whose text holds access_token=1&: a token, or an error.
+TAKES_A_PAGE = {RequestsOAuthlib: "1", Authlib: "JSONDecodeError"}
+
+
 class FlowTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -208,6 +216,38 @@ class FlowTest(unittest.TestCase):
         redirect = fake.browse(denied.authorize())
         fails(lambda: denied.redeem(redirect), "denied")
         fake.steer("consent", consent="allow")
+
+
+    def test_of_itself(self):
+        """What each does of itself that costs tokens. Both keep the refresh token that they have if a refresh returns none."""
+        fake = self.fakes["get"]
+        for client in SHOWN:
+            with self.subTest(client=client.__name__):
+                fake.steer("reset")
+                using = client(fake)
+                kept = using.refresh(fake.steer("connect")["refresh_token"])["refresh_token"]  # and so there is a connection to keep
+
+                token = {"access_token": "a", "token_type": "Bearer", "expires_in": 3600}
+                fake.steer("fail", status=200, header={"Content-Type": "application/json"}, body=json.dumps(token))
+                self.assertEqual(kept, using.refresh(kept)["refresh_token"])
+
+                for media_type in ("text/html", "text/plain"):
+                    page = '<a href="/login?next=/&access_token=1&x=2">Sign in</a>'
+                    fake.steer("fail", status=200, header={"Content-Type": media_type}, body=page)
+                    try:
+                        shown = using.refresh(kept)["access_token"]
+                    except Exception as error:  # what a client makes of a page is what is tried
+                        shown = type(error).__name__
+                    self.assertEqual(TAKES_A_PAGE[client], shown, media_type)
+
+                fake.steer("fail", status=307, header={"Location": fake.token_url})
+                kept = using.refresh(kept)["refresh_token"]  # sent to where the 307 leads, with the secret
+
+                before = len(fake.requests())
+                fake.steer("fail", drop=True, takes_effect=True, times=-1)
+                self.assertRaises(requests.ConnectionError, using.refresh, kept)
+                self.assertEqual(before + 1, len(fake.requests()), "sent again on a connection that broke")
+                fake.steer("heal")
 
 
 if __name__ == "__main__":

@@ -168,11 +168,10 @@ func (c *connecting) settle(err error) {
 		return
 	}
 	life := connectLife
-	if failed, ok := err.(*applebusiness.Error); !c.sent || applebusiness.Retryable(err) { // the code is not spent
+	if failed, ok := err.(*applebusiness.Error); ok && (failed.Unsent() || applebusiness.Retryable(failed)) {
+		life = failed.RetryAfter // the code is not spent
+	} else if !c.sent {
 		life = 0
-		if ok {
-			life = failed.RetryAfter
-		}
 	}
 	c.token, c.failure, c.over, c.forgetAt = nil, nil, true, time.Now().Add(life)
 }

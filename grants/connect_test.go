@@ -1,18 +1,22 @@
 package grants_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -255,56 +259,68 @@ func TestConnectAgain(t *testing.T) {
 
 // What is refused before the code is sent spends nothing: the right redirect connects afterwards.
 func TestConnectSendsNothing(t *testing.T) {
-	const denied = "?error=access_denied&state="
 	for name, test := range map[string]struct {
-		change func(back *arrival)
-		config func(*oauth2.Config)
-		want   error
-		action applebusiness.Action
-		text   string
+		change  func(back *arrival)
+		config  func(*oauth2.Config)
+		request func(r *http.Request)
+		want    applebusiness.Reason
+		action  applebusiness.Action // start over, if it is ""
+		text    string
 	}{
+		"HEAD": {
+			request: func(r *http.Request) { r.Method = http.MethodHead },
+			want:    applebusiness.ErrMalformedRedirect, text: "applebusiness: malformed_redirect: HEAD is no user who comes back from Apple",
+		},
+		"fetched ahead": {
+			request: func(r *http.Request) { r.Header.Set("Sec-Purpose", "prefetch;prerender") },
+			want:    applebusiness.ErrMalformedRedirect, text: "applebusiness: malformed_redirect: what a browser fetches ahead is no user who comes back from Apple",
+		},
 		"another state": {
-			func(back *arrival) { back.state = "another" }, nil,
-			applebusiness.ErrStateMismatch, applebusiness.ActionStartOver, "applebusiness: state_mismatch: the state is not the expected one",
+			change: func(back *arrival) { back.state = "another" },
+			want:   applebusiness.ErrStateMismatch, text: "applebusiness: state_mismatch: the state is not the expected one",
 		},
 		"no state": {
-			func(back *arrival) { back.state = "" }, nil,
-			applebusiness.ErrStateMismatch, applebusiness.ActionStartOver, "applebusiness: state_mismatch: the state is not the expected one",
+			change: func(back *arrival) { back.state = "" },
+			want:   applebusiness.ErrStateMismatch, text: "applebusiness: state_mismatch: no state was expected",
 		},
 		"state twice": {
-			func(back *arrival) { back.url += "&state=" + back.state }, nil,
-			applebusiness.ErrMalformedRedirect, applebusiness.ActionStartOver, "applebusiness: malformed_redirect: state is repeated",
+			change: func(back *arrival) { back.url += "&state=" + back.state },
+			want:   applebusiness.ErrMalformedRedirect, text: "applebusiness: malformed_redirect: state is repeated",
 		},
 		"a denial": {
-			func(back *arrival) { back.url = "/" + denied + back.state }, nil,
-			applebusiness.ErrUserDenied, applebusiness.ActionStartOver, "applebusiness: user_denied: access_denied",
+			change: func(back *arrival) { back.url = "/?error=access_denied&state=" + back.state },
+			want:   applebusiness.ErrUserDenied, text: "applebusiness: user_denied: access_denied",
 		},
 		"an outage at the consent page": {
-			func(back *arrival) {
+			change: func(back *arrival) {
 				back.url = "/?error=server_error&error_description=server+error&state=" + back.state
-			}, nil,
-			applebusiness.ErrServer, applebusiness.ActionStartOver, `applebusiness: server_error: "server error"`,
+			},
+			want: applebusiness.ErrServer, text: `applebusiness: server_error: "server error"`,
 		},
 		"a token URL of another kind": {
-			nil, func(config *oauth2.Config) { config.Endpoint.TokenURL = "https://apple.example/api/v1/token" },
-			applebusiness.ErrUnsafeTokenRequest, applebusiness.ActionFixRequest,
-			"applebusiness/grants: the TokenURL does not end in /oauth2/token, so that nothing says where /me is: applebusiness: unsafe_token_request",
+			config: func(config *oauth2.Config) { config.Endpoint.TokenURL = "https://apple.example/api/v1/token" },
+			want:   applebusiness.ErrUnsafeTokenRequest, action: applebusiness.ActionFixRequest,
+			text: "applebusiness/grants: the TokenURL does not end in /oauth2/token, so that nothing says where /me is: applebusiness: unsafe_token_request",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, c *consent) {
-				if test.config == nil {
-					test.config = func(*oauth2.Config) {}
-				}
-				back, m := c.arrive(), c.manager(test.config)
+				back, m := c.arrive(), c.manager()
 				changed := back
 				if test.change != nil {
 					test.change(&changed)
 				}
-				connection, err := changed.connect(m)
+				r := changed.request(t.Context())
+				if test.request != nil {
+					test.request(r)
+				}
+				if test.config != nil {
+					m = c.manager(test.config)
+				}
+				connection, err := m.Connect(r, changed.state, changed.verifier)
 				c.failed(t, connection, err, false)
 				assert.ErrorIs(t, err, test.want)
-				assert.Equal(t, test.action, applebusiness.Troubleshoot(err).Action)
+				assert.Equal(t, cmp.Or(test.action, applebusiness.ActionStartOver), applebusiness.Troubleshoot(err).Action)
 				assert.EqualError(t, err, test.text)
 				assert.Empty(t, c.arrived)
 				_, err = back.connect(c.manager())
@@ -389,6 +405,30 @@ func TestConnectExchangeFails(t *testing.T) {
 					assert.Zero(t, c.requests(mePath))
 					assert.Zero(t, c.store.total())
 				}
+			})
+		})
+	}
+}
+
+// A code that did not leave is sent when the same redirect comes again.
+func TestConnectWithoutConnection(t *testing.T) {
+	for name, test := range map[string]struct {
+		err    error
+		action applebusiness.Action
+	}{
+		"refused":      {os.NewSyscallError("connect", syscall.ECONNREFUSED), applebusiness.ActionRetry},
+		"unknown host": {&net.DNSError{Err: "no such host", Name: "apple.example", IsNotFound: true}, applebusiness.ActionCheckNetwork},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *consent) {
+				back, m := c.arrive(), c.manager()
+				c.on("/api/v1/oauth2/token", broken(&net.OpError{Op: "dial", Net: "tcp", Err: test.err}), theFakes)
+				connection, err := back.connect(m)
+				c.failed(t, connection, err, test.action == applebusiness.ActionRetry)
+				assert.Equal(t, test.action, applebusiness.Troubleshoot(err).Action)
+				_, err = back.connect(m)
+				assert.NoError(t, err)
+				assert.Equal(t, 2, c.exchanges())
 			})
 		})
 	}

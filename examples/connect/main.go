@@ -12,8 +12,8 @@
 //
 // Its first line on stdout names the URL to open. SIGINT or SIGTERM stops it.
 //
-// It is an example: connections are kept in memory, so stopping it forgets them, and it has no accounts, so whoever can
-// open its page sees and changes all of them.
+// With -dir it keeps the connections in files, and without in memory. It is an example, and has no accounts: whoever can open its
+// page sees and changes all of them.
 package main
 
 import (
@@ -30,6 +30,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -38,6 +39,7 @@ import (
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
+	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
 const (
@@ -62,6 +64,7 @@ type settings struct {
 	redirectURL  string
 	authURL      string
 	apiURL       string
+	dir          string // "": connections are in memory only
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
@@ -73,6 +76,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	flags.StringVar(&given.redirectURL, "redirect-url", "", "`URL` of this program, with any path, as registered with the app at Apple")
 	flags.StringVar(&given.authURL, "auth-url", "", "base `URL` of the authorization endpoint, without /oauth2/v1/authorize")
 	flags.StringVar(&given.apiURL, "api-url", "", "base `URL` of the API, without /api/v1")
+	flags.StringVar(&given.dir, "dir", "", "`folder` to keep the connections in, not with the fake (default: in memory)")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
 	} else if err != nil {
@@ -115,7 +119,10 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	app := newApp(context.WithoutCancel(ctx), s, fake, log)
+	app, err := newApp(s, grants.NewMemoryStore(), fake, log)
+	if err != nil {
+		return err
+	}
 	server := &http.Server{
 		Handler:           app.handler(),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -128,7 +135,7 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	go app.keepAlive(ctx)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	fmt.Fprintf(stdout, "Open %s/\n", app.origin)
+	fmt.Fprintf(stdout, "Open %s\n", app.home())
 	if fake != nil {
 		fmt.Fprintf(stdout, "Apple Business is the fake at %s\n", fake.URL)
 	}
@@ -202,12 +209,14 @@ func checkBaseURL(name, text string) error {
 	return errors.New(name + " has to be https, except on this machine")
 }
 
-// freePath is a path that the mux takes as it is, and that no page of this program has.
+// freePath is a path that the mux takes as it is.
 var freePath = regexp.MustCompile(`^/(?:[\w-]+/)*[\w-]+$`)
+
+var ownPaths = []string{"/connect", "/not-connected", "/other"}
 
 func checkRedirectURL(text string) error {
 	parsed, err := url.Parse(text)
-	if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" || !freePath.MatchString(parsed.Path) || parsed.Path == "/connect" {
+	if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" || !freePath.MatchString(parsed.Path) || slices.Contains(ownPaths, parsed.Path) {
 		return errors.New("-redirect-url has to be a web address with a path of its own, such as " + redirectPath)
 	}
 	return nil

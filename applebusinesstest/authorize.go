@@ -3,6 +3,7 @@ package applebusinesstest
 import (
 	"cmp"
 	"crypto/rand"
+	_ "embed"
 	"errors"
 	"fmt"
 	"html/template"
@@ -231,32 +232,7 @@ func writePage(w http.ResponseWriter, status int, content page) {
 	_ = pages.Execute(w, content)
 }
 
-var pages = template.Must(template.New("").Parse(`<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Apple Business (fake)</title>
-<style nonce="{{.Nonce}}">
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 32rem; margin: 3rem auto; padding: 0 1rem; overflow-wrap: anywhere }
-button { font: inherit; padding: .5rem 1rem }
-</style>
-</head>
-<body>
-<main>
-{{if .Error}}<h1>This request is not valid</h1>
-<p><code>{{.Error}}</code></p>
-<p>{{.Description}}</p>
-{{else if .Target}}<h1>Back to the partner</h1>
-<form method="post" action="{{.Target}}"><button>Continue</button></form>
-<script nonce="{{.Nonce}}">document.forms[0].submit()</script>
-{{else}}<h1>Connect to a partner?</h1>
-<p>The app <code>{{.ClientID}}</code> wants access to your company at this fake Apple Business.</p>
-<form method="post">
-<button name="consent" value="allow">Allow</button>
-<button name="consent" value="deny">Deny</button>
-</form>
-{{end}}</main>
-</body>
-</html>
-`))
+//go:embed pages.html
+var pagesHTML string
+
+var pages = template.Must(template.New("").Parse(pagesHTML))

@@ -88,7 +88,7 @@ func (s *Server) LoseResponse() { s.FailNext(Failure{TakesEffect: true, Drop: tr
 func (s *Server) FailNext(failure Failure) {
 	failure.Header = failure.Header.Clone()
 	failure.Endpoint = cmp.Or(failure.Endpoint, failure.Entry.Endpoint, applebusiness.TokenEndpoint)
-	panicIf("FailNext", failure.problems())
+	panicIf("FailNext", append(failure.problems(), failure.selectorProblems()...))
 	failure.fillIn()
 	key := selector{failure.Endpoint, failure.GrantType, failure.ClientID, failure.RefreshToken}
 	s.mu.Lock()
@@ -107,27 +107,23 @@ func (s *Server) FailNext(failure Failure) {
 
 var headerName = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$")
 
-// problems tells whether the Failure says one way to fail and can select a request. Its Endpoint is set.
+// problems tells whether the Failure says one way to fail. Its Endpoint is set.
 func (f *Failure) problems() []problem {
-	const exchange, refresh, service = applebusiness.GrantTypeAuthorizationCode, applebusiness.GrantTypeRefreshToken, applebusiness.GrantTypeClientCredentials
 	var (
-		entry         = f.Entry
-		hasEntry      = entry != (applebusiness.Entry{})
-		hasResponse   = hasEntry || f.StatusCode != 0 || len(f.Header) > 0 || f.Body != ""
-		hasNone       = f.Hang || f.Drop
-		isLate        = !hasResponse && f.TakesEffect && f.Delay > 0 // and the right one
-		status        = max(f.StatusCode, entry.StatusCode)
-		isToken       = f.Endpoint == applebusiness.TokenEndpoint
-		isMe          = f.Endpoint == MeEndpoint
-		isRedirect    = f.Endpoint == applebusiness.AuthorizationEndpoint
-		hasNoBody     = status == http.StatusNoContent || status == http.StatusNotModified
-		hasOtherGrant = !slices.Contains([]string{"", exchange, refresh, service}, f.GrantType)
-		isBadHeader   = func(name string) bool { return !headerName.MatchString(name) }
+		entry       = f.Entry
+		hasEntry    = entry != (applebusiness.Entry{})
+		hasResponse = hasEntry || f.StatusCode != 0 || len(f.Header) > 0 || f.Body != ""
+		hasNone     = f.Hang || f.Drop
+		isLate      = !hasResponse && f.TakesEffect && f.Delay > 0 // and the right one
+		status      = max(f.StatusCode, entry.StatusCode)
+		isMe        = f.Endpoint == MeEndpoint
+		isRedirect  = f.Endpoint == applebusiness.AuthorizationEndpoint
+		hasNoBody   = status == http.StatusNoContent || status == http.StatusNotModified
+		isBadHeader = func(name string) bool { return !headerName.MatchString(name) }
 	)
 	return []problem{
 		{hasEntry && entry.Endpoint != applebusiness.TokenEndpoint && entry.Endpoint != applebusiness.AuthorizationEndpoint, fmt.Sprintf("the Entry is of neither endpoint but of %q", string(entry.Endpoint))},
 		{hasEntry && entry.Endpoint != f.Endpoint, fmt.Sprintf("the Entry is of the endpoint %q, and Endpoint is %q", string(entry.Endpoint), string(f.Endpoint))},
-		{!isToken && !isMe && !isRedirect, fmt.Sprintf("the Endpoint is %q; want token, authorization or me", string(f.Endpoint))},
 		{hasEntry && (f.StatusCode != 0 || f.Body != ""), "an Entry has a status and a body of its own; want no StatusCode and no Body beside it"},
 		{isRedirect && (!hasEntry || entry.Code == "" || entry.StatusCode != 0), "the authorization endpoint fails by a redirect; want an Entry that has a Code and no StatusCode"},
 		{isRedirect && (len(f.Header) > 0 || f.TakesEffect || f.Delay != 0 || hasNone), "a redirect is sent at once; want no Header, TakesEffect, Delay, Hang or Drop beside an Entry of the authorization endpoint"},
@@ -141,9 +137,18 @@ func (f *Failure) problems() []problem {
 		{!isRedirect && !hasNone && !isLate && (status < 200 || status > 999), fmt.Sprintf("the status %d ends no request; want one from 200 to 999", status)},
 		{hasNoBody && (hasEntry || f.Body != ""), fmt.Sprintf("a response with the status %d has no body", status)},
 		{slices.ContainsFunc(slices.Collect(maps.Keys(f.Header)), isBadHeader), "a header has a name that is none"},
+	}
+}
 
+// selectorProblems tells whether a request can be selected.
+func (f *Failure) selectorProblems() []problem {
+	const exchange, refresh, service = applebusiness.GrantTypeAuthorizationCode, applebusiness.GrantTypeRefreshToken, applebusiness.GrantTypeClientCredentials
+	isToken := f.Endpoint == applebusiness.TokenEndpoint
+	isOther := !isToken && f.Endpoint != applebusiness.AuthorizationEndpoint && f.Endpoint != MeEndpoint
+	return []problem{
+		{isOther, fmt.Sprintf("the Endpoint is %q; want token, authorization or me", string(f.Endpoint))},
 		{!isToken && (f.GrantType != "" || f.RefreshToken != ""), "only a token request has a GrantType or a RefreshToken"},
-		{hasOtherGrant, fmt.Sprintf("the GrantType is %q; want authorization_code, refresh_token or client_credentials", f.GrantType)},
+		{!slices.Contains([]string{"", exchange, refresh, service}, f.GrantType), fmt.Sprintf("the GrantType is %q; want authorization_code, refresh_token or client_credentials", f.GrantType)},
 		{f.RefreshToken != "" && f.GrantType != "" && f.GrantType != refresh, "only a request with the GrantType refresh_token has a RefreshToken"},
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -17,8 +16,9 @@ import (
 )
 
 const (
-	connectLife = 10 * time.Minute // how long the outcome of a redirect is known; a code lives 5
-	maxConnects = 1000             // whose outcome is known
+	connectLife   = 10 * time.Minute // how long the outcome of a redirect is known; a code lives 5
+	maxConnects   = 1000             // whose outcome is known
+	limitPatience = 5 * time.Second  // how long a customer waits for Limit
 )
 
 // Connection is what [Manager.Connect] has connected. Nothing in it is secret.
@@ -87,7 +87,10 @@ type connecting struct {
 
 // connect returns what becomes of a code: it is redeemed, unless it was brought before.
 func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
-	if !strings.HasSuffix(m.config.Endpoint.TokenURL, tokenPath) {
+	switch {
+	case m.unusableURL != nil:
+		return nil, exchangeFailure(applebusiness.ErrUnsafeTokenRequest)
+	case !strings.HasSuffix(m.config.Endpoint.TokenURL, tokenPath):
 		return nil, fmt.Errorf(prefix+"the TokenURL does not end in "+tokenPath+", so that nothing says where "+mePath+" is: %w",
 			exchangeFailure(applebusiness.ErrUnsafeTokenRequest))
 	}
@@ -151,11 +154,11 @@ func (e unfinishedError) Foreign()      {}
 // run redeems a code and stores what it brings.
 func (c *connecting) run(code, verifier string) {
 	defer c.m.end()
-	err := error(exchangeFailure(applebusiness.ErrNoResponse))
-	defer func() { c.settle(err) }() // also if foreign code calls runtime.Goexit, as a test's FailNow does
-	if err = c.redeem(code, verifier); err == nil {
+	err := c.redeem(code, verifier)
+	if err == nil {
 		err = c.complete(c.m.work)
 	}
+	c.settle(err)
 }
 
 // settle gives the outcome to all who wait. A Close that gave up leaves what it names.
@@ -176,43 +179,61 @@ func (c *connecting) settle(err error) {
 	c.token, c.failure, c.over, c.forgetAt = nil, nil, true, time.Now().Add(life)
 }
 
-// redeem sends the code to Apple, once.
+// redeem sends the code to Apple, once. What holds refreshes back does not hold it: a customer waits, and a code lives for
+// minutes.
 func (c *connecting) redeem(code, verifier string) error {
-	m := c.m
-	config, err := m.exchangeConfig(m.work)
-	if err != nil {
+	m, config := c.m, *c.m.config
+	var err error
+	if config.ClientSecret, err = m.clientSecret(m.work); err != nil {
 		return err
 	}
+	patient, cancel := context.WithTimeout(m.work, limitPatience)
+	_ = m.waitForLimit(patient)
+	cancel()
 	m.mu.Lock()
 	c.sent = true
 	m.mu.Unlock()
-	ctx, cancel := context.WithTimeout(m.work, m.timeout)
+	sentAt := m.now()
+	ctx, cancel := withPatience(m.work, m.timeout)
 	defer cancel()
-	var token *oauth2.Token
-	failed := exchangeFailure(applebusiness.ErrNoResponse) // unless it is known better: foreign code may panic
-	_ = safely(func() (err error) {
-		token, err = config.Exchange(ctx, code, oauth2.VerifierOption(verifier))
-		if found, ok := errors.AsType[*applebusiness.Error](applebusiness.Wrap(err)); ok && found != nil {
-			failed = new(*found)
-			failed.GrantType = applebusiness.GrantTypeAuthorizationCode
-		}
-		return err
+	token, err := enter(ctx, m, "the HTTP client", func(ctx context.Context) (*oauth2.Token, error) {
+		return config.Exchange(ctx, code, oauth2.VerifierOption(verifier))
 	})
-	switch {
-	case token == nil && m.work.Err() != nil:
-		return ErrClosed
-	case token == nil:
-		m.noteExchange(failed)
-		return failed
-	}
-	m.noteExchange(nil)
-	if token.RefreshToken == "" {
-		return exchangeFailure(applebusiness.ErrNoRefreshToken)
+	if err != nil {
+		if m.work.Err() != nil {
+			return ErrClosed
+		}
+		known, _ := tokenFailure(err)
+		failed := *known
+		failed.GrantType = applebusiness.GrantTypeAuthorizationCode
+		c.note(&failed, config.ClientSecret, sentAt)
+		return &failed
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.noteSuccess(nil)
+	if token.RefreshToken == "" {
+		return exchangeFailure(applebusiness.ErrNoRefreshToken)
+	}
 	c.token = token
 	return nil
+}
+
+// note tells what a failed exchange says about the app. About a grant it says nothing.
+func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt time.Duration) {
+	m, e := c.m, *failed
+	e.GrantType = applebusiness.GrantTypeRefreshToken // others are told of it as if it were a refresh
+	k, _ := classify(&e)
+	if k == limited {
+		m.pause(nil, e.RetryAfter)
+		return
+	}
+	if e.Reason == applebusiness.ErrInvalidCredentials {
+		if other, err := m.askSecret(m.work, secret, sentAt); err != nil || other != secret {
+			return // the next request is sent with another one
+		}
+	}
+	m.noteFailure(nil, string(c.owner[:]), k, &e)
 }
 
 func exchangeFailure(reason applebusiness.Reason) *applebusiness.Error {
@@ -220,12 +241,6 @@ func exchangeFailure(reason applebusiness.Reason) *applebusiness.Error {
 		Endpoint: applebusiness.TokenEndpoint, Reason: reason, GrantType: applebusiness.GrantTypeAuthorizationCode,
 	}
 }
-
-// exchangeConfig returns the config for a code exchange.
-func (m *Manager) exchangeConfig(context.Context) (*oauth2.Config, error) { return m.config, nil }
-
-// noteExchange is told how a code exchange ended.
-func (m *Manager) noteExchange(error) {}
 
 // complete asks whose the token is, unless that is known, and stores it. It returns ErrClosed if ctx ends before.
 func (c *connecting) complete(ctx context.Context) error {
@@ -262,19 +277,19 @@ func (c *connecting) complete(ctx context.Context) error {
 // putConnected tries once to store token as Put does. After a try that failed it looks first: that one may have taken
 // effect, and since then the grant may have been refreshed, or connected once more. What expires later is newer.
 func (m *Manager) putConnected(ctx context.Context, grant string, token *oauth2.Token, again bool) error {
-	err := m.call(ctx, func(ctx context.Context) error {
-		if again {
-			row, err := m.store.Load(ctx, grant)
-			if err == nil && row.Token != nil && row.Dead == nil && (isSame(row.Token, token) || row.Token.Expiry.After(token.Expiry)) {
-				return nil
-			}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if again {
+		row, err := ask(ctx, m, func(ctx context.Context) (Record, error) { return m.store.Load(ctx, grant) })
+		if err == nil && row.Token != nil && row.Dead == nil && (same(row.Token, token) || row.Token.Expiry.After(token.Expiry)) {
+			m.forget(grant)
+			return nil
 		}
-		return m.store.Put(ctx, grant, copyToken(token))
-	})
-	if err == nil {
-		m.forget(grant)
 	}
-	return err
+	if err := m.put(ctx, grant, token); err != errReplaced {
+		return err
+	}
+	return nil
 }
 
 // completeConnects tries again to store what an earlier Close gave up, until ctx ends.
@@ -297,13 +312,12 @@ func (m *Manager) completeConnects(ctx context.Context) {
 	})
 }
 
-// nameConnects adds an error for each connection that is not stored to errs, by the grant's name: "" where Apple has not
-// said it yet; m.mu is held.
+// nameConnects adds an error for each connection that is not stored to errs, by the grant's name; m.mu is held.
 func (m *Manager) nameConnects(ctx context.Context, errs map[string]*StoreError) {
 	for _, c := range m.connects {
 		switch cause := cmp.Or(c.failure, ctx.Err(), context.Canceled); {
 		case c.over || !c.sent:
-		case c.connection.Grant == "":
+		case c.connection.Grant == "": // Apple has not said it yet
 			errs[""] = newStoreError("", fmt.Errorf("a customer was connecting, whose company is not known yet: %w", cause), c.token)
 		default:
 			errs[c.connection.Grant] = newStoreError(c.connection.Grant, cause, c.token)

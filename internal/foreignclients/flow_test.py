@@ -7,6 +7,7 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -22,6 +23,7 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from oauthlib.oauth2 import OAuth2Error
 from requests.adapters import HTTPAdapter
 from requests_oauthlib import OAuth2Session
+from urllib3.util import Retry
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 VERIFIER = "a-verifier-of-at-least-forty-three-characters"
@@ -217,6 +219,38 @@ class FlowTest(unittest.TestCase):
         fails(lambda: denied.redeem(redirect), "denied")
         fake.steer("consent", consent="allow")
 
+
+    def spends(self, send):
+        """Lets a response be lost after its request took effect; send gets a refresh token, and sends on a connection that is kept."""
+        fake = self.fakes["get"]
+        fake.steer("reset")
+        params = {"grant_type": "refresh_token", "client_id": fake.client_id, "client_secret": fake.client_secret}
+        params["refresh_token"] = fake.steer("connect")["refresh_token"]
+        fake.steer("fail", drop=True, takes_effect=True)
+        send(fake, json.dumps(params))
+        self.assertEqual([0, 401], [request["status"] for request in fake.requests()], "it took effect, and was sent again")
+
+    def test_retries_spend_a_refresh_token(self):
+        """requests does not retry; with urllib3's Retry for POST, a lost response looks like a dead grant."""
+
+        def send(fake, body):
+            session = requests.Session()
+            session.mount("http://", HTTPAdapter(max_retries=Retry(3, allowed_methods=None)))
+            session.get(f"{fake.api_url}/_fake/health")
+            response = session.post(fake.token_url, data=body, headers={"Content-Type": "application/json"})
+            self.assertEqual("Invalid refresh_token", response.json()["error_description"])
+
+        self.spends(send)
+
+    @unittest.skipUnless(shutil.which("curl"), "there is no curl")
+    def test_curl_spends_a_refresh_token(self):
+        """libcurl sends again, unasked, when a connection breaks that it had kept."""
+
+        def send(fake, body):
+            post = ["--data", body, "--header", "Content-Type: application/json", fake.token_url]
+            subprocess.run(["curl", "-sS", f"{fake.api_url}/_fake/health", "--next", "-sS", *post], check=True, capture_output=True)
+
+        self.spends(send)
 
     def test_of_itself(self):
         """What each does of itself that costs tokens. Both keep the refresh token that they have if a refresh returns none."""

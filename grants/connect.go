@@ -193,7 +193,7 @@ func (c *connecting) redeem(code, verifier string) error {
 	m.mu.Lock()
 	c.sent = true
 	m.mu.Unlock()
-	sentAt := m.now()
+	sentAt := max(m.now(), 1) // as the answer of ClientSecret has it
 	ctx, cancel := withPatience(m.work, m.timeout)
 	defer cancel()
 	token, err := enter(ctx, m, "the HTTP client", func(ctx context.Context) (*oauth2.Token, error) {

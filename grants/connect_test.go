@@ -140,12 +140,15 @@ func (c *consent) requests(path string) int {
 
 func (c *consent) exchanges() int { return c.requests("/api/v1/oauth2/token") }
 
-func (c *consent) manager(options ...func(*oauth2.Config)) *grants.Manager {
+func (c *consent) manager(change ...func(*oauth2.Config, *grants.Options)) *grants.Manager {
 	config := *c.config
-	for _, option := range options {
-		option(&config)
+	options := &grants.Options{
+		HTTPClient: &http.Client{Transport: c, Timeout: 30 * time.Second}, Limit: limit(nil), Logger: slog.New(slog.DiscardHandler),
 	}
-	m := grants.New(&config, c.store, &grants.Options{HTTPClient: &http.Client{Transport: c, Timeout: 30 * time.Second}, Limit: limit(nil)})
+	for _, f := range change {
+		f(&config, options)
+	}
+	m := grants.New(&config, c.store, options)
 	c.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -261,7 +264,7 @@ func TestConnectAgain(t *testing.T) {
 func TestConnectSendsNothing(t *testing.T) {
 	for name, test := range map[string]struct {
 		change  func(back *arrival)
-		config  func(*oauth2.Config)
+		config  func(*oauth2.Config, *grants.Options)
 		request func(r *http.Request)
 		want    applebusiness.Reason
 		action  applebusiness.Action // start over, if it is ""
@@ -298,9 +301,21 @@ func TestConnectSendsNothing(t *testing.T) {
 			want: applebusiness.ErrServer, text: `applebusiness: server_error: "server error"`,
 		},
 		"a token URL of another kind": {
-			config: func(config *oauth2.Config) { config.Endpoint.TokenURL = "https://apple.example/api/v1/token" },
-			want:   applebusiness.ErrUnsafeTokenRequest, action: applebusiness.ActionFixRequest,
+			config: func(config *oauth2.Config, _ *grants.Options) {
+				config.Endpoint.TokenURL = "https://apple.example/api/v1/token"
+			},
+			want: applebusiness.ErrUnsafeTokenRequest, action: applebusiness.ActionFixRequest,
 			text: "applebusiness/grants: the TokenURL does not end in /oauth2/token, so that nothing says where /me is: applebusiness: unsafe_token_request",
+		},
+		"a token URL with a line end": {
+			config: func(config *oauth2.Config, _ *grants.Options) { config.Endpoint.TokenURL += "\n" },
+			want:   applebusiness.ErrUnsafeTokenRequest, action: applebusiness.ActionFixRequest, text: "applebusiness: unsafe_token_request",
+		},
+		"no client secret": {
+			config: func(_ *oauth2.Config, options *grants.Options) {
+				options.ClientSecret = func(context.Context) (string, error) { return "", errors.New("the vault is sealed") }
+			},
+			text: "applebusiness/grants: Options.ClientSecret failed",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -319,8 +334,10 @@ func TestConnectSendsNothing(t *testing.T) {
 				}
 				connection, err := m.Connect(r, changed.state, changed.verifier)
 				c.failed(t, connection, err, false)
-				assert.ErrorIs(t, err, test.want)
-				assert.Equal(t, cmp.Or(test.action, applebusiness.ActionStartOver), applebusiness.Troubleshoot(err).Action)
+				if test.want != "" {
+					assert.ErrorIs(t, err, test.want)
+					assert.Equal(t, cmp.Or(test.action, applebusiness.ActionStartOver), applebusiness.Troubleshoot(err).Action)
+				}
 				assert.EqualError(t, err, test.text)
 				assert.Empty(t, c.arrived)
 				_, err = back.connect(c.manager())
@@ -741,4 +758,105 @@ func TestConnectAndClose(t *testing.T) {
 		_, err = c.store.Load(t.Context(), "org-1")
 		assert.NoError(t, err)
 	})
+}
+
+// An exchange says of the app what a refresh would say, and is not held back by it.
+func TestConnectAndTheApp(t *testing.T) {
+	const wrongSecret = `{"error":"invalid_client","error_description":"Invalid client_id or client_secret"}`
+	for name, test := range map[string]struct {
+		answer answer
+		want   applebusiness.Reason // for others, who need a refresh
+	}{
+		"wrong secret":      {status(401, wrongSecret), applebusiness.ErrInvalidCredentials},
+		"too many requests": {status(429, "", "Retry-After", "30"), applebusiness.ErrRateLimited},
+		"a spent code":      {status(400, `{"error":"invalid_grant","error_description":"Invalid refresh_token"}`), ""},
+		"no verifier":       {status(400, `{"error":"invalid_request","error_description":"OAuth 2.0 Parameter: code_verifier missing"}`), ""},
+		"503 once":          {status(503, ""), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *consent) {
+				m, ctx := c.manager(), t.Context()
+				require.NoError(t, m.Put(ctx, "org-7", c.fake.ConnectExpired(c.config.ClientID)))
+				c.on("/api/v1/oauth2/token", test.answer, theFakes)
+				connection, err := c.arrive().connect(m)
+				c.failed(t, connection, err, true)
+				_, err = m.Token(ctx, "org-7")
+				if test.want == "" {
+					require.NoError(t, err)
+					return
+				}
+				assert.ErrorIs(t, err, test.want)
+				require.Equal(t, 1, c.exchanges(), "nothing is sent for others")
+				failed, ok := errors.AsType[*applebusiness.Error](err)
+				require.True(t, ok)
+				assert.Equal(t, applebusiness.GrantTypeRefreshToken, failed.GrantType)
+
+				connection, err = c.arrive().connect(m)
+				require.NoError(t, err, "a customer who waits is not held back")
+				if test.want == applebusiness.ErrInvalidCredentials {
+					time.Sleep(2 * time.Second) // the row is looked at every few seconds
+					_, err = m.Token(ctx, "org-7")
+					assert.NoError(t, err, "an exchange that succeeds opens the way for all")
+				}
+				_, err = m.Token(ctx, connection.Grant)
+				assert.NoError(t, err)
+			})
+		})
+	}
+}
+
+// A secret that was replaced costs the customer who meets it first another try, and nobody else.
+func TestConnectWithAReplacedSecret(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *consent) {
+		var asked int
+		c.config.ClientSecret = ""
+		m, ctx := c.manager(func(_ *oauth2.Config, options *grants.Options) {
+			options.ClientSecret = func(context.Context) (string, error) {
+				if asked++; asked == 1 {
+					return "the-old-client-secret", nil
+				}
+				return c.fake.App.ClientSecret, nil
+			}
+		}), t.Context()
+		c.secrets = append(c.secrets, "the-old-client-secret")
+		require.NoError(t, m.Put(ctx, "org-7", c.fake.ConnectExpired(c.config.ClientID)))
+		back := c.arrive()
+		for range 2 {
+			connection, err := back.connect(m)
+			c.failed(t, connection, err, false)
+			assert.ErrorIs(t, err, applebusiness.ErrInvalidCredentials)
+			assert.Equal(t, 1, c.exchanges(), "a code is not sent again unasked")
+		}
+		_, err := m.Token(ctx, "org-7")
+		assert.NoError(t, err)
+		_, err = c.arrive().connect(m)
+		assert.NoError(t, err)
+		assert.Equal(t, 2, asked)
+	})
+}
+
+// Limit counts an exchange too; where it fails or takes too long, the customer does not wait for it.
+func TestConnectAsksLimit(t *testing.T) {
+	for name, test := range map[string]struct {
+		wait  limit
+		takes time.Duration
+	}{
+		"a second": {func(ctx context.Context) error { time.Sleep(time.Second); return nil }, time.Second},
+		"fails":    {func(ctx context.Context) error { return errDatabase }, 0},
+		"hangs":    {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, 5 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *consent) {
+				asked := 0
+				m := c.manager(func(_ *oauth2.Config, options *grants.Options) {
+					options.Limit = limit(func(ctx context.Context) error { asked++; return test.wait(ctx) })
+				})
+				start := time.Now()
+				_, err := c.arrive().connect(m)
+				assert.NoError(t, err)
+				assert.Equal(t, 1, asked)
+				assert.Equal(t, test.takes, time.Since(start))
+			})
+		})
+	}
 }

@@ -190,6 +190,9 @@ func (c *connecting) redeem(code, verifier string) error {
 	patient, cancel := context.WithTimeout(m.work, limitPatience)
 	_ = m.waitForLimit(patient)
 	cancel()
+	if m.work.Err() != nil {
+		return ErrClosed
+	}
 	m.mu.Lock()
 	c.sent = true
 	m.mu.Unlock()
@@ -248,9 +251,6 @@ func (c *connecting) complete(ctx context.Context) error {
 	m.mu.Lock()
 	connection, token, failure := c.connection, c.token, c.failure
 	m.mu.Unlock()
-	if token == nil {
-		return nil // another Close was faster
-	}
 	if connection.Grant == "" {
 		found, err := m.whose(ctx, token)
 		switch {
@@ -297,7 +297,7 @@ func (m *Manager) completeConnects(ctx context.Context) {
 	var left []*connecting
 	m.mu.Lock()
 	for _, c := range m.connects {
-		if !c.over && c.token != nil && c.err != nil {
+		if !c.over && c.token != nil {
 			left = append(left, c)
 		}
 	}
@@ -306,7 +306,7 @@ func (m *Manager) completeConnects(ctx context.Context) {
 		if c.complete(ctx) == nil {
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			c.token, c.over = nil, true
+			c.over = true
 		}
 		return nil
 	})

@@ -634,19 +634,30 @@ func tokensOf(c *consent) []string {
 
 // A Put that failed may have taken effect. What has become of the row since then is not undone.
 func TestConnectPutOfUnknownOutcome(t *testing.T) {
+	later := 2 * time.Hour
 	for name, test := range map[string]struct {
 		then func(t *testing.T, c *consent) // before the second try
 		puts int
 		want string // the access token of the row; "": the one that was fetched
 	}{
 		"stored":                 {func(*testing.T, *consent) {}, 1, ""},
-		"refreshed":              {func(t *testing.T, c *consent) { c.replace(t, "newer", time.Now().Add(2*time.Hour)) }, 1, "newer"},
-		"an older one came back": {func(t *testing.T, c *consent) { c.replace(t, "older", time.Now()) }, 2, ""},
-		"deleted":                {func(t *testing.T, c *consent) { require.NoError(t, c.store.Store.Delete(t.Context(), "org-1")) }, 2, ""},
+		"refreshed":              {func(t *testing.T, c *consent) { c.replace(t, "newer", later) }, 1, "newer"},
+		"an older one came back": {func(t *testing.T, c *consent) { c.replace(t, "older", time.Minute) }, 2, ""},
+		"a dead one came back": {func(t *testing.T, c *consent) {
+			c.replace(t, "dead", later)
+			record, err := c.store.Store.Load(t.Context(), "org-1")
+			require.NoError(t, err)
+			dead := grants.Mark{Dead: &applebusiness.Error{Reason: applebusiness.ErrInvalidRefreshToken}}
+			require.NoError(t, c.store.Store.Mark(t.Context(), "org-1", "", record.Version, dead))
+		}, 2, ""},
+		"deleted": {func(t *testing.T, c *consent) { require.NoError(t, c.store.Store.Delete(t.Context(), "org-1")) }, 2, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, c *consent) {
-				back, m := c.arrive(), c.manager()
+				back, m, ctx := c.arrive(), c.manager(), t.Context()
+				c.replace(t, "of long ago", -time.Hour)
+				_, err := m.Token(ctx, "org-1")
+				require.Equal(t, applebusiness.ActionReauthorize, applebusiness.Troubleshoot(err).Action)
 				c.store.set(nil, func(method, _ string) error {
 					if method != "Put" {
 						return nil
@@ -655,22 +666,49 @@ func TestConnectPutOfUnknownOutcome(t *testing.T) {
 					test.then(t, c)
 					return errors.New("the connection broke")
 				})
-				_, err := back.connect(m)
+				_, err = back.connect(m)
 				require.NoError(t, err)
 				assert.Equal(t, test.puts, c.store.count("Put"))
-				record, err := c.store.Load(t.Context(), "org-1")
-				require.NoError(t, err)
 				if test.want == "" {
 					test.want = tokensOf(c)[0]
 				}
+				token, err := m.Token(ctx, "org-1")
+				require.NoError(t, err)
+				assert.Equal(t, test.want, token.AccessToken)
+				record, err := c.store.Load(ctx, "org-1")
+				require.NoError(t, err)
 				assert.Equal(t, test.want, record.Token.AccessToken)
 			})
 		})
 	}
+
+	// This process has refreshed what was stored, and the row cannot be read at the second try.
+	inBubble(t, func(t *testing.T, c *consent) {
+		back, m, ctx := c.arrive(), c.manager(), t.Context()
+		c.store.set(nil, func(method, _ string) error {
+			if method != "Put" {
+				return nil
+			}
+			c.store.fail(nil)
+			token, err := m.Token(ctx, "org-1")
+			assert.NoError(t, err)
+			m.Invalidate("org-1", token)
+			_, err = m.Token(ctx, "org-1")
+			assert.NoError(t, err)
+			c.store.fail(errDatabase, "Load")
+			return errDatabase
+		})
+		_, err := back.connect(m)
+		require.NoError(t, err)
+		assert.Equal(t, 1, c.store.count("Put"))
+		assert.Equal(t, tokensOf(c)[0], func() string { r, _ := c.store.Store.Load(ctx, "org-1"); return r.Token.AccessToken }())
+	})
 }
 
-func (c *consent) replace(t *testing.T, access string, expiry time.Time) {
-	require.NoError(t, c.store.Store.Put(t.Context(), "org-1", &oauth2.Token{AccessToken: access, RefreshToken: "refresh", Expiry: expiry}))
+func (c *consent) replace(t *testing.T, access string, left time.Duration) {
+	require.NoError(t, c.store.Store.Put(t.Context(), "org-1", &oauth2.Token{
+		AccessToken: access, RefreshToken: "refresh", Expiry: time.Now().Add(left),
+	}))
 }
 
 // Close waits for a customer who is being connected, and names what it gives up; a later one stores it.
@@ -738,7 +776,9 @@ func TestConnectAndClose(t *testing.T) {
 				}
 				_, err = c.store.Load(t.Context(), "org-1")
 				assert.Equal(t, test.stored, err == nil)
-				assert.NotPanics(t, func() { _ = closeFor(time.Minute) })
+				puts := c.store.count("Put")
+				_ = closeFor(time.Minute)
+				assert.Equal(t, puts, c.store.count("Put"), "it is stored once")
 			})
 		})
 	}
@@ -776,7 +816,9 @@ func TestConnectAndTheApp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, c *consent) {
 				m, ctx := c.manager(), t.Context()
-				require.NoError(t, m.Put(ctx, "org-7", c.fake.ConnectExpired(c.config.ClientID)))
+				for _, grant := range []string{"org-7", "org-8"} {
+					require.NoError(t, m.Put(ctx, grant, c.fake.ConnectExpired(c.config.ClientID)))
+				}
 				c.on("/api/v1/oauth2/token", test.answer, theFakes)
 				connection, err := c.arrive().connect(m)
 				c.failed(t, connection, err, true)
@@ -794,12 +836,59 @@ func TestConnectAndTheApp(t *testing.T) {
 				connection, err = c.arrive().connect(m)
 				require.NoError(t, err, "a customer who waits is not held back")
 				if test.want == applebusiness.ErrInvalidCredentials {
-					time.Sleep(2 * time.Second) // the row is looked at every few seconds
-					_, err = m.Token(ctx, "org-7")
+					_, err = m.Token(ctx, "org-8")
 					assert.NoError(t, err, "an exchange that succeeds opens the way for all")
 				}
 				_, err = m.Token(ctx, connection.Grant)
 				assert.NoError(t, err)
+			})
+		})
+	}
+}
+
+// A vault that fails for a moment costs nothing: the same redirect connects when it works again.
+func TestConnectWithoutSecret(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *consent) {
+		var vault error = errDatabase
+		m := c.manager(func(config *oauth2.Config, options *grants.Options) {
+			options.ClientSecret = func(context.Context) (string, error) { return c.config.ClientSecret, vault }
+		})
+		back := c.arrive()
+		connection, err := back.connect(m)
+		c.failed(t, connection, err, false)
+		assert.Zero(t, c.exchanges())
+		time.Sleep(2 * time.Second)
+		vault = nil
+		_, err = back.connect(m)
+		assert.NoError(t, err)
+	})
+
+	// What was not sent is not named by a Close that gives up.
+	for name, change := range map[string]func(*grants.Options){
+		"the vault hangs": func(options *grants.Options) {
+			options.ClientSecret = func(ctx context.Context) (string, error) { <-ctx.Done(); return "", ctx.Err() }
+		},
+		"Limit hangs": func(options *grants.Options) {
+			options.Limit = limit(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *consent) {
+				m := c.manager(func(_ *oauth2.Config, options *grants.Options) { change(options) })
+				back := c.arrive()
+				var browser sync.WaitGroup
+				browser.Go(func() {
+					connection, err := back.connect(m)
+					c.failed(t, connection, err, false)
+				})
+				synctest.Wait()
+				for range 2 {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					assert.NoError(t, m.Close(ctx))
+					cancel()
+					browser.Wait()
+				}
+				assert.Empty(t, c.arrived)
 			})
 		})
 	}

@@ -3,6 +3,7 @@ package grants_test
 import (
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,6 +57,7 @@ func TestMe(t *testing.T) {
 		"a number":             {answers: []answer{named(`7`)}, requests: 1, text: "the response is not the documented JSON"},
 		"an empty name":        {answers: []answer{named(`""`)}, requests: 1, text: "the response is not the documented JSON"},
 		"a blank name":         {answers: []answer{named(`" "`)}, requests: 1, text: "the response is not the documented JSON"},
+		"a long name":          {answers: []answer{named(`"` + strings.Repeat("o", 257) + `"`)}, requests: 1, text: "the response is not the documented JSON"},
 		"NUL":                  {answers: []answer{named(`"org\u0000"`)}, requests: 1, text: "the response is not the documented JSON"},
 		"not UTF-8":            {answers: []answer{named("\"org\xff\"")}, requests: 1, text: "the response is not the documented JSON"},
 		"a token": {
@@ -93,6 +95,7 @@ func TestMe(t *testing.T) {
 				assert.Equal(t, 1, c.exchanges())
 				for _, r := range c.arrived {
 					assert.Equal(t, "apple.example", r.URL.Host)
+					assert.True(t, r.Close || r.URL.Path != mePath, "a connection of its own")
 				}
 			})
 		})

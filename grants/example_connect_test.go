@@ -1,10 +1,12 @@
 package grants_test
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"time"
 
 	"golang.org/x/oauth2"
 
@@ -42,7 +44,9 @@ func (p *partner) redirect(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, r.URL.RequestURI(), http.StatusSeeOther)
 		return
 	}
-	connection, err := p.manager.Connect(r, state, verifier)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Minute) // if the browser gives up, it is noted all the same
+	defer cancel()
+	connection, err := p.manager.Connect(r.WithContext(ctx), state, verifier)
 	if err != nil {
 		slog.Warn("not connected", applebusiness.LogAttr(err))
 		http.Redirect(w, r, "/not-connected?action="+string(applebusiness.Troubleshoot(err).Action), http.StatusSeeOther)
@@ -55,7 +59,7 @@ func (p *partner) redirect(w http.ResponseWriter, r *http.Request) {
 
 // sentences are what a customer reads, in your languages: one for each Action, and one for none.
 var sentences = map[applebusiness.Action]string{
-	applebusiness.ActionUnknown:         "We do not know yet whether the connection was made. Please look again in a minute.",
+	applebusiness.ActionUnknown:         "Connecting takes longer than usual. Please connect again in a few minutes.",
 	applebusiness.ActionRetry:           "Apple Business is busy at the moment. Please connect again in a minute.",
 	applebusiness.ActionStartOver:       "The connection was not made. Please connect again.",
 	applebusiness.ActionReauthorize:     "The connection to Apple Business has ended. Please connect again.", // from Token, not from Connect

@@ -22,8 +22,10 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
-// loginLife is as long as the Manager knows what became of a redirect.
-const loginLife = 10 * time.Minute
+const (
+	loginLife      = 10 * time.Minute // as long as the Manager knows what became of a redirect
+	connectTimeout = time.Minute      // for all that Apple and the database are asked
+)
 
 // app is the partner's web application.
 type app struct {
@@ -125,7 +127,9 @@ func (a *app) redirect(w http.ResponseWriter, r *http.Request) {
 		cookie, back.State = new(http.Cookie), "" // no login: no state is right
 	}
 	verifier, escaped, _ := strings.Cut(cookie.Value, ".")
-	connected, err := a.manager.Connect(r, back.State, verifier)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), connectTimeout) // what follows is done without the browser, too
+	defer cancel()
+	connected, err := a.manager.Connect(r.WithContext(ctx), back.State, verifier)
 	if err != nil {
 		a.log.Warn("not connected", applebusiness.LogAttr(err))
 		a.mu.Lock()

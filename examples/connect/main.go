@@ -12,8 +12,8 @@
 //
 // Its first line on stdout names the URL to open. SIGINT or SIGTERM stops it.
 //
-// With -dir it keeps the connections in files, and without in memory. It is an example, and has no accounts: whoever can open its
-// page sees and changes all of them.
+// With -dir it keeps the connections in a folder, and otherwise in memory. It is an example, and has no accounts: whoever can
+// open its page sees and changes all of them.
 package main
 
 import (
@@ -119,7 +119,16 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	app, err := newApp(s, grants.NewMemoryStore(), fake, log)
+	var store grants.Store = grants.NewMemoryStore()
+	if s.dir != "" {
+		folder, err := grants.NewDirStore(s.dir, nil)
+		if err != nil {
+			return err
+		}
+		defer folder.Close()
+		store = folder
+	}
+	app, err := newApp(s, store, fake, log)
 	if err != nil {
 		return err
 	}
@@ -188,36 +197,26 @@ func (s settings) check() error {
 		return errors.Join(errs...)
 	}
 	example := s.config().AuthCodeURL(oauth2.GenerateVerifier(), oauth2.S256ChallengeOption(oauth2.GenerateVerifier()))
-	return errors.Join(
-		applebusiness.CheckAuthorizationURL(example),
-		checkBaseURL("-auth-url", s.authURL),
-		checkBaseURL("-api-url", s.apiURL),
-		checkRedirectURL(s.redirectURL),
-	)
+	errs = append(errs, applebusiness.CheckAuthorizationURL(example))
+	for _, server := range [...]struct{ name, value string }{{"-redirect-url", s.redirectURL}, {"-auth-url", s.authURL}, {"-api-url", s.apiURL}} {
+		if parsed, err := url.Parse(server.value); err != nil || !secure(parsed) || parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != "" {
+			errs = append(errs, errors.New(server.name+" has to be an https address, or an http address of this machine, without user and query"))
+		} else if server.name == "-redirect-url" && (!freePath.MatchString(parsed.Path) || slices.Contains(ownPaths, parsed.Path)) {
+			errs = append(errs, errors.New(server.name+" has to have a path of its own, such as "+redirectPath))
+		}
+	}
+	return errors.Join(errs...)
 }
 
-func checkBaseURL(name, text string) error {
-	parsed, err := url.Parse(text)
-	if err != nil || parsed.Hostname() == "" || parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != "" {
-		return errors.New(name + " is not the base URL of a server")
-	}
-	ip := net.ParseIP(parsed.Hostname())
-	isHere := parsed.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
-	if parsed.Scheme == "https" || parsed.Scheme == "http" && isHere {
-		return nil
-	}
-	return errors.New(name + " has to be https, except on this machine")
+// secure reports whether nobody else reads what is sent to a server.
+func secure(server *url.URL) bool {
+	ip := net.ParseIP(server.Hostname())
+	here := server.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+	return server.Hostname() != "" && (server.Scheme == "https" || server.Scheme == "http" && here)
 }
 
-// freePath is a path that the mux takes as it is.
-var freePath = regexp.MustCompile(`^/(?:[\w-]+/)*[\w-]+$`)
-
-var ownPaths = []string{"/connect", "/not-connected", "/other"}
-
-func checkRedirectURL(text string) error {
-	parsed, err := url.Parse(text)
-	if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" || !freePath.MatchString(parsed.Path) || slices.Contains(ownPaths, parsed.Path) {
-		return errors.New("-redirect-url has to be a web address with a path of its own, such as " + redirectPath)
-	}
-	return nil
-}
+// freePath is a path that the mux takes as it is, and ownPaths are this program's.
+var (
+	freePath = regexp.MustCompile(`^/(?:[\w-]+/)*[\w-]+$`)
+	ownPaths = []string{"/connect", "/not-connected", "/other"}
+)

@@ -13,6 +13,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -36,6 +37,7 @@ type partner struct {
 	t      *testing.T
 	fake   *applebusinesstest.Server
 	url    string
+	args   []string
 	client *http.Client // follows redirects, keeps cookies
 	log    lockedBuffer
 	stop   func() int
@@ -64,7 +66,8 @@ func (b *lockedBuffer) String() string {
 	return b.data.String()
 }
 
-func start(t *testing.T, options applebusinesstest.Options) *partner {
+// start starts the program with a fake, and with more arguments.
+func start(t *testing.T, options applebusinesstest.Options, args ...string) *partner {
 	t.Helper()
 	p := &partner{t: t, client: newBrowser(t)}
 	p.fake = applebusinesstest.NewUnstartedServer(&options)
@@ -77,15 +80,26 @@ func start(t *testing.T, options applebusinesstest.Options) *partner {
 	}
 	p.fake.RegisterApp(app)
 	p.secrets = []string{app.ClientSecret}
+	p.args = append([]string{
+		"-addr", addr, "-client-id", app.ClientID, "-redirect-url", app.RedirectURIs[0], "-auth-url", p.fake.URL, "-api-url", p.fake.URL + "/",
+	}, args...)
+	p.url = "http://" + addr
+	p.run()
+	t.Cleanup(func() {
+		assert.Equal(t, 0, p.stop())
+		p.assertNoSecrets()
+	})
+	return p
+}
 
+// run starts the program, once more if it was stopped.
+func (p *partner) run() {
+	p.t.Helper()
 	reader, writer := io.Pipe()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan int, 1)
 	go func() {
-		ended <- run(ctx, []string{
-			"-addr", addr, "-client-id", app.ClientID, "-redirect-url", app.RedirectURIs[0],
-			"-auth-url", p.fake.URL, "-api-url", p.fake.URL + "/",
-		}, getenv(map[string]string{secretVariable: app.ClientSecret}), writer, &p.log)
+		ended <- run(ctx, p.args, getenv(map[string]string{secretVariable: p.secrets[0]}), writer, &p.log)
 		writer.Close()
 	}()
 	p.stop = sync.OnceValue(func() int {
@@ -94,14 +108,8 @@ func start(t *testing.T, options applebusinesstest.Options) *partner {
 		return <-ended
 	})
 	line, err := bufio.NewReader(reader).ReadString('\n')
-	require.NoError(t, err, p.log.String())
-	require.Equal(t, "Open http://"+addr+"/\n", line)
-	p.url = "http://" + addr
-	t.Cleanup(func() {
-		assert.Equal(t, 0, p.stop())
-		p.assertNoSecrets()
-	})
-	return p
+	require.NoError(p.t, err, p.log.String())
+	require.Equal(p.t, "Open "+p.url+"/\n", line)
 }
 
 func newBrowser(t *testing.T) *http.Client {
@@ -395,6 +403,48 @@ func TestRedirectAgain(t *testing.T) {
 	close(goOn)
 	browsers.Wait()
 	assert.Len(t, p.tokenRequests(), 2)
+}
+
+// A browser that gives up and does not come back is connected all the same, and the program knows of it.
+func TestBrowserGivesUp(t *testing.T) {
+	p := start(t, allow)
+	redirectURL := p.begin()
+	ctx, giveUp := context.WithCancel(t.Context())
+	p.intercept(func(_ http.ResponseWriter, r *http.Request) bool { giveUp(); return false })
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, redirectURL, nil)
+	require.NoError(t, err)
+	_, err = p.client.Do(request)
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.Eventually(t, func() bool {
+		_, page := p.get("/")
+		return strings.Contains(page, "Example Company 1")
+	}, liveness, 10*time.Millisecond)
+}
+
+// With -dir a restart keeps the connections.
+func TestDir(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "grants")
+	p := start(t, allow, "-dir", dir)
+	p.connect()
+	p.connect()
+	p.press("disconnect")
+	_, before := p.get("/")
+	assert.Contains(t, before, "Example Company 2")
+	assert.NotContains(t, before, "Example Company 1")
+	assert.NotContains(t, before, "in memory")
+	require.Equal(t, 0, p.stop())
+
+	p.run()
+	_, page := p.get("/")
+	assert.Equal(t, before, page)
+	_, page = p.press("refresh")
+	assert.Contains(t, page, `<p class="state good">Connected</p>`)
+	assert.Equal(t, []string{"authorization_code", "authorization_code", "refresh_token"}, p.tokenRequests())
+
+	var stderr bytes.Buffer
+	args := append(p.args, "-addr", freeAddr(t))
+	assert.Equal(t, 1, run(t.Context(), args, getenv(map[string]string{secretVariable: p.secrets[0]}), io.Discard, &stderr))
+	assert.Contains(t, stderr.String(), "connect: applebusiness/grants: ", "the folder is in use")
 }
 
 // What no person has opened spends nothing.
@@ -861,6 +911,7 @@ func TestRefusesToStart(t *testing.T) {
 		"-auth-url", "https://auth.example", "-api-url", "https://api.example",
 	}
 	with := func(args ...string) []string { return append(slices.Clone(complete), args...) }
+	const address = " has to be an https address, or an http address of this machine, without user and query\n"
 	const localhost = `applebusiness: invalid_request: "localhost is not allowed for redirect_uri. Use the IP literal (127.0.0.1) instead"`
 	for name, test := range map[string]struct {
 		args   []string
@@ -878,12 +929,12 @@ func TestRefusesToStart(t *testing.T) {
 		"all at once": {
 			with("-redirect-url", "http://localhost:8080/style.css#", "-auth-url", "http://auth.example", "-api-url", "api.example"), "s3cret", 1,
 			"connect: applebusiness: invalid_request: \"redirect_uri is not valid\"\n" +
-				"connect: -auth-url has to be https, except on this machine\n" +
-				"connect: -api-url is not the base URL of a server\n" +
-				"connect: -redirect-url has to be a web address with a path of its own, such as /redirect\n",
+				"connect: -redirect-url has to have a path of its own, such as /redirect\n" +
+				"connect: -auth-url" + address + "connect: -api-url" + address,
 		},
-		"password in a URL":      {with("-api-url", "https://user:pass@api.example"), "s3cret", 1, "connect: -api-url is not the base URL of a server\n"},
-		"no web address":         {with("-redirect-url", "myapp://host/redirect"), "s3cret", 1, "connect: -redirect-url has to be a web address with a path of its own, such as /redirect\n"},
+		"a path of this program": {with("-redirect-url", "https://partner.example/other"), "s3cret", 1, "connect: -redirect-url has to have a path of its own, such as /redirect\n"},
+		"password in a URL":      {with("-api-url", "https://user:pass@api.example"), "s3cret", 1, "connect: -api-url" + address},
+		"no web address":         {with("-redirect-url", "myapp://host/redirect"), "s3cret", 1, "connect: -redirect-url" + address},
 		"fake at localhost":      {[]string{"-addr", "localhost:0"}, "", 1, "connect: " + localhost + "\n"},
 		"address taken":          {[]string{"-addr", taken.Addr().String()}, "", 1, "connect: listen tcp " + taken.Addr().String() + ": bind:…"},
 		"address taken, no fake": {with("-addr", taken.Addr().String()), "s3cret", 1, "connect: listen tcp…"},

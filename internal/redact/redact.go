@@ -108,14 +108,17 @@ func lowerASCII(text string) string {
 }
 
 // Show returns one line of at most limit bytes with what may be shown of text: words (ASCII letters, at most 15, in lower
-// case or with a capital first, with ' or - between them), numbers of up to 3 digits and the vocabulary of OAuth, each with
-// the punctuation around it. Anything else is ***. So are single letters and numbers where three or more stand in a row,
+// case or with a capital first, with ' or - between them), numbers of up to 3 digits, the vocabulary of OAuth and the code
+// after SQLSTATE, each with the punctuation around it. Anything else is ***. So are single letters and numbers where three or more stand in a row,
 // what is *** among them: they may spell something.
 func Show(text string, limit int) string {
 	pieces := strings.Fields(text)
 	scraps := 0 // in a row, up to here
 	for i, piece := range pieces {
 		shown, scrap := show(piece)
+		if i > 0 && strings.HasSuffix(pieces[i-1], "SQLSTATE") && sqlState.MatchString(piece) {
+			shown, scrap = piece, false
+		}
 		if !scrap {
 			scraps = 0
 		} else if scraps++; scraps >= 3 {
@@ -161,6 +164,8 @@ var (
 	number = regexp.MustCompile(`^[0-9]{1,3}$`)
 	uuid   = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 	name   = regexp.MustCompile(`^[a-z_]{1,64}$`)
+
+	sqlState = regexp.MustCompile(`^[0-9A-Z]{5}\)?$`)
 )
 
 func isWord(text string) bool {
@@ -175,7 +180,7 @@ var vocabulary = newVocabulary(`
 	access_denied internal_server_error invalid_client invalid_grant invalid_request invalid_scope server_error
 	temporarily_unavailable unauthorized_client unsupported_grant_type unsupported_response_type
 	business_connect 127.0.0.1 2.0 OAuth POST S256 IP AN_UNKNOWN_ERROR_OCCURRED
-	DNS EOF ERROR GET HTTP HTTPS HTTP/1 HTTP/2 JSON SQL SQLSTATE TLS URI URL i/o`)
+	applebusiness/grants applebusiness/grants/pgxstore DNS EOF ERROR GET HTTP HTTPS HTTP/1 HTTP/2 JSON SQL SQLSTATE TLS URI URL i/o`)
 
 func newVocabulary(texts string) map[string]bool {
 	known := make(map[string]bool)

@@ -61,6 +61,7 @@ func carriers(t *testing.T) map[string]any {
 		},
 		"applebusiness.Transport": &applebusiness.Transport{TokenURL: "https://api.example/?" + secret, Base: client.Transport},
 
+		"grants.Connection":       "Apple's names of a company",
 		"grants.DeadGrant":        grants.DeadGrant{Grant: "acme", Error: failed},
 		"grants.DirStore":         dir,
 		"grants.Manager":          manager,
@@ -398,19 +399,56 @@ func TestNothingThatForeignCodeSaysIsShown(t *testing.T) {
 			}
 			spent := &oauth2.Token{AccessToken: "at", RefreshToken: sent["refresh_token"], Expiry: time.Now().Add(-time.Hour)}
 			for _, test := range map[string]struct {
-				store grants.Store
-				base  http.RoundTripper
+				store  grants.Store
+				base   http.RoundTripper
+				secret func(context.Context) (string, error)
 			}{
 				"an error of Load":           {store: &fixedStore{err: says}},
 				"a panic of Load":            {store: &fixedStore{panics: echo}},
 				"a verdict":                  {store: &fixedStore{record: grants.Record{Token: spent, Version: 1, Mark: grants.Mark{Dead: verdict}}}},
 				"an error of a RoundTripper": {store: &fixedStore{record: grants.Record{Token: spent, Version: 1}}, base: roundTripper(func() error { return says })},
+				"an error of ClientSecret":   {store: &fixedStore{record: grants.Record{Token: spent, Version: 1}}, secret: func(context.Context) (string, error) { return "", says }},
+				"a panic of ClientSecret":    {store: &fixedStore{record: grants.Record{Token: spent, Version: 1}}, secret: func(context.Context) (string, error) { panic(echo) }},
 				"a panic of a RoundTripper":  {store: &fixedStore{record: grants.Record{Token: spent, Version: 1}}, base: roundTripper(func() error { panic(echo) })},
 			} {
 				var log bytes.Buffer
 				config := &oauth2.Config{ClientID: sent["client_id"], ClientSecret: sent["client_secret"], Endpoint: applebusiness.OAuth2Endpoint("", "http://127.0.0.1:9")}
-				manager := grants.New(config, test.store, &grants.Options{HTTPClient: &http.Client{Transport: test.base}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+				manager := grants.New(config, test.store, &grants.Options{
+					HTTPClient: &http.Client{Transport: test.base}, ClientSecret: test.secret, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+					OnRefresh: func(grants.Refresh) { panic(echo) },
+				})
 				_, err := manager.Token(context.Background(), "acme")
+				_ = manager.Close(context.Background())
+				assertNothingIsShown(t, forms, err, log.String())
+			}
+		}
+	}
+}
+
+// Nor what the endpoint says that is asked whose a token is.
+func TestNothingThatMeSaysIsShown(t *testing.T) {
+	var echo string
+	status := http.StatusOK
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /api/v1/oauth2/token", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(map[string]any{"access_token": sent["code"], "refresh_token": sent["refresh_token"], "token_type": "Bearer", "expires_in": 3600})
+	})
+	mux.HandleFunc("GET /api/v1/me", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("apple-request-id", echo)
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(map[string]any{"error": echo, "error_description": "Token " + echo, "org": echo})
+	})
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	config := &oauth2.Config{ClientID: sent["client_id"], ClientSecret: sent["client_secret"], Endpoint: applebusiness.OAuth2Endpoint(server.URL, server.URL)}
+	for _, secret := range []string{sent["code"], sent["refresh_token"]} {
+		forms := planted(secret)
+		for _, echo = range forms {
+			for _, status = range []int{http.StatusOK, http.StatusForbidden} {
+				var log bytes.Buffer
+				manager := grants.New(config, grants.NewMemoryStore(), &grants.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+				r := httptest.NewRequest(http.MethodPost, "/cb?code="+url.QueryEscape(sent["code"])+"&state="+sent["state"], nil)
+				_, err := manager.Connect(r, sent["state"], sent["code_verifier"])
 				_ = manager.Close(context.Background())
 				assertNothingIsShown(t, forms, err, log.String())
 			}

@@ -130,12 +130,13 @@ type Manager struct {
 	mu       sync.Mutex
 	attempts map[*attempt]struct{}
 	unsaved  map[*unsavedToken]struct{}
-	panics   map[string]time.Duration // when each kind was logged last
-	active   int                      // goroutines
-	idle     chan struct{}            // closed when active is 0 again; nil if nobody waits for it
-	closers  int                      // calls of Close that wait
-	givenUp  map[string]bool          // grants whose token was on its way when the last of them gave up
-	sweeper  *time.Timer              // nil while there are no entries
+	connects map[fingerprint]*connecting // what Connect has begun, by its code
+	panics   map[string]time.Duration    // when each kind was logged last
+	active   int                         // goroutines
+	idle     chan struct{}               // closed when active is 0 again; nil if nobody waits for it
+	closers  int                         // calls of Close that wait
+	givenUp  map[string]bool             // grants whose token was on its way when the last of them gave up
+	sweeper  *time.Timer                 // nil while there are no entries
 	queue    queue
 	app      app
 }
@@ -388,16 +389,25 @@ func (m *Manager) Put(ctx context.Context, grant string, token *oauth2.Token) er
 	case token == nil || token.RefreshToken == "":
 		return noRefreshToken()
 	}
+	err := m.put(ctx, grant, token)
+	if err != nil && err != errReplaced {
+		return m.storeError(grant, err, token)
+	}
+	return err
+}
+
+// put tries once to store a customer's token. Its error is the Store's, or errReplaced.
+func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) error {
 	stored := copyToken(token)
 	if stored.Expiry.IsZero() {
 		stored.Expiry = time.Now()
 	}
 	line, err := m.lineBefore(grant, stored)
+	if err == nil {
+		err = m.foreignPut(ctx, grant, stored)
+	}
 	if err != nil {
 		return err
-	}
-	if err := m.foreignPut(ctx, grant, stored); err != nil {
-		return m.storeError(grant, err, token)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

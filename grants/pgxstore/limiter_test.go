@@ -76,23 +76,21 @@ func next(t *testing.T, pool *pgxpool.Pool, table string) (next time.Time) {
 
 // While a pause runs nobody is let through: neither who comes later, nor who has waited since before, in any process.
 func TestPause(t *testing.T) {
-	one, table := newStore(t, newPool(t, "DATABASE_URL"), pgxstore.Options{})
-	pool := newPool(t, "POOLER_URL")
-	other := pgxstore.New(pool, &pgxstore.Options{Table: table})
+	pool := newPool(t, "DATABASE_URL")
+	one, table := newStore(t, pool, pgxstore.Options{})
+	other := pgxstore.New(newPool(t, "POOLER_URL"), &pgxstore.Options{Table: table})
 	ctx := t.Context()
-	const pause = time.Second
+	const pause = 2500 * time.Millisecond
 
-	slow := other.Limiter(5)
-	require.NoError(t, slow.Wait(ctx)) // the next free time is in 200 ms
-	waited := make(chan time.Time)
+	_, err := pool.Exec(ctx, "UPDATE "+table+"_limit SET next = now() + interval '2 seconds'")
+	require.NoError(t, err)
+	first := next(t, pool, table)
+	waited := make(chan time.Time, 1)
 	go func() {
-		assert.NoError(t, slow.Wait(ctx))
+		assert.NoError(t, other.Limiter(5).Wait(ctx)) // for two seconds, if there were no pause
 		waited <- time.Now()
 	}()
-	first := next(t, pool, table)
-	for next(t, pool, table).Equal(first) {
-		time.Sleep(time.Millisecond)
-	}
+	require.Eventually(t, func() bool { return next(t, pool, table).After(first) }, 10*time.Second, time.Millisecond)
 	start := time.Now()
 	require.NoError(t, one.Limiter(5).Pause(ctx, pause))
 	require.NoError(t, one.Limiter(5).Wait(ctx))

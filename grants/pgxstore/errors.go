@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/redact"
 )
 
 // storeError is a failure of a method, in one line.
@@ -41,8 +43,7 @@ const undefinedTable = "42P01"
 
 var sqlState = regexp.MustCompile(`^[0-9A-Z]{5}$`)
 
-// describe returns what the database or the driver says: words and small numbers, and *** for anything else, since a
-// server's text may quote what it was sent.
+// describe returns what may be shown of what the database or the driver says: a server's text may quote what it was sent.
 func describe(err error) string {
 	var database *pgconn.PgError
 	switch {
@@ -56,21 +57,7 @@ func describe(err error) string {
 	return "the database says: " + shown(database.Message) + " (SQLSTATE " + database.Code + ")"
 }
 
-var (
-	pieces = regexp.MustCompile(`[^\s,.:;()"'/]+`)
-	word   = regexp.MustCompile(`^([A-Za-z][a-z]{0,14}([-'][a-z]{1,15})*|[0-9]{1,3})$`)
-)
-
-// shown returns the words and small numbers of text in one line.
-func shown(text string) string {
-	text = pieces.ReplaceAllStringFunc(text, func(piece string) string {
-		if word.MatchString(piece) {
-			return piece
-		}
-		return "***"
-	})
-	return strings.Join(strings.Fields(text), " ")
-}
+func shown(text string) string { return redact.Show(text, 512) }
 
 // What is printed of a Store and its Options is the table's name: a pool knows the database's password, and an AEAD the key.
 

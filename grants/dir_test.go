@@ -47,18 +47,21 @@ func fileOf(t *testing.T, dir string) string {
 	return paths[0]
 }
 
-func TestDirStore(t *testing.T) {
-	t.Run("the contract", func(t *testing.T) {
-		require.NoError(t, grantstest.TestStore(openDir(t, t.TempDir(), nil)))
-	})
-	t.Run("the contract, encrypted", func(t *testing.T) {
-		dir := t.TempDir()
-		require.NoError(t, grantstest.TestStore(openDir(t, dir, testKey)))
-		left, err := filepath.Glob(filepath.Join(dir, "*"))
-		require.NoError(t, err)
-		assert.Equal(t, []string{filepath.Join(dir, "lock")}, left, "what was deleted leaves nothing")
-	})
+func TestDirStoreContract(t *testing.T) {
+	t.Parallel()
+	for name, aead := range map[string]grants.AEAD{"in clear": nil, "encrypted": testKey} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			require.NoError(t, grantstest.TestStore(openDir(t, dir, aead)))
+			left, err := filepath.Glob(filepath.Join(dir, "*"))
+			require.NoError(t, err)
+			assert.Equal(t, []string{filepath.Join(dir, "lock")}, left, "what was deleted leaves nothing")
+		})
+	}
+}
 
+func TestDirStore(t *testing.T) {
 	t.Run("keeps everything over a restart", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "new", "folder")
 		store := openDir(t, dir, testKey)
@@ -438,26 +441,29 @@ func showsNoSecret(t *testing.T, value any) {
 
 func BenchmarkDirStore(b *testing.B) {
 	token := &oauth2.Token{AccessToken: strings.Repeat("a", 500), RefreshToken: strings.Repeat("r", 500), TokenType: "Bearer", Expiry: time.Now().Add(time.Hour)}
-	for name, op := range map[string]func(store *grants.DirStore, grant string) error{
-		"Put": func(store *grants.DirStore, grant string) error { return store.Put(b.Context(), grant, token) },
-		"Lease": func(store *grants.DirStore, grant string) error {
+	for _, bench := range []struct {
+		name string
+		op   func(store *grants.DirStore, grant string) error
+	}{
+		{"Put", func(store *grants.DirStore, grant string) error { return store.Put(b.Context(), grant, token) }},
+		{"Lease", func(store *grants.DirStore, grant string) error {
 			_, err := store.Lease(b.Context(), grant, "holder", time.Minute)
 			return err
-		},
-		"Save": func(store *grants.DirStore, grant string) error {
+		}},
+		{"Save", func(store *grants.DirStore, grant string) error {
 			record, err := store.Load(b.Context(), grant)
 			return errors.Join(err, store.Save(b.Context(), grant, "holder", record.Version, token))
-		},
+		}},
 	} {
 		for _, callers := range []int{1, 32} {
-			b.Run(fmt.Sprintf("%s/callers=%d", name, callers), func(b *testing.B) {
+			b.Run(fmt.Sprintf("%s/callers=%d", bench.name, callers), func(b *testing.B) {
 				store := openDir(b, b.TempDir(), testKey)
 				var next atomic.Int64
 				b.SetParallelism(max(1, callers/runtime.GOMAXPROCS(0)))
 				run := func(grant string, more func() bool) {
 					require.NoError(b, store.Put(b.Context(), grant, token))
 					for more() {
-						if err := op(store, grant); err != nil {
+						if err := bench.op(store, grant); err != nil {
 							b.Error(err)
 							return
 						}

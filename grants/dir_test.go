@@ -121,7 +121,7 @@ func TestDirStore(t *testing.T) {
 			store = openDir(t, dir, nil)
 			_, err = store.Lease(t.Context(), "a", "second", time.Minute)
 			require.ErrorIs(t, err, grants.ErrLeased)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			record, err := store.Load(t.Context(), "a")
 			require.NoError(t, err)
 			assert.True(t, record.Unfinished)
@@ -185,7 +185,7 @@ func TestDirStore(t *testing.T) {
 		for _, store := range []*grants.DirStore{closed, new(grants.DirStore), nil} {
 			for name, err := range callAll(t.Context(), store) {
 				assert.ErrorIs(t, err, fs.ErrClosed, name)
-				assert.EqualError(t, err, "applebusiness/grants: the DirStore is closed, or was not made by NewDirStore: file already closed")
+				assert.EqualError(t, err, "applebusiness/grants: the folder is closed, or was never opened: file already closed")
 			}
 			assert.NoError(t, store.Close())
 		}

@@ -96,7 +96,11 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		closeBody(body)
 		return nil, err
 	}
-	return t.send(r, body, other.AccessToken)
+	response, err = t.send(r, body, other.AccessToken)
+	if err == nil && response.StatusCode == http.StatusUnauthorized {
+		t.m.Invalidate(t.grant, other) // which is so new that the API's trouble may be another
+	}
+	return response, err
 }
 
 // send sends a copy of r. The response's Request is r, which does not show the token.
@@ -110,6 +114,9 @@ func (t *transport) send(r *http.Request, body io.ReadCloser, accessToken string
 	response, err := t.baseTransport().RoundTrip(copied)
 	if response != nil {
 		response.Request = r
+		if response.StatusCode < 400 { // others may be a gateway's
+			t.m.noteAPIWorks()
+		}
 	}
 	return response, err
 }

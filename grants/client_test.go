@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -169,6 +170,43 @@ func TestClient(t *testing.T) {
 			assert.Len(t, api.seen, 201, "a token that is seconds old is not replaced")
 			assert.Equal(t, 1, w.apple.requests())
 			assert.Zero(t, api.open)
+		})
+	})
+
+	t.Run("an API that refuses every token, and then takes them again", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			api := w.api()
+			api.good = map[string]bool{}
+			m := w.process()
+			get := func(grant string) int {
+				response, err := m.Client(grant).Get(apiURL)
+				status, _ := read(t, response, err)
+				return status
+			}
+			for i := range 50 {
+				w.connect(fmt.Sprint(i), time.Hour)
+				assert.Equal(t, 401, get(fmt.Sprint(i)))
+			}
+			assert.LessOrEqual(t, w.apple.requests(), 4, "not a rotation for each grant")
+			synctest.Wait()
+			assert.Contains(t, w.logged(), "the API refuses tokens that are seconds old")
+
+			api.answers = []func(*http.Request) *http.Response{
+				func(*http.Request) *http.Response { return response(403, "a gateway's") },
+				func(*http.Request) *http.Response { return response(503, "") },
+			}
+			assert.Equal(t, 403, get("20"))
+			assert.Equal(t, 503, get("20"))
+			synctest.Wait()
+			assert.Empty(t, w.logged(), "that says nothing about the token")
+			api.good = nil
+			assert.Equal(t, 200, get("20"))
+			synctest.Wait()
+			assert.Contains(t, w.logged(), "the API takes tokens again")
+			before := w.apple.requests()
+			api.good = map[string]bool{"access-30-1": true}
+			assert.Equal(t, 200, get("30"), "a refused token is replaced again")
+			assert.Equal(t, before+1, w.apple.requests())
 		})
 	})
 

@@ -175,7 +175,7 @@ func (m *Manager) mayCarry(u *url.URL) error {
 		return nil // there is no token
 	}
 	home, err := url.Parse(m.config.Endpoint.TokenURL)
-	if err != nil || home.Host == "" {
+	if err != nil {
 		home = nil
 	}
 	isAllowed := isSameOrigin(u, home) || isLoopback(home) && isLoopback(u)

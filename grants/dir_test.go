@@ -113,8 +113,13 @@ func TestDirStore(t *testing.T) {
 			dir := t.TempDir()
 			store := openDir(t, dir, nil)
 			require.NoError(t, store.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh"}))
-			_, err := store.Lease(t.Context(), "a", "first", time.Minute)
+			_, err := store.Lease(t.Context(), "a", "first", time.Second)
 			require.NoError(t, err)
+			require.NoError(t, store.Close())
+
+			store = openDir(t, dir, nil)
+			_, err = store.Lease(t.Context(), "a", "first", time.Minute)
+			require.NoError(t, err, "it is the same holder's")
 			require.NoError(t, store.Close())
 
 			time.Sleep(time.Minute - 1)
@@ -203,6 +208,20 @@ func TestDirStore(t *testing.T) {
 		}
 	})
 
+	t.Run("a file that somebody has removed", func(t *testing.T) {
+		dir := t.TempDir()
+		store := openDir(t, dir, nil)
+		require.NoError(t, store.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh"}))
+		require.NoError(t, os.Remove(fileOf(t, dir)))
+		record, err := store.Lease(t.Context(), "a", "holder", time.Minute)
+		require.NoError(t, err)
+		assert.Equal(t, "refresh", record.Token.RefreshToken)
+		require.NoError(t, os.Remove(fileOf(t, dir)), "it is there again")
+		require.NoError(t, store.Delete(t.Context(), "a"))
+		_, err = store.Load(t.Context(), "a")
+		assert.ErrorIs(t, err, grants.ErrNoGrant)
+	})
+
 	t.Run("a name that JSON would change", func(t *testing.T) {
 		store := openDir(t, t.TempDir(), nil)
 		assert.EqualError(t, store.Put(t.Context(), "\xff", &oauth2.Token{}), "applebusiness/grants: the grant's name is not UTF-8")
@@ -258,6 +277,8 @@ func TestDirStoreDamage(t *testing.T) {
 					assert.EqualError(t, err, want, method)
 				}
 			}
+			_, err := store.Load(t.Context(), "a")
+			assert.ErrorIs(t, err, grants.ErrNoGrant, "it is deleted for good")
 		})
 	}
 

@@ -270,13 +270,12 @@ func (s *MemoryStore) Dead(ctx context.Context, since time.Duration, after DeadG
 		return nil, err
 	}
 	byAge := func(a, b DeadGrant) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Grant, b.Grant)) }
-	first := after.Grant == "" && after.Since.IsZero()
 	var dead []DeadGrant
 	s.mu.Lock()
 	latest := time.Now().Add(-since)
 	for grant, row := range s.grants {
 		found := DeadGrant{Grant: grant, Error: row.Dead, Since: row.since, Version: row.Version}
-		if row.Dead != nil && !row.since.After(latest) && (first || byAge(found, after) > 0) {
+		if row.Dead != nil && !row.since.After(latest) && byAge(found, after) > 0 {
 			dead = append(dead, found)
 		}
 	}

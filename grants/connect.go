@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -23,12 +24,12 @@ const (
 
 // Connection is what [Manager.Connect] has connected. Nothing in it is secret.
 type Connection struct {
-	Grant string // Apple's orgId of the company that the user picked, under which the grant is stored
-	Name  string // the company's legalName, as Apple sent it; "" if Apple sent none
+	Grant string // Apple's orgId of the organisation that the user picked, under which the grant is stored
+	Name  string // its legalName, as Apple sent it; "" if Apple sent none
 }
 
-// Connect finishes what a redirect of Apple's consent page began, and returns which company is connected. It verifies r as
-// [applebusiness.VerifyRedirect] does, redeems the code, asks GET /me of the API which company the user picked, and stores
+// Connect finishes what a redirect of Apple's consent page began, and returns which organisation is connected. It verifies r as
+// [applebusiness.VerifyRedirect] does, redeems the code, asks GET /me of the API which organisation the user picked, and stores
 // the token under its orgId, as [Manager.Put] does, with as many tries as it takes. state and verifier are those of the
 // browser that started, kept in a cookie of it. Redirect the browser then: its URL holds the code.
 //
@@ -268,8 +269,17 @@ func (c *connecting) complete(ctx context.Context) error {
 		if failure != nil && sleep(ctx, saveBackoff(tries)) != nil {
 			return ErrClosed
 		}
-		if failure = m.putConnected(ctx, connection.Grant, token, failure != nil); failure == nil {
+		tried := failure != nil
+		failure = m.putConnected(ctx, connection.Grant, token, tried)
+		switch {
+		case failure == nil && tried:
+			m.log(slog.LevelInfo, "the token of a customer who connects is stored", slog.String("grant", connection.Grant))
 			return nil
+		case failure == nil:
+			return nil
+		case !tried:
+			m.log(slog.LevelError, "the token of a customer who connects cannot be stored yet",
+				slog.String("error", newStoreError(connection.Grant, failure, token).Error()))
 		}
 	}
 }
@@ -318,7 +328,7 @@ func (m *Manager) nameConnects(ctx context.Context, errs map[string]*StoreError)
 		switch cause := cmp.Or(c.failure, ctx.Err(), context.Canceled); {
 		case c.over || !c.sent:
 		case c.connection.Grant == "": // Apple has not said it yet
-			errs[""] = newStoreError("", fmt.Errorf("a customer was connecting, whose company is not known yet: %w", cause), c.token)
+			errs[""] = newStoreError("", fmt.Errorf("a customer was connecting, whose organisation is not known yet: %w", cause), c.token)
 		default:
 			errs[c.connection.Grant] = newStoreError(c.connection.Grant, cause, c.token)
 		}

@@ -222,7 +222,7 @@ func TestConnect(t *testing.T) {
 		t.Run(method, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, c *consent) {
 				m, ctx := c.manager(), t.Context()
-				for n := 1; n <= 2; n++ { // each consent is one company's
+				for n := 1; n <= 2; n++ { // each consent is one organisation's
 					back := c.arrive()
 					connection, err := m.Connect(httptest.NewRequest(method, back.url, nil), back.state, back.verifier)
 					require.NoError(t, err)
@@ -573,7 +573,11 @@ func TestConnectKeepsFewOutcomes(t *testing.T) {
 
 func TestConnectStoreFails(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *consent) {
-		back, m := c.arrive(), c.manager()
+		var log strings.Builder
+		m := c.manager(func(_ *oauth2.Config, options *grants.Options) {
+			options.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		})
+		back := c.arrive()
 		c.store.fail(errors.New("the disk is full"), "Put")
 		time.AfterFunc(10*time.Minute, func() { c.store.fail(nil) })
 		start := time.Now()
@@ -595,6 +599,10 @@ func TestConnectStoreFails(t *testing.T) {
 		assert.Equal(t, "org-1", connection.Grant)
 		assert.InDelta(t, 10*time.Minute, time.Since(start), float64(10*time.Second))
 		assert.Less(t, c.store.count("Put"), 300, "with a backoff")
+		assert.Regexp(t, `^[^\n]*level=ERROR msg="applebusiness/grants: the token of a customer who connects cannot be stored yet" error="[^\n]*the disk is full[^\n]*
+[^\n]*level=INFO msg="applebusiness/grants: the token of a customer who connects is stored" grant=org-1
+$`, log.String(), "it is said once, and when it is over")
+		c.assertShowsNoSecret(t, log.String())
 		assert.Equal(t, 1, c.exchanges())
 		_, err = m.Token(t.Context(), "org-1")
 		assert.NoError(t, err)
@@ -722,12 +730,12 @@ func TestConnectAndClose(t *testing.T) {
 		"none": {func(*consent) {}, "", "", true},
 		"the exchange is under way": {
 			func(c *consent) { c.on("/api/v1/oauth2/token", late(10*time.Second)) },
-			`applebusiness/grants: closed before the newest token was stored of "": "a customer was connecting, whose company is not known yet: context deadline exceeded"`,
-			`applebusiness/grants: closed before the newest token was stored of "": "a customer was connecting, whose company is not known yet: context canceled"`, false,
+			`applebusiness/grants: closed before the newest token was stored of "": "a customer was connecting, whose organisation is not known yet: context deadline exceeded"`,
+			`applebusiness/grants: closed before the newest token was stored of "": "a customer was connecting, whose organisation is not known yet: context canceled"`, false,
 		},
-		"the company is not known": {
+		"the organisation is not known": {
 			func(c *consent) { c.on(mePath, hang) },
-			`applebusiness/grants: closed before the newest token was stored of "": "a customer was connecting, whose company is not known yet: context deadline exceeded"`,
+			`applebusiness/grants: closed before the newest token was stored of "": "a customer was connecting, whose organisation is not known yet: context deadline exceeded"`,
 			"", true,
 		},
 		"the Store fails": {

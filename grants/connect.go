@@ -88,9 +88,11 @@ type connecting struct {
 
 // connect returns what becomes of a code: it is redeemed, unless it was brought before.
 func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
-	switch {
-	case m.unusableURL != nil:
-		return nil, exchangeFailure(applebusiness.ErrUnsafeTokenRequest)
+	switch unusable, ok := m.unusableURL.(*applebusiness.Error); {
+	case ok:
+		failed := *unusable
+		failed.GrantType = applebusiness.GrantTypeAuthorizationCode
+		return nil, &failed
 	case !strings.HasSuffix(m.config.Endpoint.TokenURL, tokenPath):
 		return nil, fmt.Errorf(prefix+"the TokenURL does not end in "+tokenPath+", so that nothing says where "+mePath+" is: %w",
 			exchangeFailure(applebusiness.ErrUnsafeTokenRequest))
@@ -184,15 +186,16 @@ func (c *connecting) settle(err error) {
 // minutes.
 func (c *connecting) redeem(code, verifier string) error {
 	m, config := c.m, *c.m.config
-	var err error
-	if config.ClientSecret, err = m.clientSecret(m.work); err != nil {
-		return err
-	}
 	patient, cancel := context.WithTimeout(m.work, limitPatience)
 	_ = m.waitForLimit(patient)
 	cancel()
-	if m.work.Err() != nil {
+	var err error
+	config.ClientSecret, err = m.clientSecret(m.work)
+	switch {
+	case m.work.Err() != nil:
 		return ErrClosed
+	case err != nil:
+		return err
 	}
 	m.mu.Lock()
 	c.sent = true
@@ -269,15 +272,15 @@ func (c *connecting) complete(ctx context.Context) error {
 		if failure != nil && sleep(ctx, saveBackoff(tries)) != nil {
 			return ErrClosed
 		}
-		tried := failure != nil
-		failure = m.putConnected(ctx, connection.Grant, token, tried)
+		again := failure != nil
+		failure = m.putConnected(ctx, connection.Grant, token, again)
 		switch {
-		case failure == nil && tried:
+		case failure == nil && again:
 			m.log(slog.LevelInfo, "the token of a customer who connects is stored", slog.String("grant", connection.Grant))
 			return nil
 		case failure == nil:
 			return nil
-		case !tried:
+		case !again:
 			m.log(slog.LevelError, "the token of a customer who connects cannot be stored yet",
 				slog.String("error", newStoreError(connection.Grant, failure, token).Error()))
 		}

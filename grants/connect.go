@@ -325,15 +325,12 @@ func (m *Manager) completeConnects(ctx context.Context) {
 	})
 }
 
-// nameConnects adds an error for each connection that is not stored to errs, by the grant's name; m.mu is held.
+// nameConnects adds an error for each connection that is not stored to errs, by the grant's name, which is "" until Apple
+// has said it; m.mu is held.
 func (m *Manager) nameConnects(ctx context.Context, errs map[string]*StoreError) {
 	for _, c := range m.connects {
-		switch cause := cmp.Or(c.failure, ctx.Err(), context.Canceled); {
-		case c.over || !c.sent:
-		case c.connection.Grant == "": // Apple has not said it yet
-			errs[""] = newStoreError("", fmt.Errorf("a customer was connecting, whose organisation is not known yet: %w", cause), c.token)
-		default:
-			errs[c.connection.Grant] = newStoreError(c.connection.Grant, cause, c.token)
+		if grant := c.connection.Grant; c.sent && !c.over {
+			errs[grant] = newStoreError(grant, cmp.Or(c.failure, ctx.Err(), errGivenUp), c.token)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -730,12 +731,12 @@ func TestConnectAndClose(t *testing.T) {
 		"none": {func(*consent) {}, "", "", true},
 		"the exchange is under way": {
 			func(c *consent) { c.on("/api/v1/oauth2/token", late(10*time.Second)) },
-			`applebusiness/grants: closed before the newest token was stored of "": "a customer was connecting, whose organisation is not known yet: context deadline exceeded"`,
-			`applebusiness/grants: closed before the newest token was stored of "": "a customer was connecting, whose organisation is not known yet: context canceled"`, false,
+			`applebusiness/grants: closed before the newest token was stored of a customer who was connecting: "context deadline exceeded"`,
+			`applebusiness/grants: closed before the newest token was stored of a customer who was connecting: "Close gave up while its token was on its way"`, false,
 		},
 		"the organisation is not known": {
 			func(c *consent) { c.on(mePath, hang) },
-			`applebusiness/grants: closed before the newest token was stored of "": "a customer was connecting, whose organisation is not known yet: context deadline exceeded"`,
+			`applebusiness/grants: closed before the newest token was stored of a customer who was connecting: "context deadline exceeded"`,
 			"", true,
 		},
 		"the Store fails": {
@@ -954,6 +955,47 @@ func TestConnectAsksLimit(t *testing.T) {
 				assert.Equal(t, 1, asked)
 				assert.Equal(t, test.takes, time.Since(start))
 			})
+		})
+	}
+}
+
+// What a network does to a customer who connects.
+func TestConnectOverTCP(t *testing.T) {
+	me := func(failure applebusinesstest.Failure) applebusinesstest.Failure {
+		failure.Endpoint = applebusinesstest.MeEndpoint
+		return failure
+	}
+	for name, test := range map[string]struct {
+		failure applebusinesstest.Failure
+		action  applebusiness.Action // "": it is connected
+	}{
+		"nothing":                   {applebusinesstest.Failure{TakesEffect: true, Delay: time.Millisecond}, ""},
+		"/me breaks once":           {me(applebusinesstest.Failure{Drop: true}), ""},
+		"/me hangs once":            {me(applebusinesstest.Failure{Hang: true}), ""},
+		"/me answers 503 twice":     {me(applebusinesstest.Failure{StatusCode: 503, Times: 2}), ""},
+		"the exchange's is lost":    {applebusinesstest.Failure{TakesEffect: true, Drop: true}, applebusiness.ActionStartOver},
+		"the exchange is not heard": {applebusinesstest.Failure{Drop: true}, applebusiness.ActionStartOver},
+		"a gateway answers for it":  {applebusinesstest.Failure{StatusCode: 504, TakesEffect: true}, applebusiness.ActionStartOver},
+		"/me has another dialect":   {me(applebusinesstest.Failure{StatusCode: 403, Body: `[{"code":"Forbidden"}]`}), applebusiness.ActionStartOver},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fake := applebusinesstest.NewServer(nil)
+			defer fake.Close()
+			fake.FailNext(test.failure)
+			config := &oauth2.Config{ClientID: fake.App.ClientID, ClientSecret: fake.App.ClientSecret, RedirectURL: fake.App.RedirectURIs[0], Endpoint: fake.Endpoint()}
+			m := grants.New(config, grants.NewMemoryStore(), &grants.Options{HTTPClient: &http.Client{Timeout: 6 * time.Second}})
+			defer m.Close(t.Context())
+			back := arrival{state: oauth2.GenerateVerifier(), verifier: oauth2.GenerateVerifier()}
+			var err error
+			back.url, err = fake.Authorize(config.AuthCodeURL(back.state, oauth2.S256ChallengeOption(back.verifier)))
+			require.NoError(t, err)
+			connection, err := back.connect(m)
+			assert.Equal(t, test.action, applebusiness.Troubleshoot(err).Action)
+			assert.False(t, applebusiness.Retryable(err))
+			assert.Equal(t, test.action == "", err == nil, err)
+			assert.Equal(t, test.action == "", connection.Grant == "org-1")
+			assert.Len(t, slices.DeleteFunc(fake.Requests(), func(r applebusinesstest.Request) bool { return r.GrantType == "" }), 1)
 		})
 	}
 }

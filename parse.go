@@ -478,6 +478,20 @@ func (e *Error) describe(code, description, uri string, sent *tokenRequest) {
 	e.Parameter = sent.mask(e.Parameter)
 }
 
+// readBody returns the body of a request, or why it is not to be sent.
+func readBody(r *http.Request) ([]byte, *Error) {
+	body, err := readAll(r.Body, maxBody+1)
+	switch {
+	case err != nil:
+		failure := unsafeRequest("its body cannot be read")
+		failure.err = err
+		return nil, failure
+	case len(body) > maxBody:
+		return nil, unsafeRequest("its body is larger than 64 KiB")
+	}
+	return body, nil
+}
+
 // readForm returns the fields of a token request's body, and closes it.
 func readForm(r *http.Request) (map[string]string, *Error) {
 	fields := make(map[string]string)
@@ -485,12 +499,9 @@ func readForm(r *http.Request) (map[string]string, *Error) {
 		return fields, nil
 	}
 	defer r.Body.Close()
-	body, err := readAll(r.Body, maxBody+1)
-	if err != nil {
-		return nil, unreadableBody(err)
-	}
-	if len(body) > maxBody {
-		return nil, unsafeRequest("its body is larger than 64 KiB")
+	body, failure := readBody(r)
+	if failure != nil {
+		return nil, failure
 	}
 	form, err := url.ParseQuery(string(body))
 	if err != nil {

@@ -205,6 +205,8 @@ func TestWrapHandmadeRetrieveErrors(t *testing.T) {
 		"fields alone":    {&oauth2.RetrieveError{ErrorCode: "invalid_grant", ErrorDescription: "Invalid refresh_token"}, `applebusiness: invalid_grant: "Invalid refresh_token"`, ""},
 		"body alone":      {&oauth2.RetrieveError{Body: []byte(deadBody)}, `applebusiness: invalid_grant: "Invalid refresh_token"`, ""},
 		"404":             {&oauth2.RetrieveError{Response: &http.Response{StatusCode: 404}, ErrorCode: "invalid_request"}, `applebusiness: invalid_request (HTTP 404)`, ""},
+		"a framework":     {&oauth2.RetrieveError{Response: &http.Response{StatusCode: 400}, ErrorCode: "Bad Request"}, `applebusiness: malformed_response: "***" (HTTP 400)`, ""},
+		"a gateway":       {&oauth2.RetrieveError{Response: &http.Response{StatusCode: 500}, Body: []byte(`{"message":"server error"}`)}, `applebusiness: unavailable: "server error" (HTTP 500)`, ""},
 		"no request body": {&oauth2.RetrieveError{Response: &http.Response{StatusCode: 400, Request: &http.Request{}}}, `applebusiness: malformed_response (HTTP 400)`, ""},
 		"JSON request":    {&oauth2.RetrieveError{Response: request(`{"grant_type":"refresh_token"}`)}, `applebusiness: malformed_response (HTTP 400)`, "refresh_token"},
 		"form request":    {&oauth2.RetrieveError{Response: request(`grant_type=refresh_token&x=%zz`)}, `applebusiness: malformed_response (HTTP 400)`, "refresh_token"},

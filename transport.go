@@ -76,7 +76,7 @@ type Transport struct {
 	// before it returns, and may be called concurrently.
 	OnError func(*Error)
 
-	forwarding atomic.Int32              // requests that are no token requests and have no response yet
+	forwarding atomic.Int32              // requests that are forwarded at the moment
 	unkept     atomic.Pointer[unkeptOne] // what sends token requests where Base is an *http.Transport
 }
 
@@ -108,7 +108,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	case failure != nil:
 		return t.refuse(r, failure)
 	case !isToken:
-		return t.forward(r)
+		return t.forward(r, t.base())
 	case hasBasicCredentials(r):
 		closeBody(r) // not reported: x/oauth2 sends the request again, as it should be
 		return nil, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body")
@@ -164,20 +164,14 @@ func lookForGrantType(r *http.Request) (bool, *Error) {
 	if !isForm(r) || r.Body == nil {
 		return false, nil
 	}
-	body, err := readAll(r.Body, maxBody+1)
+	body, failure := readBody(r)
 	if len(body) > 0 { // a RoundTripper may consume a body, and the next one has to find it whole
 		r.Body = struct {
 			io.Reader
 			io.Closer
-		}{io.MultiReader(bytes.NewReader(body), r.Body), r.Body}
+		}{bytes.NewReader(body), r.Body}
 	}
-	switch {
-	case err != nil:
-		return false, unreadableBody(err)
-	case len(body) > maxBody:
-		return false, unsafeRequest("a form of over 64 KiB goes to the TokenURL's host")
-	}
-	return hasField(string(body), "grant_type"), nil
+	return hasField(string(body), "grant_type"), failure
 }
 
 // hasField reports whether a form has a field, in whatever letters.
@@ -215,7 +209,11 @@ func (t *Transport) send(s *sending) (*http.Response, *Error) {
 		GotConn:      func(httptrace.GotConnInfo) { s.connected.Store(true) },
 		WroteHeaders: func() { s.writes.Add(1) },
 	})
-	response, err := t.sendOnce(jsonRequest(s.r.WithContext(ctx), s.form))
+	base, out := t.unkeptBase(), jsonRequest(s.r.WithContext(ctx), s.form)
+	if _, ok := base.(*http.Transport); ok {
+		pace(out)
+	}
+	response, err := base.RoundTrip(out)
 	if err == nil && response == nil {
 		err = errNoResult
 	}
@@ -274,16 +272,15 @@ func (t *Transport) withFailure(response *http.Response, failure *Error) *http.R
 
 // forwardToken hands a POST to the token endpoint that is no form to Base. Its redirect is not followed either.
 func (t *Transport) forwardToken(r *http.Request) (*http.Response, error) {
-	response, err := t.forward(r)
+	response, err := t.forward(r, t.unkeptBase())
 	if err == nil && isRedirect(response) {
 		return t.withFailure(response, redirectRefused(response, r)), nil
 	}
 	return response, err
 }
 
-// forward hands a request that is no token request to Base.
-func (t *Transport) forward(r *http.Request) (*http.Response, error) {
-	base := t.base()
+// forward hands a request to base as it is.
+func (t *Transport) forward(r *http.Request, base http.RoundTripper) (*http.Response, error) {
 	if base == http.RoundTripper(t) || r.Context().Value(ownBase{t}) != nil {
 		closeBody(r)
 		return nil, unsafeRequest(isItsOwnBase)
@@ -323,12 +320,12 @@ func (t *Transport) base() http.RoundTripper {
 	return t.Base
 }
 
-// sendOnce sends r by Base, or instead of an *http.Transport by one like it that keeps no connections. Request.Close alone
+// unkeptBase returns Base, or instead of an *http.Transport one like it that keeps no connections. Request.Close alone
 // would still take one that a request to the API has left there.
-func (t *Transport) sendOnce(r *http.Request) (*http.Response, error) {
+func (t *Transport) unkeptBase() http.RoundTripper {
 	base, ok := t.base().(*http.Transport)
 	if !ok || base == nil {
-		return t.base().RoundTrip(r)
+		return t.base()
 	}
 	found := t.unkept.Load()
 	if found == nil || found.like != base {
@@ -339,8 +336,13 @@ func (t *Transport) sendOnce(r *http.Request) (*http.Response, error) {
 		}
 		t.unkept.Store(found)
 	}
+	return found.transport
+}
+
+// pace makes net/http wait before it sends r again: what HTTP/2 refuses unprocessed, each time on a new connection.
+func pace(r *http.Request) {
 	getBody, wait := r.GetBody, 50*time.Millisecond
-	r.GetBody = func() (io.ReadCloser, error) { // what HTTP/2 refuses unprocessed is sent again, each time on a new connection
+	r.GetBody = func() (io.ReadCloser, error) {
 		select {
 		case <-time.After(wait):
 			wait *= 2
@@ -349,7 +351,6 @@ func (t *Transport) sendOnce(r *http.Request) (*http.Response, error) {
 			return nil, r.Context().Err()
 		}
 	}
-	return found.transport.RoundTrip(r)
 }
 
 // report hands failure to OnError, and returns it.
@@ -362,12 +363,6 @@ func (t *Transport) report(failure *Error) error {
 
 func unsafeRequest(detail string) *Error {
 	return &Error{Endpoint: TokenEndpoint, Reason: ErrUnsafeTokenRequest, detail: detail, unsent: true}
-}
-
-func unreadableBody(err error) *Error {
-	e := unsafeRequest("its body cannot be read")
-	e.err = err
-	return e
 }
 
 // refuse closes the body of r, as a RoundTripper must.

@@ -626,7 +626,7 @@ func TestTransportFailsClosed(t *testing.T) {
 		"by http, another path":           {url: "http://api.example/token", form: secretful, refused: notItself},
 		"grant_type percent-encoded":      {url: tokenURL + "/", form: "a=b&grant%5Ftype=x", refused: notItself},
 		"Grant_Type":                      {url: tokenURL + "/", form: "Grant_Type=x", refused: notItself},
-		"too long to look through":        {url: tokenURL + "/", form: "a=" + strings.Repeat("x", 65<<10) + "&grant_type=x", refused: "a form of over 64 KiB goes to the TokenURL's host"},
+		"too long to look through":        {url: tokenURL + "/", form: "a=" + strings.Repeat("x", 65<<10) + "&grant_type=x", refused: "its body is larger than 64 KiB"},
 		"no grant_type, another path":     {url: tokenURL + "/", form: "a=b&c=grant_type", passed: true},
 		"another host":                    {url: "https://other.example/api/v1/oauth2/token", form: secretful, passed: true},
 		"http":                            {tokenURL: "http://api.example/token", url: "http://api.example/token", form: secretful, refused: plainHTTP},
@@ -858,6 +858,19 @@ func TestTokenRequestsHaveAConnectionOfTheirOwn(t *testing.T) {
 				fetch(t, w)
 				nat.forget()
 			}
+		})
+		t.Run(fmt.Sprintf("HTTP/2 %t, WithJSON applied twice", http2), func(t *testing.T) {
+			t.Parallel()
+			nat, pool := sickEdge(t, http2)
+			transport := newTransport(t, pool)
+			w := way{url: "https://" + nat.address, client: &http.Client{Timeout: 2 * time.Second}}
+			w.client.Transport = &applebusiness.Transport{TokenURL: w.url + tokenPath, Base: transport}
+			response, err := w.client.Get(w.url + "/api/v1/me")
+			require.NoError(t, err)
+			_, _ = io.Copy(io.Discard, response.Body)
+			response.Body.Close()
+			nat.forget()
+			fetch(t, w)
 		})
 		t.Run(fmt.Sprintf("HTTP/2 %t, many at once", http2), func(t *testing.T) {
 			t.Parallel()

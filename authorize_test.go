@@ -129,6 +129,17 @@ func TestNobodyComesBack(t *testing.T) {
 	}
 }
 
+// A description that repeats the code or the state beside it does not keep them, either.
+func TestRedirectDescriptionKeepsNoSecret(t *testing.T) {
+	_, err := applebusiness.ParseRedirect("error=bad_c0de-SECRET&error_description=Code+c0de-SECRET+of+st4te-SECRET&error_uri=https://x.example/c0de-SECRET&code=c0de-SECRET&state=st4te-SECRET")
+	var e *applebusiness.Error
+	require.ErrorAs(t, err, &e)
+	assert.Equal(t, applebusiness.Code("bad_***"), e.Code)
+	assert.Equal(t, "Code *** of ***", e.Description)
+	assert.Equal(t, "https://x.example/***", e.URI)
+	assert.EqualError(t, err, `applebusiness: "***": "Code *** of ***"`)
+}
+
 func TestRedirectIsNotPrinted(t *testing.T) {
 	const want = "applebusiness.Redirect{Code: ***, State: ***}"
 	redirect := applebusiness.Redirect{Code: "c0de-SECRET", State: "st4te-SECRET"}

@@ -279,7 +279,7 @@ func (e *Error) adviceOfAttempt(advice Advice) Advice {
 	return advice
 }
 
-// noResponseAdvice is about ErrNoResponse. Out of Transport a failure passes unless it is known not to.
+// noResponseAdvice is about ErrNoResponse. A failure that Transport does not know is treated as one that passes.
 func (e *Error) noResponseAdvice() Advice {
 	failed := neterr.Of(e.err)
 	switch {

@@ -175,6 +175,11 @@ func readMembers(members map[string]any, rawQuery string, into any) error {
 			members[name] = json.RawMessage(values[0])
 		}
 	}
+	for name, value := range members {
+		if name != "body" && (value == "" || value == nil) { // a variable of a shell that is not set, perhaps
+			return fmt.Errorf("%q is empty", name)
+		}
+	}
 	text, err := json.Marshal(members)
 	if err != nil {
 		return errors.New("a parameter is neither a number nor true or false")
@@ -344,12 +349,12 @@ func (s *steering) revoke(asked struct {
 }
 
 func (s *steering) rotateSecret(asked struct {
-	ClientID     string  `json:"client_id"`
-	ClientSecret *string `json:"client_secret"`
+	ClientID     string `json:"client_id"`
+	ClientSecret string `json:"client_secret"`
 }) (any, error) {
 	var given []string
-	if asked.ClientSecret != nil {
-		given = []string{*asked.ClientSecret}
+	if asked.ClientSecret != "" {
+		given = []string{asked.ClientSecret}
 	}
 	return map[string]string{"client_secret": s.server.RotateSecret(cmp.Or(asked.ClientID, s.app.ClientID), given...)}, nil
 }

@@ -116,10 +116,9 @@ func respond(w http.ResponseWriter, do func() (any, error)) {
 func misuse(do func() error) (err error) {
 	defer func() {
 		if text, ok := recover().(string); ok {
-			text = strings.TrimPrefix(text, "applebusinesstest: ")
-			err = errors.New(text)
+			err = errors.New(goNames.Replace(text))
 			if unknowns.MatchString(text) {
-				err = unknown(text)
+				err = unknown(err.Error())
 			}
 		}
 	}()
@@ -128,6 +127,15 @@ func misuse(do func() error) (err error) {
 
 // unknowns are the panics about a client or a token that is not known.
 var unknowns = regexp.MustCompile("is not registered|was not issued here|has no customers")
+
+// goNames replaces the package's names by those of the flags and of the steering.
+var goNames = strings.NewReplacer(
+	"applebusinesstest: ", "", "FailNext: ", "", "Options: ", "",
+	"AccessTokenLife", "-access-token-life", "RefreshTokenLife", "-refresh-token-life", "KeepRefreshToken", "-keep-refresh-token",
+	"OmitRefreshToken", "-omit-refresh-token", "GracePeriod", "-grace-period", "RateLimit", "-rate-limit", "Trickle", "-trickle",
+	"an Entry", "a reason", "Entry", "reason", "StatusCode", "status", "Header", "header", "Body", "body", "TakesEffect", "takes_effect",
+	"Delay", "delay", "Hang", "hang", "Drop", "drop", "Endpoint", "endpoint", "GrantType", "grant_type", "RefreshToken", "refresh_token",
+)
 
 // write writes JSON; an error is an object with its text.
 func write(w http.ResponseWriter, status int, result any) {

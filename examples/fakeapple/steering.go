@@ -116,9 +116,10 @@ func respond(w http.ResponseWriter, do func() (any, error)) {
 func misuse(do func() error) (err error) {
 	defer func() {
 		if text, ok := recover().(string); ok {
+			text = strings.TrimPrefix(text, "applebusinesstest: ")
 			err = errors.New(goNames.Replace(text))
 			if unknowns.MatchString(text) {
-				err = unknown(err.Error())
+				err = unknown(strings.TrimPrefix(text, "FailNext: "))
 			}
 		}
 	}()
@@ -130,7 +131,7 @@ var unknowns = regexp.MustCompile("is not registered|was not issued here|has no 
 
 // goNames replaces the package's names by those of the flags and of the steering.
 var goNames = strings.NewReplacer(
-	"applebusinesstest: ", "", "FailNext: ", "", "Options: ", "",
+	"FailNext: ", "", "Options: ", "",
 	"AccessTokenLife", "-access-token-life", "RefreshTokenLife", "-refresh-token-life", "KeepRefreshToken", "-keep-refresh-token",
 	"OmitRefreshToken", "-omit-refresh-token", "GracePeriod", "-grace-period", "RateLimit", "-rate-limit", "Trickle", "-trickle",
 	"an Entry", "a reason", "Entry", "reason", "StatusCode", "status", "Header", "header", "Body", "body", "TakesEffect", "takes_effect",

@@ -149,7 +149,7 @@ const (
 	ErrNoResponse Reason = "no_response"
 	// ErrRateLimited is returned for status 429; wait for [Error.RetryAfter] and send less.
 	ErrRateLimited Reason = "rate_limited"
-	// ErrUnavailable is returned for a transient status (408, 425, and 5xx except 501 and 505) in a response without an OAuth error; try again later.
+	// ErrUnavailable is returned for a transient status (408, 425, and 5xx except 501, 505 and 511) in a response without an OAuth error; try again later.
 	ErrUnavailable Reason = "unavailable"
 	// ErrMalformedResponse is returned for any other response without an OAuth error, such as a 2xx without a token, a 3xx, or a proxy's 403 or 407; look at what stands between you and Apple.
 	ErrMalformedResponse Reason = "malformed_response"
@@ -159,6 +159,8 @@ const (
 	ErrNoRefreshToken Reason = "no_refresh_token"
 	// ErrUnsafeState is returned for a state with characters that need percent-encoding; use [golang.org/x/oauth2.GenerateVerifier]'s alphabet.
 	ErrUnsafeState Reason = "unsafe_state"
+	// ErrManyRefusals is returned by package grants when Apple refuses the refresh tokens of many customers at once; look for the wrong environment or client_id, a restored database or a fault of Apple's, and ask nobody to reconnect.
+	ErrManyRefusals Reason = "many_refusals"
 )
 
 // Entry is one row of Apple's error tables.

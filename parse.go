@@ -6,19 +6,20 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"errors"
-	"html"
 	"io"
 	"iter"
 	"maps"
 	"math"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
+	"github.com/seed-a5f25c57/applebusiness/internal/redact"
 )
 
 const (
@@ -66,7 +67,7 @@ func parseFailure(response *http.Response, body []byte, readErr error, sent *tok
 		e.err = readErr
 		if e.Code == "" && e.Description == "" {
 			e.Reason, e.detail = ErrNoResponse, "the response was truncated"
-			if isTimeout(readErr) {
+			if neterr.Timeout(readErr) {
 				e.detail = "the response timed out"
 			}
 		}
@@ -83,7 +84,7 @@ func parseFailure(response *http.Response, body []byte, readErr error, sent *tok
 // after the error.
 //
 // A response without RFC 6749's error has a Reason of its own: [ErrRateLimited] at status 429, [ErrUnavailable] at 408,
-// 425 and 5xx except 501 and 505, else [ErrMalformedResponse]. So the empty Reason means that Apple, or somebody who speaks
+// 425 and 5xx except 501, 505 and 511, else [ErrMalformedResponse]. So the empty Reason means that Apple, or somebody who speaks
 // OAuth, sent an error that Apple's table does not list.
 func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
 	return parseError(statusCode, header, body, nil)
@@ -115,7 +116,7 @@ func parseError(statusCode int, header http.Header, body []byte, sent *tokenRequ
 func (e *Error) receive(statusCode int, header http.Header, sent *tokenRequest) {
 	e.Endpoint, e.StatusCode = TokenEndpoint, statusCode
 	if ids := header["Apple-Request-Id"]; len(ids) > 0 { // the canonical name, which Get would check first
-		e.RequestID = cut(sent.mask(ids[0]), maxCode)
+		e.RequestID = redact.Cut(sent.mask(ids[0]), maxCode)
 	}
 	if waits := header["Retry-After"]; len(waits) > 0 {
 		e.RetryAfter = parseRetryAfter(waits[0])
@@ -131,23 +132,12 @@ func (e *Error) classify(isOAuth bool, header http.Header, body []byte) {
 		return // an OAuth error: of the table, or one that its reader has to know of
 	case e.StatusCode == http.StatusTooManyRequests:
 		e.Reason = ErrRateLimited
-	case isTransient(e.StatusCode):
+	case neterr.StatusPasses(e.StatusCode):
 		e.Reason = ErrUnavailable
 	default:
 		e.Reason = ErrMalformedResponse
 	}
 	e.edge = isEdge(e.StatusCode, header, body)
-}
-
-// isTransient reports whether a status says that the server fails at the moment.
-func isTransient(statusCode int) bool {
-	switch statusCode {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
-		return true
-	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
-		return false
-	}
-	return statusCode >= 500 && statusCode <= 599
 }
 
 // isEdge reports whether a response looks like those by which the edge in front of Apple's services drops a request: an
@@ -412,20 +402,20 @@ func parseRetryAfter(value string) time.Duration {
 // describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
 // matched.
 func (e *Error) describe(code, description, uri string, sent *tokenRequest) {
-	e.Code = Code(cut(code, maxCode))
-	e.Description = cut(description, maxDescription)
-	e.URI = cut(uri, maxDescription)
+	e.Code = Code(redact.Cut(code, maxCode))
+	e.Description = redact.Cut(description, maxDescription)
+	e.URI = redact.Cut(uri, maxDescription)
 	e.Reason, e.Parameter = match(e.StatusCode, e.Code, e.Description)
 	if sent == nil {
 		return
 	}
 	if !e.Code.isKnown() {
-		e.Code = Code(cut(sent.mask(code), maxCode))
+		e.Code = Code(redact.Cut(sent.mask(code), maxCode))
 	}
 	if !isCatalogText(e.Description) {
-		e.Description = cut(sent.mask(description), maxDescription)
+		e.Description = redact.Cut(sent.mask(description), maxDescription)
 	}
-	e.URI = cut(sent.mask(uri), maxDescription)
+	e.URI = redact.Cut(sent.mask(uri), maxDescription)
 	e.Parameter = sent.mask(e.Parameter)
 }
 
@@ -495,59 +485,22 @@ func (r *tokenRequest) grantType() string {
 	}
 	for name, value := range r.all() {
 		if name == "grant_type" {
-			return cut(value, maxCode)
+			return redact.Cut(value, maxCode)
 		}
 	}
 	return ""
 }
 
-// mask returns text with each value of the request replaced, in whatever letters, also as it stands in a URL, a form or
-// HTML. The public grant_type and scope and values under 8 bytes, which stand in many a harmless text, are left.
+// mask returns text without the values of the request, but for the public grant_type and scope.
 func (r *tokenRequest) mask(text string) string {
 	if r == nil || text == "" {
 		return text
 	}
-	var shown []string
-	lower := lowerASCII(text)
+	var secrets []string
 	for name, value := range r.all() {
-		if len(value) < 8 || name == "grant_type" || name == "scope" {
-			continue
-		}
-		for _, value := range [...]string{
-			value, url.QueryEscape(value), url.PathEscape(value), strings.ReplaceAll(value, "+", " "), html.EscapeString(value),
-		} {
-			if value = lowerASCII(value); strings.Contains(lower, value) {
-				shown = append(shown, value)
-			}
+		if name != "grant_type" && name != "scope" {
+			secrets = append(secrets, value)
 		}
 	}
-	slices.SortFunc(shown, func(a, b string) int { return len(b) - len(a) }) // a value may hold another
-	for _, value := range shown {
-		text = replaceInAnyCase(text, value, masked)
-	}
-	return text
-}
-
-// replaceInAnyCase is strings.ReplaceAll without regard to the case of ASCII letters. old is in lower case.
-func replaceInAnyCase(text, old, replacement string) string {
-	var out strings.Builder
-	for lower := lowerASCII(text); ; {
-		i := strings.Index(lower, old)
-		if i < 0 {
-			return out.String() + text
-		}
-		out.WriteString(text[:i] + replacement)
-		text, lower = text[i+len(old):], lower[i+len(old):]
-	}
-}
-
-// lowerASCII leaves every byte in its place, as strings.ToLower does not.
-func lowerASCII(text string) string {
-	lower := []byte(text)
-	for i, b := range lower {
-		if b >= 'A' && b <= 'Z' {
-			lower[i] = b + 'a' - 'A'
-		}
-	}
-	return string(lower)
+	return redact.Values(text, secrets...)
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
 
 // The values of grant_type that Apple's token endpoint takes. A caller of [ParseTokenError] sets [Error.GrantType] to the
@@ -65,7 +67,7 @@ func Wrap(err error) error {
 		return parseError(0, nil, nil, nil) // without err, whose nil pointer panics when it is printed
 	}
 	var failed *oauth2.RetrieveError
-	isWrapped := visit(err, func(node error) bool {
+	isWrapped := neterr.Visit(err, func(node error) bool {
 		switch node := node.(type) {
 		case *Error:
 			return true
@@ -130,8 +132,8 @@ type plainError struct {
 
 // findPlain looks for an untyped error of x/oauth2 in err's tree.
 func findPlain(err error) (found *plainError) {
-	visit(err, func(node error) bool {
-		text := textOf(node)
+	neterr.Visit(err, func(node error) bool {
+		text := neterr.Text(node)
 		for i, plain := range plainErrors {
 			// What follows is a status if the text was a RetrieveError's.
 			if after, ok := strings.CutPrefix(text, plain.text); ok && strings.IndexAny(after, "0123456789") != len(": ") {

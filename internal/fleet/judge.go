@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/seed-a5f25c57/applebusiness/grants"
 	"github.com/seed-a5f25c57/applebusiness/grants/pgxstore"
 )
 
@@ -63,28 +64,41 @@ func (f *fleet) judge(ctx context.Context, store *pgxstore.Store, took time.Dura
 		if err != nil {
 			return result{}, err
 		}
-		isDead, isLost := record.Dead != nil, record.Token.RefreshToken != newest
-		byTrouble := f.apple.lost[grant] || isLost && f.kills > 0
-		if isLost && byTrouble {
-			r.lostToTrouble++
-			if isDead && !record.Dead.ResponseLost {
-				r.withoutResponse++
-			}
+		isLost := record.Token.RefreshToken != newest
+		if f.apple.lost[grant] || isLost && f.kills > 0 {
+			r.countTrouble(record.Mark, isLost)
+		} else {
+			r.count(record.Mark, isLost, told[grant])
 		}
-		if isLost && !byTrouble {
-			r.lost++
-		}
-		if (isDead || told[grant]) && !byTrouble {
-			r.told++
-		}
-		if isDead && !byTrouble {
-			r.dead++
-		}
-		if !isLost && !isDead {
+		if record.Dead == nil && !isLost {
 			r.working++
 		}
 	}
 	return r, nil
+}
+
+// count counts a grant of which neither a kill nor a lost response can have taken anything.
+func (r *result) count(mark grants.Mark, isLost, isTold bool) {
+	if isLost {
+		r.lost++
+	}
+	if mark.Dead != nil {
+		r.dead++
+	}
+	if mark.Dead != nil || isTold {
+		r.told++
+	}
+}
+
+// countTrouble counts another one.
+func (r *result) countTrouble(mark grants.Mark, isLost bool) {
+	if !isLost {
+		return
+	}
+	r.lostToTrouble++
+	if mark.Dead != nil && !mark.Dead.ResponseLost {
+		r.withoutResponse++
+	}
 }
 
 // goal is a figure, and what it may be at most.

@@ -189,7 +189,7 @@ var noExample = map[string]string{
 // Every function and method that a user calls has an Example, or a reason not to have one.
 func TestExamples(t *testing.T) {
 	function := regexp.MustCompile(`^(\w+): func (?:\(\*?(\w+)\) )?(\w+)\(`)
-	ofInterfaces := regexp.MustCompile(`\.(Error|Is|As|Unwrap|Format|LogValue|MarshalJSON|Timeout)$|^(grants\.MemoryStore|grants\.DirStore|pgxstore\.Store)\.(Load|Lease|Save|Mark|Release|Put|Delete|Due|Dead)$`)
+	ofInterfaces := regexp.MustCompile(`\.(Error|Is|As|Unwrap|Format|LogValue|MarshalJSON|MarshalText|Timeout)$|^(grants\.MemoryStore|grants\.DirStore|pgxstore\.Store)\.(Load|Lease|Save|Mark|Release|Put|Delete|Due|Dead)$`)
 	for _, folder := range []string{".", "grants", "grants/grantstest", "grants/pgxstore", "applebusinesstest"} {
 		paths, err := filepath.Glob(filepath.Join(folder, "*_test.go"))
 		require.NoError(t, err)

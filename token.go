@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -187,6 +189,14 @@ type TokenSource struct {
 	held    error
 	until   time.Time // zero: held for good
 }
+
+// Format writes the type and none of its tokens, whatever the verb. It implements [fmt.Formatter].
+func (*TokenSource) Format(state fmt.State, verb rune) {
+	formatText(state, verb, "applebusiness.TokenSource")
+}
+
+// LogValue returns the type and none of its tokens. It implements [slog.LogValuer].
+func (*TokenSource) LogValue() slog.Value { return slog.StringValue("applebusiness.TokenSource") }
 
 // Token returns a copy of Source's token, since x/oauth2 writes into the tokens that it hands out. An error is what
 // [Wrap] makes of Source's, or what OnToken returned.

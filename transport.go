@@ -6,7 +6,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -61,8 +63,16 @@ type Transport struct {
 	// before it returns, and may be called concurrently.
 	OnError func(*Error)
 
-	passing int32 // requests that are passed on at the moment
+	passing atomic.Int32 // requests that are passed on at the moment
 }
+
+// Format writes the type and nothing of what it holds, whatever the verb. It implements [fmt.Formatter].
+func (*Transport) Format(state fmt.State, verb rune) {
+	formatText(state, verb, "applebusiness.Transport")
+}
+
+// LogValue returns the type and nothing of what it holds. It implements [slog.LogValuer].
+func (*Transport) LogValue() slog.Value { return slog.StringValue("applebusiness.Transport") }
 
 // ownBase marks the context of a request that a Transport has sent, to find one that is its own Base.
 type ownBase struct{ t *Transport }
@@ -180,8 +190,8 @@ func (t *Transport) pass(r *http.Request) (*http.Response, error) {
 	}
 	sent := r
 	if _, ok := base.(*http.Transport); !ok { // it may lead back to t, which shows at the second pass
-		defer atomic.AddInt32(&t.passing, -1)
-		if atomic.AddInt32(&t.passing, 1) > 1 {
+		defer t.passing.Add(-1)
+		if t.passing.Add(1) > 1 {
 			sent = r.WithContext(context.WithValue(r.Context(), ownBase{t}, true))
 		}
 	}

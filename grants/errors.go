@@ -3,6 +3,7 @@ package grants
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strconv"
@@ -69,6 +70,18 @@ func (e *StoreError) Unwrap() error {
 	}
 	return e.Err
 }
+
+// Format writes what [StoreError.Error] returns whatever the verb, since Err may show more. It implements [fmt.Formatter].
+func (e StoreError) Format(state fmt.State, verb rune) {
+	fmt.Fprintf(state, fmt.FormatString(state, verb), e.Error())
+}
+
+// LogValue returns what [StoreError.Error] returns. It implements [slog.LogValuer].
+func (e *StoreError) LogValue() slog.Value { return slog.StringValue(e.Error()) }
+
+// MarshalText returns what [StoreError.Error] returns, which makes it the JSON of e too. It implements
+// [encoding.TextMarshaler].
+func (e StoreError) MarshalText() ([]byte, error) { return []byte(e.Error()), nil }
 
 // Foreign marks e as none of Apple's errors: package applebusiness looks for no advice beyond it.
 func (e *StoreError) Foreign() {}

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -124,6 +126,14 @@ func (s *MemoryStore) record(grant string, r *row, now time.Time) (Record, error
 
 // NewMemoryStore returns an empty MemoryStore.
 func NewMemoryStore() *MemoryStore { return new(MemoryStore) }
+
+// Format writes the type and none of the tokens, whatever the verb. It implements [fmt.Formatter].
+func (*MemoryStore) Format(state fmt.State, verb rune) {
+	fmt.Fprintf(state, fmt.FormatString(state, verb), "grants.MemoryStore")
+}
+
+// LogValue returns the type and none of the tokens. It implements [slog.LogValuer].
+func (*MemoryStore) LogValue() slog.Value { return slog.StringValue("grants.MemoryStore") }
 
 // Load implements [Store].
 func (s *MemoryStore) Load(ctx context.Context, grant string) (Record, error) {

@@ -114,10 +114,11 @@ func (r result) goals() []goal {
 		{"grants lost by a kill or a lost response", r.lostToTrouble, r.kills + r.lostResponses},
 		{"of those, verdicts that do not say so", r.withoutResponse, 0},
 	}
-	if r.options.freeze == 0 { // a process that stands still is late, and nobody knows whether it will go on
-		goals = append(goals,
-			goal{"requests", r.requests, r.tokens + r.kills + r.lostResponses},
-			goal{"ms that a caller waited longer than its deadline", int(r.late.Milliseconds()), 500}) // on busy cores
+	if r.options.restore == 0 && r.options.freeze == 0 { // else a process cannot know that what it has is spent
+		goals = append(goals, goal{"requests", r.requests, r.tokens + r.kills + r.lostResponses})
+	}
+	if r.options.freeze == 0 {
+		goals = append(goals, goal{"ms that a caller waited longer than its deadline", int(r.late.Milliseconds()), 500}) // on busy cores
 	}
 	if r.options.wave {
 		goals = append(goals,

@@ -112,7 +112,10 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	longest := max(o.freeze, o.restart, o.restore, o.refuseWrites)
+	longest := max(o.freeze, o.restart, o.refuseWrites)
+	if o.restore > 0 {
+		longest = max(longest, o.restore+accessTokenLife)
+	}
 	switch {
 	case flags.NArg() > 0:
 		return o, fmt.Errorf("unknown argument %q", flags.Arg(0))
@@ -122,7 +125,7 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 		min(o.freeze, o.restart, o.restore, o.refuseWrites) < 0:
 		return o, errors.New("a number or a duration is too small")
 	case longest > 0 && (o.wave || o.duration < calm+longest+calm):
-		return o, fmt.Errorf("a trouble of %s needs a run of %s at least, and no -wave", longest, calm+longest+calm)
+		return o, fmt.Errorf("such a trouble needs a run of %s at least, and no -wave", calm+longest+calm)
 	case o.pooler && o.poolerURL == "":
 		return o, errors.New("-pooler, and no $POOLER_URL")
 	case (o.restart > 0 || o.restore > 0) && o.postgresCtl == "":

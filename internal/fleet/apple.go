@@ -91,10 +91,10 @@ func (a *apple) serve(w http.ResponseWriter, r *http.Request) {
 	a.answered++
 	a.seen[sent.RefreshToken] = true
 	grant := a.grantOf[sent.RefreshToken]
-	isLost := false
+	lost := false
 	if _ = json.Unmarshal(recorder.Body.Bytes(), &received); received.RefreshToken != "" {
 		a.grantOf[received.RefreshToken], a.newest[grant] = grant, received.RefreshToken
-		if isLost = a.options.lose && a.answered%10 == 0; isLost {
+		if lost = a.options.lose && a.answered%10 == 0; lost {
 			a.lost[grant] = true
 		}
 	} else {
@@ -102,7 +102,7 @@ func (a *apple) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	a.mu.Unlock()
 	time.Sleep(a.options.latency / 2)
-	if isLost {
+	if lost {
 		panic(http.ErrAbortHandler) // net/http breaks the connection
 	}
 	for name, values := range recorder.Header() {

@@ -64,13 +64,13 @@ func (f *fleet) judge(ctx context.Context, store *pgxstore.Store, took time.Dura
 		if err != nil {
 			return result{}, err
 		}
-		isLost := record.Token.RefreshToken != newest
-		if f.apple.lost[grant] || isLost && f.kills > 0 {
-			r.countTrouble(record.Mark, isLost)
+		lost := record.Token.RefreshToken != newest
+		if f.apple.lost[grant] || lost && f.kills > 0 {
+			r.countTrouble(record.Mark, lost)
 		} else {
-			r.count(record.Mark, isLost, told[grant])
+			r.count(record.Mark, lost, told[grant])
 		}
-		if record.Dead == nil && !isLost {
+		if record.Dead == nil && !lost {
 			r.working++
 		}
 	}
@@ -78,21 +78,21 @@ func (f *fleet) judge(ctx context.Context, store *pgxstore.Store, took time.Dura
 }
 
 // count counts a grant of which neither a kill nor a lost response can have taken anything.
-func (r *result) count(mark grants.Mark, isLost, isTold bool) {
-	if isLost {
+func (r *result) count(mark grants.Mark, lost, told bool) {
+	if lost {
 		r.lost++
 	}
 	if mark.Dead != nil {
 		r.dead++
 	}
-	if mark.Dead != nil || isTold {
+	if mark.Dead != nil || told {
 		r.told++
 	}
 }
 
 // countTrouble counts another one.
-func (r *result) countTrouble(mark grants.Mark, isLost bool) {
-	if !isLost {
+func (r *result) countTrouble(mark grants.Mark, lost bool) {
+	if !lost {
 		return
 	}
 	r.lostToTrouble++

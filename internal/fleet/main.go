@@ -124,8 +124,10 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	case o.processes < 1 || o.grants < 1 || o.pool < 1 || o.limit < 0 || o.latency < 0 || o.duration < time.Second,
 		min(o.freeze, o.restart, o.restore, o.refuseWrites) < 0:
 		return o, errors.New("a number or a duration is too small")
-	case longest > 0 && (o.wave || o.duration < calm+longest+calm):
-		return o, fmt.Errorf("such a trouble needs a run of %s at least, and no -wave", calm+longest+calm)
+	case o.wave && (longest > 0 || o.kill || o.terminate || o.environment):
+		return o, errors.New("a trouble that begins and ends, and -wave")
+	case longest > 0 && o.duration < calm+longest+calm:
+		return o, fmt.Errorf("such a trouble needs a run of %s at least", calm+longest+calm)
 	case o.pooler && o.poolerURL == "":
 		return o, errors.New("-pooler, and no $POOLER_URL")
 	case (o.restart > 0 || o.restore > 0) && o.postgresCtl == "":

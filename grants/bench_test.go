@@ -92,7 +92,7 @@ func BenchmarkToken(b *testing.B) {
 
 // The bytes that a grant takes in a Manager, beside the Store's.
 func BenchmarkMemory(b *testing.B) {
-	const n = 20_000
+	const n = 100_000
 	for _, refreshed := range []bool{false, true} {
 		b.Run(fmt.Sprintf("%d grants, refreshed=%v", n, refreshed), func(b *testing.B) {
 			for b.Loop() {

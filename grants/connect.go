@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -23,12 +24,12 @@ const (
 
 // Connection is what [Manager.Connect] has connected. Nothing in it is secret.
 type Connection struct {
-	Grant string // Apple's orgId of the company that the user picked, under which the grant is stored
-	Name  string // the company's legalName, as Apple sent it; "" if Apple sent none
+	Grant string // Apple's orgId of the organisation that the user picked, under which the grant is stored
+	Name  string // its legalName, as Apple sent it; "" if Apple sent none
 }
 
-// Connect finishes what a redirect of Apple's consent page began, and returns which company is connected. It verifies r as
-// [applebusiness.VerifyRedirect] does, redeems the code, asks GET /me of the API which company the user picked, and stores
+// Connect finishes what a redirect of Apple's consent page began, and returns which organisation is connected. It verifies r as
+// [applebusiness.VerifyRedirect] does, redeems the code, asks GET /me of the API which organisation the user picked, and stores
 // the token under its orgId, as [Manager.Put] does, with as many tries as it takes. state and verifier are those of the
 // browser that started, kept in a cookie of it. Redirect the browser then: its URL holds the code.
 //
@@ -87,9 +88,11 @@ type connecting struct {
 
 // connect returns what becomes of a code: it is redeemed, unless it was brought before.
 func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
-	switch {
-	case m.unusableURL != nil:
-		return nil, exchangeFailure(applebusiness.ErrUnsafeTokenRequest)
+	switch unusable, ok := m.unusableURL.(*applebusiness.Error); {
+	case ok:
+		failed := *unusable
+		failed.GrantType = applebusiness.GrantTypeAuthorizationCode
+		return nil, &failed
 	case !strings.HasSuffix(m.config.Endpoint.TokenURL, tokenPath):
 		return nil, fmt.Errorf(prefix+"the TokenURL does not end in "+tokenPath+", so that nothing says where "+mePath+" is: %w",
 			exchangeFailure(applebusiness.ErrUnsafeTokenRequest))
@@ -183,15 +186,16 @@ func (c *connecting) settle(err error) {
 // minutes.
 func (c *connecting) redeem(code, verifier string) error {
 	m, config := c.m, *c.m.config
-	var err error
-	if config.ClientSecret, err = m.clientSecret(m.work); err != nil {
-		return err
-	}
 	patient, cancel := context.WithTimeout(m.work, limitPatience)
 	_ = m.waitForLimit(patient)
 	cancel()
-	if m.work.Err() != nil {
+	var err error
+	config.ClientSecret, err = m.clientSecret(m.work)
+	switch {
+	case m.work.Err() != nil:
 		return ErrClosed
+	case err != nil:
+		return err
 	}
 	m.mu.Lock()
 	c.sent = true
@@ -268,8 +272,17 @@ func (c *connecting) complete(ctx context.Context) error {
 		if failure != nil && sleep(ctx, saveBackoff(tries)) != nil {
 			return ErrClosed
 		}
-		if failure = m.putConnected(ctx, connection.Grant, token, failure != nil); failure == nil {
+		again := failure != nil
+		failure = m.putConnected(ctx, connection.Grant, token, again)
+		switch {
+		case failure == nil && again:
+			m.log(slog.LevelInfo, "the token of a customer who connects is stored", slog.String("grant", connection.Grant))
 			return nil
+		case failure == nil:
+			return nil
+		case !again:
+			m.log(slog.LevelError, "the token of a customer who connects cannot be stored yet",
+				slog.String("error", newStoreError(connection.Grant, failure, token).Error()))
 		}
 	}
 }
@@ -312,15 +325,12 @@ func (m *Manager) completeConnects(ctx context.Context) {
 	})
 }
 
-// nameConnects adds an error for each connection that is not stored to errs, by the grant's name; m.mu is held.
+// nameConnects adds an error for each connection that is not stored to errs, by the grant's name, which is "" until Apple
+// has said it; m.mu is held.
 func (m *Manager) nameConnects(ctx context.Context, errs map[string]*StoreError) {
 	for _, c := range m.connects {
-		switch cause := cmp.Or(c.failure, ctx.Err(), context.Canceled); {
-		case c.over || !c.sent:
-		case c.connection.Grant == "": // Apple has not said it yet
-			errs[""] = newStoreError("", fmt.Errorf("a customer was connecting, whose company is not known yet: %w", cause), c.token)
-		default:
-			errs[c.connection.Grant] = newStoreError(c.connection.Grant, cause, c.token)
+		if grant := c.connection.Grant; c.sent && !c.over {
+			errs[grant] = newStoreError(grant, cmp.Or(c.failure, ctx.Err(), errGivenUp), c.token)
 		}
 	}
 }

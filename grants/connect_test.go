@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -222,7 +223,7 @@ func TestConnect(t *testing.T) {
 		t.Run(method, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, c *consent) {
 				m, ctx := c.manager(), t.Context()
-				for n := 1; n <= 2; n++ { // each consent is one company's
+				for n := 1; n <= 2; n++ { // each consent is one organisation's
 					back := c.arrive()
 					connection, err := m.Connect(httptest.NewRequest(method, back.url, nil), back.state, back.verifier)
 					require.NoError(t, err)
@@ -309,7 +310,7 @@ func TestConnectSendsNothing(t *testing.T) {
 		},
 		"a token URL with a line end": {
 			config: func(config *oauth2.Config, _ *grants.Options) { config.Endpoint.TokenURL += "\n" },
-			want:   applebusiness.ErrUnsafeTokenRequest, action: applebusiness.ActionFixRequest, text: "applebusiness: unsafe_token_request",
+			want:   applebusiness.ErrUnsafeTokenRequest, action: applebusiness.ActionFixRequest, text: "applebusiness: unsafe_token_request: the Transport has no usable TokenURL",
 		},
 		"no client secret": {
 			config: func(_ *oauth2.Config, options *grants.Options) {
@@ -573,7 +574,11 @@ func TestConnectKeepsFewOutcomes(t *testing.T) {
 
 func TestConnectStoreFails(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *consent) {
-		back, m := c.arrive(), c.manager()
+		var log strings.Builder
+		m := c.manager(func(_ *oauth2.Config, options *grants.Options) {
+			options.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		})
+		back := c.arrive()
 		c.store.fail(errors.New("the disk is full"), "Put")
 		time.AfterFunc(10*time.Minute, func() { c.store.fail(nil) })
 		start := time.Now()
@@ -595,6 +600,10 @@ func TestConnectStoreFails(t *testing.T) {
 		assert.Equal(t, "org-1", connection.Grant)
 		assert.InDelta(t, 10*time.Minute, time.Since(start), float64(10*time.Second))
 		assert.Less(t, c.store.count("Put"), 300, "with a backoff")
+		assert.Regexp(t, `^[^\n]*level=ERROR msg="applebusiness/grants: the token of a customer who connects cannot be stored yet" error="[^\n]*the disk is full[^\n]*
+[^\n]*level=INFO msg="applebusiness/grants: the token of a customer who connects is stored" grant=org-1
+$`, log.String(), "it is said once, and when it is over")
+		c.assertShowsNoSecret(t, log.String())
 		assert.Equal(t, 1, c.exchanges())
 		_, err = m.Token(t.Context(), "org-1")
 		assert.NoError(t, err)
@@ -722,12 +731,12 @@ func TestConnectAndClose(t *testing.T) {
 		"none": {func(*consent) {}, "", "", true},
 		"the exchange is under way": {
 			func(c *consent) { c.on("/api/v1/oauth2/token", late(10*time.Second)) },
-			`applebusiness/grants: closed before the newest token was stored of "": "a customer was connecting, whose company is not known yet: context deadline exceeded"`,
-			`applebusiness/grants: closed before the newest token was stored of "": "a customer was connecting, whose company is not known yet: context canceled"`, false,
+			`applebusiness/grants: closed before the newest token was stored of a customer who was connecting: "context deadline exceeded"`,
+			`applebusiness/grants: closed before the newest token was stored of a customer who was connecting: "Close gave up while its token was on its way"`, false,
 		},
-		"the company is not known": {
+		"the organisation is not known": {
 			func(c *consent) { c.on(mePath, hang) },
-			`applebusiness/grants: closed before the newest token was stored of "": "a customer was connecting, whose company is not known yet: context deadline exceeded"`,
+			`applebusiness/grants: closed before the newest token was stored of a customer who was connecting: "context deadline exceeded"`,
 			"", true,
 		},
 		"the Store fails": {
@@ -878,8 +887,8 @@ func TestConnectWithoutSecret(t *testing.T) {
 				back := c.arrive()
 				var browser sync.WaitGroup
 				browser.Go(func() {
-					connection, err := back.connect(m)
-					c.failed(t, connection, err, false)
+					_, err := back.connect(m)
+					assert.Equal(t, grants.ErrClosed, err)
 				})
 				synctest.Wait()
 				for range 2 {
@@ -946,6 +955,47 @@ func TestConnectAsksLimit(t *testing.T) {
 				assert.Equal(t, 1, asked)
 				assert.Equal(t, test.takes, time.Since(start))
 			})
+		})
+	}
+}
+
+// What a network does to a customer who connects.
+func TestConnectOverTCP(t *testing.T) {
+	me := func(failure applebusinesstest.Failure) applebusinesstest.Failure {
+		failure.Endpoint = applebusinesstest.MeEndpoint
+		return failure
+	}
+	for name, test := range map[string]struct {
+		failure applebusinesstest.Failure
+		action  applebusiness.Action // "": it is connected
+	}{
+		"nothing":                   {applebusinesstest.Failure{TakesEffect: true, Delay: time.Millisecond}, ""},
+		"/me breaks once":           {me(applebusinesstest.Failure{Drop: true}), ""},
+		"/me hangs once":            {me(applebusinesstest.Failure{Hang: true}), ""},
+		"/me answers 503 twice":     {me(applebusinesstest.Failure{StatusCode: 503, Times: 2}), ""},
+		"the exchange's is lost":    {applebusinesstest.Failure{TakesEffect: true, Drop: true}, applebusiness.ActionStartOver},
+		"the exchange is not heard": {applebusinesstest.Failure{Drop: true}, applebusiness.ActionStartOver},
+		"a gateway answers for it":  {applebusinesstest.Failure{StatusCode: 504, TakesEffect: true}, applebusiness.ActionStartOver},
+		"/me has another dialect":   {me(applebusinesstest.Failure{StatusCode: 403, Body: `[{"code":"Forbidden"}]`}), applebusiness.ActionStartOver},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fake := applebusinesstest.NewServer(nil)
+			defer fake.Close()
+			fake.FailNext(test.failure)
+			config := &oauth2.Config{ClientID: fake.App.ClientID, ClientSecret: fake.App.ClientSecret, RedirectURL: fake.App.RedirectURIs[0], Endpoint: fake.Endpoint()}
+			m := grants.New(config, grants.NewMemoryStore(), &grants.Options{HTTPClient: &http.Client{Timeout: 6 * time.Second}})
+			defer m.Close(t.Context())
+			back := arrival{state: oauth2.GenerateVerifier(), verifier: oauth2.GenerateVerifier()}
+			var err error
+			back.url, err = fake.Authorize(config.AuthCodeURL(back.state, oauth2.S256ChallengeOption(back.verifier)))
+			require.NoError(t, err)
+			connection, err := back.connect(m)
+			assert.Equal(t, test.action, applebusiness.Troubleshoot(err).Action)
+			assert.False(t, applebusiness.Retryable(err))
+			assert.Equal(t, test.action == "", err == nil, err)
+			assert.Equal(t, test.action == "", connection.Grant == "org-1")
+			assert.Len(t, slices.DeleteFunc(fake.Requests(), func(r applebusinesstest.Request) bool { return r.GrantType == "" }), 1)
 		})
 	}
 }

@@ -26,7 +26,7 @@ const (
 	maxOrgID  = 256
 )
 
-// whose asks Apple which company a token belongs to, for as long as a token request may take.
+// whose asks Apple which organisation a token belongs to, for as long as a token request may take.
 func (m *Manager) whose(ctx context.Context, token *oauth2.Token) (Connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
@@ -56,7 +56,7 @@ func meError(status int) error {
 	case http.StatusOK:
 		why = "the response is not the documented JSON"
 	}
-	return fmt.Errorf(prefix+"the code was redeemed, but "+mePath+" does not say which company it is of: %s: %w",
+	return fmt.Errorf(prefix+"the code was redeemed, but "+mePath+" does not say which organisation it is of: %s: %w",
 		why, &applebusiness.Error{Reason: applebusiness.ErrUnavailable, GrantType: applebusiness.GrantTypeAuthorizationCode})
 }
 
@@ -91,20 +91,20 @@ func (m *Manager) askMe(ctx context.Context, token *oauth2.Token) (Connection, e
 	})
 }
 
-// parseMe returns the company that a response of /me names, if that can be the name of a grant and echoes no token.
+// parseMe returns the organisation that a response of /me names, if that can be the name of a grant and echoes no token.
 func parseMe(body []byte, token *oauth2.Token) Connection {
 	var me struct {
-		Company struct {
+		Organisation struct {
 			ID   string `json:"orgId"`
 			Name string `json:"legalName"`
 		} `json:"orgDetails"`
 	}
 	_ = json.Unmarshal(body, &me) // a member of another type stays empty
-	id, shown := me.Company.ID, me.Company.ID+" "+me.Company.Name
+	id, shown := me.Organisation.ID, me.Organisation.ID+" "+me.Organisation.Name
 	isOdd := func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
 	if strings.TrimSpace(id) == "" || len(id) > maxOrgID || strings.ContainsFunc(id, isOdd) ||
 		redact.Values(shown, token.AccessToken, token.RefreshToken) != shown {
 		return Connection{}
 	}
-	return Connection{id, me.Company.Name}
+	return Connection{id, me.Organisation.Name}
 }

@@ -82,11 +82,13 @@ var dead = &applebusiness.Error{
 func TestStore(t *testing.T) {
 	for _, variable := range []string{"DATABASE_URL", "POOLER_URL"} {
 		t.Run(variable, func(t *testing.T) {
+			t.Parallel()
 			store, _ := newStore(t, newPool(t, variable), pgxstore.Options{})
 			require.NoError(t, grantstest.TestStore(store))
 		})
 	}
 	t.Run("encrypted", func(t *testing.T) {
+		t.Parallel()
 		store, _ := newStore(t, newPool(t, "DATABASE_URL"), pgxstore.Options{AEAD: newKeyring(t, 1)})
 		require.NoError(t, grantstest.TestStore(store))
 	})

@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -296,7 +297,7 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 	e.asked = true
 	e.used.Store(int64(now))
 	if now < e.lookAt && e.attempt == nil {
-		err := m.remembered(e)
+		err := cmp.Or(m.remembered(e), m.unusableURL)
 		if err == nil {
 			err = m.refusal(nil)
 		}

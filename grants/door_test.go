@@ -84,7 +84,7 @@ func TestPanics(t *testing.T) {
 			assert.Contains(t, err.Error(), "transport")
 			assert.NotContains(t, err.Error(), "refresh-a-0")
 			log := w.logged()
-			for _, word := range []string{"panic in Options.Limit", "panic in OnRefresh", "panic in the HTTP client", "manager_test.go"} {
+			for _, word := range []string{"panic in Options.Limit", "panic in OnRefresh", "panic in the HTTP client", "door_test.go"} {
 				assert.Contains(t, log, word)
 			}
 			assert.NotContains(t, log, "unter2")

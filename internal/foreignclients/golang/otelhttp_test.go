@@ -100,11 +100,15 @@ func TestSpansHoldNoSecret(t *testing.T) {
 			jsonHeader := http.Header{"Content-Type": {"application/json"}, "Apple-Request-Id": {echo}}
 			echoed, err := json.Marshal(map[string]string{"error": "invalid_grant", "error_description": "Unknown: " + echo, "error_uri": "https://x.example/" + token.RefreshToken})
 			require.NoError(t, err)
+			there := apple.URL + "/?" + url.Values{"token": secrets}.Encode()
 			for _, failure := range []applebusinesstest.Failure{
 				{StatusCode: 400, Header: jsonHeader, Body: string(echoed)},
 				{StatusCode: 503, Body: "<html>" + echo},
 				{StatusCode: 200, Header: http.Header{"Content-Type": {"text/html"}}, Body: echo},
 				{StatusCode: 200, Header: http.Header{"Content-Length": {"100000"}}, Body: echo},
+				{StatusCode: 302, Header: http.Header{"Location": {there}}},
+				{StatusCode: 307, Header: http.Header{"Location": {there}}},
+				{StatusCode: 307, Header: http.Header{"Location": {"%zz" + token.RefreshToken}}},
 				{StatusCode: 401, Header: http.Header{"Www-Authenticate": {echo}, "Retry-After": {token.RefreshToken}}},
 				{TakesEffect: true, Drop: true},
 			} {

@@ -136,7 +136,9 @@ func TestSpansOfAManagerHoldNoSecret(t *testing.T) {
 	apple := applebusinesstest.NewServer(nil)
 	defer apple.Close()
 	tr := newTracing()
-	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	config := &oauth2.Config{
+		ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, RedirectURL: apple.App.RedirectURIs[0], Endpoint: apple.Endpoint(),
+	}
 	manager := grants.New(config, grants.NewMemoryStore(), &grants.Options{HTTPClient: &http.Client{Transport: tr.around(http.DefaultTransport)}})
 	defer manager.Close(context.Background())
 	expired := apple.ConnectExpired(config.ClientID)
@@ -147,6 +149,16 @@ func TestSpansOfAManagerHoldNoSecret(t *testing.T) {
 	require.NoError(t, response.Body.Close())
 	token, err := manager.Token(t.Context(), "customer 7")
 	require.NoError(t, err)
+	state, verifier := oauth2.GenerateVerifier(), oauth2.GenerateVerifier()
+	redirected, err := apple.Authorize(config.AuthCodeURL(state, oauth2.S256ChallengeOption(verifier)))
+	require.NoError(t, err)
+	request := httptest.NewRequest(http.MethodPost, redirected, nil)
+	connected, err := manager.Connect(request, state, verifier)
+	require.NoError(t, err)
+	fresh, err := manager.Token(t.Context(), connected.Grant)
+	require.NoError(t, err)
+	tr.assertShowsNone(t, state, verifier, request.URL.Query().Get("code"), fresh.AccessToken, fresh.RefreshToken)
+
 	text := tr.text(t)
 	tr.assertShowsNone(t, config.ClientSecret, expired.AccessToken, expired.RefreshToken, token.AccessToken, token.RefreshToken)
 	assert.Contains(t, text, "/api/v1/oauth2/token")

@@ -310,7 +310,7 @@ func TestConnectSendsNothing(t *testing.T) {
 		},
 		"a token URL with a line end": {
 			config: func(config *oauth2.Config, _ *grants.Options) { config.Endpoint.TokenURL += "\n" },
-			want:   applebusiness.ErrUnsafeTokenRequest, action: applebusiness.ActionFixRequest, text: "applebusiness: unsafe_token_request",
+			want:   applebusiness.ErrUnsafeTokenRequest, action: applebusiness.ActionFixRequest, text: "applebusiness: unsafe_token_request: the Transport has no usable TokenURL",
 		},
 		"no client secret": {
 			config: func(_ *oauth2.Config, options *grants.Options) {

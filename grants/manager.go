@@ -156,6 +156,7 @@ func New(config *oauth2.Config, store Store, options *Options) *Manager {
 		app:      app{changed: make(chan struct{}), held: make(chan struct{})},
 	}
 	m.queue.asking = make(chan struct{}, 1)
+	m.secret.lock = make(chan struct{}, 1)
 	if options != nil {
 		m.options = *options
 	}
@@ -193,11 +194,10 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 
 // unusable returns why no token request can be sent to a URL, or nil. It asks the Transport, which has the rules.
 func unusable(tokenURL string) error {
-	r, err := http.NewRequest(http.MethodPost, tokenURL, strings.NewReader("grant_type="+applebusiness.GrantTypeRefreshToken))
-	if err != nil {
-		return &applebusiness.Error{
-			Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrUnsafeTokenRequest, GrantType: applebusiness.GrantTypeRefreshToken,
-		}
+	const form = "grant_type=" + applebusiness.GrantTypeRefreshToken
+	r, err := http.NewRequest(http.MethodPost, tokenURL, strings.NewReader(form))
+	if err != nil { // the Transport says so of any other request, too
+		r, _ = http.NewRequest(http.MethodPost, "https://apple.invalid/", strings.NewReader(form))
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	base := roundTripper(func(*http.Request) (*http.Response, error) { return nil, errNotSent })

@@ -163,8 +163,9 @@ func (m *Manager) giveBack(a *attempt) {
 	if t == nil {
 		return
 	}
-	if a.turn = nil; t.granted {
-		m.queue.spareUntil = m.now() + spareLife
+	a.turn = nil
+	if now := m.now(); t.granted && now >= m.queue.pausedUntil {
+		m.queue.spareUntil = now + spareLife
 	}
 	m.pass(t)
 }

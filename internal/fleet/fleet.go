@@ -31,7 +31,7 @@ type fleet struct {
 	stderr  io.Writer
 
 	other    *applebusinesstest.Server // of the wrong environment; nil without one
-	wrong    *process                  // the worker that has it
+	wrong    *process                  // the first worker, which then has it
 	database sync.Mutex                // held by who stops PostgreSQL
 
 	mu      sync.Mutex

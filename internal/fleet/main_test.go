@@ -41,9 +41,10 @@ func TestArguments(t *testing.T) {
 		"-database=":           {2, "fleet: no -database\n"},
 		"-pooler":              {2, "fleet: -pooler, and no $POOLER_URL\n"},
 		"-restart-database":    {2, "fleet: -restart-database or -restore-backup, and no $POSTGRES_CTL\n"},
-		"-restore-backup=5s":   {2, "fleet: -restart-database or -restore-backup, and no $POSTGRES_CTL\n"},
-		"-freeze":              {2, "fleet: a trouble of 25s needs a run of 32s at least, and no -wave\n"},
-		"-wave -refuse-writes": {2, "fleet: a trouble of 4.5s needs a run of 11.5s at least, and no -wave\n"},
+		"-restore-backup=1s":   {2, "fleet: -restart-database or -restore-backup, and no $POSTGRES_CTL\n"},
+		"-freeze":              {2, "fleet: such a trouble needs a run of 32s at least\n"},
+		"-wave -refuse-writes": {2, "fleet: a trouble that begins and ends, and -wave\n"},
+		"-wave -kill":          {2, "fleet: a trouble that begins and ends, and -wave\n"},
 		"-refuse-writes=-1s":   {2, "fleet: a number or a duration is too small\n"},
 		"-freeze=long":         {2, "invalid boolean value \"long\" for -freeze: "},
 		"-processes 1 -for 1s": {1, "fleet: failed to connect to "},
@@ -130,7 +131,7 @@ func TestRun(t *testing.T) {
 	require.NoError(t, err)
 	defer stderr.Close()
 	for args, want := range map[string]string{
-		"-processes 2 -grants 5 -for 8s -kill -restore-backup=1s -apple-latency 100ms -limit 50": "2 processes, ",
+		"-processes 2 -grants 5 -for 9s -kill -refuse-writes=1s -apple-latency 100ms -limit 50": "2 processes, ",
 		"-wave -processes 2 -grants 20": " 20 requests for 20 refresh tokens, 0 refused; 40 calls, 0 failed",
 	} {
 		var stdout bytes.Buffer

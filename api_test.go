@@ -180,6 +180,7 @@ var noExample = map[string]string{
 	"pgxstore.Store.Migrate":                       "in the one of Options",
 	"pgxstore.Store.Limiter":                       "in the one of the package",
 	"pgxstore.Limiter.Wait":                        "called by package grants",
+	"pgxstore.Limiter.Pause":                       "called by package grants",
 	"applebusinesstest.Server.Close":               "in all of the package",
 	"applebusinesstest.Server.Endpoint":            "in most of the package",
 	"applebusinesstest.Server.Start":               "in the one of NewUnstartedServer",

@@ -148,7 +148,7 @@ func (m *Manager) noteSuccess(a *attempt) {
 		m.tell(slog.LevelInfo, "token requests succeed again")
 	}
 	if p.refusals.open() {
-		m.tell(slog.LevelInfo, "a refresh token was accepted: refused grants are believed one by one again")
+		m.tell(slog.LevelInfo, "refused grants are believed one by one again")
 	}
 	m.wakeJudges()
 }
@@ -229,10 +229,13 @@ func (m *Manager) noteRefusal(a *attempt, record Record) (*verdictNote, error) {
 	m.noteOutcome(n)
 	m.wakeJudges()
 	m.awaitEvidence(a)
-	if !m.app.many() {
-		return n, nil
+	if m.app.many() {
+		return n, m.doubt(n)
 	}
-	return n, m.doubt(n)
+	if m.app.refusals.open() {
+		m.tell(slog.LevelInfo, "refused grants are believed one by one again")
+	}
+	return n, nil
 }
 
 // doubt holds the app because of many refusals, and returns the error; m.mu is held.
@@ -259,7 +262,7 @@ func (m *Manager) noteRecorded(n *verdictNote) (doubted error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n.recorded = true
-	if m.app.refusals.cause == nil || !slices.Contains(m.app.recent, n) {
+	if !slices.Contains(m.app.recent, n) || !m.app.many() {
 		return nil
 	}
 	m.takeBack(n)

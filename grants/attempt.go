@@ -48,6 +48,7 @@ type attempt struct {
 	rounds      int
 	version     int64 // of the row that was looked at last
 	leased      bool
+	surely      bool // leased, since Lease has said so
 	leasedAt    time.Time
 	leasedSince time.Time // a sibling has the lease
 	leaseAt     time.Time // when to try for it again
@@ -126,11 +127,16 @@ func (a *attempt) run() {
 	}
 }
 
-// release ends a's lease. What fails is tried again in the background, lest the lease block the grant until it runs out.
+// release ends a's lease. What fails is tried again until the lease has run out, so that it does not block the grant; where
+// Lease failed, so that there is none as like as not, for some seconds.
 func (m *Manager) release(a *attempt) {
+	most := m.leaseTime()
+	if !a.surely {
+		most = 5 * time.Second
+	}
 	for tries := 0; ; tries++ {
 		err := m.call(m.work, func(ctx context.Context) error { return m.store.Release(ctx, a.grant, a.holder) })
-		if err == nil || errors.Is(err, ErrNoGrant) || time.Since(a.leasedAt) > m.leaseTime() || sleep(m.queued, saveBackoff(tries)) != nil {
+		if err == nil || errors.Is(err, ErrNoGrant) || time.Since(a.leasedAt) > most || sleep(m.queued, saveBackoff(tries)) != nil {
 			return
 		}
 	}
@@ -378,6 +384,9 @@ func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
 	m := a.m
 	secret, err := m.clientSecret(a.ctx)
 	if err != nil {
+		if a.ctx.Err() != nil {
+			err = a.ended()
+		}
 		return nil, Record{}, err
 	}
 	if !a.commit() {
@@ -553,6 +562,9 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 	a.detach()
 	e.lookAt = m.now() + lookAgain
 	c := e.current.Load()
+	if c != nil && c.token.AccessToken != a.want.replaces {
+		c = nil // it does not come due
+	}
 	switch {
 	case err == nil, err == ErrClosed, err == errAbandoned:
 	case err == errSkipped, a.known:
@@ -632,6 +644,7 @@ func (a *attempt) lease() (Record, error) {
 		return Record{}, ErrLeased
 	}
 	a.leased = !errors.Is(err, ErrNoGrant) // after any other error it may be
+	a.surely = err == nil
 	return a.check(record, err)
 }
 

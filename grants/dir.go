@@ -124,7 +124,7 @@ func (s *DirStore) Dead(ctx context.Context, since time.Duration, after DeadGran
 }
 
 var (
-	errDirClosed = fmt.Errorf(prefix+"the DirStore is closed, or was not made by NewDirStore: %w", fs.ErrClosed)
+	errDirClosed = fmt.Errorf(prefix+"the folder is closed, or was never opened: %w", fs.ErrClosed)
 	errInUse     = errors.New("another DirStore has it open, in this process or another one")
 	fileName     = regexp.MustCompile(`^([0-9a-f]{64})\.(json|tmp)$`)
 )

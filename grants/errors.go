@@ -164,7 +164,11 @@ func newCloseError(errs map[string]*StoreError) closeError {
 func (e closeError) Error() string {
 	var names []string
 	for _, err := range e[:min(len(e), maxErrorNames)] {
-		names = append(names, strconv.Quote(redact.Cut(err.Grant, maxErrorGrant)))
+		name := strconv.Quote(redact.Cut(err.Grant, maxErrorGrant))
+		if err.Grant == "" {
+			name = "a customer who was connecting" // Apple has not said yet as whom
+		}
+		names = append(names, name)
 	}
 	text := prefix + "closed before the newest token was stored of " + strings.Join(names, ", ")
 	if more := len(e) - len(names); more > 0 {

@@ -130,12 +130,13 @@ type Manager struct {
 	mu       sync.Mutex
 	attempts map[*attempt]struct{}
 	unsaved  map[*unsavedToken]struct{}
-	panics   map[string]time.Duration // when each kind was logged last
-	active   int                      // goroutines
-	idle     chan struct{}            // closed when active is 0 again; nil if nobody waits for it
-	closers  int                      // calls of Close that wait
-	givenUp  map[string]bool          // grants whose token was on its way when the last of them gave up
-	sweeper  *time.Timer              // nil while there are no entries
+	connects map[fingerprint]*connecting // what Connect has begun, by its code
+	panics   map[string]time.Duration    // when each kind was logged last
+	active   int                         // goroutines
+	idle     chan struct{}               // closed when active is 0 again; nil if nobody waits for it
+	closers  int                         // calls of Close that wait
+	givenUp  map[string]bool             // grants whose token was on its way when the last of them gave up
+	sweeper  *time.Timer                 // nil while there are no entries
 	queue    queue
 	app      app
 }
@@ -155,6 +156,7 @@ func New(config *oauth2.Config, store Store, options *Options) *Manager {
 		app:      app{changed: make(chan struct{}), held: make(chan struct{})},
 	}
 	m.queue.asking = make(chan struct{}, 1)
+	m.secret.lock = make(chan struct{}, 1)
 	if options != nil {
 		m.options = *options
 	}
@@ -192,11 +194,10 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 
 // unusable returns why no token request can be sent to a URL, or nil. It asks the Transport, which has the rules.
 func unusable(tokenURL string) error {
-	r, err := http.NewRequest(http.MethodPost, tokenURL, strings.NewReader("grant_type="+applebusiness.GrantTypeRefreshToken))
-	if err != nil {
-		return &applebusiness.Error{
-			Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrUnsafeTokenRequest, GrantType: applebusiness.GrantTypeRefreshToken,
-		}
+	const form = "grant_type=" + applebusiness.GrantTypeRefreshToken
+	r, err := http.NewRequest(http.MethodPost, tokenURL, strings.NewReader(form))
+	if err != nil { // the Transport says so of any other request, too
+		r, _ = http.NewRequest(http.MethodPost, "https://apple.invalid/", strings.NewReader(form))
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	base := roundTripper(func(*http.Request) (*http.Response, error) { return nil, errNotSent })
@@ -388,16 +389,25 @@ func (m *Manager) Put(ctx context.Context, grant string, token *oauth2.Token) er
 	case token == nil || token.RefreshToken == "":
 		return noRefreshToken()
 	}
+	err := m.put(ctx, grant, token)
+	if err != nil && err != errReplaced {
+		return m.storeError(grant, err, token)
+	}
+	return err
+}
+
+// put tries once to store a customer's token. Its error is the Store's, or errReplaced.
+func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) error {
 	stored := copyToken(token)
 	if stored.Expiry.IsZero() {
 		stored.Expiry = time.Now()
 	}
 	line, err := m.lineBefore(grant, stored)
+	if err == nil {
+		err = m.foreignPut(ctx, grant, stored)
+	}
 	if err != nil {
 		return err
-	}
-	if err := m.foreignPut(ctx, grant, stored); err != nil {
-		return m.storeError(grant, err, token)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -866,10 +866,10 @@ func TestLeaseTime(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			m := w.process()
 			w.connect("a", -time.Minute)
-			slow := true
+			var slow atomic.Bool
+			slow.Store(true)
 			w.store.set(nil, func(method, _ string) error {
-				if method == "Lease" && slow {
-					slow = false
+				if method == "Lease" && slow.Swap(false) {
 					time.Sleep(20 * time.Second)
 				}
 				return nil
@@ -1537,6 +1537,7 @@ func TestIdleManagerHoldsNoGoroutine(t *testing.T) {
 		w.connect("a", -time.Minute)
 		m := grants.New(testConfig, w.store, &grants.Options{HTTPClient: &http.Client{Transport: w.apple}})
 		token(t, m, "a")
+		synctest.Wait()
 		w.connect("b", -time.Minute)
 		w.store.fail(errDatabase, "Save") // even one that has a token to save sleeps without one
 		token(t, m, "b")

@@ -120,8 +120,9 @@ type Store interface {
 
 	// Dead returns at most limit grants that have been dead for at least the duration since, the longest dead first, and by
 	// name among those that died at the same instant. It begins with the first one that comes after the given one in this
-	// order; the zero DeadGrant is before all. A grant stays in the list until it is put again, saved or deleted. Since is
-	// when the verdict was marked, and is the same at each call; a Mark of a grant that is dead already does not move it.
+	// order; the zero DeadGrant is before all. A grant stays in the list until it is put again, saved, deleted, or marked
+	// without Dead. Since is when the verdict was marked, and is the same at each call; a Mark of a grant that is dead
+	// already does not move it.
 	Dead(ctx context.Context, since time.Duration, after DeadGrant, limit int) ([]DeadGrant, error)
 }
 

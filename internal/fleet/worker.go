@@ -155,7 +155,7 @@ func kindOf(err error) string {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "the caller's deadline"
 	}
-	return string(applebusiness.ReasonOf(err))
+	return applebusiness.Label(err)
 }
 
 // report writes a line of JSON, the newest of which counts.

@@ -172,6 +172,7 @@ var noExample = map[string]string{
 	"applebusiness.Transport.CloseIdleConnections": "called by net/http",
 	"grants.NewMemoryStore":                        "in most of the package",
 	"grants.StoreError.Foreign":                    "called by package applebusiness",
+	"grantstest.TestStores":                        "as the one of TestStore, with two Stores",
 	"grants.UnmarshalVerdict":                      "in the one of MarshalVerdict",
 	"grants.OpenToken":                             "in the one of SealToken",
 	"grants.DirStore.Close":                        "in the one of NewDirStore",

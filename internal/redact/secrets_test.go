@@ -382,9 +382,17 @@ func TestNothingOfARedirectIsShown(t *testing.T) {
 
 // Nor what a database, a key service, a proxy or a RoundTripper says, or what stands in a row.
 func TestNothingThatForeignCodeSaysIsShown(t *testing.T) {
+	var echo string
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, _ := w.(http.Hijacker).Hijack()
+		_, _ = io.WriteString(conn, "HTTP/1.1 407 "+echo+"\r\nProxy-Authenticate: "+echo+"\r\n\r\n")
+		_ = conn.Close()
+	}))
+	defer proxy.Close()
+	proxied := &http.Transport{Proxy: func(*http.Request) (*url.URL, error) { return url.Parse(proxy.URL) }}
 	for _, secret := range []string{sent["refresh_token"], sent["client_secret"]} {
 		forms := planted(secret)
-		for _, echo := range forms {
+		for _, echo = range forms {
 			says := errors.New("cannot store " + echo + " here")
 			for _, err := range []error{
 				says, fmt.Errorf("%s: %w (%s)", echo, applebusiness.ErrServer, echo), fmt.Errorf("customer %s: %w", echo, &applebusiness.Error{StatusCode: 503}),
@@ -392,6 +400,10 @@ func TestNothingThatForeignCodeSaysIsShown(t *testing.T) {
 			} {
 				assertNothingIsShown(t, forms, errors.New("what LogAttr makes of it"), logged(func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, nil) }, applebusiness.LogAttr(err)), fmt.Sprint(applebusiness.Label(err), applebusiness.Troubleshoot(err)))
 			}
+			dir, err := grants.NewDirStore(t.TempDir(), keyService{says})
+			require.NoError(t, err)
+			assertNothingIsShown(t, forms, dir.Put(context.Background(), "acme", &oauth2.Token{RefreshToken: secret}))
+			require.NoError(t, dir.Close())
 			verdict := &applebusiness.Error{
 				Endpoint: applebusiness.Endpoint(echo), StatusCode: 400, Code: applebusiness.Code(echo), Description: "Token " + echo, Reason: applebusiness.Reason(echo),
 				GrantType: echo, RequestID: echo, URI: "https://x.example/" + echo, Parameter: echo,
@@ -405,13 +417,14 @@ func TestNothingThatForeignCodeSaysIsShown(t *testing.T) {
 				"an error of Load":           {store: &fixedStore{err: says}},
 				"a panic of Load":            {store: &fixedStore{panics: echo}},
 				"a verdict":                  {store: &fixedStore{record: grants.Record{Token: spent, Version: 1, Mark: grants.Mark{Dead: verdict}}}},
+				"a proxy":                    {store: &fixedStore{record: grants.Record{Token: spent, Version: 1}}, base: proxied},
 				"an error of a RoundTripper": {store: &fixedStore{record: grants.Record{Token: spent, Version: 1}}, base: roundTripper(func() error { return says })},
 				"an error of ClientSecret":   {store: &fixedStore{record: grants.Record{Token: spent, Version: 1}}, secret: func(context.Context) (string, error) { return "", says }},
 				"a panic of ClientSecret":    {store: &fixedStore{record: grants.Record{Token: spent, Version: 1}}, secret: func(context.Context) (string, error) { panic(echo) }},
 				"a panic of a RoundTripper":  {store: &fixedStore{record: grants.Record{Token: spent, Version: 1}}, base: roundTripper(func() error { panic(echo) })},
 			} {
 				var log bytes.Buffer
-				config := &oauth2.Config{ClientID: sent["client_id"], ClientSecret: sent["client_secret"], Endpoint: applebusiness.OAuth2Endpoint("", "http://127.0.0.1:9")}
+				config := &oauth2.Config{ClientID: sent["client_id"], ClientSecret: sent["client_secret"], Endpoint: applebusiness.OAuth2Endpoint("", "https://127.0.0.1:9")}
 				manager := grants.New(config, test.store, &grants.Options{
 					HTTPClient: &http.Client{Transport: test.base}, ClientSecret: test.secret, Logger: slog.New(slog.NewTextHandler(&log, nil)),
 					OnRefresh: func(grants.Refresh) { panic(echo) },
@@ -454,6 +467,12 @@ func TestNothingThatMeSaysIsShown(t *testing.T) {
 		}
 	}
 }
+
+// keyService is an AEAD that fails.
+type keyService struct{ err error }
+
+func (k keyService) Encrypt([]byte, []byte) ([]byte, error) { return nil, k.err }
+func (k keyService) Decrypt([]byte, []byte) ([]byte, error) { return nil, k.err }
 
 type roundTripper func() error
 

@@ -46,11 +46,10 @@ type app struct {
 
 // connection is what this program knows of a company beside its grant.
 type connection struct {
-	ID        string
-	Name      string
+	ID, Name  string
 	Since     time.Time
-	refreshed time.Time
-	err       error // of the last refresh
+	Refreshed time.Time `json:"-"`
+	Err       error     `json:"-"` // of the last refresh
 	retryAt   time.Time
 }
 
@@ -76,7 +75,7 @@ func newApp(s settings, store grants.Store, fake *applebusinesstest.Server, log 
 func (a *app) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", a.list)
-	mux.HandleFunc("GET /style.css", serveStyle)
+	mux.HandleFunc("GET /style.css", func(w http.ResponseWriter, r *http.Request) { http.ServeFileFS(w, r, files, "style.css") })
 	mux.HandleFunc("GET /connect", a.connect)
 	mux.HandleFunc("GET /not-connected", notConnected)
 	mux.HandleFunc("GET /other", a.other)
@@ -95,7 +94,7 @@ func (a *app) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		setHeaders(w.Header())
 		if !strings.EqualFold(r.Host, a.redirectURL.Host) { // another name of this host has other cookies, and may be an attacker's
-			writeMessage(w, http.StatusMisdirectedRequest, message{Title: "This is not the address of this page", Text: "Open " + a.home() + " instead."})
+			write(w, http.StatusMisdirectedRequest, "message", message{Title: "This is not the address of this page", Text: "Open " + a.home() + " instead."})
 			return
 		}
 		mux.ServeHTTP(w, r)
@@ -142,11 +141,11 @@ func (a *app) redirect(w http.ResponseWriter, r *http.Request) {
 	a.change(func() {
 		a.connections[connected.Grant] = &connection{ID: connected.Grant, Name: connected.Name, Since: time.Now()}
 	})
+	next := "/"
 	if expected, _ := url.QueryUnescape(escaped); expected != "" && expected != connected.Grant {
-		http.Redirect(w, r, "/other?"+url.Values{"expected": {expected}, "connected": {connected.Grant}}.Encode(), http.StatusSeeOther)
-		return
+		next = "/other?" + url.Values{"expected": {expected}, "connected": {connected.Grant}}.Encode()
 	}
-	http.Redirect(w, r, "/", http.StatusSeeOther)
+	http.Redirect(w, r, next, http.StatusSeeOther)
 }
 
 // change changes the connections, and writes them to the file.
@@ -158,10 +157,7 @@ func (a *app) change(f func()) {
 		return
 	}
 	content, err := json.Marshal(a.connections)
-	if err == nil {
-		err = os.WriteFile(a.file+".new", content, 0o600)
-	}
-	if err == nil {
+	if err = cmp.Or(err, os.WriteFile(a.file+".new", content, 0o600)); err == nil {
 		err = os.Rename(a.file+".new", a.file)
 	}
 	if err != nil {
@@ -191,47 +187,59 @@ func (a *app) note(id string, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if c := a.connections[id]; c != nil {
-		c.err, c.retryAt = err, time.Time{}
+		c.Err, c.retryAt = err, time.Time{}
 		if err == nil {
-			c.refreshed = time.Now()
+			c.Refreshed = time.Now()
 		}
-		if failed, ok := errors.AsType[*applebusiness.Error](err); ok && failed.RetryAfter > 0 {
+		if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
 			c.retryAt = time.Now().Add(failed.RetryAfter)
 		}
 	}
 }
 
 func (a *app) list(w http.ResponseWriter, r *http.Request) {
-	content := listPage{Fake: a.fake != nil, File: a.file != ""}
+	var connections []connection
 	a.mu.Lock()
-	connections := make([]connection, 0, len(a.connections))
 	for _, c := range a.connections {
 		connections = append(connections, *c)
 	}
-	if a.failure != nil {
-		content.Attempt, content.When = newProblem(a.failure), a.failed.UTC()
-	}
+	content := listPage{Failure: a.failure, Failed: a.failed, Fake: a.fake != nil, File: a.file != ""}
 	a.mu.Unlock()
 	slices.SortFunc(connections, func(a, b connection) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
 	for _, c := range connections {
+		shown := card{connection: c, Wait: time.Until(c.retryAt)}
 		record, err := a.store.Load(r.Context(), c.ID)
-		if errors.Is(err, grants.ErrNoGrant) {
+		switch {
+		case errors.Is(err, grants.ErrNoGrant):
 			continue
+		case err != nil:
+			shown.Err = err
+		case record.Dead != nil:
+			shown.Err = record.Dead
+		default:
+			shown.Expires = time.Until(record.Token.Expiry)
 		}
-		if err != nil {
-			c.err, record.Token = err, new(oauth2.Token)
-		}
-		content.Connections = append(content.Connections, newCard(c, record, time.Now()))
+		content.Connections = append(content.Connections, shown)
 	}
 	write(w, http.StatusOK, "list", content)
 }
 
+// notConnected tells a customer that no connection was made. What an engineer needs to know is elsewhere. It is no success,
+// or a browser could show what it has fetched ahead.
+func notConnected(w http.ResponseWriter, r *http.Request) {
+	content := message{Title: "The connection was not made", Text: customerText(applebusiness.Action(r.FormValue("action"))), Connect: true}
+	if r.FormValue("action") == "" {
+		content.Title = "The connection is not made yet" // the database, or this program that stops
+	}
+	write(w, http.StatusBadRequest, "message", content)
+}
+
 // other says that the user picked another company at Apple than the one to be connected again.
 func (a *app) other(w http.ResponseWriter, r *http.Request) {
-	expected, connected := a.find(r.FormValue("expected")), a.find(r.FormValue("connected"))
-	writeMessage(w, http.StatusOK, message{
+	expected, connected := a.find(r.FormValue("expected")).Name, a.find(r.FormValue("connected")).Name
+	write(w, http.StatusOK, "message", message{
 		Title: "Another company was connected",
-		Text:  "At Apple Business you picked " + connected.Name + ", which is connected now. " + expected.Name + " was not connected again.",
+		Text:  "At Apple Business you picked " + connected + ", which is connected now. " + expected + " was not connected again.",
 	})
 }
 
@@ -244,7 +252,7 @@ func (a *app) refresh(w http.ResponseWriter, r *http.Request) {
 		_, err = a.manager.Token(r.Context(), id)
 	}
 	if errors.Is(err, grants.ErrNoGrant) {
-		writeMessage(w, http.StatusNotFound, message{Title: "There is no such connection", Text: "It was disconnected meanwhile."})
+		write(w, http.StatusNotFound, "message", message{Title: "There is no such connection", Text: "It was disconnected meanwhile."})
 		return
 	}
 	if err != nil {

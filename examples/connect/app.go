@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -38,24 +39,23 @@ type app struct {
 	log         *slog.Logger
 	fake        *applebusinesstest.Server // nil in a real environment
 
-	mu          sync.Mutex             // guards what follows; not held during a request
-	connections map[string]*connection // by the id of the company, which is the grant's name
-	failure     error                  // the last attempt to connect that failed, for the operator
+	mu          sync.Mutex            // guards what follows; not held during a request
+	connections map[string]connection // by the id of the company, which is the grant's name
+	failure     error                 // the last attempt to connect that failed, for the operator
 	failed      time.Time
 }
 
 // connection is what this program knows of a company beside its grant.
 type connection struct {
-	ID, Name  string
-	Since     time.Time
-	Refreshed time.Time `json:"-"`
-	Err       error     `json:"-"` // of the last refresh
-	retryAt   time.Time
+	ID, Name string
+	Since    time.Time
+	Err      error `json:"-"` // of the last refresh
+	retryAt  time.Time
 }
 
 // newApp returns the web application for settings that are checked. Close the manager at the end.
 func newApp(s settings, store grants.Store, fake *applebusinesstest.Server, log *slog.Logger) (*app, error) {
-	a := &app{config: s.config(), store: store, login: "login-", log: log, fake: fake, connections: make(map[string]*connection)}
+	a := &app{config: s.config(), store: store, login: "login-", log: log, fake: fake, connections: make(map[string]connection)}
 	a.redirectURL, _ = url.Parse(s.redirectURL)
 	if a.redirectURL.Scheme == "https" {
 		a.login = "__Host-login-"
@@ -75,7 +75,7 @@ func newApp(s settings, store grants.Store, fake *applebusinesstest.Server, log 
 func (a *app) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", a.list)
-	mux.HandleFunc("GET /style.css", func(w http.ResponseWriter, r *http.Request) { http.ServeFileFS(w, r, files, "style.css") })
+	mux.Handle("GET /style.css", http.FileServerFS(files))
 	mux.HandleFunc("GET /connect", a.connect)
 	mux.HandleFunc("GET /not-connected", notConnected)
 	mux.HandleFunc("GET /other", a.other)
@@ -83,7 +83,18 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("GET "+a.redirectURL.Path, a.redirect)
 	mux.HandleFunc("POST "+a.redirectURL.Path, a.redirect)
 	protection := http.NewCrossOriginProtection()
-	handleForm := func(path string, handler http.HandlerFunc) { mux.Handle("POST "+path, protection.Handler(handler)) }
+	handleForm := func(path string, do func(ctx context.Context, id string) error) {
+		mux.Handle("POST "+path, protection.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			id := r.PathValue("id")
+			err := do(r.Context(), id)
+			a.log.Info("form", "path", path, "grant", id, applebusiness.LogAttr(err))
+			if errors.Is(err, grants.ErrNoGrant) {
+				write(w, http.StatusNotFound, "message", message{Title: "There is no such connection", Text: "It was disconnected meanwhile."})
+				return
+			}
+			http.Redirect(w, r, "/#"+url.PathEscape(id), http.StatusSeeOther)
+		})))
+	}
 	handleForm("/connections/{id}/refresh", a.refresh)
 	handleForm("/connections/{id}/revive", a.revive)
 	handleForm("/connections/{id}/disconnect", a.disconnect)
@@ -139,7 +150,7 @@ func (a *app) redirect(w http.ResponseWriter, r *http.Request) {
 	}
 	a.log.Info("connected", "grant", connected.Grant)
 	a.change(func() {
-		a.connections[connected.Grant] = &connection{ID: connected.Grant, Name: connected.Name, Since: time.Now()}
+		a.connections[connected.Grant] = connection{ID: connected.Grant, Name: connected.Name, Since: time.Now()}
 	})
 	next := "/"
 	if expected, _ := url.QueryUnescape(escaped); expected != "" && expected != connected.Grant {
@@ -165,14 +176,11 @@ func (a *app) change(f func()) {
 	}
 }
 
-// find returns a copy, or the zero connection.
+// find returns the zero connection if there is none.
 func (a *app) find(id string) connection {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c := a.connections[id]; c != nil {
-		return *c
-	}
-	return connection{}
+	return a.connections[id]
 }
 
 // noteRefresh is told of each refresh, also of those that nobody pressed a button for.
@@ -186,23 +194,20 @@ func (a *app) noteRefresh(refresh grants.Refresh) {
 func (a *app) note(id string, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c := a.connections[id]; c != nil {
-		c.Err, c.retryAt = err, time.Time{}
-		if err == nil {
-			c.Refreshed = time.Now()
-		}
-		if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
-			c.retryAt = time.Now().Add(failed.RetryAfter)
-		}
+	c, ok := a.connections[id]
+	if !ok {
+		return
 	}
+	c.Err, c.retryAt = err, time.Now()
+	if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
+		c.retryAt = c.retryAt.Add(failed.RetryAfter)
+	}
+	a.connections[id] = c
 }
 
 func (a *app) list(w http.ResponseWriter, r *http.Request) {
-	var connections []connection
 	a.mu.Lock()
-	for _, c := range a.connections {
-		connections = append(connections, *c)
-	}
+	connections := slices.Collect(maps.Values(a.connections))
 	content := listPage{Failure: a.failure, Failed: a.failed, Fake: a.fake != nil, File: a.file != ""}
 	a.mu.Unlock()
 	slices.SortFunc(connections, func(a, b connection) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
@@ -244,44 +249,33 @@ func (a *app) other(w http.ResponseWriter, r *http.Request) {
 }
 
 // refresh replaces the access token now, as if the API had refused it. How it went is shown with the connection.
-func (a *app) refresh(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("id")
-	token, err := a.manager.Token(r.Context(), id)
+func (a *app) refresh(ctx context.Context, id string) error {
+	token, err := a.manager.Token(ctx, id)
 	if err == nil {
 		a.manager.Invalidate(id, token)
-		_, err = a.manager.Token(r.Context(), id)
+		_, err = a.manager.Token(ctx, id)
 	}
-	if errors.Is(err, grants.ErrNoGrant) {
-		write(w, http.StatusNotFound, "message", message{Title: "There is no such connection", Text: "It was disconnected meanwhile."})
-		return
-	}
-	if err != nil {
-		a.note(id, err)
-	}
-	http.Redirect(w, r, "/#"+url.PathEscape(id), http.StatusSeeOther)
+	a.note(id, err)
+	return err
 }
 
 // revive is for the operator who knows that a grant was called dead by mistake: its token was kept.
-func (a *app) revive(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("id")
-	record, err := a.store.Load(r.Context(), id)
+func (a *app) revive(ctx context.Context, id string) error {
+	record, err := a.store.Load(ctx, id)
 	if err == nil {
-		err = a.manager.Put(r.Context(), id, record.Token)
+		err = a.manager.Put(ctx, id, record.Token)
 	}
-	a.log.Info("revived", "grant", id, "error", err)
 	a.note(id, err)
-	http.Redirect(w, r, "/#"+url.PathEscape(id), http.StatusSeeOther)
+	return err
 }
 
 // disconnect forgets a connection. Apple does not document how to tell it.
-func (a *app) disconnect(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("id")
-	if err := a.manager.Delete(r.Context(), id); err != nil {
-		a.log.Error("not disconnected", "grant", id, "error", err)
-	} else {
+func (a *app) disconnect(ctx context.Context, id string) error {
+	err := a.manager.Delete(ctx, id)
+	if err == nil {
 		a.change(func() { delete(a.connections, id) })
 	}
-	http.Redirect(w, r, "/", http.StatusSeeOther)
+	return err
 }
 
 // keepAlive refreshes what comes due, until ctx is done.

@@ -1,38 +1,43 @@
 package main
 
 import (
+	"context"
+	"net"
 	"net/http"
 
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
 )
 
-// startFake starts a fake Apple Business where the redirect URL of settings is registered, and points them to it. It is
-// at localhost, so that for a browser it is another site than this program at 127.0.0.1, as Apple is.
-func startFake(s *settings) (*applebusinesstest.Server, error) {
+// startFake starts a fake Apple Business for this program, which listens at an address, and points settings to it. It is at
+// localhost, so that for a browser it is another site than this program at 127.0.0.1, as Apple is.
+func startFake(s *settings, listening net.Addr) (*applebusinesstest.Server, error) {
+	host, _, _ := net.SplitHostPort(s.addr)
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	_, port, _ := net.SplitHostPort(listening.String())
+	s.redirectURL = "http://" + net.JoinHostPort(host, port) + redirectPath
 	fake := applebusinesstest.NewUnstartedServer(&applebusinesstest.Options{Addr: "localhost:0"})
-	fake.RegisterApp(applebusinesstest.App{
-		ClientID:     fake.App.ClientID,
-		ClientSecret: fake.App.ClientSecret,
-		RedirectURIs: []string{s.redirectURL},
-	})
+	s.clientID, s.clientSecret = fake.App.ClientID, fake.App.ClientSecret
+	fake.RegisterApp(applebusinesstest.App{ClientID: s.clientID, ClientSecret: s.clientSecret, RedirectURIs: []string{s.redirectURL}})
 	if err := fake.Start(); err != nil {
 		return nil, err
 	}
-	s.clientID, s.clientSecret = fake.App.ClientID, fake.App.ClientSecret
 	s.authURL, s.apiURL = fake.URL, fake.URL
 	return fake, nil
 }
 
 // revoke lets the customer disconnect the partner at the fake.
-func (a *app) revoke(w http.ResponseWriter, r *http.Request) {
-	if record, err := a.store.Load(r.Context(), r.PathValue("id")); err == nil {
+func (a *app) revoke(ctx context.Context, id string) error {
+	record, err := a.store.Load(ctx, id)
+	if err == nil {
 		a.fake.Revoke(record.Token.RefreshToken)
 	}
-	http.Redirect(w, r, "/", http.StatusSeeOther)
+	return err
 }
 
 // fail lets the next token request fail at the fake.
-func (a *app) fail(w http.ResponseWriter, r *http.Request) {
+func (a *app) fail(context.Context, string) error {
 	a.fake.FailWith(http.StatusServiceUnavailable, nil, "")
-	http.Redirect(w, r, "/", http.StatusSeeOther)
+	return nil
 }

@@ -3,17 +3,15 @@
 //
 //	go run ./examples/connect
 //
-// That runs against the fake Apple Business of package applebusinesstest, in the same process. For a real environment
-// name it; the client secret comes from the environment, since everybody on the machine can read a command line:
+// That runs against the fake Apple Business of package applebusinesstest. For a real environment name it; the client secret
+// comes from the environment, since everybody on the machine can read a command line:
 //
 //	export APPLE_BUSINESS_CLIENT_SECRET=…
 //	go run ./examples/connect -addr 127.0.0.1:8080 -client-id … -redirect-url http://127.0.0.1:8080/redirect \
 //		-auth-url … -api-url …
 //
-// Its first line on stdout names the URL to open. SIGINT or SIGTERM stops it.
-//
-// With -dir it keeps the connections in a folder, and otherwise in memory. It is an example, and has no accounts: whoever can
-// open its page sees and changes all of them.
+// Its first line on stdout names the URL to open. SIGINT or SIGTERM stops it. With -dir it keeps the connections in a folder.
+// It is an example, and has no accounts: whoever can open its page sees and changes all connections.
 package main
 
 import (
@@ -58,13 +56,8 @@ func main() {
 
 // settings are the command line, and the client secret.
 type settings struct {
-	addr         string
-	clientID     string
-	clientSecret string
-	redirectURL  string
-	authURL      string
-	apiURL       string
-	dir          string // "": connections are in memory only
+	addr, clientID, clientSecret, redirectURL, authURL, apiURL string
+	dir                                                        string // "": connections are in memory only
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
@@ -108,8 +101,7 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	defer listener.Close()
 	var fake *applebusinesstest.Server
 	if withFake {
-		s.redirectURL = "http://" + hostToOpen(s.addr, listener.Addr()) + redirectPath
-		if fake, err = startFake(&s); err != nil {
+		if fake, err = startFake(&s, listener.Addr()); err != nil {
 			return err
 		}
 		defer fake.Close()
@@ -117,8 +109,6 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 			return err
 		}
 	}
-
-	log := slog.New(slog.NewTextHandler(stderr, nil))
 	var store grants.Store = grants.NewMemoryStore()
 	if s.dir != "" {
 		folder, err := grants.NewDirStore(s.dir, nil)
@@ -128,18 +118,14 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 		defer folder.Close()
 		store = folder
 	}
+	log := slog.New(slog.NewTextHandler(stderr, nil))
 	app, err := newApp(s, store, fake, log)
 	if err != nil {
 		return err
 	}
 	server := &http.Server{
-		Handler:           app.handler(),
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      3 * appleTimeout,
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		Handler: app.handler(), ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn), MaxHeaderBytes: 64 << 10,
+		ReadTimeout: 10 * time.Second, WriteTimeout: 3 * appleTimeout, IdleTimeout: time.Minute,
 	}
 	go app.keepAlive(ctx)
 	served := make(chan error, 1)
@@ -155,31 +141,16 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	err = server.Shutdown(stopping)
-	if err != nil {
+	if err = server.Shutdown(stopping); err != nil {
 		err = server.Close()
 	}
 	return errors.Join(err, app.manager.Close(stopping))
 }
 
-// hostToOpen returns the host and port under which a browser on this machine reaches a listener.
-func hostToOpen(addr string, listening net.Addr) string {
-	host, _, _ := net.SplitHostPort(addr)
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	_, port, _ := net.SplitHostPort(listening.String())
-	return net.JoinHostPort(host, port)
-}
-
 // config returns what x/oauth2 needs to know.
 func (s settings) config() *oauth2.Config {
-	return &oauth2.Config{
-		ClientID:     s.clientID,
-		ClientSecret: s.clientSecret,
-		RedirectURL:  s.redirectURL,
-		Endpoint:     applebusiness.OAuth2Endpoint(s.authURL, s.apiURL),
-	}
+	endpoint := applebusiness.OAuth2Endpoint(s.authURL, s.apiURL)
+	return &oauth2.Config{ClientID: s.clientID, ClientSecret: s.clientSecret, RedirectURL: s.redirectURL, Endpoint: endpoint}
 }
 
 // check returns all that is wrong with the settings, before a customer meets it.

@@ -60,7 +60,7 @@ func newApp(s settings, store grants.Store, fake *applebusinesstest.Server, log 
 	if a.redirectURL.Scheme == "https" {
 		a.login = "__Host-login-"
 	}
-	a.manager = grants.New(a.config, store, &grants.Options{HTTPClient: &http.Client{Timeout: appleTimeout}, OnRefresh: a.noteRefresh})
+	a.manager = grants.New(a.config, store, &grants.Options{HTTPClient: &http.Client{Timeout: appleTimeout}, OnRefresh: a.note})
 	if s.dir == "" {
 		return a, nil
 	}
@@ -77,8 +77,13 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("GET /{$}", a.list)
 	mux.Handle("GET /style.css", http.FileServerFS(files))
 	mux.HandleFunc("GET /connect", a.connect)
-	mux.HandleFunc("GET /not-connected", notConnected)
-	mux.HandleFunc("GET /other", a.other)
+	mux.HandleFunc("GET /not-connected", func(w http.ResponseWriter, r *http.Request) {
+		// It is no success, or a browser could show what it has fetched ahead. What an engineer needs to know is elsewhere.
+		write(w, http.StatusBadRequest, "not connected", applebusiness.Action(r.FormValue("action")))
+	})
+	mux.HandleFunc("GET /other", func(w http.ResponseWriter, r *http.Request) {
+		write(w, http.StatusOK, "other", []connection{a.find(r.FormValue("connected")), a.find(r.FormValue("expected"))})
+	})
 	// Apple's POST comes from another site, and what protects it is state.
 	mux.HandleFunc("GET "+a.redirectURL.Path, a.redirect)
 	mux.HandleFunc("POST "+a.redirectURL.Path, a.redirect)
@@ -89,7 +94,7 @@ func (a *app) handler() http.Handler {
 			err := do(r.Context(), id)
 			a.log.Info("form", "path", path, "grant", id, applebusiness.LogAttr(err))
 			if errors.Is(err, grants.ErrNoGrant) {
-				write(w, http.StatusNotFound, "message", message{Title: "There is no such connection", Text: "It was disconnected meanwhile."})
+				write(w, http.StatusNotFound, "none", nil)
 				return
 			}
 			http.Redirect(w, r, "/#"+url.PathEscape(id), http.StatusSeeOther)
@@ -103,9 +108,13 @@ func (a *app) handler() http.Handler {
 		handleForm("/fake/fail", a.fail)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		setHeaders(w.Header())
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		// Other sites see no URL of this one; with no-referrer the forms here would lack the Origin that protects them.
+		w.Header().Set("Referrer-Policy", "same-origin")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if !strings.EqualFold(r.Host, a.redirectURL.Host) { // another name of this host has other cookies, and may be an attacker's
-			write(w, http.StatusMisdirectedRequest, "message", message{Title: "This is not the address of this page", Text: "Open " + a.home() + " instead."})
+			write(w, http.StatusMisdirectedRequest, "address", a.home())
 			return
 		}
 		mux.ServeHTTP(w, r)
@@ -183,26 +192,20 @@ func (a *app) find(id string) connection {
 	return a.connections[id]
 }
 
-// noteRefresh is told of each refresh, also of those that nobody pressed a button for.
-func (a *app) noteRefresh(refresh grants.Refresh) {
+// note is told how each refresh went, also of those that nobody pressed a button for.
+func (a *app) note(refresh grants.Refresh) {
 	if refresh.Err != nil {
 		a.log.Error("refresh failed", "grant", refresh.Grant, applebusiness.LogAttr(refresh.Err))
 	}
-	a.note(refresh.Grant, refresh.Err)
-}
-
-func (a *app) note(id string, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	c, ok := a.connections[id]
-	if !ok {
-		return
+	if c, ok := a.connections[refresh.Grant]; ok {
+		c.Err, c.retryAt = refresh.Err, time.Now()
+		if failed, ok := errors.AsType[*applebusiness.Error](refresh.Err); ok {
+			c.retryAt = c.retryAt.Add(failed.RetryAfter)
+		}
+		a.connections[c.ID] = c
 	}
-	c.Err, c.retryAt = err, time.Now()
-	if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
-		c.retryAt = c.retryAt.Add(failed.RetryAfter)
-	}
-	a.connections[id] = c
 }
 
 func (a *app) list(w http.ResponseWriter, r *http.Request) {
@@ -229,25 +232,6 @@ func (a *app) list(w http.ResponseWriter, r *http.Request) {
 	write(w, http.StatusOK, "list", content)
 }
 
-// notConnected tells a customer that no connection was made. What an engineer needs to know is elsewhere. It is no success,
-// or a browser could show what it has fetched ahead.
-func notConnected(w http.ResponseWriter, r *http.Request) {
-	content := message{Title: "The connection was not made", Text: customerText(applebusiness.Action(r.FormValue("action"))), Connect: true}
-	if r.FormValue("action") == "" {
-		content.Title = "The connection is not made yet" // the database, or this program that stops
-	}
-	write(w, http.StatusBadRequest, "message", content)
-}
-
-// other says that the user picked another company at Apple than the one to be connected again.
-func (a *app) other(w http.ResponseWriter, r *http.Request) {
-	expected, connected := a.find(r.FormValue("expected")).Name, a.find(r.FormValue("connected")).Name
-	write(w, http.StatusOK, "message", message{
-		Title: "Another company was connected",
-		Text:  "At Apple Business you picked " + connected + ", which is connected now. " + expected + " was not connected again.",
-	})
-}
-
 // refresh replaces the access token now, as if the API had refused it. How it went is shown with the connection.
 func (a *app) refresh(ctx context.Context, id string) error {
 	token, err := a.manager.Token(ctx, id)
@@ -255,7 +239,7 @@ func (a *app) refresh(ctx context.Context, id string) error {
 		a.manager.Invalidate(id, token)
 		_, err = a.manager.Token(ctx, id)
 	}
-	a.note(id, err)
+	a.note(grants.Refresh{Grant: id, Err: err})
 	return err
 }
 
@@ -265,7 +249,7 @@ func (a *app) revive(ctx context.Context, id string) error {
 	if err == nil {
 		err = a.manager.Put(ctx, id, record.Token)
 	}
-	a.note(id, err)
+	a.note(grants.Refresh{Grant: id, Err: err})
 	return err
 }
 
@@ -290,4 +274,19 @@ func (a *app) keepAlive(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// revoke lets the customer disconnect the partner at the fake.
+func (a *app) revoke(ctx context.Context, id string) error {
+	record, err := a.store.Load(ctx, id)
+	if err == nil {
+		a.fake.Revoke(record.Token.RefreshToken)
+	}
+	return err
+}
+
+// fail lets the next token request fail at the fake.
+func (a *app) fail(context.Context, string) error {
+	a.fake.FailWith(http.StatusServiceUnavailable, nil, "")
+	return nil
 }

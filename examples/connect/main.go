@@ -70,12 +70,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	flags.StringVar(&given.authURL, "auth-url", "", "base `URL` of the authorization endpoint, without /oauth2/v1/authorize")
 	flags.StringVar(&given.apiURL, "api-url", "", "base `URL` of the API, without /api/v1")
 	flags.StringVar(&given.dir, "dir", "", "`folder` to keep the connections in, not with the fake (default: in memory)")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
 		return 0
-	} else if err != nil {
+	case err != nil:
 		return 2
-	}
-	if flags.NArg() > 0 {
+	case flags.NArg() > 0:
 		fmt.Fprintf(stderr, "connect: unknown argument %q\n", flags.Arg(0))
 		return 2
 	}
@@ -145,6 +146,25 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 		err = server.Close()
 	}
 	return errors.Join(err, app.manager.Close(stopping))
+}
+
+// startFake starts a fake Apple Business for this program, which listens at an address, and points settings to it. It is at
+// localhost, so that for a browser it is another site than this program at 127.0.0.1, as Apple is.
+func startFake(s *settings, listening net.Addr) (*applebusinesstest.Server, error) {
+	host, _, _ := net.SplitHostPort(s.addr)
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	_, port, _ := net.SplitHostPort(listening.String())
+	s.redirectURL = "http://" + net.JoinHostPort(host, port) + redirectPath
+	fake := applebusinesstest.NewUnstartedServer(&applebusinesstest.Options{Addr: "localhost:0"})
+	s.clientID, s.clientSecret = fake.App.ClientID, fake.App.ClientSecret
+	fake.RegisterApp(applebusinesstest.App{ClientID: s.clientID, ClientSecret: s.clientSecret, RedirectURIs: []string{s.redirectURL}})
+	if err := fake.Start(); err != nil {
+		return nil, err
+	}
+	s.authURL, s.apiURL = fake.URL, fake.URL
+	return fake, nil
 }
 
 // config returns what x/oauth2 needs to know.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"embed"
 	"fmt"
 	"html/template"
@@ -15,7 +16,7 @@ import (
 var files embed.FS
 
 var pages = template.Must(template.New("").Funcs(template.FuncMap{
-	"advice": applebusiness.Troubleshoot, "customerText": customerText, "about": about, "expires": expires, "escape": url.PathEscape,
+	"advice": applebusiness.Troubleshoot, "customerText": customerText, "about": about, "escape": url.PathEscape,
 }).ParseFS(files, "pages.html"))
 
 // customerTexts are all that a customer reads about an error: one for each action, and that of fix_request for what is not
@@ -30,10 +31,7 @@ var customerTexts = map[applebusiness.Action]string{
 }
 
 func customerText(action applebusiness.Action) string {
-	if text, ok := customerTexts[action]; ok {
-		return text
-	}
-	return customerTexts[applebusiness.ActionFixRequest]
+	return cmp.Or(customerTexts[action], customerTexts[applebusiness.ActionFixRequest])
 }
 
 // listPage is the operator's page: all connections, and the last attempt that failed.
@@ -49,20 +47,6 @@ type card struct {
 	connection
 	Expires time.Duration // until the access token does
 	Wait    time.Duration // until the next try
-}
-
-// message is a page that only says something.
-type message struct {
-	Title, Text string
-	Connect     bool // whether it offers to start over
-}
-
-// expires says when an access token expires.
-func expires(left time.Duration) string {
-	if left <= 0 {
-		return "has expired: it is refreshed at its next use"
-	}
-	return "in " + about(left)
 }
 
 // about returns a duration in words, rounded up.
@@ -81,12 +65,4 @@ func write(w http.ResponseWriter, status int, page string, content any) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
 	_ = pages.ExecuteTemplate(w, page, content) // fails only if the browser is gone
-}
-
-func setHeaders(header http.Header) {
-	header.Set("Cache-Control", "no-store")
-	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
-	// Other sites see no URL of this one; with no-referrer the forms here would lack the Origin that protects them.
-	header.Set("Referrer-Policy", "same-origin")
-	header.Set("X-Content-Type-Options", "nosniff")
 }

@@ -36,16 +36,19 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	default:
 		err = errors.New("usage: drift [page]")
 	}
+	var rows, catalog []applebusiness.Entry
+	if err == nil {
+		rows, err = readPage(page)
+	}
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return 2
 	}
-	rows, err := readPage(page)
-	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return 2
+	for entry := range applebusiness.Catalog() {
+		entry.Reason = ""
+		catalog = append(catalog, entry)
 	}
-	findings := compare(slices.Collect(applebusiness.Catalog()), rows)
+	findings := compare(catalog, rows)
 	for _, finding := range findings {
 		fmt.Fprintln(stdout, finding)
 	}

@@ -54,45 +54,51 @@ func firstLine(node *html.Node) string {
 }
 
 var (
-	// A heading, if what follows the status is its own text.
-	statusLine = regexp.MustCompile(`^(?:HTTP )?([1-5]\d\d)(?: (.+))?$`)
+	notLetters = regexp.MustCompile(`[^a-z]`)
 	// A table's header, in letters only.
 	headerLine      = regexp.MustCompile(`^(?:status|code|error|description|parameter|name|meaning|cause|remedy|note)+$`)
 	errorHeaderLine = regexp.MustCompile(`^(?:status(?:code)?)?error(?:code)?errordescription$`)
-	// A code that nobody knows yet.
+	// A row that begins with its status, and a heading, if what follows the status is its own text.
+	statusLine = regexp.MustCompile(`^(?:HTTP )?([1-5]\d\d)[\s|]*(.*)$`)
+	// A code that nobody knows: with nothing between it and its description it ends at the first capital letter or space.
 	unknownCode = regexp.MustCompile(`^[a-z]+(?:_[a-z]+)+`)
-	// A row that begins with its status.
-	statusCell = regexp.MustCompile(`^([1-5]\d\d)[\s|]*(.+)$`)
 )
 
 // readLines returns the rows of the error tables in lines. Between code and description there may be a tab, a "|", a
 // space or nothing. Whatever else is on the page is passed over; other tables are known by their headers.
-func readLines(lines []string) []applebusiness.Entry {
-	var rows []applebusiness.Entry
+func readLines(lines []string) (rows []applebusiness.Entry) {
 	var endpoint applebusiness.Endpoint
-	status, wanted := 0, false
+	status, wanted := 0, false // status is also that of the rows below, where one cell spans them
 	for _, line := range lines {
 		line = cleanLine(line)
-		if letters := strings.ToLower(notLetters.ReplaceAllString(line, "")); headerLine.MatchString(letters) {
+		lower := strings.ToLower(line)
+		letters := notLetters.ReplaceAllString(lower, "")
+		code, description := splitCode(line)
+		own, text := status, ""
+		if match := statusLine.FindStringSubmatch(line); match != nil && (code == "" || description == "") {
+			own, _ = strconv.Atoi(match[1])
+			text = match[2]
+			code, description = splitCode(text)
+		}
+		isHeading := strings.Contains(lower, "error") && len(strings.Fields(line)) <= 6 // such as "Token endpoint errors"
+		switch {
+		case headerLine.MatchString(letters):
 			wanted = errorHeaderLine.MatchString(letters)
-			continue
-		}
-		if row, ok := readRow(line, status); ok && wanted && endpoint != "" {
-			row.Endpoint = endpoint
-			status = row.StatusCode // also for the rows below, where one cell spans them
-			rows = append(rows, row)
-			continue
-		}
-		if number, ok := readStatus(line); ok {
-			status = number
-		} else if section := readSection(line); section != "" {
-			endpoint, status, wanted = section, 0, false
+		case wanted && endpoint != "" && code != "" && description != "":
+			status = own
+			rows = append(rows, applebusiness.Entry{
+				Endpoint: endpoint, StatusCode: status, Code: applebusiness.Code(code), Description: description,
+			})
+		case own != status && (text == "" || strings.EqualFold(text, http.StatusText(own))):
+			status = own
+		case isHeading && strings.Contains(lower, "token"):
+			endpoint, status, wanted = applebusiness.TokenEndpoint, 0, false
+		case isHeading && strings.Contains(lower, "authorization"):
+			endpoint, status, wanted = applebusiness.AuthorizationEndpoint, 0, false
 		}
 	}
 	return rows
 }
-
-var notLetters = regexp.MustCompile(`[^A-Za-z]`)
 
 // cleanLine returns line without runs of space, the anchors' zero-width space, and Markdown's marks at either end.
 func cleanLine(line string) string {
@@ -103,55 +109,18 @@ func cleanLine(line string) string {
 	return strings.Trim(strings.Join(cells, "\t"), "#| \t")
 }
 
-func readStatus(line string) (int, bool) {
-	match := statusLine.FindStringSubmatch(line)
-	if match == nil {
-		return 0, false
-	}
-	status, _ := strconv.Atoi(match[1])
-	return status, match[2] == "" || strings.EqualFold(match[2], http.StatusText(status))
-}
-
-// readSection returns the endpoint whose tables stand under a heading such as "Token endpoint errors".
-func readSection(line string) applebusiness.Endpoint {
-	line = strings.ToLower(line)
-	if !strings.Contains(line, "error") || len(strings.Fields(line)) > 6 {
-		return ""
-	}
-	switch {
-	case strings.Contains(line, "token"):
-		return applebusiness.TokenEndpoint
-	case strings.Contains(line, "authorization"):
-		return applebusiness.AuthorizationEndpoint
-	}
-	return ""
-}
-
-// readRow splits a line into the status, which is the one above if it has none of its own, the code and the description.
-func readRow(line string, status int) (applebusiness.Entry, bool) {
-	code, description := splitCode(line)
-	if match := statusCell.FindStringSubmatch(line); code == "" && match != nil {
-		status, _ = strconv.Atoi(match[1])
-		code, description = splitCode(match[2])
-	}
-	// A note that one row carries; copied text may have it on the same line.
-	description = strings.TrimSuffix(description, "Service Account, only")
-	description = strings.Trim(description, " \t|")
-	return applebusiness.Entry{StatusCode: status, Code: applebusiness.Code(code), Description: description}, code != "" && description != ""
-}
-
-// splitCode cuts line after its code. A code that nobody knows, with nothing between it and its description, is cut
-// at the first capital letter or space.
-func splitCode(line string) (code, rest string) {
+// splitCode returns the code with which line begins, or "", and the description after it.
+func splitCode(line string) (code, description string) {
+	code = unknownCode.FindString(line)
 	for _, known := range knownCodes() {
 		if rest, ok := strings.CutPrefix(line, known); ok && !strings.HasPrefix(rest, "_") {
-			return known, rest
+			code = known
+			break
 		}
 	}
-	if code = unknownCode.FindString(line); code != "" {
-		return code, line[len(code):]
-	}
-	return "", ""
+	// A note that one row carries; copied text may have it on the same line.
+	description = strings.TrimSuffix(line[len(code):], "Service Account, only")
+	return code, strings.Trim(description, " \t|")
 }
 
 // knownCodes returns the codes of the catalog and of RFC 6749, longer ones first.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"regexp"
 	"slices"
@@ -14,43 +15,51 @@ import (
 	"github.com/seed-a5f25c57/applebusiness"
 )
 
-// htmlLines reduces a page to its headings and table rows, as copied text shows them, but with a tab between cells.
-func htmlLines(page []byte) ([]string, error) {
-	root, err := html.Parse(bytes.NewReader(page))
-	if err != nil {
-		return nil, err
+// readPage returns the rows of both error tables.
+func readPage(page []byte) ([]entry, error) {
+	page = bytes.TrimSpace(bytes.TrimPrefix(page, []byte("\ufeff")))
+	lines := strings.Split(string(page), "\n")
+	if bytes.HasPrefix(page, []byte("<")) {
+		lines = htmlLines(page)
 	}
-	var lines []string
+	rows := readLines(lines)
+	for _, endpoint := range []applebusiness.Endpoint{applebusiness.TokenEndpoint, applebusiness.AuthorizationEndpoint} {
+		if !slices.ContainsFunc(rows, func(e entry) bool { return e.Endpoint == endpoint }) {
+			return nil, fmt.Errorf("no error table of the %s endpoint: is this Apple's whole error page?", endpoint)
+		}
+	}
+	return rows, nil
+}
+
+// htmlLines reduces a page to its headings and table rows, as copied text shows them, but with a tab after each cell.
+func htmlLines(page []byte) (lines []string) {
+	lines = []string{""}                         // for a cell without a row
+	root, _ := html.Parse(bytes.NewReader(page)) // fails only where reading does
 	for node := range root.Descendants() {
 		switch node.DataAtom {
 		case atom.H1, atom.H2, atom.H3, atom.H4, atom.H5, atom.H6:
 			lines = append(lines, firstLine(node))
 		case atom.Tr:
-			var cells []string
-			for cell := range node.ChildNodes() {
-				if cell.DataAtom == atom.Td || cell.DataAtom == atom.Th {
-					cells = append(cells, firstLine(cell))
-				}
-			}
-			lines = append(lines, strings.Join(cells, "\t"))
+			lines = append(lines, "")
+		case atom.Td, atom.Th:
+			lines[len(lines)-1] += firstLine(node) + "\t"
 		}
 	}
-	return lines, nil
+	return lines
 }
 
 // firstLine returns node's text up to a line break: what follows in a cell is a note.
-func firstLine(node *html.Node) string {
-	var text strings.Builder
+func firstLine(node *html.Node) (text string) {
 	for child := range node.Descendants() {
 		switch {
 		case child.Type == html.TextNode:
-			text.WriteString(strings.ReplaceAll(child.Data, "\n", " "))
+			text += strings.ReplaceAll(child.Data, "\n", " ")
 		case child.DataAtom == atom.Br || child.DataAtom == atom.P || child.DataAtom == atom.Div:
-			text.WriteString("\n")
+			text += "\n"
 		}
 	}
-	line, _, _ := strings.Cut(strings.TrimSpace(text.String()), "\n")
-	return cleanLine(line)
+	text, _, _ = strings.Cut(strings.TrimSpace(text), "\n")
+	return text
 }
 
 var (
@@ -66,11 +75,12 @@ var (
 
 // readLines returns the rows of the error tables in lines. Between code and description there may be a tab, a "|", a
 // space or nothing. Whatever else is on the page is passed over; other tables are known by their headers.
-func readLines(lines []string) (rows []applebusiness.Entry) {
+func readLines(lines []string) (rows []entry) {
 	var endpoint applebusiness.Endpoint
 	status, wanted := 0, false // status is also that of the rows below, where one cell spans them
 	for _, line := range lines {
-		line = cleanLine(line)
+		line = strings.ReplaceAll(line, "\u200b", "") // as anchors have it
+		line = strings.Trim(strings.Join(strings.Fields(line), " "), "#| ")
 		lower := strings.ToLower(line)
 		letters := notLetters.ReplaceAllString(lower, "")
 		code, description := splitCode(line)
@@ -86,9 +96,7 @@ func readLines(lines []string) (rows []applebusiness.Entry) {
 			wanted = errorHeaderLine.MatchString(letters)
 		case wanted && endpoint != "" && code != "" && description != "":
 			status = own
-			rows = append(rows, applebusiness.Entry{
-				Endpoint: endpoint, StatusCode: status, Code: applebusiness.Code(code), Description: description,
-			})
+			rows = append(rows, entry{Endpoint: endpoint, StatusCode: own, Code: applebusiness.Code(code), Description: description})
 		case own != status && (text == "" || strings.EqualFold(text, http.StatusText(own))):
 			status = own
 		case isHeading && strings.Contains(lower, "token"):
@@ -100,38 +108,24 @@ func readLines(lines []string) (rows []applebusiness.Entry) {
 	return rows
 }
 
-// cleanLine returns line without runs of space, the anchors' zero-width space, and Markdown's marks at either end.
-func cleanLine(line string) string {
-	cells := strings.Split(strings.ReplaceAll(line, "\u200b", ""), "\t")
-	for i, cell := range cells {
-		cells[i] = strings.Join(strings.Fields(cell), " ")
-	}
-	return strings.Trim(strings.Join(cells, "\t"), "#| \t")
-}
-
 // splitCode returns the code with which line begins, or "", and the description after it.
 func splitCode(line string) (code, description string) {
-	code = unknownCode.FindString(line)
-	for _, known := range knownCodes() {
-		if rest, ok := strings.CutPrefix(line, known); ok && !strings.HasPrefix(rest, "_") {
-			code = known
-			break
+	known := []applebusiness.Code{ // of RFC 6749
+		applebusiness.CodeAccessDenied, applebusiness.CodeUnauthorizedClient,
+		applebusiness.CodeUnsupportedGrantType, applebusiness.CodeTemporarilyUnavailable,
+	}
+	for e := range applebusiness.Catalog() {
+		known = append(known, e.Code)
+	}
+	for _, c := range known {
+		if rest, ok := strings.CutPrefix(line, string(c)); ok && !strings.HasPrefix(rest, "_") && len(c) > len(code) {
+			code = string(c)
 		}
+	}
+	if code == "" {
+		code = unknownCode.FindString(line)
 	}
 	// A note that one row carries; copied text may have it on the same line.
 	description = strings.TrimSuffix(line[len(code):], "Service Account, only")
-	return code, strings.Trim(description, " \t|")
-}
-
-// knownCodes returns the codes of the catalog and of RFC 6749, longer ones first.
-func knownCodes() []string {
-	codes := []string{
-		string(applebusiness.CodeAccessDenied), string(applebusiness.CodeUnauthorizedClient),
-		string(applebusiness.CodeUnsupportedGrantType), string(applebusiness.CodeTemporarilyUnavailable),
-	}
-	for entry := range applebusiness.Catalog() {
-		codes = append(codes, string(entry.Code))
-	}
-	slices.SortFunc(codes, func(a, b string) int { return len(b) - len(a) })
-	return slices.Compact(codes)
+	return code, strings.Trim(description, " |")
 }

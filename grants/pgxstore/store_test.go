@@ -498,3 +498,29 @@ func BenchmarkRefresh(b *testing.B) {
 		}
 	})
 }
+
+// What a million grants take on the disk, with tokens of 64 characters, and how long it takes to find the first thousand that
+// are due.
+func BenchmarkMillionGrants(b *testing.B) {
+	pool := newPool(b, "DATABASE_URL")
+	store, table := newStore(b, pool, pgxstore.Options{})
+	ctx := b.Context()
+	const n = 1_000_000
+	_, err := pool.Exec(ctx, `INSERT INTO `+table+` (name, token, version, expiry)
+		SELECT (1000000000 + i)::text,
+			convert_to('{"access_token":"' || encode(sha256(('a' || i)::bytea), 'hex') || '","refresh_token":"' || encode(sha256(('r' || i)::bytea), 'hex') || '","token_type":"Bearer"}', 'UTF8'),
+			hashint8extended(i, 0), now() + i * interval '1 millisecond' - interval '1 minute'
+		FROM generate_series(1, $1::bigint) AS i`, pgx.QueryExecModeExec, n)
+	require.NoError(b, err)
+	_, err = pool.Exec(ctx, `VACUUM ANALYZE `+table)
+	require.NoError(b, err)
+	var size int64
+	require.NoError(b, pool.QueryRow(ctx, `SELECT pg_total_relation_size($1)`, table).Scan(&size))
+	for b.Loop() {
+		due, err := store.Due(ctx, 0, 1000)
+		if err != nil || len(due) != 1000 {
+			b.Fatal(len(due), err)
+		}
+	}
+	b.ReportMetric(float64(size)/n, "B/grant")
+}

@@ -107,7 +107,7 @@ func TestTroubleOfAll(t *testing.T) {
 					time.Sleep(time.Minute)
 					ok2 := w.callers(m, names, 8*time.Second)
 					assert.Len(t, ok2, 1, "%v", ok2)
-					assert.Contains(t, w.logged(), "token requests succeed again")
+					assert.Contains(t, w.logged(), "are no longer held back")
 					synctest.Wait()
 					for _, name := range names {
 						require.Nil(t, w.row(name).Dead)

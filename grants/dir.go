@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -45,7 +47,7 @@ import (
 // access rights keep others out, and a folder is not synced: what was acknowledged survives the death of the process, and
 // perhaps not a power failure. On systems that have neither, NewDirStore fails.
 type DirStore struct {
-	memory *MemoryStore // this pointer is all that package fmt shows
+	memory *MemoryStore // all that package fmt shows for %w
 }
 
 // NewDirStore returns a DirStore of the grants in dir, which is made, with mode 0700, if need be. The tokens in the files
@@ -77,6 +79,12 @@ func (s *DirStore) rows() *MemoryStore {
 	}
 	return s.memory
 }
+
+// Format writes the type and none of the grants, whatever the verb. It implements [fmt.Formatter].
+func (*DirStore) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, "grants.DirStore") }
+
+// LogValue returns what Format writes. It implements [slog.LogValuer].
+func (*DirStore) LogValue() slog.Value { return slog.StringValue("grants.DirStore") }
 
 // Load implements [Store].
 func (s *DirStore) Load(ctx context.Context, grant string) (Record, error) {

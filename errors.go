@@ -25,7 +25,7 @@
 //
 // Where to go from here: package grants keeps the grants of all customers alive. [WithJSON], [TokenSource] and [Wrap]
 // are for golang.org/x/oauth2 without it, [ParseTokenResponse] and [ParseTokenError] for an HTTP client of your own,
-// [VerifyRedirect] for the redirect URI, and package applebusinesstest for tests.
+// [VerifyRedirect] for the redirect URI, [LogAttr] for logs, [Label] for metrics, and package applebusinesstest for tests.
 //
 // Every function and method can be called from any number of goroutines. Zero values, a nil *Error, a request without a
 // URL and a nil pointer in an error's tree do no harm, and nothing that comes from outside makes this package panic.

@@ -420,7 +420,7 @@ var (
 	}
 	adviceDeadGrant = Advice{
 		Action: ActionReauthorize, Impact: ImpactCustomer, Causes: []Cause{CauseAccessRevoked, CauseRefreshTokenReplaced},
-		Remedy: "Read the stored token again. If its refresh token is another one by now, a sibling process has replaced it and the grant is alive; if it is the same, ask this customer to reconnect.",
+		Remedy: "Read the stored token again. If its refresh token is another one by now, another process has replaced it and the customer is still connected; if it is the same, ask this customer to reconnect.",
 	}
 	adviceGrantOfAnotherKind = fixRequest("Only a refresh or a code exchange can have a dead grant. Check the grant_type, client_id and client_secret of this request; a Service Account has no refresh token.")
 )

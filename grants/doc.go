@@ -27,11 +27,11 @@
 //
 // # How a grant is refreshed
 //
-// All callers in a process share one attempt. It loads the grant's row; if another process has put a good token there, that
-// is it. Otherwise it waits for Limit, and takes a lease by a write to the row: a database that cannot write now could not
-// save the next refresh token either, and nothing is sent. Then one request goes to Apple, while no connection to the
-// database is held. The callers have the token as soon as it arrives; it is saved under the condition that the row's
-// version is still the one that was leased, for as long as it takes.
+// All callers in a process share one attempt. It loads the grant's row; if a sibling, which is another process with the
+// same Store, has put a good token there, that is it. Otherwise the attempt waits for Limit, and takes a lease by a write to
+// the row: a database that cannot write now could not save the next refresh token either, and then nothing is sent. One
+// request goes to Apple, while no connection to the database is held. The callers have the token as soon as it arrives. It
+// is saved under the condition that the row's version is still the one that was leased, with as many tries as it takes.
 //
 // The lease only avoids double work. What decides is the version, which belongs to the token: a Save or a verdict about a
 // token that is no longer the row's is dropped.

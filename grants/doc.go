@@ -47,7 +47,7 @@
 // # Numbers to plan with
 //
 // A token request refreshes one grant, and an access token lives 3,600 seconds. At the 15 requests a second that Apple
-// publishes, 15 × 3,600 = 54,000 grants can have a valid token all the time; at 12 a second, which leaves a margin, 43,200.
+// [publishes], 15 × 3,600 = 54,000 grants can have a valid token all the time; at 12 a second, which leaves a margin, 43,200.
 // A RefreshDue with a within of ten minutes refreshes each grant after 50 minutes already, so that it keeps 45,000 or
 // 36,000 of them warm.
 //
@@ -57,7 +57,8 @@
 // How long an unused refresh token lives is not documented, so once a day is no more than a careful guess.
 //
 // Apple does not document what it counts, and its 15 requests a second may include the calls of its API. In that case ask the
-// same limit before each of those, too: Wait of the *rate.Limiter or of the pgxstore.Limiter that is in [Options].
+// same limit before each of those, too: Wait of the *rate.Limiter or of the pgxstore.Limiter that is in [Options]. In its API
+// Integration environment Apple [expects] fewer than one response with a 4xx status an hour, so a refused request costs there.
 //
 // A Manager takes about 550 bytes of memory for each grant that was used within the last hour, beside what a Store in
 // memory takes. PostgreSQL takes about 450 bytes of disk for a grant, indexes included, if its tokens have 64 characters,
@@ -106,5 +107,8 @@
 //     everybody.
 //   - An HTTP client that sends a request again by itself. The second request brings a refresh token that the first has
 //     spent, and its refusal looks like a customer who has disconnected.
-//   - A token without a refresh_token in it that replaces the stored one. The old refresh token is still good: keep it.
+//   - A response without a refresh_token that replaces the whole stored token. The old refresh token is still good: keep it.
+//
+// [publishes]: https://business.apple.com/docs/onboarding-guide/core-concepts/integration-params
+// [expects]: https://business.apple.com/docs/onboarding-guide/api-integration/overview
 package grants

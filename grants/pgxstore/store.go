@@ -11,7 +11,8 @@
 // If the connection breaks, a statement that can be repeated without harm is sent once more on another one: Load, Lease,
 // Due and Dead, and any statement that certainly did not leave the process.
 //
-// Leases and expiry run by the database's clock alone. The pool must lead to the primary.
+// Leases and expiry run by the database's clock alone. The pool must lead to the primary. The tokens lie in the table in
+// clear unless [Options] has an AEAD.
 package pgxstore
 
 import (

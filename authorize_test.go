@@ -1,7 +1,9 @@
 package applebusiness_test
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -17,6 +19,7 @@ import (
 
 func TestVerifyRedirect(t *testing.T) {
 	const mismatch = "applebusiness: state_mismatch: the state is not the expected one"
+	const absent, unexpected = "applebusiness: state_mismatch: the redirect has no state", "applebusiness: state_mismatch: no state was expected"
 	for _, test := range []struct {
 		name, query, state, code, err string
 	}{
@@ -25,16 +28,16 @@ func TestVerifyRedirect(t *testing.T) {
 		{"Apple's error", "error=server_error&error_description=server+error&state=s1", "s1", "", `applebusiness: server_error: "server error"`},
 		{"code beside an error", "code=abc&error=access_denied&state=s1", "s1", "", "applebusiness: user_denied: access_denied"},
 		{"other state", "code=abc&state=s2", "s1", "", mismatch},
-		{"no state", "code=abc", "s1", "", mismatch},
-		{"nothing expected", "code=abc&state=s1", "", "", mismatch},
-		{"nothing expected, none sent", "code=abc", "", "", mismatch},
-		{"nothing expected, an empty one sent", "code=abc&state=", "", "", mismatch},
+		{"no state", "code=abc", "s1", "", absent},
+		{"an empty state", "code=abc&state=", "s1", "", absent},
+		{"nothing expected", "code=abc&state=s1", "", "", unexpected},
+		{"nothing expected, none sent", "code=abc", "", "", unexpected},
+		{"nothing expected, an empty one sent", "code=abc&state=", "", "", unexpected},
 		{"state comes before an error", "error=access_denied&state=s2", "s1", "", mismatch + " (unverified: the redirect claims access_denied)"},
-		{"an error without state", "error=invalid_request&error_description=bad+request", "s1", "", mismatch + " (unverified: the redirect claims invalid_request)"},
+		{"an error without state", "error=invalid_request&error_description=bad+request", "s1", "", absent + " (unverified: the redirect claims invalid_request)"},
 		{"a refused error of another vocabulary", "error=PLEASE+CALL+555&state=s2", "s1", "", mismatch},
 		{"a refused error beside a repeated state", "error=server_error&state=s1&state=s1", "s1", "", "applebusiness: malformed_redirect: state is repeated (unverified: the redirect claims server_error)"},
 		{"state comes before a repeated code", "code=a&code=b&state=s2", "s1", "", mismatch},
-		{"state comes before nothing", "", "s1", "", mismatch},
 		{"a repeated state comes first", "code=abc&state=s1&state=s1", "s1", "", "applebusiness: malformed_redirect: state is repeated"},
 		{"state comes before decoding", "code=%zz&state=s2", "s1", "", mismatch},
 		{"the state does not decode", "code=abc&state=s1%zz", "s1", "", "applebusiness: malformed_redirect: state cannot be decoded"},
@@ -73,6 +76,68 @@ func TestVerifyRedirect(t *testing.T) {
 		_, err := applebusiness.VerifyRedirect(r, "s1")
 		assert.EqualError(t, err, "applebusiness: malformed_redirect: there is no request URL")
 	}
+}
+
+// The parameters of Apple's POST are in its URL. A redirect that has them in the body is told apart.
+func TestRedirectWithItsParametersInTheBody(t *testing.T) {
+	for body, want := range map[string]string{
+		"":                 "applebusiness: state_mismatch: the redirect has no state",
+		"code=abc&state=s": "applebusiness: state_mismatch: the URL has no state; the parameters may be in the body",
+	} {
+		for _, url := range []string{"/callback", "/callback?tenant=7"} {
+			_, err := applebusiness.VerifyRedirect(httptest.NewRequest(http.MethodPost, url, strings.NewReader(body)), "s")
+			assert.EqualError(t, err, want)
+		}
+		_, err := applebusiness.VerifyRedirect(httptest.NewRequest(http.MethodGet, "/callback", strings.NewReader(body)), "s")
+		assert.EqualError(t, err, "applebusiness: state_mismatch: the redirect has no state")
+	}
+}
+
+// What no user has sent is refused before anything is looked at, so that a handler which verifies before it forgets the
+// state loses nothing.
+func TestNobodyComesBack(t *testing.T) {
+	const good = "/callback?code=abc&state=s1"
+	request := func(method, name, value string) *http.Request {
+		r := httptest.NewRequest(method, good, nil)
+		if name != "" {
+			r.Header.Set(name, value)
+		}
+		return r
+	}
+	for _, test := range []struct{ method, name, value, want string }{
+		{"HEAD", "", "", "HEAD"},
+		{"OPTIONS", "", "", "OPTIONS"},
+		{"GET", "Sec-Purpose", "prefetch", "what a browser fetches ahead"},
+		{"GET", "Sec-Purpose", "prefetch;prerender", "what a browser fetches ahead"},
+		{"GET", "Purpose", "Prefetch", "what a browser fetches ahead"},
+		{"GET", "X-Moz", "prefetch", "what a browser fetches ahead"},
+		{"POST", "Sec-Purpose", "prefetch;anonymous-client-ip", "what a browser fetches ahead"},
+	} {
+		for _, state := range []string{"s1", "", "another"} {
+			code, err := applebusiness.VerifyRedirect(request(test.method, test.name, test.value), state)
+			assert.Empty(t, code)
+			assert.EqualError(t, err, "applebusiness: malformed_redirect: "+test.want+" is no user who comes back from Apple")
+			assert.ErrorIs(t, err, applebusiness.ErrMalformedRedirect)
+		}
+	}
+	for _, r := range []*http.Request{
+		request("GET", "", ""), request("POST", "", ""), request("", "", ""), request("GET", "Purpose", "other"), request("GET", "X-Moz", ""), request("GET", "Sec-Fetch-Site", "cross-site"),
+	} {
+		code, err := applebusiness.VerifyRedirect(r, "s1")
+		assert.NoError(t, err)
+		assert.Equal(t, "abc", code)
+	}
+}
+
+func TestRedirectIsNotPrinted(t *testing.T) {
+	const want = "applebusiness.Redirect{Code: ***, State: ***}"
+	redirect := applebusiness.Redirect{Code: "c0de-SECRET", State: "st4te-SECRET"}
+	assert.Equal(t, want, fmt.Sprint(redirect))
+	assert.Equal(t, want+" "+want, fmt.Sprintf("%+v %s", &redirect, redirect))
+	assert.Equal(t, want, redirect.LogValue().String())
+	text, err := json.Marshal(redirect)
+	require.NoError(t, err)
+	assert.Equal(t, `{"Code":"c0de-SECRET","State":"st4te-SECRET"}`, string(text), "the caller's own wish")
 }
 
 func TestCheckAuthorizationURL(t *testing.T) {

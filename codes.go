@@ -2,7 +2,9 @@ package applebusiness
 
 import (
 	"iter"
+	"net/http"
 	"slices"
+	"strings"
 )
 
 // Endpoint names the OAuth 2.0 endpoint that an error came from.
@@ -147,7 +149,7 @@ const (
 	ErrNoResponse Reason = "no_response"
 	// ErrRateLimited is returned for status 429; wait for [Error.RetryAfter] and send less.
 	ErrRateLimited Reason = "rate_limited"
-	// ErrUnavailable is returned for a transient status (408, 425, and 5xx except 501 and 505) in a response without an OAuth error; try again later.
+	// ErrUnavailable is returned for a transient status (408, 425, and 5xx except 501, 505 and 511) in a response without an OAuth error; try again later.
 	ErrUnavailable Reason = "unavailable"
 	// ErrMalformedResponse is returned for any other response without an OAuth error, such as a 2xx without a token, a 3xx, or a proxy's 403 or 407; look at what stands between you and Apple.
 	ErrMalformedResponse Reason = "malformed_response"
@@ -157,6 +159,8 @@ const (
 	ErrNoRefreshToken Reason = "no_refresh_token"
 	// ErrUnsafeState is returned for a state with characters that need percent-encoding; use [golang.org/x/oauth2.GenerateVerifier]'s alphabet.
 	ErrUnsafeState Reason = "unsafe_state"
+	// ErrManyRefusals is returned by package grants when Apple refuses the refresh tokens of many customers at once; look for the wrong environment or client_id, a restored database or a fault of Apple's, and ask nobody to reconnect.
+	ErrManyRefusals Reason = "many_refusals"
 )
 
 // Entry is one row of Apple's error tables.
@@ -203,4 +207,121 @@ var catalog = [...]Entry{
 	{AuthorizationEndpoint, 0, CodeInvalidScope, "scope is not valid", ErrInvalidScope},
 	{AuthorizationEndpoint, 0, CodeInvalidRequest, "client_id must not be empty string", ErrEmptyClientID},
 	{AuthorizationEndpoint, 0, CodeServerError, "server error", ErrServer},
+}
+
+// patterns are the documented texts with a part that varies, in the catalog's words before and after it.
+var patterns = [...]struct {
+	before, after string
+	reason        Reason
+}{
+	{"OAuth 2.0 Parameter: ", " missing", ErrMissingParameter},
+	{"Missing fields in POST body ", " required", ErrMissingFields},
+	{"grant_type is invalid. Accepted values:", "", ErrInvalidGrantType},
+	{"scope is invalid. Accepted values:", "", ErrScopeNotAccepted},
+}
+
+// index is the catalog arranged for matching, so that a match costs the same however long the catalog grows.
+var index = newIndex()
+
+type catalogIndex struct {
+	byText map[string]meaning // by Apple's text, as it is and as foldText leaves it
+	codes  map[Reason][]Code  // that Apple lists
+}
+
+type meaning struct {
+	reason Reason
+	codes  []Code
+}
+
+func newIndex() catalogIndex {
+	index := catalogIndex{byText: make(map[string]meaning), codes: make(map[Reason][]Code)}
+	for _, entry := range catalog {
+		index.codes[entry.Reason] = append(index.codes[entry.Reason], entry.Code)
+	}
+	for _, entry := range catalog {
+		if entry.Reason != ErrEndpointNotFound { // its text is a code too: see isNotFound
+			found := meaning{entry.Reason, index.codes[entry.Reason]}
+			index.byText[entry.Description], index.byText[foldText(entry.Description)] = found, found
+		}
+	}
+	return index
+}
+
+// match returns the Reason that a code and a description mean, and the parameter that the description names.
+func match(statusCode int, code Code, description string) (reason Reason, parameter string) {
+	found := index.byText[description]
+	if found.reason == "" {
+		found = index.byText[foldText(description)]
+	}
+	if found.reason == "" {
+		found.reason, parameter = matchPattern(spaceText(description))
+		found.codes = index.codes[found.reason]
+	}
+	switch {
+	case found.reason != "" && (code == "" || slices.Contains(found.codes, code)):
+		return found.reason, parameter
+	case statusCode == http.StatusNotFound && isNotFound(code, description):
+		return ErrEndpointNotFound, ""
+	}
+	return "", ""
+}
+
+// meansAnything reports whether a description is a text of the catalog, whatever code it came with.
+func meansAnything(description string) bool {
+	reason, _ := match(0, "", description)
+	return reason != ""
+}
+
+func matchPattern(text string) (reason Reason, parameter string) {
+	for _, pattern := range patterns {
+		end := len(text) - len(pattern.after)
+		if end < len(pattern.before) || !strings.EqualFold(text[:len(pattern.before)], pattern.before) ||
+			!strings.EqualFold(text[end:], pattern.after) {
+			continue
+		}
+		varying := text[len(pattern.before):end]
+		switch {
+		case pattern.reason == ErrMissingParameter && isName(varying):
+			return pattern.reason, varying
+		case pattern.reason != ErrMissingParameter && isList(varying):
+			return pattern.reason, ""
+		}
+	}
+	return "", ""
+}
+
+// isNotFound reports whether a response at 404 holds the catalog's row for it, in either order of the columns, or half
+// of it.
+func isNotFound(code Code, description string) bool {
+	text := foldText(description)
+	return (code == "" || code == CodeNotFound || code == CodeInvalidRequest) &&
+		(text == "" || text == foldText(string(CodeNotFound)) || text == string(CodeInvalidRequest)) &&
+		(code != "" || text != "")
+}
+
+// foldText returns text without regard to case, to runs of space or "+", and to a full stop at its end.
+func foldText(text string) string { return strings.ToLower(spaceText(text)) }
+
+// spaceText is foldText that leaves the case.
+func spaceText(text string) string {
+	words := strings.FieldsFunc(text, func(r rune) bool { return r == ' ' || r == '+' })
+	return strings.TrimRight(strings.Join(words, " "), ". ")
+}
+
+// isName reports whether text is a parameter name in the characters of RFC 6749 appendix A.
+func isName(text string) bool {
+	return text != "" && !strings.ContainsFunc(text, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-._", r))
+	})
+}
+
+// isList reports whether text is a list of names as Apple writes it: "a, b and c", or nothing.
+func isList(text string) bool {
+	text = strings.NewReplacer(" and ", ",", " or ", ",").Replace(strings.ToLower(text))
+	for item := range strings.SplitSeq(text, ",") {
+		if item = strings.TrimSpace(item); item != "" && !isName(item) {
+			return false
+		}
+	}
+	return true
 }

@@ -33,9 +33,19 @@ func TestErrorText(t *testing.T) {
 			StatusCode: 404, Code: applebusiness.CodeNotFound, Description: "invalid_request", Reason: applebusiness.ErrEndpointNotFound,
 		},
 		`applebusiness: access_denied`: {Code: applebusiness.CodeAccessDenied},
-		`applebusiness: "slow_down": "two\nlines \"quoted\" \u202e" (HTTP 400)`: {
+		`applebusiness: "slow_down": "two lines \"quoted\" ***" (HTTP 400)`: {
 			StatusCode: 400, Code: "slow_down", Description: "two\nlines \"quoted\" \u202e",
 		},
+		`applebusiness: "***": "Token *** of client_id *** is unknown" (HTTP 400)`: {
+			StatusCode: 400, Code: "E42", Description: "Token cnQtU0VDUkVU of client_id BUSINESSAPI.7 is unknown",
+		},
+		`applebusiness: invalid_request: "OAuth 2.0 Parameter: code_verifier missing" (HTTP 400)`: {
+			StatusCode: 400, Code: applebusiness.CodeInvalidRequest, Description: "OAuth 2.0 Parameter: code_verifier missing", Reason: applebusiness.ErrMissingParameter,
+		},
+		`applebusiness: invalid_scope: "scope is invalid. Accepted values: ***, business_connect" (HTTP 400)`: {
+			StatusCode: 400, Code: applebusiness.CodeInvalidScope, Description: "scope is invalid. Accepted values: rt-SECRET, business_connect", Reason: applebusiness.ErrScopeNotAccepted,
+		},
+		`applebusiness: "***"`:                    {Reason: "rt-SECRET"},
 		`applebusiness: "only a text" (HTTP 400)`: {StatusCode: 400, Description: "only a text"},
 		`applebusiness: invalid_refresh_token`:    {Reason: applebusiness.ErrInvalidRefreshToken},
 		`applebusiness: state_mismatch`:           {Reason: applebusiness.ErrStateMismatch},
@@ -198,12 +208,6 @@ func TestLimits(t *testing.T) {
 		{256, func(text string) string {
 			return applebusiness.ParseTokenError(400, http.Header{"Apple-Request-Id": {text}}, nil).RequestID
 		}},
-		{64, func(text string) string {
-			return strings.TrimSuffix(strings.TrimPrefix((&applebusiness.Error{Code: applebusiness.Code(text)}).Error(), `applebusiness: "`), `"`)
-		}},
-		{256, func(text string) string {
-			return strings.TrimSuffix(strings.TrimPrefix((&applebusiness.Error{Code: "x", Description: text}).Error(), `applebusiness: "x": "`), `"`)
-		}},
 	} {
 		whole := strings.Repeat("a", test.limit)
 		assert.Equal(t, whole, test.field(whole), test.limit)
@@ -214,7 +218,8 @@ func TestLimits(t *testing.T) {
 	}
 	label := strings.Repeat("a", 64)
 	assert.Equal(t, "applebusiness: "+label, applebusiness.Reason(label).Error())
-	assert.Equal(t, `applebusiness: "`+label+`"`, applebusiness.Reason(label+"a").Error())
-	// What is no text at all is cut too.
-	assert.Equal(t, `applebusiness: ""`, applebusiness.Reason(strings.Repeat("\x80", 65)).Error())
+	assert.Equal(t, `applebusiness: "***"`, applebusiness.Reason(label+"a").Error())
+	assert.Equal(t, `applebusiness: "`+label+`"`, applebusiness.Code(label).Error())
+	assert.Equal(t, `applebusiness: "***"`, applebusiness.Code(label+"a").Error())
+	assert.Equal(t, `applebusiness: "`+strings.Repeat("word ", 51)+`w"`, (&applebusiness.Error{Description: strings.Repeat("word ", 51) + "w words"}).Error())
 }

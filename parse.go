@@ -6,19 +6,20 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"errors"
-	"html"
 	"io"
 	"iter"
 	"maps"
 	"math"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
+	"github.com/seed-a5f25c57/applebusiness/internal/redact"
 )
 
 const (
@@ -66,7 +67,7 @@ func parseFailure(response *http.Response, body []byte, readErr error, sent *tok
 		e.err = readErr
 		if e.Code == "" && e.Description == "" {
 			e.Reason, e.detail = ErrNoResponse, "the response was truncated"
-			if isTimeout(readErr) {
+			if neterr.Timeout(readErr) {
 				e.detail = "the response timed out"
 			}
 		}
@@ -83,7 +84,7 @@ func parseFailure(response *http.Response, body []byte, readErr error, sent *tok
 // after the error.
 //
 // A response without RFC 6749's error has a Reason of its own: [ErrRateLimited] at status 429, [ErrUnavailable] at 408,
-// 425 and 5xx except 501 and 505, else [ErrMalformedResponse]. So the empty Reason means that Apple, or somebody who speaks
+// 425 and 5xx except 501, 505 and 511, else [ErrMalformedResponse]. So the empty Reason means that Apple, or somebody who speaks
 // OAuth, sent an error that Apple's table does not list.
 func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
 	return parseError(statusCode, header, body, nil)
@@ -115,7 +116,7 @@ func parseError(statusCode int, header http.Header, body []byte, sent *tokenRequ
 func (e *Error) receive(statusCode int, header http.Header, sent *tokenRequest) {
 	e.Endpoint, e.StatusCode = TokenEndpoint, statusCode
 	if ids := header["Apple-Request-Id"]; len(ids) > 0 { // the canonical name, which Get would check first
-		e.RequestID = cut(sent.mask(ids[0]), maxCode)
+		e.RequestID = redact.Cut(sent.mask(ids[0]), maxCode)
 	}
 	if waits := header["Retry-After"]; len(waits) > 0 {
 		e.RetryAfter = parseRetryAfter(waits[0])
@@ -131,23 +132,12 @@ func (e *Error) classify(isOAuth bool, header http.Header, body []byte) {
 		return // an OAuth error: of the table, or one that its reader has to know of
 	case e.StatusCode == http.StatusTooManyRequests:
 		e.Reason = ErrRateLimited
-	case isTransient(e.StatusCode):
+	case neterr.StatusPasses(e.StatusCode):
 		e.Reason = ErrUnavailable
 	default:
 		e.Reason = ErrMalformedResponse
 	}
 	e.edge = isEdge(e.StatusCode, header, body)
-}
-
-// isTransient reports whether a status says that the server fails at the moment.
-func isTransient(statusCode int) bool {
-	switch statusCode {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
-		return true
-	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
-		return false
-	}
-	return statusCode >= 500 && statusCode <= 599
 }
 
 // isEdge reports whether a response looks like those by which the edge in front of Apple's services drops a request: an
@@ -173,112 +163,6 @@ func endsInApple(page []byte) bool {
 		page = bytes.TrimSpace(page[:bytes.LastIndexByte(page, '<')])
 	}
 	return bytes.HasSuffix(page, []byte("Apple"))
-}
-
-// ParseRedirect returns the code and the state of a redirect's raw query; a leading "?" is allowed. It does not verify
-// state: use [VerifyRedirect] in a handler.
-//
-// The error is an *Error: the one that Apple sent, also where a code stands beside it, or [ErrMalformedRedirect] if the
-// query is longer than 64 KiB, its state cannot be decoded, it repeats an OAuth parameter or has neither a code nor an
-// error. Other parameters are ignored, and one that cannot be decoded counts as absent. State is set even then, unless it
-// is repeated.
-func ParseRedirect(query string) (Redirect, error) {
-	found, err := decodeRedirect(strings.TrimPrefix(query, "?"))
-	redirect := Redirect{State: found.state}
-	if err == nil {
-		redirect.Code, err = found.result()
-	}
-	return redirect, err
-}
-
-// redirectQuery is what a redirect's query says.
-type redirectQuery struct {
-	code, errorCode, description, uri, state string
-
-	repeated, undecodable string // a parameter other than state that is there twice, or that says nothing
-}
-
-// decodeRedirect decodes a redirect's query piece by piece, so that one that does not decode spoils only itself. The
-// error is about state; the rest is decoded even then.
-func decodeRedirect(query string) (redirectQuery, error) {
-	var found redirectQuery
-	var err error
-	if len(query) > maxBody {
-		return found, malformedRedirect("the query is too long")
-	}
-	var seen [5]bool
-	for piece := range strings.SplitSeq(query, "&") {
-		rawName, rawValue, _ := strings.Cut(piece, "=")
-		name, nameErr := url.QueryUnescape(rawName)
-		if nameErr != nil {
-			continue
-		}
-		var target *string
-		var i int
-		switch name {
-		case "state":
-			i, target = 0, &found.state
-		case "code":
-			i, target = 1, &found.code
-		case "error":
-			i, target = 2, &found.errorCode
-		case "error_description":
-			i, target = 3, &found.description
-		case "error_uri":
-			i, target = 4, &found.uri
-		default:
-			continue
-		}
-		value, valueErr := url.QueryUnescape(rawValue)
-		decodes := valueErr == nil && !strings.Contains(rawValue, ";") // as url.ParseQuery has it
-		switch {
-		case seen[i] && name == "state":
-			err = malformedRedirect("state is repeated")
-		case seen[i]:
-			found.repeated = cmp.Or(found.repeated, name)
-		case !decodes && name == "state":
-			err = malformedRedirect("state cannot be decoded")
-		case !decodes:
-			found.undecodable = name
-		default:
-			*target = value
-		}
-		seen[i] = true
-	}
-	if err != nil {
-		found.state = ""
-	}
-	return found, err
-}
-
-// result returns the code that the redirect brings, or its error.
-func (q redirectQuery) result() (string, error) {
-	switch {
-	case q.repeated != "":
-		return "", malformedRedirect(q.repeated + " is repeated")
-	case q.errorCode != "":
-		e := &Error{Endpoint: AuthorizationEndpoint}
-		e.describe(q.errorCode, q.description, q.uri, nil)
-		if e.Reason == "" && isDenial(e.Code) {
-			e.Reason = ErrUserDenied
-		}
-		return "", e
-	case q.code != "":
-		return q.code, nil
-	case q.undecodable != "":
-		return "", malformedRedirect(q.undecodable + " cannot be decoded")
-	}
-	return "", malformedRedirect("neither code nor error")
-}
-
-// isDenial reports whether a code of the authorization endpoint says that somebody declined: RFC 6749's, and the one
-// that clients of Sign in with Apple meet. Apple documents neither for Apple Business.
-func isDenial(code Code) bool {
-	return code == CodeAccessDenied || code == "user_cancelled_authorize"
-}
-
-func malformedRedirect(detail string) *Error {
-	return &Error{Endpoint: AuthorizationEndpoint, Reason: ErrMalformedRedirect, detail: detail}
 }
 
 // texts is what an error response can hold: RFC 6749's members, and those of other dialects.
@@ -518,143 +402,26 @@ func parseRetryAfter(value string) time.Duration {
 // describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
 // matched.
 func (e *Error) describe(code, description, uri string, sent *tokenRequest) {
-	e.Code = Code(cut(code, maxCode))
-	e.Description = cut(description, maxDescription)
-	e.URI = cut(uri, maxDescription)
+	e.Code = Code(redact.Cut(code, maxCode))
+	e.Description = redact.Cut(description, maxDescription)
+	e.URI = redact.Cut(uri, maxDescription)
 	e.Reason, e.Parameter = match(e.StatusCode, e.Code, e.Description)
 	if sent == nil {
 		return
 	}
 	if !e.Code.isKnown() {
-		e.Code = Code(cut(sent.mask(code), maxCode))
+		e.Code = Code(redact.Cut(sent.mask(code), maxCode))
 	}
 	if !isCatalogText(e.Description) {
-		e.Description = cut(sent.mask(description), maxDescription)
+		e.Description = redact.Cut(sent.mask(description), maxDescription)
 	}
-	e.URI = cut(sent.mask(uri), maxDescription)
+	e.URI = redact.Cut(sent.mask(uri), maxDescription)
 	e.Parameter = sent.mask(e.Parameter)
 }
 
 // isCatalogText reports whether description is a text of the catalog, apart from those that vary.
 func isCatalogText(description string) bool {
 	return index.byText[description].reason != "" || index.byText[foldText(description)].reason != ""
-}
-
-// patterns are the documented texts with a part that varies, in the catalog's words before and after it.
-var patterns = [...]struct {
-	before, after string
-	reason        Reason
-}{
-	{"OAuth 2.0 Parameter: ", " missing", ErrMissingParameter},
-	{"Missing fields in POST body ", " required", ErrMissingFields},
-	{"grant_type is invalid. Accepted values:", "", ErrInvalidGrantType},
-	{"scope is invalid. Accepted values:", "", ErrScopeNotAccepted},
-}
-
-// index is the catalog arranged for matching, so that a match costs the same however long the catalog grows.
-var index = newIndex()
-
-type catalogIndex struct {
-	byText map[string]meaning // by Apple's text, as it is and as foldText leaves it
-	codes  map[Reason][]Code  // that Apple lists
-}
-
-type meaning struct {
-	reason Reason
-	codes  []Code
-}
-
-func newIndex() catalogIndex {
-	index := catalogIndex{byText: make(map[string]meaning), codes: make(map[Reason][]Code)}
-	for _, entry := range catalog {
-		index.codes[entry.Reason] = append(index.codes[entry.Reason], entry.Code)
-	}
-	for _, entry := range catalog {
-		if entry.Reason != ErrEndpointNotFound { // its text is a code too: see isNotFound
-			found := meaning{entry.Reason, index.codes[entry.Reason]}
-			index.byText[entry.Description], index.byText[foldText(entry.Description)] = found, found
-		}
-	}
-	return index
-}
-
-// match returns the Reason that a code and a description mean, and the parameter that the description names.
-func match(statusCode int, code Code, description string) (reason Reason, parameter string) {
-	found := index.byText[description]
-	if found.reason == "" {
-		found = index.byText[foldText(description)]
-	}
-	if found.reason == "" {
-		found.reason, parameter = matchPattern(spaceText(description))
-		found.codes = index.codes[found.reason]
-	}
-	switch {
-	case found.reason != "" && (code == "" || slices.Contains(found.codes, code)):
-		return found.reason, parameter
-	case statusCode == http.StatusNotFound && isNotFound(code, description):
-		return ErrEndpointNotFound, ""
-	}
-	return "", ""
-}
-
-// meansAnything reports whether a description is a text of the catalog, whatever code it came with.
-func meansAnything(description string) bool {
-	reason, _ := match(0, "", description)
-	return reason != ""
-}
-
-func matchPattern(text string) (reason Reason, parameter string) {
-	for _, pattern := range patterns {
-		end := len(text) - len(pattern.after)
-		if end < len(pattern.before) || !strings.EqualFold(text[:len(pattern.before)], pattern.before) ||
-			!strings.EqualFold(text[end:], pattern.after) {
-			continue
-		}
-		varying := text[len(pattern.before):end]
-		switch {
-		case pattern.reason == ErrMissingParameter && isName(varying):
-			return pattern.reason, varying
-		case pattern.reason != ErrMissingParameter && isList(varying):
-			return pattern.reason, ""
-		}
-	}
-	return "", ""
-}
-
-// isNotFound reports whether a response at 404 holds the catalog's row for it, in either order of the columns, or half
-// of it.
-func isNotFound(code Code, description string) bool {
-	text := foldText(description)
-	return (code == "" || code == CodeNotFound || code == CodeInvalidRequest) &&
-		(text == "" || text == foldText(string(CodeNotFound)) || text == string(CodeInvalidRequest)) &&
-		(code != "" || text != "")
-}
-
-// foldText returns text without regard to case, to runs of space or "+", and to a full stop at its end.
-func foldText(text string) string { return strings.ToLower(spaceText(text)) }
-
-// spaceText is foldText that leaves the case.
-func spaceText(text string) string {
-	words := strings.FieldsFunc(text, func(r rune) bool { return r == ' ' || r == '+' })
-	return strings.TrimRight(strings.Join(words, " "), ". ")
-}
-
-// isName reports whether text is a parameter name in the characters of RFC 6749 appendix A.
-func isName(text string) bool {
-	return text != "" && !strings.ContainsFunc(text, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-._", r))
-	})
-}
-
-// isList reports whether text is a list of names as Apple writes it: "a, b and c", or nothing.
-func isList(text string) bool {
-	text = strings.NewReplacer(" and ", ",", " or ", ",").Replace(strings.ToLower(text))
-	for item := range strings.SplitSeq(text, ",") {
-		if item = strings.TrimSpace(item); item != "" && !isName(item) {
-			return false
-		}
-	}
-	return true
 }
 
 // tokenRequest is what a token request carried, a form or JSON, for its grant_type and for what has to be masked. A nil
@@ -718,59 +485,22 @@ func (r *tokenRequest) grantType() string {
 	}
 	for name, value := range r.all() {
 		if name == "grant_type" {
-			return cut(value, maxCode)
+			return redact.Cut(value, maxCode)
 		}
 	}
 	return ""
 }
 
-// mask returns text with each value of the request replaced, in whatever letters, also as it stands in a URL, a form or
-// HTML. The public grant_type and scope and values under 8 bytes, which stand in many a harmless text, are left.
+// mask returns text without the values of the request, but for the public grant_type and scope.
 func (r *tokenRequest) mask(text string) string {
 	if r == nil || text == "" {
 		return text
 	}
-	var shown []string
-	lower := lowerASCII(text)
+	var secrets []string
 	for name, value := range r.all() {
-		if len(value) < 8 || name == "grant_type" || name == "scope" {
-			continue
-		}
-		for _, value := range [...]string{
-			value, url.QueryEscape(value), url.PathEscape(value), strings.ReplaceAll(value, "+", " "), html.EscapeString(value),
-		} {
-			if value = lowerASCII(value); strings.Contains(lower, value) {
-				shown = append(shown, value)
-			}
+		if name != "grant_type" && name != "scope" {
+			secrets = append(secrets, value)
 		}
 	}
-	slices.SortFunc(shown, func(a, b string) int { return len(b) - len(a) }) // a value may hold another
-	for _, value := range shown {
-		text = replaceInAnyCase(text, value, masked)
-	}
-	return text
-}
-
-// replaceInAnyCase is strings.ReplaceAll without regard to the case of ASCII letters. old is in lower case.
-func replaceInAnyCase(text, old, replacement string) string {
-	var out strings.Builder
-	for lower := lowerASCII(text); ; {
-		i := strings.Index(lower, old)
-		if i < 0 {
-			return out.String() + text
-		}
-		out.WriteString(text[:i] + replacement)
-		text, lower = text[i+len(old):], lower[i+len(old):]
-	}
-}
-
-// lowerASCII leaves every byte in its place, as strings.ToLower does not.
-func lowerASCII(text string) string {
-	lower := []byte(text)
-	for i, b := range lower {
-		if b >= 'A' && b <= 'Z' {
-			lower[i] = b + 'a' - 'A'
-		}
-	}
-	return string(lower)
+	return redact.Values(text, secrets...)
 }

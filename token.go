@@ -4,12 +4,16 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
 
 // The values of grant_type that Apple's token endpoint takes. A caller of [ParseTokenError] sets [Error.GrantType] to the
@@ -65,7 +69,7 @@ func Wrap(err error) error {
 		return parseError(0, nil, nil, nil) // without err, whose nil pointer panics when it is printed
 	}
 	var failed *oauth2.RetrieveError
-	isWrapped := visit(err, func(node error) bool {
+	isWrapped := neterr.Visit(err, func(node error) bool {
 		switch node := node.(type) {
 		case *Error:
 			return true
@@ -130,8 +134,8 @@ type plainError struct {
 
 // findPlain looks for an untyped error of x/oauth2 in err's tree.
 func findPlain(err error) (found *plainError) {
-	visit(err, func(node error) bool {
-		text := textOf(node)
+	neterr.Visit(err, func(node error) bool {
+		text := neterr.Text(node)
 		for i, plain := range plainErrors {
 			// What follows is a status if the text was a RetrieveError's.
 			if after, ok := strings.CutPrefix(text, plain.text); ok && strings.IndexAny(after, "0123456789") != len(": ") {
@@ -185,6 +189,14 @@ type TokenSource struct {
 	held    error
 	until   time.Time // zero: held for good
 }
+
+// Format writes the type and none of its tokens, whatever the verb. It implements [fmt.Formatter].
+func (*TokenSource) Format(state fmt.State, verb rune) {
+	formatText(state, verb, "applebusiness.TokenSource")
+}
+
+// LogValue returns the type and none of its tokens. It implements [slog.LogValuer].
+func (*TokenSource) LogValue() slog.Value { return slog.StringValue("applebusiness.TokenSource") }
 
 // Token returns a copy of Source's token, since x/oauth2 writes into the tokens that it hands out. An error is what
 // [Wrap] makes of Source's, or what OnToken returned.

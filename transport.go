@@ -6,8 +6,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
-	"net"
+	"log/slog"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -16,6 +17,9 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
+	"github.com/seed-a5f25c57/applebusiness/internal/redact"
 )
 
 // Transport is an [http.RoundTripper] that sends the form of a token request as JSON, the only content that Apple's
@@ -59,8 +63,16 @@ type Transport struct {
 	// before it returns, and may be called concurrently.
 	OnError func(*Error)
 
-	passing int32 // requests that are passed on at the moment
+	passing atomic.Int32 // requests that are passed on at the moment
 }
+
+// Format writes the type and nothing of what it holds, whatever the verb. It implements [fmt.Formatter].
+func (*Transport) Format(state fmt.State, verb rune) {
+	formatText(state, verb, "applebusiness.Transport")
+}
+
+// LogValue returns the type and nothing of what it holds. It implements [slog.LogValuer].
+func (*Transport) LogValue() slog.Value { return slog.StringValue("applebusiness.Transport") }
 
 // ownBase marks the context of a request that a Transport has sent, to find one that is its own Base.
 type ownBase struct{ t *Transport }
@@ -98,7 +110,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	response, failure := t.send(r, form)
 	if failure != nil {
-		failure.Endpoint, failure.GrantType = TokenEndpoint, cut(form["grant_type"], maxCode) // a new *Error, nobody has it yet
+		failure.Endpoint, failure.GrantType = TokenEndpoint, redact.Cut(form["grant_type"], maxCode) // a new *Error, nobody has it yet
 		return nil, t.report(failure)
 	}
 	return response, nil
@@ -128,11 +140,16 @@ func (t *Transport) send(r *http.Request, form map[string]string) (*http.Respons
 			copied := *e
 			return nil, &copied
 		}
-		failed := describeNetwork(err)
-		return nil, &Error{
-			Reason: ErrNoResponse, detail: failed.text, err: err,
-			unsent: failed.unsent || looked.Load() && !connected.Load(),
+		failed := neterr.Of(err)
+		e := &Error{Reason: ErrNoResponse, detail: failed.Words, err: err}
+		e.unsent = !connected.Load() && (failed.Unsent || looked.Load())
+		switch {
+		case err == errNoResult:
+			e.detail = "the Transport's Base returned neither a response nor an error"
+		case e.unsent:
+			e.detail += "; nothing was sent"
 		}
+		return nil, e
 	}
 	body, readErr := readResponse(response)
 	return t.finish(r, response, body, readErr, form)
@@ -173,8 +190,8 @@ func (t *Transport) pass(r *http.Request) (*http.Response, error) {
 	}
 	sent := r
 	if _, ok := base.(*http.Transport); !ok { // it may lead back to t, which shows at the second pass
-		defer atomic.AddInt32(&t.passing, -1)
-		if atomic.AddInt32(&t.passing, 1) > 1 {
+		defer t.passing.Add(-1)
+		if t.passing.Add(1) > 1 {
 			sent = r.WithContext(context.WithValue(r.Context(), ownBase{t}, true))
 		}
 	}
@@ -485,134 +502,4 @@ func fitError(body []byte, failure *Error) []byte {
 	fitted.Code = cmp.Or(fitted.Code, Code(fitted.Reason))
 	body, _ = json.Marshal(&fitted)
 	return body
-}
-
-// networkFailure is what this package knows about an error of an HTTP client.
-type networkFailure struct {
-	text   string // in our own words
-	passes bool   // the same may work later
-	known  bool   // to be a failure of the network
-	unsent bool   // no connection was made
-	own    bool   // this process lacks something
-}
-
-// networkFailures tells failures of net/http and the packages below it by their texts, since most have no exported type. The
-// first that matches is it: those that do not pass come first, for their text may hold another one's.
-var networkFailures = []struct {
-	text string
-	networkFailure
-}{
-	{"malformed HTTP", networkFailure{text: "the response is not HTTP", known: true}},
-	{"malformed MIME header", networkFailure{text: "the response is not HTTP", known: true}},
-	{"malformed chunked encoding", networkFailure{text: "the response is not HTTP", known: true}},
-	{"multiple Content-Length", networkFailure{text: "the response is not HTTP", known: true}},
-	{"bad Content-Length", networkFailure{text: "the response is not HTTP", known: true}},
-	{"unsupported transfer encoding", networkFailure{text: "the response is not HTTP", known: true}},
-	{"too many transfer encodings", networkFailure{text: "the response is not HTTP", known: true}},
-	{"server response headers exceeded", networkFailure{text: "the response is not HTTP", known: true}},
-	{"invalid byte in chunk length", networkFailure{text: "the response is not HTTP", known: true}},
-	{"no such host", networkFailure{text: "DNS does not know the host", known: true, unsent: true}},
-	{"x509: ", networkFailure{text: "TLS: the certificate is not trusted", known: true}},
-	{"tls: failed to verify certificate", networkFailure{text: "TLS: the certificate is not trusted", known: true}},
-	{"tls: first record does not look like a TLS handshake", networkFailure{text: "TLS: the server does not speak it", known: true}},
-	{"server gave HTTP response to HTTPS client", networkFailure{text: "TLS: the server does not speak it", known: true}},
-	{"tls: internal error", networkFailure{text: "TLS failed", known: true, passes: true}},
-	{"tls: bad record MAC", networkFailure{text: "TLS failed", known: true, passes: true}},
-	{"tls: use of closed connection", networkFailure{text: "TLS failed", known: true, passes: true}},
-	{"tls: ", networkFailure{text: "TLS failed", known: true}},
-	{"unsupported protocol scheme", networkFailure{text: "the URL's scheme is not HTTP", known: true, unsent: true}},
-	{"no Host in request URL", networkFailure{text: "the URL has no host", known: true, unsent: true}},
-	{"stopped after 10 redirects", networkFailure{text: "the redirects do not end", known: true}},
-	{"too many open files", networkFailure{text: "this process has too many open files", known: true, passes: true, unsent: true, own: true}},
-	{"cannot assign requested address", networkFailure{text: "this process has no free port", known: true, passes: true, unsent: true, own: true}},
-	{"TLS handshake timeout", networkFailure{text: "the TLS handshake timed out", known: true, passes: true, unsent: true}},
-	{"server misbehaving", networkFailure{text: "DNS failed", known: true, passes: true, unsent: true}},
-	{"connection refused", networkFailure{text: "the connection was refused", known: true, passes: true}},
-	{"actively refused", networkFailure{text: "the connection was refused", known: true, passes: true}}, // Windows
-	{"connection reset", networkFailure{text: "the connection was reset", known: true, passes: true}},
-	{"broken pipe", networkFailure{text: "the connection was reset", known: true, passes: true}},
-	{"forcibly closed", networkFailure{text: "the connection was reset", known: true, passes: true}}, // Windows
-	{"use of closed network connection", networkFailure{text: "the connection was reset", known: true, passes: true}},
-	{"network is unreachable", networkFailure{text: "the network is unreachable", known: true, passes: true}},
-	{"no route to host", networkFailure{text: "the network is unreachable", known: true, passes: true}},
-	{"http: server closed idle connection", networkFailure{text: "the connection was reset", known: true, passes: true}},
-	{"GOAWAY", networkFailure{text: "the connection was reset: HTTP/2 GOAWAY", known: true, passes: true}},
-	{"stream error: ", networkFailure{text: "the connection was reset: HTTP/2 stream error", known: true, passes: true}},
-	{"connection error: ", networkFailure{text: "the connection was reset: HTTP/2 connection error", known: true, passes: true}},
-	{"http2: ", networkFailure{text: "the connection was reset: HTTP/2", known: true, passes: true}},
-	{"transport connection broken", networkFailure{text: "the connection was reset", known: true, passes: true}},
-	{"context canceled", networkFailure{text: "the request was canceled", known: true}},
-	{"i/o timeout", networkFailure{text: "timed out", known: true, passes: true}},
-	{"context deadline exceeded", networkFailure{text: "timed out", known: true, passes: true}},
-	{"Client.Timeout", networkFailure{text: "timed out", known: true, passes: true}},
-	{"timeout awaiting response headers", networkFailure{text: "timed out", known: true, passes: true}},
-	{"unexpected EOF", networkFailure{text: "the response was truncated", known: true, passes: true}},
-}
-
-// describeNetwork tells a failure of an HTTP client that passes (a timeout, a connection that broke) from one that does
-// not (an unknown host, a certificate). What it does not know is not known to be the network's; out of Transport that
-// passes too.
-func describeNetwork(err error) networkFailure {
-	text := textOf(err)
-	visit(err, func(node error) bool { // a URL may hold any word
-		if wrapper, ok := node.(*url.Error); ok {
-			text = textOf(wrapper.Err)
-		}
-		return false
-	})
-	found := networkFailure{text: "the connection failed", passes: true}
-	for _, candidate := range networkFailures {
-		if strings.Contains(text, candidate.text) {
-			found = candidate.networkFailure
-			break
-		}
-	}
-	switch {
-	case is(err, errNoResult):
-		return networkFailure{text: "the Transport's Base returned neither a response nor an error", known: true, own: true}
-	case found.known:
-	case proxyStatus(text) != 0:
-		found = networkFailure{text: "the proxy refused the connection", known: true, passes: isTransient(proxyStatus(text))}
-	case isTimeout(err):
-		found = networkFailure{text: "timed out", known: true, passes: true}
-	case is(err, io.EOF) || text == "EOF" || is(err, io.ErrUnexpectedEOF):
-		found = networkFailure{text: "the connection was reset", known: true, passes: true}
-	}
-	for _, op := range []string{"dial ", "proxyconnect ", "socks connect "} {
-		found.unsent = found.unsent || strings.HasPrefix(text, op) // a *net.OpError of which only the text is left
-	}
-	visit(err, func(node error) bool {
-		switch node := node.(type) {
-		case *net.OpError:
-			found.known = true
-			found.unsent = found.unsent || node.Op == "dial" || node.Op == "proxyconnect" || node.Op == "socks connect"
-		case *net.DNSError:
-			found = networkFailure{text: "DNS failed", known: true, passes: !node.IsNotFound, unsent: true}
-			if node.IsNotFound {
-				found.text = "DNS does not know the host"
-			}
-		}
-		return false
-	})
-	return found
-}
-
-// proxyStatus returns the status of which text is the reason phrase, and 0 for another text. The phrase is all that
-// net/http says of a proxy that refuses CONNECT.
-func proxyStatus(text string) int {
-	for status := 400; status <= 599; status++ {
-		if phrase := http.StatusText(status); phrase != "" && strings.EqualFold(text, phrase) {
-			return status
-		}
-	}
-	return 0
-}
-
-// isTimeout reports whether err is about something that took too long.
-func isTimeout(err error) bool {
-	return visit(err, func(node error) (found bool) {
-		defer func() { _ = recover() }() // a *url.Error asks what it wraps, which may be a nil pointer
-		timeout, ok := node.(interface{ Timeout() bool })
-		return ok && timeout.Timeout()
-	})
 }

@@ -157,7 +157,7 @@ func TestTransientStatuses(t *testing.T) {
 		switch status {
 		case 408, 425, 429:
 			return true
-		case 501, 505:
+		case 501, 505, 511:
 			return false
 		}
 		return status >= 500 && status <= 599

@@ -293,3 +293,19 @@ func ExampleManager_Close() {
 	fmt.Println(errors.Is(err, grants.ErrClosed))
 	// Output: true
 }
+
+func ExampleRefresh_Label() {
+	requests := make(map[string]int) // in production: a counter with this label
+	options := &grants.Options{OnRefresh: func(refresh grants.Refresh) { requests[refresh.Label()]++ }}
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	ctx := context.Background()
+	manager := grants.New(config, grants.NewMemoryStore(), options)
+	_ = manager.Put(ctx, "customer 7", apple.ConnectExpired(config.ClientID))
+	_, _ = manager.Token(ctx, "customer 7")
+	_, _ = manager.Token(ctx, "customer 8")
+	_ = manager.Close(ctx)
+	fmt.Println(requests)
+	// Output: map[no_grant:1 ok:1]
+}

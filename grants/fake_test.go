@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -328,6 +329,22 @@ type world struct {
 
 	mu     sync.Mutex
 	events []grants.Refresh
+	log    strings.Builder // what the processes have logged
+}
+
+// Write is for the processes' Loggers.
+func (w *world) Write(line []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.log.Write(line)
+}
+
+// logged returns what was logged since the last call.
+func (w *world) logged() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	defer w.log.Reset()
+	return w.log.String()
 }
 
 // bubble runs f in a bubble of testing/synctest.
@@ -349,6 +366,7 @@ func (w *world) process(options ...func(*grants.Options)) *grants.Manager {
 	o := &grants.Options{
 		HTTPClient: &http.Client{Transport: w.apple, Timeout: 30 * time.Second},
 		Limit:      limit(nil),
+		Logger:     slog.New(slog.NewTextHandler(w, nil)),
 		OnRefresh: func(event grants.Refresh) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

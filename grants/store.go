@@ -3,6 +3,8 @@ package grants
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -22,7 +24,7 @@ var (
 	ErrClosed = errors.New("applebusiness/grants: the manager is closed")
 )
 
-// Record is what a Store holds of one grant.
+// Record is what a Store holds of one grant. It is printed and logged without the token; its JSON holds it.
 type Record struct {
 	// Token is the grant's newest token. Its Expiry is by this process's clock: the Store converts it from its own. It is
 	// kept when Dead is set.
@@ -31,6 +33,28 @@ type Record struct {
 	// Version changes exactly when Token does. It never repeats for a grant's name: not after Delete and Put, and not
 	// after a failover to an older copy, so a Store draws it at random.
 	Version int64
+}
+
+// Format writes the version and the mark, and not the token, whatever the verb. It implements [fmt.Formatter].
+func (r Record) Format(state fmt.State, verb rune) {
+	fmt.Fprintf(state, fmt.FormatString(state, verb), r.text())
+}
+
+// LogValue returns the version and the mark, and not the token. It implements [slog.LogValuer].
+func (r Record) LogValue() slog.Value { return slog.StringValue(r.text()) }
+
+func (r Record) text() string {
+	text := fmt.Sprintf("grants.Record{Token: ***, Version: %d", r.Version)
+	if r.Dead != nil {
+		text += ", Dead: " + r.Dead.Error()
+	}
+	if !r.RetryAt.IsZero() {
+		text += ", RetryAt: " + r.RetryAt.Format(time.RFC3339)
+	}
+	if r.Unfinished {
+		text += ", Unfinished"
+	}
+	return text + "}"
 }
 
 // Mark is what the fleet remembers about a grant's newest token, beside the token itself. The zero Mark says nothing.
@@ -93,4 +117,27 @@ type Store interface {
 	// before from now, the soonest first. A negative before means tokens that expired at least that long ago. It may be
 	// stale, and read from a replica: it is a hint. A token without an Expiry is never due.
 	Due(ctx context.Context, before time.Duration, limit int) ([]string, error)
+
+	// Dead returns at most limit grants that have been dead for at least the duration since, the longest dead first, and by
+	// name among those that died at the same instant. It begins with the first one that comes after the given one in this
+	// order; the zero DeadGrant is before all. A grant stays in the list until it is put again, saved or deleted. Since is
+	// when the verdict was marked, and is the same at each call; a Mark of a grant that is dead already does not move it.
+	Dead(ctx context.Context, since time.Duration, after DeadGrant, limit int) ([]DeadGrant, error)
+}
+
+// DeadGrant is a grant whose customer has to connect again. Grant and Version together are the key by which to remember
+// whom one has told.
+type DeadGrant struct {
+	Grant   string
+	Error   *applebusiness.Error // why, as far as a Store keeps it
+	Since   time.Time            // by the Store's clock
+	Version int64                // of the record
+}
+
+// AEAD encrypts what a Store keeps. It is what tink.AEAD of github.com/tink-crypto/tink-go and its clients of key services
+// have. Both methods are called concurrently. associatedData is the grant's name and the version of its token, so that
+// neither another grant's token nor an older one of the same grant opens in a row.
+type AEAD interface {
+	Encrypt(plaintext, associatedData []byte) ([]byte, error)
+	Decrypt(ciphertext, associatedData []byte) ([]byte, error)
 }

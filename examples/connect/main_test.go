@@ -501,7 +501,7 @@ func TestRefreshFails(t *testing.T) {
 			func(p *partner) {
 				p.fake.FailWith(http.StatusBadRequest, nil, `{"error":"x","error_description":"<script>alert(1)</script>"}`)
 			},
-			[]string{"&lt;script&gt;alert(1)&lt;/script&gt;"},
+			[]string{"&#34;&lt;***&gt;&#34;"},
 			true,
 		},
 	} {
@@ -553,7 +553,7 @@ func TestConnectFails(t *testing.T) {
 		action   applebusiness.Action // whose text the customer reads
 		operator string
 	}{
-		"markup in the redirect":         {redirect("invalid_request", `<img src=x onerror="alert(1)">`), http.StatusBadGateway, applebusiness.ActionFixRequest, "&lt;img src=x onerror="},
+		"markup in the redirect":         {redirect("invalid_request", `<img src=x onerror="alert(1)">`), http.StatusBadGateway, applebusiness.ActionFixRequest, "&#34;&lt;img *** ***"},
 		"the redirect says server_error": {redirect(applebusiness.CodeServerError, "server error"), http.StatusServiceUnavailable, applebusiness.ActionStartOver, "server_error"},
 		"the redirect URI is not registered": {
 			redirect("invalid_request", "redirect_uri does not match one of the registered redirect_uri on OAuth app"), http.StatusBadGateway, applebusiness.ActionFixRegistration, "letter for letter",

@@ -2,11 +2,13 @@ package main_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -14,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -275,7 +278,18 @@ func TestRefusesArguments(t *testing.T) {
 		{[]string{"-deliver", "pigeon"}, 2, "unknown choice"},
 		{[]string{"-consent", ""}, 2, "unknown choice"},
 		{[]string{"-service-account", "id"}, 2, "want id:secret"},
-		{[]string{"stray"}, 2, "unknown argument"},
+		{[]string{"stray"}, 2, "fakeapple: unknown argument \"stray\""},
+		{[]string{"-access-token-life", "500ms"}, 2, "fakeapple: Options: AccessTokenLife is 500ms; want whole seconds, since expires_in has no others"},
+		{[]string{"-access-token-life", "0"}, 2, "fakeapple: -access-token-life is 0; want whole seconds"},
+		{[]string{"-grace-period", "-1s"}, 2, "fakeapple: Options: RefreshTokenLife, GracePeriod, Trickle or RateLimit is negative"},
+		{[]string{"-grace-period", "1s", "-keep-refresh-token"}, 2, "fakeapple: Options: GracePeriod is for refresh tokens that are replaced; "},
+		{[]string{"-redirect-uri", "nope"}, 2, "fakeapple: RegisterApp: the redirect URI \"nope\" is not absolute, or has a fragment"},
+		{[]string{"-public-url", "foo"}, 2, "fakeapple: -public-url is \"foo\"; want a URL such as https://apple.test:8443"},
+		{[]string{"-public-url", "ftp://apple.test"}, 2, "fakeapple: -public-url is"},
+		{[]string{"-public-url", "https:///x"}, 2, "fakeapple: -public-url is"},
+		{[]string{"-public-url", "https://apple.test?x=1"}, 2, "fakeapple: -public-url is"},
+		{[]string{"-public-url", "https://[::"}, 2, "fakeapple: -public-url is"},
+		{[]string{"-client-id", "a", "-service-account", "a:b"}, 2, "fakeapple: -client-id and -service-account have both the client_id \"a\""},
 		{[]string{"-addr", taken.Host}, 1, "fakeapple: applebusinesstest: listen"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -326,7 +340,7 @@ func TestSteeringByJSON(t *testing.T) {
 	_, connected := program.call(t, http.MethodPost, "connect", `{"expired":true}`)
 	refreshToken, _ := connected.(map[string]any)["refresh_token"].(string)
 	require.NotEmpty(t, refreshToken)
-	assert.Equal(t, 0.0, connected.(map[string]any)["expires_in"])
+	assert.Equal(t, -60.0, connected.(map[string]any)["expires_in"])
 	attempt := func() error {
 		token, err := program.refresh(&oauth2.Token{RefreshToken: refreshToken})
 		if err == nil {
@@ -372,11 +386,20 @@ func TestSteeringByJSON(t *testing.T) {
 	last := requests.([]any)[len(requests.([]any))-1].(map[string]any)
 	assert.Equal(t, "authorization_code", last["grant_type"])
 	assert.Equal(t, []any{"REDACTED"}, last["params"].(map[string]any)["client_secret"])
+	assert.Equal(t, 400.0, last["status"])
+	assert.Equal(t, "application/json", last["content_type"])
+	arrived, err := time.Parse(time.RFC3339Nano, last["time"].(string))
+	require.NoError(t, err)
+	assert.False(t, arrived.Before(now), "by the same clock")
 
 	_, rotated := program.call(t, http.MethodPost, "rotate-secret", "")
 	assert.ErrorIs(t, attempt(), applebusiness.ErrInvalidCredentials)
 	program.ClientSecret = rotated.(map[string]any)["client_secret"].(string)
 	require.NoError(t, attempt())
+	_, rotated = program.call(t, http.MethodPost, "rotate-secret", `{"client_secret":"given"}`)
+	program.ClientSecret = "given"
+	require.NoError(t, attempt())
+	assert.Equal(t, map[string]any{"client_secret": "given"}, rotated)
 
 	done("revoke", `{"refresh_token":"`+refreshToken+`"}`)
 	assert.ErrorIs(t, attempt(), applebusiness.ErrInvalidRefreshToken)
@@ -384,23 +407,168 @@ func TestSteeringByJSON(t *testing.T) {
 	done("reset", "")
 	_, requests = program.call(t, http.MethodGet, "requests", "")
 	assert.Empty(t, requests)
+	program.ClientSecret = "s3cret" // as at the start
 	require.NotNil(t, program.connect(t))
 	done("delete-app", "")
 	assert.ErrorIs(t, attempt(), applebusiness.ErrInvalidClientID)
+	done("reset", "")
+	require.NotNil(t, program.connect(t), "the app is back")
 
 	for route, want := range map[string]string{
-		`fail {"reason":"unknown"}`:          `fakeapple: no row has the reason "unknown"; known are invalid_grant_type, `,
-		`fail {"reason":"server","x":1}`:     `fakeapple: unknown field "x"`,
-		`fail {`:                             `fakeapple: the body is no JSON object`,
-		`revoke {"refresh_token":"unknown"}`: `fakeapple: Revoke: this refresh token was not issued here; `,
-		`connect {"client_id":"unknown"}`:    `fakeapple: Connect: the client_id "unknown" is not registered; ["`,
-		`consent {"consent":"x"}`:            `fakeapple: no consent is "x"; known are ask, allow and deny`,
-		`nonsense {}`:                        `fakeapple: no such route; -h lists them: health, reset, `,
+		`404 fail {"reason":"unknown"}`:                               `no row has the reason "unknown"; known are invalid_grant_type, `,
+		`400 fail {"reason":"server","x":1}`:                          `unknown field "x"`,
+		`400 fail {`:                                                  `the body is no JSON object; want one, or parameters in the query`,
+		`400 fail reason=server`:                                      `the body is no JSON object; want one, or parameters in the query`,
+		`400 fail {"reason":"server"}{"drop":true}`:                   `the body is no JSON object`,
+		`400 fail?drop=true {"drop":true}`:                            `"drop" is given twice`,
+		`400 fail?status=503&status=504 `:                             `"status" is given twice`,
+		`400 fail?x=%zz `:                                             `the query does not decode`,
+		`400 fail {"reason":"bad_request","drop":true}`:               `FailNext: a redirect is sent at once; `,
+		`400 fail {"reason":"bad_request","delay":"1s"}`:              `FailNext: a redirect is sent at once; `,
+		`400 fail {"reason":"server","body":"x"}`:                     `FailNext: an Entry has a status and a body of its own; `,
+		`400 fail {"status":503,"drop":true}`:                         `FailNext: with Hang or Drop there is no response; `,
+		`400 fail {"delay":"1s"}`:                                     `FailNext: a Delay alone says no response; want TakesEffect beside it`,
+		`400 fail {"takes_effect":true}`:                              `FailNext: TakesEffect alone is a success; `,
+		`400 fail {"status":503,"times":0}`:                           `want times (or count, which is the same) above 0, `,
+		`400 fail {"status":503,"times":1,"count":1}`:                 `want times (or count, which is the same) above 0, `,
+		`400 fail {"status":503,"grant_type":"refresh"}`:              `FailNext: the GrantType is "refresh"; `,
+		`404 fail {"status":503,"refresh_token":"unknown"}`:           `FailNext: this refresh token was not issued here; `,
+		`404 fail {"status":503,"client_id":"unknown"}`:               `FailNext: the client_id "unknown" is not registered; `,
+		`400 fail?status=503 {"error":"invalid_grant"}`:               `with status in the query a body is the response's, and this one is a JSON object; `,
+		`400 fail?status=503&body=x y`:                                `the response's body is given twice`,
+		`404 revoke {"refresh_token":"unknown"}`:                      `Revoke: this refresh token was not issued here; `,
+		`404 connect {"client_id":"unknown"}`:                         `Connect: the client_id "unknown" is not registered; ["`,
+		`400 rotate-secret {"client_secret":"","client_id":"my-app"}`: `RotateSecret: want one secret that is not empty, or none`,
+		`400 rotate-secret {"expired":true}`:                          `unknown field "expired"`,
+		`400 delete-app {"expired":true}`:                             `unknown field "expired"`,
+		`400 heal {"x":1}`:                                            `unknown field "x"`,
+		`404 consent {"consent":"x"}`:                                 `no consent is "x"; known are ask, allow and deny`,
+		`404 nonsense {}`:                                             `no such route; -h lists them: health, reset, `,
+		`405 health {}`:                                               `the route health takes GET`,
 	} {
+		wantStatus, route, _ := strings.Cut(route, " ")
 		path, body, _ := strings.Cut(route, " ")
-		_, response := program.call(t, http.MethodPost, path, body)
-		assert.True(t, strings.HasPrefix(response.(map[string]any)["error"].(string), want), "%s: %v", route, response)
+		status, response := program.call(t, http.MethodPost, path, body)
+		assert.Equal(t, wantStatus, strconv.Itoa(status), route)
+		assert.True(t, strings.HasPrefix(response.(map[string]any)["error"].(string), "fakeapple: "+want), "%s: %v", route, response)
 	}
+}
+
+// A JSON object is read as one, whatever a client says of it unless it is told; a method that a route does not have is refused.
+func TestSteeringByAnyClient(t *testing.T) {
+	program := start(t)
+	for contentType, want := range map[string]int{"": 204, "application/x-www-form-urlencoded": 204, "text/plain;charset=UTF-8": 204, "text/html": 400} {
+		assert.Equal(t, want, program.steer(t, "fail", http.Header{"Content-Type": {contentType}}, ` {"status":503}`), contentType)
+	}
+	_, err := program.refresh(&oauth2.Token{RefreshToken: "unknown"})
+	assert.ErrorIs(t, err, applebusiness.ErrUnavailable)
+	status, response := program.call(t, http.MethodPost, "rotate-secret?client_id=unknown", "")
+	assert.Equal(t, 404, status, response)
+
+	for method, allow := range map[string]string{http.MethodGet: "POST", http.MethodPut: "POST", http.MethodHead: "POST"} {
+		request, err := http.NewRequest(method, program.APIURL+"/_fake/fail", nil)
+		require.NoError(t, err)
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		response.Body.Close()
+		assert.Equal(t, http.StatusMethodNotAllowed, response.StatusCode)
+		assert.Equal(t, allow, response.Header.Get("Allow"))
+	}
+	request, err := http.NewRequest(http.MethodDelete, program.APIURL+"/_fake/clock", nil)
+	require.NoError(t, err)
+	deleted, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	deleted.Body.Close()
+	assert.Equal(t, "GET, POST", deleted.Header.Get("Allow"))
+	head, err := http.Head(program.APIURL + "/_fake/health")
+	require.NoError(t, err)
+	head.Body.Close()
+	assert.Equal(t, http.StatusOK, head.StatusCode)
+
+	// What curl says of a body unasked is not taken for the response's.
+	form := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
+	require.Equal(t, http.StatusNoContent, program.steer(t, "heal", nil, ""))
+	require.Equal(t, http.StatusNoContent, program.steer(t, "fail?status=503", form, "<html>"))
+	failed, err := http.Post(program.TokenURL, "application/json", strings.NewReader("{}"))
+	require.NoError(t, err)
+	failed.Body.Close()
+	assert.Equal(t, "text/html; charset=utf-8", failed.Header.Get("Content-Type"))
+}
+
+// Failures are for those whom a test names; /api/v1/me fails too.
+func TestSteeringForOne(t *testing.T) {
+	program := start(t)
+	connect := func() (access string, token *oauth2.Token) {
+		_, connected := program.call(t, http.MethodPost, "connect", "")
+		members := connected.(map[string]any)
+		return members["access_token"].(string), &oauth2.Token{RefreshToken: members["refresh_token"].(string)}
+	}
+	access, one := connect()
+	_, two := connect()
+	fail := func(body string) {
+		t.Helper()
+		status, response := program.call(t, http.MethodPost, "fail", body)
+		require.Equal(t, http.StatusNoContent, status, response)
+	}
+	fail(`{"status":504,"takes_effect":true,"grant_type":"refresh_token","client_id":"` + program.ClientID + `","refresh_token":"` + one.RefreshToken + `"}`)
+	_, err := program.refresh(two)
+	require.NoError(t, err)
+	_, err = program.refresh(one)
+	require.ErrorIs(t, err, applebusiness.ErrUnavailable)
+	_, err = program.refresh(one)
+	require.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
+
+	fail(`{"status":503,"endpoint":"me","times":2}`)
+	for _, want := range []int{503, 503, 200} {
+		request, err := http.NewRequest(http.MethodGet, program.APIURL+"/api/v1/me", nil)
+		require.NoError(t, err)
+		request.Header.Set("Authorization", "Bearer "+access)
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		response.Body.Close()
+		assert.Equal(t, want, response.StatusCode)
+	}
+	fail(`{"reason":"server","endpoint":"authorization","header":{}}`)
+	_, err = program.redirect(t)
+	assert.ErrorIs(t, err, applebusiness.ErrServer)
+}
+
+// What a real server has is off until a flag says otherwise.
+func TestRealServer(t *testing.T) {
+	program := start(t, "-omit-refresh-token", "-rate-limit", "2", "-refresh-token-life", "1h", "-reuse-ends-grant", "-trickle", "1ms")
+	_, connected := program.call(t, http.MethodPost, "connect", "")
+	token := &oauth2.Token{RefreshToken: connected.(map[string]any)["refresh_token"].(string)}
+	_, err := program.refresh(token)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusNoContent, program.steer(t, "clock?advance=2h", nil, ""))
+	_, err = program.refresh(token)
+	assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
+	for range 100 { // some three of them are within a second
+		if _, err = program.refresh(token); errors.Is(err, applebusiness.ErrRateLimited) {
+			break
+		}
+	}
+	assert.ErrorIs(t, err, applebusiness.ErrRateLimited)
+}
+
+// What never came to pass is said at the end, on stderr.
+func TestReportsFailures(t *testing.T) {
+	command := exec.Command(binary)
+	var stderr bytes.Buffer
+	command.Stderr = &stderr
+	stdout, err := command.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, command.Start())
+	var said struct {
+		APIURL string `json:"api_url"`
+	}
+	require.NoError(t, json.NewDecoder(stdout).Decode(&said))
+	response, err := http.Post(said.APIURL+"/_fake/fail?status=503", "", nil)
+	require.NoError(t, err)
+	response.Body.Close()
+	require.NoError(t, command.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, command.Wait())
+	assert.Contains(t, stderr.String(), "applebusinesstest: Close: a failure has not come to pass: ")
 }
 
 func TestTLSAndPublicURL(t *testing.T) {
@@ -447,7 +615,8 @@ func TestHelp(t *testing.T) {
 	require.NoError(t, err)
 	text := string(output)
 	assert.True(t, strings.HasPrefix(text, "Fakeapple is a fake Apple Business"))
-	for _, flag := range []string{"addr", "client-id", "consent", "deliver", "redirect-uri", "service-account", "keep-refresh-token", "grace-period", "access-token-life", "public-url", "tls"} {
+	for _, flag := range []string{"addr", "client-id", "consent", "deliver", "redirect-uri", "service-account", "keep-refresh-token", "grace-period", "access-token-life", "public-url", "tls",
+		"refresh-token-life", "omit-refresh-token", "reuse-ends-grant", "rate-limit", "trickle"} {
 		assert.Contains(t, text, "\n  -"+flag)
 	}
 	for _, route := range []string{"health", "reset", "fail", "heal", "connect", "revoke", "rotate-secret", "delete-app", "consent", "clock", "requests", "reasons"} {

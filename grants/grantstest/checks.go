@@ -117,11 +117,10 @@ func verdict() *applebusiness.Error {
 // unlisted is a verdict that no table has: nothing of it can be looked up.
 func unlisted() *applebusiness.Error {
 	return &applebusiness.Error{
-		Endpoint:    applebusiness.TokenEndpoint,
-		StatusCode:  400,
-		Code:        "grant_is_gone",
-		Description: `It's "gone" — \ %s`,
-		GrantType:   applebusiness.GrantTypeRefreshToken,
+		Endpoint:   applebusiness.TokenEndpoint,
+		StatusCode: 400,
+		Code:       "grant_is_gone",
+		GrantType:  applebusiness.GrantTypeRefreshToken,
 	}
 }
 

@@ -150,7 +150,6 @@ var wrong = map[string]string{
 	"Dead loses the grant type":         "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost.",
 	"Dead loses the request id":         "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost.",
 	"Dead loses ResponseLost":           "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost.",
-	"Dead is looked up by its reason":   "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost.",
 
 	"Release ends another's lease":    "Release ends holder's lease, and nobody else's.",
 	"Release does nothing":            "Release ends holder's lease, and nobody else's.",
@@ -658,8 +657,6 @@ func (s *store) Mark(ctx context.Context, grant, holder string, version int64, m
 			kept.RequestID = ""
 		case "Dead loses ResponseLost":
 			kept.ResponseLost = false
-		case "Dead is looked up by its reason":
-			kept.Description = kept.Reason.Description()
 		}
 		r.mark.Dead = kept
 	}
@@ -826,3 +823,7 @@ func (s *store) Due(ctx context.Context, before time.Duration, limit int) ([]str
 }
 
 var _ grants.Store = (*store)(nil)
+
+func (s *store) Dead(context.Context, time.Duration, grants.DeadGrant, int) ([]grants.DeadGrant, error) {
+	return nil, nil
+}

@@ -69,7 +69,7 @@ func ExampleStore_Dead() {
 
 	const patience = 100 * time.Millisecond // in production: an hour
 	time.Sleep(2 * patience)
-	dead, err := store.Dead(ctx, patience, 100)
+	dead, err := store.Dead(ctx, patience, grants.DeadGrant{}, 100)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -332,24 +332,24 @@ func TestDead(t *testing.T) {
 	_, err := pool.Exec(ctx, `UPDATE `+table+` SET dead_since = dead_since - interval '1 hour' WHERE name = 'old'`)
 	require.NoError(t, err)
 
-	found, err := store.Dead(ctx, 10*time.Minute, 10)
+	found, err := store.Dead(ctx, 10*time.Minute, grants.DeadGrant{}, 10)
 	require.NoError(t, err)
 	require.Len(t, found, 1)
 	assert.Equal(t, "old", found[0].Grant)
 	assert.Equal(t, dead, found[0].Error)
 	assert.WithinDuration(t, time.Now().Add(-time.Hour), found[0].Since, 5*time.Second)
-	found, err = store.Dead(ctx, 0, 10)
+	found, err = store.Dead(ctx, 0, grants.DeadGrant{}, 10)
 	require.NoError(t, err)
 	require.Len(t, found, 2)
 	assert.Equal(t, "old", found[0].Grant, "the longest dead first")
-	found, err = store.Dead(ctx, 0, 1)
+	found, err = store.Dead(ctx, 0, grants.DeadGrant{}, 1)
 	require.NoError(t, err)
 	assert.Len(t, found, 1)
 
 	record, err := store.Load(ctx, "old")
 	require.NoError(t, err)
 	require.NoError(t, store.Put(ctx, "old", record.Token)) // an operator revives it
-	found, err = store.Dead(ctx, 10*time.Minute, 10)
+	found, err = store.Dead(ctx, 10*time.Minute, grants.DeadGrant{}, 10)
 	require.NoError(t, err)
 	assert.Empty(t, found)
 }

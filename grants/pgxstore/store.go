@@ -236,19 +236,12 @@ func (s *Store) Due(ctx context.Context, before time.Duration, limit int) ([]str
 	return due, err
 }
 
-// DeadGrant is a grant whose customer has to connect again.
-type DeadGrant struct {
-	Grant string
-	Error *applebusiness.Error // why, as the process that found it was told
-	Since time.Time            // when it was found, by this process's clock
-}
-
 // Dead returns at most limit grants that have been dead for at least the duration since, the longest dead first. It is for
 // the job that asks customers to connect again: a wrong verdict heals when the process that has the newer token saves it,
 // so ask for verdicts that are some minutes old. A grant stays in the list until it is put again or deleted: remember whom
 // you have asked.
-func (s *Store) Dead(ctx context.Context, since time.Duration, limit int) ([]DeadGrant, error) {
-	var dead []DeadGrant
+func (s *Store) Dead(ctx context.Context, since time.Duration, after grants.DeadGrant, limit int) ([]grants.DeadGrant, error) {
+	var dead []grants.DeadGrant
 	err := s.do(ctx, "dead", func(conn *pgxpool.Conn) error {
 		sent := time.Now()
 		rows, err := conn.Query(ctx, `SELECT name, dead, (extract(epoch FROM dead_since - now()) * 1000000)::bigint FROM `+s.table+`
@@ -257,7 +250,7 @@ func (s *Store) Dead(ctx context.Context, since time.Duration, limit int) ([]Dea
 		if err != nil {
 			return err
 		}
-		dead, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (found DeadGrant, err error) {
+		dead, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (found grants.DeadGrant, err error) {
 			var text []byte
 			var ago int64
 			if err = row.Scan(&found.Grant, &text, &ago); err == nil {

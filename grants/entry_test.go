@@ -3,7 +3,6 @@ package grants
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -94,23 +93,6 @@ func TestFailureIsRememberedInSpiteOfTheSweep(t *testing.T) {
 	})
 }
 
-// The memory of replaced tokens has a bound, and the newest stay in it.
-func TestReplacedTokensAreBounded(t *testing.T) {
-	m := New(new(oauth2.Config), NewMemoryStore(), nil)
-	e := new(entry)
-	tokens := make([]*oauth2.Token, 20)
-	for i := range tokens {
-		tokens[i] = &oauth2.Token{AccessToken: fmt.Sprint("a", i), RefreshToken: fmt.Sprint("r", i)}
-		if i > 0 {
-			m.noteFetched(e, tokens[i-1], tokens[i])
-		}
-	}
-	assert.Len(t, e.fetched.replaced, maxReplaced)
-	for i, token := range tokens {
-		assert.Equal(t, i >= 19-maxReplaced && i < 19, m.isOlder(e, token), i)
-	}
-}
-
 func TestJitter(t *testing.T) {
 	low, high := time.Hour, time.Duration(0)
 	for range 1000 {
@@ -129,7 +111,7 @@ func TestInstantsOfAnEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := New(new(oauth2.Config), NewMemoryStore(), nil)
 		defer m.Close(context.Background())
-		h := &held{expires: 2 * time.Hour}
+		h := &current{token: new(oauth2.Token), expires: 2 * time.Hour}
 		used := func(e *entry) time.Duration { return time.Duration(e.used.Load()) }
 
 		e := new(entry)
@@ -148,13 +130,15 @@ func TestInstantsOfAnEntry(t *testing.T) {
 			entry *entry
 			after time.Duration
 		}{
-			"a token":                  {func() *entry { e := new(entry); e.held.Store(h); return e }(), time.Hour},
-			"a token that was fetched": {&entry{fetched: new(fetched)}, time.Hour + 10*time.Minute},
-			"a verdict":                {&entry{verdict: new(verdict)}, time.Hour + 10*time.Minute},
-			"a failure":                {&entry{until: time.Minute}, time.Minute},
+			"a token":                        {func() *entry { e := new(entry); e.current.Store(h); return e }(), time.Hour},
+			"a token that was fetched":       {&entry{asked: true, line: lineage{fetched: 1}}, time.Hour + 10*time.Minute},
+			"a token that nobody asked for":  {&entry{line: lineage{fetched: time.Minute}}, 11 * time.Minute},
+			"a refusal that is not believed": {&entry{refusedVersion: 1}, 25 * time.Hour},
+			"a verdict":                      {&entry{verdict: new(verdict)}, time.Hour + 10*time.Minute},
+			"a failure":                      {&entry{until: time.Minute}, time.Minute},
 		} {
-			assert.False(t, m.isForgettable(test.entry, test.after-1), name)
-			assert.True(t, m.isForgettable(test.entry, test.after), name)
+			assert.False(t, m.forgettable(test.entry, test.after-1), name)
+			assert.True(t, m.forgettable(test.entry, test.after), name)
 		}
 
 		isRefreshed := func(e *entry) bool {
@@ -163,7 +147,7 @@ func TestInstantsOfAnEntry(t *testing.T) {
 			return e.attempt != nil
 		}
 		e = new(entry)
-		e.held.Store(h)
+		e.current.Store(h)
 		h.refreshAt.Store(int64(m.now() + time.Second))
 		m.entries.Store("a", e)
 		_, err := m.Token(t.Context(), "a")
@@ -174,9 +158,5 @@ func TestInstantsOfAnEntry(t *testing.T) {
 		require.NoError(t, err)
 		assert.True(t, isRefreshed(e), "from that instant on")
 		synctest.Wait()
-
-		a := &attempt{m: m, e: e, firstVersion: 1}
-		assert.True(t, a.isGood(&oauth2.Token{AccessToken: "x", Expiry: time.Now().Add(1)}, 2), "what a sibling has just fetched")
-		assert.False(t, a.isGood(&oauth2.Token{AccessToken: "x", Expiry: time.Now()}, 2))
 	})
 }

@@ -1,4 +1,4 @@
-module github.com/seed-a5f25c57/applebusiness/examples/fleet
+module github.com/seed-a5f25c57/applebusiness/internal/fleet
 
 go 1.26.0
 

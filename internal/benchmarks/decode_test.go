@@ -8,9 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
-	"time"
+	"testing"
 
 	"github.com/ory/fosite"
 	"github.com/zitadel/oidc/v3/pkg/oidc"
@@ -52,8 +53,6 @@ type contender struct {
 	name string
 	run  func() bool
 }
-
-const firstPeer = 3 // among the decoders
 
 // decoders decode the body of a response and ask whether the customer has disconnected. The first one is the yardstick.
 //
@@ -128,10 +127,6 @@ func (t cannedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, err
 }
 
-func expired(refreshToken string) *oauth2.Token {
-	return &oauth2.Token{AccessToken: "old", RefreshToken: refreshToken, Expiry: time.Now().Add(-time.Minute)}
-}
-
 var errSentinel = errors.New("invalid refresh token")
 
 // matchers are errors.Is on an error that is there already. The first one is the yardstick.
@@ -142,5 +137,67 @@ func matchers(apple response) []contender {
 		{"a sentinel wrapped by fmt.Errorf", func() bool { return errors.Is(wrapped, errSentinel) }},
 		{"*applebusiness.Error and a Reason", func() bool { return errors.Is(failed, applebusiness.ErrInvalidRefreshToken) }},
 		{"*applebusiness.Error and a Code", func() bool { return errors.Is(failed, applebusiness.CodeInvalidGrant) }},
+	}
+}
+
+// The first of each group is the yardstick.
+func BenchmarkError(b *testing.B) {
+	apple, err := readResponse(disconnected)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, group := range map[string][]contender{
+		"decode": decoders(apple), "token request": tokenRequests(apple), "errors.Is": matchers(apple), "valid token": validTokens(),
+	} {
+		for _, c := range group {
+			b.Run(name+"/"+c.name, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					c.run()
+				}
+			})
+		}
+	}
+}
+
+func readTestResponse(t *testing.T, name string) response {
+	t.Helper()
+	apple, err := readResponse(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return apple
+}
+
+func TestEveryContenderRecognisesTheError(t *testing.T) {
+	apple := readTestResponse(t, disconnected)
+	for _, group := range [][]contender{decoders(apple), tokenRequests(apple), matchers(apple)} {
+		for _, c := range group {
+			if !c.run() {
+				t.Errorf("%s does not recognise the error", c.name)
+			}
+		}
+	}
+}
+
+// A wrong grant_type is no customer who disconnected.
+func TestOnlyTheDescriptionTells(t *testing.T) {
+	want := map[string]bool{ // whether it is taken for one
+		"encoding/json, two fields, ==":              false,
+		"applebusiness.ParseTokenError":              true, // decodes only
+		"applebusiness.ParseTokenError, errors.Is":   false,
+		"zitadel oidc.Error, errors.Is":              true,
+		"ory fosite.RFC6749Error, errors.Is":         true,
+		"x/oauth2, errors.As, ErrorCode":             true,
+		"x/oauth2 with Wrap, errors.Is":              false,
+		"x/oauth2 with WithJSON and Wrap, errors.Is": false,
+	}
+	apple := readTestResponse(t, wrongGrantType)
+	got := make(map[string]bool)
+	for _, c := range append(decoders(apple), tokenRequests(apple)...) {
+		got[c.name] = c.run()
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

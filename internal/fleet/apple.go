@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -52,10 +53,14 @@ func newApple(o options) (*apple, error) {
 	return a, a.Start()
 }
 
-// connect returns the token of a customer who has connected, expired.
+// connect returns the token of a customer who has connected: for a wave expired, else at any age, so that refreshes are under way
+// at each moment.
 func (a *apple) connect(grant string) *oauth2.Token {
 	token := a.Connect(a.App.ClientID)
 	token.Expiry = time.Now().Add(-time.Minute)
+	if !a.options.wave {
+		token.Expiry = time.Now().Add(rand.N(accessTokenLife))
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.grantOf[token.RefreshToken], a.newest[grant] = grant, token.RefreshToken

@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"sync"
+	"testing"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -124,11 +124,6 @@ func fleet(c client) (fleetCount, error) {
 	return count, failed
 }
 
-// saysRevoked judges every client's error alike.
-func saysRevoked(err error) bool {
-	return errors.Is(applebusiness.Wrap(err), applebusiness.ErrInvalidRefreshToken)
-}
-
 func expire(token *oauth2.Token) *oauth2.Token {
 	token.Expiry = time.Now().Add(-time.Minute)
 	return token
@@ -155,4 +150,30 @@ func newFormServer() *applebusinesstest.Server {
 	})
 	_ = server.Start() // a server that does not listen shows in what the clients return
 	return server
+}
+
+func TestRequestsOnTheWire(t *testing.T) {
+	tests := []struct {
+		exchange int
+		reason   applebusiness.Reason
+		revoked  int
+		fleet    fleetCount
+	}{
+		{2, applebusiness.ErrUnsupportedMediaType, 2000, fleetCount{requests: 12, tokens: 1, revoked: 5}},
+		{1, applebusiness.ErrUnsupportedMediaType, 1000, fleetCount{requests: 6, tokens: 1, revoked: 5}},
+		{1, applebusiness.ErrInvalidRefreshToken, 1, fleetCount{requests: 1, tokens: 6, revoked: 0}},
+	}
+	for i, want := range tests {
+		t.Run(clients[i].name, func(t *testing.T) {
+			if got, reason := failingExchange(clients[i]); got != want.exchange || reason != want.reason {
+				t.Errorf("an exchange of a wrong code: got %d, %q, want %d, %q", got, reason, want.exchange, want.reason)
+			}
+			if got, err := revokedGrant(clients[i]); err != nil || got != want.revoked {
+				t.Errorf("a revoked grant: got %d, %v, want %d", got, err, want.revoked)
+			}
+			if got, err := fleet(clients[i]); err != nil || got != want.fleet {
+				t.Errorf("a fleet: got %+v, %v, want %+v", got, err, want.fleet)
+			}
+		})
+	}
 }

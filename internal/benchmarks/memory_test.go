@@ -9,12 +9,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"runtime"
-	"runtime/debug"
 	"strconv"
-	"strings"
+	"testing"
 
 	httphelper "github.com/zitadel/oidc/v3/pkg/http"
 	"golang.org/x/oauth2"
@@ -99,75 +96,6 @@ var readers = []reader{
 
 const naive = "io.ReadAll and encoding/json"
 
-// cost is what it took to read one response.
-type cost struct {
-	Peak      int  // by how many bytes the memory of the process grew at its highest (VmHWM)
-	Allocated int  // bytes on the heap, those included that were freed meanwhile
-	Found     bool // the error at the beginning
-}
-
-const processes = 3 // for each reader and status
-
-// worstCost is the highest of several processes' costs. The error is found if all of them find it.
-func worstCost(name, tokenURL string) (cost, error) {
-	worst := cost{Found: true}
-	for range processes {
-		measured, err := measureInChild(name, tokenURL)
-		if err != nil {
-			return cost{}, err
-		}
-		worst.Peak = max(worst.Peak, measured.Peak)
-		worst.Allocated = max(worst.Allocated, measured.Allocated)
-		worst.Found = worst.Found && measured.Found
-	}
-	return worst, nil
-}
-
-// measureInChild measures in a process of its own, where nobody else has used any memory before.
-func measureInChild(name, tokenURL string) (cost, error) {
-	program, err := os.Executable()
-	if err != nil {
-		return cost{}, err
-	}
-	child := exec.Command(program, "-read", name, "-from", tokenURL)
-	child.Stderr = os.Stderr
-	output, err := child.Output()
-	if err != nil {
-		return cost{}, err
-	}
-	var measured cost
-	return measured, json.Unmarshal(output, &measured)
-}
-
-// printCost is what the child does.
-func printCost(name, tokenURL string) error {
-	for _, r := range readers {
-		if r.name == name {
-			measured, err := measureCost(r, tokenURL)
-			if err != nil {
-				return err
-			}
-			return json.NewEncoder(os.Stdout).Encode(measured)
-		}
-	}
-	return fmt.Errorf("no reader is called %q", name)
-}
-
-func measureCost(r reader, tokenURL string) (cost, error) {
-	_ = r.read(tokenURL + "&small=1") // what a first request costs does not count
-	debug.FreeOSMemory()
-	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil { // VmHWM starts anew
-		return cost{}, err
-	}
-	before, err := peakMemory()
-	if err != nil {
-		return cost{}, err
-	}
-	allocated, found := readOnce(r, tokenURL)
-	after, err := peakMemory()
-	return cost{after - before, allocated, found}, err
-}
-
 // readOnce returns the bytes that one reading allocates, an upper bound of what the heap can grow by, and whether the
 // reader found the error.
 func readOnce(r reader, tokenURL string) (allocated int, found bool) {
@@ -180,14 +108,44 @@ func readOnce(r reader, tokenURL string) (allocated int, found bool) {
 	return int(after.TotalAlloc - before.TotalAlloc), found
 }
 
-// peakMemory returns the highest resident memory of this process since clear_refs, in bytes. Only Linux tells it.
-func peakMemory() (int, error) {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0, err
+// B/op is what one reading of 64 MiB allocates.
+func BenchmarkHugeResponse(b *testing.B) {
+	server := newHugeServer(64 << 20)
+	defer server.Close()
+	for _, r := range readers {
+		b.Run(r.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_ = r.read(server.URL + "?status=400")
+			}
+		})
 	}
-	_, rest, _ := strings.Cut(string(status), "VmHWM:")
-	kilobytes, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
-	n, err := strconv.Atoi(kilobytes)
-	return n << 10, err
+}
+
+// What a reading allocates bounds what the heap grows by, however the garbage collector runs. The server's part is in it. Of a
+// success 1 MiB is read, as x/oauth2 does, and of an error 64 KiB.
+func TestMemoryOfAHugeResponse(t *testing.T) {
+	server := newHugeServer(1 << 30)
+	defer server.Close()
+	bounded := map[string]bool{"applebusiness.ParseTokenResponse": true, "x/oauth2 with WithJSON and Wrap": true}
+	for _, r := range readers {
+		if r.name == naive { // it would need gigabytes
+			continue
+		}
+		for _, status := range []int{http.StatusOK, http.StatusBadRequest} {
+			tokenURL := fmt.Sprintf("%s/?status=%d", server.URL, status)
+			_ = r.read(tokenURL + "&small=1")
+			allocated, found := readOnce(r, tokenURL)
+			limit := 1 << 20
+			if status == http.StatusOK {
+				limit = 8 << 20
+			}
+			if bounded[r.name] && allocated >= limit {
+				t.Errorf("%s at status %d: allocated %d bytes", r.name, status, allocated)
+			}
+			if status == http.StatusBadRequest && found != bounded[r.name] { // the others look at the whole or not at all
+				t.Errorf("%s at status %d: found the error: %t", r.name, status, found)
+			}
+		}
+	}
 }

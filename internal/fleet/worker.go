@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"slices"
 	"sync"
@@ -32,6 +32,7 @@ type workerConfig struct {
 	Database string
 	OAuth2   oauth2.Config
 	Grants   []string
+	Timeout  time.Duration // of a request; the lease is 15 seconds longer
 	Pool     int32
 	Limit    int // a second, for the whole fleet
 	Wave     bool
@@ -39,10 +40,10 @@ type workerConfig struct {
 
 // counts is what a worker reports, each second and at its end.
 type counts struct {
-	Calls, Failed int
-	Overrun       time.Duration // by how much a caller waited longer than its deadline, at most
-	Dead          []string      // grants whose customers are to connect again
-	Errors        map[string]int
+	Calls  int
+	Failed map[string]int // of them, by kind
+	Late   time.Duration  // by how much a caller waited longer than its deadline, at most
+	Dead   []string       // grants whose customers are to connect again
 }
 
 // runWorker runs until stdin ends, and then as long as it takes to store what is not stored.
@@ -73,9 +74,12 @@ func work(config workerConfig) error {
 	}
 	defer pool.Close()
 	store := pgxstore.New(pool, nil)
-	manager := grants.New(&config.OAuth2, store, &grants.Options{Limit: store.Limiter(config.Limit)})
+	manager := grants.New(&config.OAuth2, store, &grants.Options{
+		HTTPClient: &http.Client{Timeout: config.Timeout},
+		Limit:      store.Limiter(config.Limit),
+	})
 
-	w := &worker{manager: manager, dead: make(map[string]bool), errors: make(map[string]int)}
+	w := &worker{manager: manager, counts: counts{Failed: make(map[string]int)}}
 	var tasks sync.WaitGroup
 	if config.Wave {
 		for _, grant := range config.Grants {
@@ -123,11 +127,8 @@ func work(config workerConfig) error {
 type worker struct {
 	manager *grants.Manager
 
-	mu            sync.Mutex
-	calls, failed int
-	overrun       time.Duration
-	dead          map[string]bool
-	errors        map[string]int
+	mu     sync.Mutex
+	counts counts
 }
 
 // call is a caller who needs a token within the time.
@@ -142,15 +143,14 @@ func (w *worker) call(ctx context.Context, grant string, within time.Duration) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.calls++
-	w.overrun = max(w.overrun, took-within)
+	w.counts.Calls++
+	w.counts.Late = max(w.counts.Late, took-within)
 	if err == nil {
 		return
 	}
-	w.failed++
-	w.errors[kindOf(err)]++
-	if applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize {
-		w.dead[grant] = true
+	w.counts.Failed[kindOf(err)]++
+	if applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize && !slices.Contains(w.counts.Dead, grant) {
+		w.counts.Dead = append(w.counts.Dead, grant)
 	}
 }
 
@@ -169,6 +169,6 @@ func kindOf(err error) string {
 func (w *worker) report() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	line, _ := json.Marshal(counts{w.calls, w.failed, max(w.overrun, 0), slices.Sorted(maps.Keys(w.dead)), w.errors})
+	line, _ := json.Marshal(w.counts)
 	fmt.Println(string(line))
 }

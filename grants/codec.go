@@ -1,0 +1,116 @@
+package grants
+
+import (
+	"encoding/json"
+	"errors"
+	"strconv"
+
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+// storedVerdict is what a Store keeps of a Mark's Dead.
+type storedVerdict struct {
+	Endpoint     applebusiness.Endpoint `json:"endpoint,omitempty"`
+	StatusCode   int                    `json:"status,omitempty"`
+	Code         applebusiness.Code     `json:"code,omitempty"`
+	Description  string                 `json:"description,omitempty"`
+	Reason       applebusiness.Reason   `json:"reason,omitempty"`
+	GrantType    string                 `json:"grant_type,omitempty"`
+	RequestID    string                 `json:"request_id,omitempty"`
+	ResponseLost bool                   `json:"response_lost,omitempty"`
+}
+
+// MarshalVerdict returns, as a JSON object, what a [Store] keeps of a [Mark]'s Dead, and nil for nil. It is not secret: of
+// texts from outside it keeps Apple's documented descriptions, and nothing else.
+func MarshalVerdict(e *applebusiness.Error) []byte {
+	if e == nil {
+		return nil
+	}
+	text, _ := json.Marshal(storedVerdict{ // has no type that fails
+		e.Endpoint, e.StatusCode, e.Code, documented(e.Description), e.Reason, e.GrantType, e.RequestID, e.ResponseLost,
+	})
+	return text
+}
+
+// documented returns description if it is one of the catalog's, else "".
+func documented(description string) string {
+	for entry := range applebusiness.Catalog() {
+		if entry.Description == description {
+			return description
+		}
+	}
+	return ""
+}
+
+// UnmarshalVerdict returns the error of which [MarshalVerdict] made text, and nil for an empty text. The error quotes
+// nothing of text.
+func UnmarshalVerdict(text []byte) (*applebusiness.Error, error) {
+	if len(text) == 0 {
+		return nil, nil
+	}
+	var v storedVerdict
+	if json.Unmarshal(text, &v) != nil {
+		return nil, errors.New(prefix + "what is stored as the verdict is not one")
+	}
+	return &applebusiness.Error{
+		Endpoint: v.Endpoint, StatusCode: v.StatusCode, Code: v.Code, Description: v.Description,
+		Reason: v.Reason, GrantType: v.GrantType, RequestID: v.RequestID, ResponseLost: v.ResponseLost,
+	}, nil
+}
+
+// storedToken is what of a token is secret.
+type storedToken struct {
+	AccessToken  string `json:"access_token"`
+	RefreshToken string `json:"refresh_token,omitempty"`
+	TokenType    string `json:"token_type,omitempty"`
+}
+
+// SealToken returns what a [Store] keeps of a token: the access token, the refresh token and the type as a JSON object,
+// encrypted by aead and bound to the grant's name and the version; in clear if aead is nil. The Expiry is the Store's to
+// keep. An error of aead is wrapped, and quotes nothing.
+func SealToken(aead AEAD, grant string, version int64, token *oauth2.Token) ([]byte, error) {
+	if token == nil {
+		return nil, errors.New(prefix + "there is no token to store")
+	}
+	text, _ := json.Marshal(storedToken{token.AccessToken, token.RefreshToken, token.TokenType}) // strings always marshal
+	if aead == nil {
+		return text, nil
+	}
+	sealed, err := aead.Encrypt(text, associatedData(grant, version))
+	if err != nil {
+		return nil, &sealError{"encrypt", err}
+	}
+	return sealed, nil
+}
+
+// OpenToken returns the token of which [SealToken] made sealed, with the same aead, grant and version; any other is an
+// error, which quotes nothing.
+func OpenToken(aead AEAD, grant string, version int64, sealed []byte) (*oauth2.Token, error) {
+	if aead != nil {
+		var err error
+		if sealed, err = aead.Decrypt(sealed, associatedData(grant, version)); err != nil {
+			return nil, &sealError{"decrypt", err}
+		}
+	}
+	var stored storedToken
+	if json.Unmarshal(sealed, &stored) != nil {
+		return nil, errors.New(prefix + "what is stored as the token is not one; is it encrypted?") // the cause would show a part of it
+	}
+	return &oauth2.Token{AccessToken: stored.AccessToken, RefreshToken: stored.RefreshToken, TokenType: stored.TokenType}, nil
+}
+
+// associatedData is unambiguous, since no digit or minus is part of ":".
+func associatedData(grant string, version int64) []byte {
+	return []byte(strconv.FormatInt(version, 10) + ":" + grant)
+}
+
+// sealError is a failure of an AEAD, whose text may hold what it was given.
+type sealError struct {
+	verb string
+	err  error
+}
+
+func (e *sealError) Error() string { return prefix + "the AEAD failed to " + e.verb + " the token" }
+func (e *sealError) Unwrap() error { return e.err }

@@ -6,286 +6,274 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"maps"
+	"os"
+	"os/signal"
 	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"text/tabwriter"
-	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
 
 const (
-	maxLine  = 1 << 20   // what is looked at of one line
-	maxRead  = 256 << 10 // small enough to be in the processor's cache when it is searched
-	maxLines = 64        // of a record
+	maxLine      = 1 << 20 // what is looked at of one line
+	maxLines     = 64      // of a record
+	maxCustomers = 1 << 16 // that are told apart, for each kind of failure
 )
 
-// logExplainer explains the lines of logs. It holds one block of lines at a time, and a count for each kind of failure,
-// which are bounded in number.
-type logExplainer struct {
+// report is what -lines found so far. It holds a record and a count for each kind of failure, which are bounded in number.
+type report struct {
+	mutex   sync.Mutex // held while a line is explained, so that an interrupt finds a whole report
 	out     *bufio.Writer
 	asJSON  bool
-	name    string // of the log, "" if there is one only
-	counts  map[kind]int
+	file    string
+	line    int // of the file
 	others  int // lines that hold no failure
 	code    int
-	buffer  []byte
-	lines   int // of this log, before the one at hand
-	counter *progress
+	counts  map[kind]*count
+	pending [][]byte // lines of a record that may go on
 }
 
 type kind struct {
-	reason string
-	action applebusiness.Action
+	Reason string               `json:"reason"`
+	Action applebusiness.Action `json:"action"`
 }
 
-func newLogExplainer(stdout io.Writer, asJSON bool, counter *progress) *logExplainer {
-	return &logExplainer{
-		out: bufio.NewWriterSize(output{stdout, counter}, 64<<10), asJSON: asJSON, counts: make(map[kind]int),
-		buffer: make([]byte, 0, maxLine+maxRead), counter: counter,
-	}
+// count is what the summary says of one kind of failure.
+type count struct {
+	kind
+	Count     int    `json:"count"`
+	First     string `json:"first,omitempty"`
+	Last      string `json:"last,omitempty"`
+	Customers int    `json:"customers"`
+	Line      string `json:"line"` // of the first one
+	customers map[uint64]bool
 }
 
-// errRead is what a log's reader returned; the text of such an error may hold anything.
-var errRead = errors.New("cannot be read")
-
-// explain explains each line of log, of a long one the beginning.
-func (x *logExplainer) explain(log io.Reader, name string) error {
-	x.name, x.lines = name, 0
-	buffer := x.buffer[:0]
-	isCut := false // the end of a line that was too long comes first
-	for isEnd := false; !isEnd; {
-		if x.out.Buffered() > 0 { // reading may have to wait
-			if err := x.out.Flush(); err != nil {
-				return err
-			}
+// explainLines explains the lines of the files, or of stdin if there are none. A file that cannot be read does not keep
+// the others from it. An interrupt ends it with the summary of what was read.
+func explainLines(files []string, asJSON bool, stdin io.Reader, stdout io.Writer) (int, error) {
+	r := &report{out: bufio.NewWriterSize(stdout, 64<<10), asJSON: asJSON, counts: make(map[kind]*count)}
+	interrupt := make(chan os.Signal, 1)
+	signal.Notify(interrupt, os.Interrupt)
+	defer signal.Stop(interrupt)
+	go func() {
+		<-interrupt
+		r.mutex.Lock() // for good
+		code, err := r.finish()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "explain:", err)
+			code = exitUnusable
 		}
-		n, err := log.Read(buffer[len(buffer) : len(buffer)+maxRead])
-		buffer = buffer[:len(buffer)+n]
-		x.counter.bytes.Add(int64(n))
-		if isEnd = err == io.EOF; err != nil && !isEnd {
-			return errRead
+		os.Exit(code)
+	}()
+	if len(files) == 0 {
+		files = []string{"-"}
+	}
+	var failures []error
+	for i, name := range files {
+		file, err := openFile(name, stdin)
+		if err != nil {
+			failures = append(failures, fmt.Errorf("argument %d is no file that can be read", i+1)) // it may be a pasted line
+			continue
 		}
-		rest := buffer
-		if isCut {
-			end := bytes.IndexByte(rest, '\n')
-			if end < 0 {
-				buffer = buffer[:0]
-				continue
-			}
-			isCut, rest = false, rest[end+1:]
+		if r.file, r.line = "", 0; len(files) > 1 {
+			r.file = strings.Trim(strconv.QuoteToGraphic(name), `"`)
 		}
-		for len(rest) > 0 {
-			record := nextRecord(rest, isEnd || len(rest) >= maxLine)
-			if record.lines == 0 {
-				break
-			}
-			isCut = !isEnd && record.text[len(record.text)-1] != '\n'
-			if err := x.record(record); err != nil {
-				return err
-			}
-			rest = rest[len(record.text):]
+		if err = r.read(file); err == errRead {
+			err = fmt.Errorf("%s cannot be read", file.name)
 		}
-		buffer = buffer[:copy(buffer[:cap(buffer)], rest)]
+		failures = append(failures, err, file.Close())
 	}
-	return nil
-}
-
-// record is what a log writes at once: a line, or a few.
-type record struct {
-	text         []byte
-	lines        int
-	mayHoldError bool
-}
-
-// nextRecord returns the record at the beginning of text, which is not empty. It has no lines if more has to be read
-// first; isEnd says that there is no more.
-func nextRecord(text []byte, isEnd bool) record {
-	end := bytes.IndexByte(text, '\n') + 1
-	if end == 0 {
-		if !isEnd {
-			return record{}
-		}
-		end = len(text)
-	}
-	line := text[:end]
-	single := record{line, 1, mayHoldError(line) || isName(line)}
-	belongs := continuation(line, single.mayHoldError)
-	if belongs == nil {
-		return single
-	}
-	for length, lines := end, 1; lines < maxLines; lines++ {
-		if length == len(text) && !isEnd {
-			return record{}
-		}
-		end := bytes.IndexByte(text[length:], '\n') + 1
-		if end == 0 {
-			if !isEnd {
-				return record{}
-			}
-			end = len(text) - length
-		}
-		more, isLast := belongs(text[length : length+end])
-		if !more {
-			break
-		}
-		length += end
-		if isLast {
-			return record{text[:length], lines + 1, single.mayHoldError || mayHoldError(text[:length])}
-		}
-	}
-	return single
-}
-
-// continuation returns what tells whether the next line belongs to the one at hand, and whether it is the last one that
-// does; nil if none can. An object that a program prints over several lines goes on until its indentation ends, and
-// golang.org/x/oauth2 and Ruby's OAuth2::Error put the body on a line of its own.
-func continuation(line []byte, mayHoldError bool) func(next []byte) (more, isLast bool) {
-	line = bytes.TrimRight(line, " \t\r\n")
-	switch {
-	case bytes.HasSuffix(line, []byte("{")), bytes.HasSuffix(line, []byte("(")):
-		indentation := indentationOf(line)
-		return func(next []byte) (more, isLast bool) {
-			trimmed := bytes.TrimLeft(next, " \t")
-			isLast = indentationOf(next) == indentation && len(trimmed) > 0 && (trimmed[0] == '}' || trimmed[0] == ')')
-			return isLast || indentationOf(next) > indentation, isLast
-		}
-	case mayHoldError && bytes.Contains(line, []byte("oauth2: cannot fetch token: ")) && !bytes.Contains(line, []byte("Response: ")):
-		return func(next []byte) (more, isLast bool) {
-			belongs := bytes.Contains(next[:min(len(next), 256)], []byte("Response: "))
-			return belongs, belongs
-		}
-	case mayHoldError && bytes.Contains(line, []byte("OAuth2::Error")):
-		return func(next []byte) (more, isLast bool) {
-			belongs := bytes.HasPrefix(next, []byte("{"))
-			return belongs, belongs
-		}
-	case mayHoldError && stackHead.Match(line):
-		inObject := false // the members of a JavaScript error, after its stack
-		return func(next []byte) (more, isLast bool) {
-			trimmed := bytes.TrimSpace(next)
-			if inObject {
-				return true, indentationOf(next) == 0 && bytes.HasPrefix(trimmed, []byte("}"))
-			}
-			inObject = bytes.HasSuffix(trimmed, []byte("{"))
-			return bytes.HasPrefix(trimmed, []byte("at ")), false
-		}
-	}
-	return nil
-}
-
-// stackHead is how JavaScript prints an error whose stack follows. No other line waits for the next one.
-var stackHead = regexp.MustCompile(`^\w*Error: `)
-
-func indentationOf(line []byte) int { return len(line) - len(bytes.TrimLeft(line, " \t")) }
-
-// record explains one record.
-func (x *logExplainer) record(r record) error {
-	number := x.lines + 1
-	x.lines += r.lines
-	x.counter.lines.Add(int64(r.lines))
-	x.others += r.lines
-	if !r.mayHoldError {
-		return nil
-	}
-	f, err := understand(string(r.text))
-	if err != nil {
-		return nil
-	}
-	x.others -= r.lines
-	x.counter.failures.Add(1)
-	name, action := f.name(), f.advice().Action
-	x.counts[kind{name, action}]++
-	x.code = max(x.code, f.exitCode())
-	if x.asJSON {
-		return explanationOfLine{x.name, number, explain(f)}.writeJSON(x.out)
-	}
-	if x.name != "" {
-		fmt.Fprintf(x.out, "%s:", x.name)
-	}
-	_, err = fmt.Fprintf(x.out, "%d: %s: %s: %s\n", number, name, orUnknown(action), f.text())
-	return err
-}
-
-// finish prints how many failures of each kind there were.
-func (x *logExplainer) finish() (int, error) {
-	if len(x.counts) == 0 {
-		return 0, cmp.Or(x.out.Flush(), errors.New("no line holds an OAuth error"))
-	}
-	if x.asJSON {
-		return x.code, x.out.Flush()
-	}
-	table := tabwriter.NewWriter(x.out, 0, 0, 2, ' ', 0)
-	fmt.Fprint(table, "\nCOUNT\tREASON\tACTION\n")
-	for _, kind := range slices.SortedFunc(maps.Keys(x.counts), func(a, b kind) int {
-		return cmp.Or(cmp.Compare(x.counts[b], x.counts[a]), cmp.Compare(a.reason, b.reason), cmp.Compare(a.action, b.action))
-	}) {
-		fmt.Fprintf(table, "%d\t%s\t%s\n", x.counts[kind], kind.reason, orUnknown(kind.action))
-	}
-	if x.others > 0 {
-		fmt.Fprintf(table, "%d\tnothing to explain\n", x.others)
-	}
-	if err := table.Flush(); err != nil {
+	r.mutex.Lock()
+	if err := errors.Join(failures...); err != nil && len(r.counts) == 0 {
 		return 0, err
 	}
-	return x.code, x.out.Flush()
+	code, err := r.finish()
+	return code, errors.Join(append(failures, err)...)
 }
 
-// progress counts what was done, and shows it on a terminal.
-type progress struct {
-	bytes, lines, failures atomic.Int64
+var errRead = errors.New("cannot be read") // the text of a reader's error may hold anything
 
-	mutex    sync.Mutex
-	terminal io.Writer
-	isShown  bool
-}
-
-const clearLine = "\r\x1b[K"
-
-// show writes a line to the terminal every interval, over the one before, until the function that it returns is called.
-func (p *progress) show(interval time.Duration) (stop func()) {
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		ticker := time.NewTicker(interval)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ticker.C:
-				p.mutex.Lock()
-				fmt.Fprintf(p.terminal, "%sexplain: %d MB, %d lines, %d errors", clearLine, p.bytes.Load()/1e6, p.lines.Load(), p.failures.Load())
-				p.isShown = true
-				p.mutex.Unlock()
-			case <-done:
-				p.clear()
-				return
+// read explains each line of a log, of a long one the beginning.
+func (r *report) read(log io.Reader) error {
+	lines := bufio.NewReaderSize(log, maxLine)
+	for {
+		if lines.Buffered() == 0 && r.out.Buffered() > 0 { // reading may have to wait
+			if err := r.out.Flush(); err != nil {
+				return err
 			}
 		}
-	}()
-	return func() { close(done); <-ended }
-}
-
-// clear takes the line away, so that something else can be written there.
-func (p *progress) clear() {
-	p.mutex.Lock()
-	defer p.mutex.Unlock()
-	if p.isShown {
-		fmt.Fprint(p.terminal, clearLine)
-		p.isShown = false
+		line, err := lines.ReadSlice('\n')
+		r.mutex.Lock()
+		if len(line) > 0 {
+			r.add(line)
+		}
+		for err == bufio.ErrBufferFull {
+			_, err = lines.ReadSlice('\n')
+		}
+		if err != nil {
+			r.flush()
+		}
+		r.mutex.Unlock()
+		if err == io.EOF {
+			return nil
+		} else if err != nil {
+			return errRead
+		}
 	}
 }
 
-// output is what the explanations are written to, which may be the same terminal.
-type output struct {
-	io.Writer
-	counter *progress
+// add puts a line to the record that it belongs to, and explains the records that are whole.
+func (r *report) add(line []byte) {
+	if len(r.pending) > 0 {
+		more, last := belongs(r.pending, line)
+		if more || last {
+			r.pending = append(r.pending, bytes.Clone(line))
+		}
+		if last {
+			record := bytes.Join(r.pending, nil)
+			r.record(record, len(r.pending), mayTell(record))
+			r.pending = nil
+		}
+		if last || more && len(r.pending) < maxLines {
+			return
+		}
+		r.flush()
+		if more {
+			return
+		}
+	}
+	if hinted := mayTell(line); opens(line, hinted) {
+		r.pending = [][]byte{bytes.Clone(line)}
+	} else {
+		r.record(line, 1, hinted)
+	}
 }
 
-func (o output) Write(p []byte) (int, error) {
-	o.counter.clear()
-	return o.Writer.Write(p)
+// flush explains the lines of a record that did not become whole, each for itself.
+func (r *report) flush() {
+	for _, line := range r.pending {
+		r.record(line, 1, mayTell(line))
+	}
+	r.pending = nil
+}
+
+// opens reports whether a line may go on in the next one: an object that a program prints over several lines, and an error
+// whose body or stack stands on lines of its own.
+func opens(line []byte, hinted bool) bool {
+	line = bytes.TrimRight(line, " \t\r\n")
+	isFetch := bytes.Contains(line, []byte("cannot fetch token: ")) && !bytes.Contains(line, []byte("Response: "))
+	return bytes.HasSuffix(line, []byte("{")) || bytes.HasSuffix(line, []byte("(")) ||
+		hinted && (isFetch || bytes.HasSuffix(line, []byte(":")) || bytes.Contains(line, []byte("OAuth2::Error")) || stack.Match(line))
+}
+
+var stack = regexp.MustCompile(`^\w*Error: `)
+
+// belongs reports whether line is one of the record's, and whether it is its last.
+func belongs(record [][]byte, line []byte) (more, last bool) {
+	head, trimmed := bytes.TrimRight(record[0], " \t\r\n"), bytes.TrimSpace(line)
+	indentation := func(line []byte) int { return len(line) - len(bytes.TrimLeft(line, " \t")) }
+	deeper := indentation(line) - indentation(head)
+	closes := deeper == 0 && (bytes.HasPrefix(trimmed, []byte("}")) || bytes.HasPrefix(trimmed, []byte(")")))
+	switch inner := bytes.TrimSpace(record[len(record)-1]); {
+	case bytes.HasSuffix(head, []byte("{")) || bytes.HasSuffix(head, []byte("(")):
+		return deeper > 0, closes
+	case len(record) == 1 && bodies.Match(line) && !bytes.HasPrefix(head, []byte("{")):
+		return true, true
+	case len(record) == 1 && responses.Match(line):
+		return true, true
+	case bytes.HasPrefix(trimmed, []byte("at ")), bytes.HasSuffix(inner, []byte("{")), len(record) > 1 && deeper > 0:
+		return true, false
+	default:
+		return false, closes && len(record) > 1
+	}
+}
+
+var (
+	bodies    = regexp.MustCompile(`^\{"error(?:_description|_uri)?":"[^{}]*\}\)?:?\s*$`)
+	responses = regexp.MustCompile(`^[^{]{0,80}(?:\{"log":")?Response: `)
+)
+
+// record explains one record.
+func (r *report) record(record []byte, lines int, hinted bool) {
+	number := r.line + 1
+	r.line += lines
+	if !hinted {
+		r.others += lines
+		return
+	}
+	f := collect(string(record))
+	found, _ := f.failures()
+	found = slices.DeleteFunc(found, func(failure *failure) bool { return failure.provider != "" })
+	if len(found) == 0 {
+		r.others += lines
+	}
+	for _, failure := range found {
+		place := strconv.Itoa(number)
+		if r.file != "" {
+			place = r.file + ":" + place
+		}
+		r.code = max(r.code, failure.exitCode())
+		r.count(failure, f, place)
+		if r.asJSON {
+			_ = writeJSON(r.out, struct {
+				File string `json:"file,omitempty"`
+				Line int    `json:"line"`
+				explanation
+			}{r.file, number, explain(failure)}, "")
+		} else {
+			fmt.Fprintf(r.out, "%s: %s: %s: %s\n", place, failure.name(), orUnknown(failure.advice.Action), failure.line())
+		}
+	}
+}
+
+func (r *report) count(failure *failure, f *facts, place string) {
+	k := kind{failure.name(), failure.advice.Action}
+	c := r.counts[k]
+	if c == nil {
+		c = &count{kind: k, Line: place, customers: make(map[uint64]bool)}
+		r.counts[k] = c
+	}
+	c.Count++
+	if f.at != "" {
+		c.First, c.Last = min(cmp.Or(c.First, f.at), f.at), max(c.Last, f.at)
+	}
+	if f.customer != "" && len(c.customers) < maxCustomers {
+		c.customers[maphash.String(seed, f.customer)] = true
+	}
+}
+
+var seed = maphash.MakeSeed()
+
+// finish prints how many failures of each kind there were.
+func (r *report) finish() (int, error) {
+	r.flush()
+	if len(r.counts) == 0 {
+		return 0, cmp.Or(r.out.Flush(), errors.New("no line holds an OAuth error"))
+	}
+	counts := slices.SortedFunc(maps.Values(r.counts), func(a, b *count) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Action, b.Action))
+	})
+	for _, c := range counts {
+		c.Customers = len(c.customers)
+	}
+	if r.asJSON {
+		return r.code, cmp.Or(writeJSON(r.out, map[string]any{"summary": counts, "others": r.others}, ""), r.out.Flush())
+	}
+	table := tabwriter.NewWriter(r.out, 0, 0, 2, ' ', 0)
+	fmt.Fprint(table, "\nCOUNT\tREASON\tACTION\tFIRST\tLAST\tCUSTOMERS\tLINE\n")
+	for _, c := range counts {
+		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\t%s\n", c.Count, c.Reason, orUnknown(c.Action), cmp.Or(c.First, "-"), cmp.Or(c.Last, "-"), c.Customers, c.Line)
+	}
+	if r.others > 0 {
+		fmt.Fprintf(table, "%d\tnothing to explain\n", r.others)
+	}
+	return r.code, cmp.Or(table.Flush(), r.out.Flush())
 }

@@ -3,8 +3,12 @@
 //	go run ./examples/explain INPUT
 //
 // INPUT is whatever shows an error: a JSON body, a whole HTTP response, a redirect URL, a line of a log, or the name of a
-// file with one of them; without INPUT it is read from standard input. With -lines it explains whole logs. Nothing secret
-// of the input is printed: no token, state, authorization code or URL. Run it with -h for all kinds of input.
+// file with one of them; without INPUT it is read from standard input. With -lines it explains whole logs.
+//
+// It undoes what logs and shells do to a text, looks in each record for a few facts (the code, Apple's text, the status, the
+// grant_type, how long to wait, and what the line itself says its action is), each for itself, and asks package applebusiness
+// what they mean together. It prints nothing but Apple's texts, this library's words and numbers: no text of the input that
+// Apple does not document, and so nothing secret.
 //
 // The exit status is 0 if Apple documents the error, 1 if it is understood but not documented, and 2 if there is no
 // error to explain.
@@ -18,10 +22,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
-	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
@@ -47,34 +48,24 @@ file; without it, or with -, standard input is read. Files may be compressed wit
   curl -i https://... | explain -json
   explain -lines app.log app.log.1.gz
 
+  -json   print a JSON object for each error, with -lines one a line, and at the end one with the summary
+  -lines  explain each line that holds an error on one line, then count them
+  -list   print the errors that Apple documents
+
 Exit status: 0 Apple documents the error, 1 it is understood but not documented, 2 there is no error to explain.
 With -lines: 0 Apple documents all errors, 1 not all, 2 no line holds an error, or a file cannot be read.
 Of a line over 1 MiB the beginning is explained; any other input may be 1 MiB long.
-
-These are understood, alone, in quotes, in a line of a log, or in a log's JSON in other JSON; and, if it is all of INPUT, what a
-client says of a status, such as "Request failed with status code 503":
-
 `
-
-// printUsage prints the usage with all kinds of input.
-func printUsage(w io.Writer, flags *flag.FlagSet) {
-	fmt.Fprint(w, usage)
-	for _, reader := range readers {
-		fmt.Fprintf(w, "  %s\n      %s\n", reader.kind, strings.ReplaceAll(reader.example, "\n", "\n      "))
-	}
-	fmt.Fprintln(w)
-	flags.PrintDefaults()
-}
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("explain", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.Usage = func() { printUsage(stderr, flags) }
-	asJSON := flags.Bool("json", false, "print a JSON object, with -lines one a line")
-	lines := flags.Bool("lines", false, "explain each line that holds an error on one line, then count them")
-	list := flags.Bool("list", false, "print the errors that Apple documents")
+	flags.Usage = func() { fmt.Fprint(stderr, usage) }
+	asJSON := flags.Bool("json", false, "")
+	lines := flags.Bool("lines", false, "")
+	list := flags.Bool("list", false, "")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
 	} else if err != nil {
@@ -88,7 +79,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	case *list && flags.NArg() > 0:
 		err = errors.New("-list takes no INPUT")
 	case *lines:
-		code, err = explainLines(flags.Args(), *asJSON, stdin, stdout, stderr)
+		code, err = explainLines(flags.Args(), *asJSON, stdin, stdout)
 	case flags.NArg() > 1:
 		err = errors.New("give one INPUT, in quotes")
 	case *list:
@@ -117,56 +108,11 @@ func explainOne(args []string, asJSON bool, stdin io.Reader, stdout io.Writer) (
 	if len(input) > maxInput {
 		return 0, errors.New("the input is longer than 1 MiB")
 	}
-	f, err := understand(input)
-	if err == errNothing {
-		f, err = readStatus(input)
-	}
+	found, err := understand(input)
 	if err != nil {
 		return 0, err
 	}
-	if asJSON {
-		err = explain(f).writeJSON(stdout)
-	} else {
-		err = explain(f).writeText(stdout)
-	}
-	return f.exitCode(), err
-}
-
-// explainLines explains the lines of the files, or of stdin if there are none. A file that cannot be read does not keep
-// the others from it.
-func explainLines(files []string, asJSON bool, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
-	counter := progress{terminal: stderr}
-	if isTerminal(stderr) {
-		defer counter.show(time.Second)()
-	}
-	explainer := newLogExplainer(stdout, asJSON, &counter)
-	if len(files) == 0 {
-		files = []string{"-"}
-	}
-	var failures []error
-	for i, name := range files {
-		file, err := openFile(name, stdin)
-		if err != nil {
-			failures = append(failures, fmt.Errorf("argument %d is no file that can be read", i+1)) // it may be a pasted line
-			continue
-		}
-		shown := ""
-		if len(files) > 1 {
-			shown = strings.Trim(strconv.QuoteToGraphic(name), `"`)
-		}
-		err = explainer.explain(file, shown)
-		_ = file.Close()
-		if errors.Is(err, errRead) {
-			failures = append(failures, fmt.Errorf("%s cannot be read", file.name))
-		} else if err != nil {
-			return 0, err
-		}
-	}
-	if len(failures) > 0 && len(explainer.counts) == 0 {
-		return 0, errors.Join(failures...)
-	}
-	code, err := explainer.finish()
-	return code, errors.Join(append(failures, err)...)
+	return print(stdout, found, asJSON)
 }
 
 // source is a file, or standard input.
@@ -215,16 +161,6 @@ func (r *inflater) Read(p []byte) (int, error) {
 		}
 	}
 	return r.plain.Read(p)
-}
-
-// isTerminal reports whether w is a terminal, or another device.
-func isTerminal(w io.Writer) bool {
-	file, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := file.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 func printCatalog(stdout io.Writer) error {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,8 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf16"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
@@ -30,13 +27,14 @@ type explanation struct {
 	DocumentedStatuses []int                  `json:"documented_statuses,omitempty"`
 	Parameter          string                 `json:"parameter,omitempty"`
 	GrantType          string                 `json:"grant_type,omitempty"`
-	RequestID          string                 `json:"request_id,omitempty"`
 	RetryAfterSeconds  int                    `json:"retry_after_seconds,omitempty"`
 	Action             applebusiness.Action   `json:"action"`
 	Impact             applebusiness.Impact   `json:"impact"`
 	Causes             []cause                `json:"causes"`
 	Remedy             string                 `json:"remedy"`
 	Network            string                 `json:"network,omitempty"`
+	Provider           string                 `json:"provider,omitempty"`
+	Nearest            string                 `json:"nearest,omitempty"`
 	ErrorsIs           string                 `json:"errors_is,omitempty"`
 }
 
@@ -45,32 +43,15 @@ type cause struct {
 	Description string              `json:"description"`
 }
 
-func explain(f *finding) explanation {
-	e, advice := f.Error, f.advice()
+func explain(f *failure) explanation {
+	e := f.Error
 	x := explanation{
-		Network:           f.network,
-		Reason:            e.Reason,
-		Endpoint:          e.Endpoint,
-		Code:              e.Code,
-		Status:            e.StatusCode,
-		Description:       e.Description,
-		Documented:        isDocumented(e.Reason),
-		Parameter:         e.Parameter,
-		GrantType:         e.GrantType,
-		RequestID:         e.RequestID,
-		RetryAfterSeconds: int(math.Ceil(e.RetryAfter.Seconds())),
-		Action:            advice.Action,
-		Impact:            advice.Impact,
-		Causes:            []cause{},
-		Remedy:            advice.Remedy,
+		Reason: e.Reason, Endpoint: e.Endpoint, Code: e.Code, Status: e.StatusCode, Description: e.Description,
+		Documented: isDocumented(e.Reason), Parameter: e.Parameter, GrantType: e.GrantType, RetryAfterSeconds: int(math.Ceil(e.RetryAfter.Seconds())),
+		Action: f.advice.Action, Impact: f.advice.Impact, Causes: []cause{}, Remedy: f.advice.Remedy,
+		Network: f.network, Provider: f.provider, Nearest: f.nearest,
 	}
-	if e.Reason == applebusiness.ErrNoResponse {
-		x.Network = "a token request got no whole response"
-		if _, words, found := strings.Cut(e.Error(), string(e.Reason)+": "); found {
-			x.Network = words
-		}
-	}
-	for _, c := range advice.Causes {
+	for _, c := range f.advice.Causes {
 		x.Causes = append(x.Causes, cause{c, c.Description()})
 	}
 	for entry := range applebusiness.Catalog() {
@@ -79,12 +60,10 @@ func explain(f *finding) explanation {
 		}
 	}
 	switch {
-	case isReason(e.Reason):
+	case e.Reason != "":
 		x.Constant = reasonName(e.Reason)
-	case isConstant(e.Code):
-		x.Constant = codeName(e.Code)
 	case e.Code != "":
-		x.ErrorsIs = "errors.Is(err, applebusiness.Code(" + strconv.Quote(string(e.Code)) + "))"
+		x.Constant = codeName(e.Code)
 	}
 	if x.Constant != "" {
 		x.ErrorsIs = "errors.Is(err, applebusiness." + x.Constant + ")"
@@ -92,81 +71,80 @@ func explain(f *finding) explanation {
 	return x
 }
 
-// advice is Troubleshoot's, or else what the line of a log says that knew more.
-func (f *finding) advice() applebusiness.Advice {
-	if f.network != "" {
-		return networkAdvice(f.err)
-	}
-	advice := applebusiness.Troubleshoot(f.err)
-	if f.isSaid && f.action != advice.Action {
-		advice = applebusiness.Advice{Action: f.action, Impact: f.impact, Remedy: "So says the line itself: the program that logged it knew the cause, which the line does not show."}
-	}
-	return advice
-}
-
-func (x explanation) writeJSON(w io.Writer) error { return writeJSON(w, x, "  ") }
-
-// writeJSON writes one object, in which every character that cannot be printed is escaped.
 func writeJSON(w io.Writer, object any, indent string) error {
-	var plain bytes.Buffer
-	encoder := json.NewEncoder(&plain)
+	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", indent)
-	if err := encoder.Encode(object); err != nil {
-		return err
-	}
-	var escaped strings.Builder
-	for _, r := range plain.String() {
-		if unicode.IsPrint(r) || r == '\n' {
-			escaped.WriteRune(r)
-			continue
-		}
-		for _, unit := range utf16.Encode([]rune{r}) {
-			fmt.Fprintf(&escaped, `\u%04x`, unit)
-		}
-	}
-	_, err := io.WriteString(w, escaped.String())
-	return err
+	return encoder.Encode(object)
 }
 
-// explanationOfLine is the explanation of a line of a log.
-type explanationOfLine struct {
-	File string `json:"file,omitempty"`
-	Line int    `json:"line"`
-	explanation
+// print writes what was found, for a person or as JSON.
+func print(w io.Writer, found []*failure, asJSON bool) (code int, err error) {
+	if len(found) > 1 && !asJSON {
+		fmt.Fprintf(w, "%d different errors:\n\n", len(found))
+	}
+	for i, f := range found {
+		code = max(code, f.exitCode())
+		switch {
+		case asJSON:
+			err = writeJSON(w, explain(f), "  ")
+		case i > 0:
+			_, err = fmt.Fprintln(w)
+			fallthrough
+		default:
+			_, err = io.WriteString(w, explain(f).text())
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return code, nil
 }
-
-func (x explanationOfLine) writeJSON(w io.Writer) error { return writeJSON(w, x, "") }
 
 // name is what a table calls f.
-func (f *finding) name() string {
-	if f.network != "" {
+func (f *failure) name() string {
+	switch {
+	case f.network != "" && f.Reason == "":
 		return "network"
+	case f.provider != "":
+		return f.provider
 	}
 	return reasonName(f.Reason)
 }
 
-// text is one line about f.
-func (f *finding) text() string {
-	if f.network != "" {
+// line is one line about f.
+func (f *failure) line() string {
+	switch {
+	case f.network != "" && f.Reason != "":
+		return string(f.Reason) + ": " + f.network
+	case f.network != "":
 		return f.network
+	case f.Reason == "" && f.Code == "":
+		return strings.Replace(strings.TrimPrefix(f.Error.Error(), prefix), "no OAuth error was received", "an error that Apple does not document", 1)
 	}
 	return strings.TrimPrefix(f.Error.Error(), prefix)
 }
 
-func (f *finding) exitCode() int {
+func (f *failure) exitCode() int {
 	if isDocumented(f.Reason) {
 		return exitDocumented
 	}
 	return exitUndocumented
 }
 
-// writeText writes the explanation for a person. What comes from the input is quoted.
-func (x explanation) writeText(w io.Writer) error {
+// text returns the explanation for a person.
+func (x explanation) text() string {
 	var text strings.Builder
-	line := func(name, value string) { fmt.Fprintf(&text, "  %-10s %s\n", name, value) }
-
+	line := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(&text, "  %-10s %s\n", name, value)
+		}
+	}
 	switch {
+	case x.Nearest != "":
+		fmt.Fprintf(&text, "Apple documents no such text; the nearest row is %s\n", x.Nearest)
+	case x.Provider != "":
+		fmt.Fprintf(&text, "An error of %s, not of Apple Business\n", x.Provider)
 	case x.Network != "" && x.Constant != "":
 		fmt.Fprintf(&text, "%s, a failure of the network: %s\n", x.Constant, x.Network)
 	case x.Network != "":
@@ -177,17 +155,11 @@ func (x explanation) writeText(w io.Writer) error {
 		fmt.Fprintf(&text, "%s, found by package applebusiness, not documented by Apple\n", x.Constant)
 	case x.Constant != "":
 		fmt.Fprintf(&text, "%s, in a form that Apple does not document\n", x.Constant)
-	case x.Code != "" || x.Description != "":
-		fmt.Fprintln(&text, "An error that Apple does not document")
 	default:
-		fmt.Fprintln(&text, "No OAuth error, but a failed response")
+		fmt.Fprintln(&text, "An error that Apple does not document")
 	}
-	if x.Endpoint != "" {
-		line("endpoint", string(x.Endpoint))
-	}
-	if x.Code != "" {
-		line("code", strings.TrimPrefix(x.Code.Error(), prefix))
-	}
+	line("endpoint", string(x.Endpoint))
+	line("code", string(x.Code))
 	if x.Description != "" {
 		line("text", strconv.Quote(x.Description))
 	}
@@ -199,18 +171,9 @@ func (x explanation) writeText(w io.Writer) error {
 		statuses := strings.Trim(fmt.Sprint(x.DocumentedStatuses), "[]")
 		status = append(status, "Apple documents: HTTP "+strings.ReplaceAll(statuses, " ", ", "))
 	}
-	if len(status) > 0 {
-		line("status", strings.Join(status, "; "))
-	}
-	if x.Parameter != "" {
-		line("parameter", strconv.Quote(x.Parameter))
-	}
-	if x.GrantType != "" {
-		line("grant_type", strconv.Quote(x.GrantType))
-	}
-	if x.RequestID != "" {
-		line("request id", strconv.Quote(x.RequestID)+", to quote to Apple's support")
-	}
+	line("status", strings.Join(status, "; "))
+	line("parameter", x.Parameter)
+	line("grant_type", x.GrantType)
 	if x.RetryAfterSeconds > 0 {
 		line("wait", strconv.Itoa(x.RetryAfterSeconds)+" seconds before the next request")
 	}
@@ -221,14 +184,9 @@ func (x explanation) writeText(w io.Writer) error {
 		name = ""
 	}
 	line("action", orUnknown(x.Action))
-	if x.Remedy != "" {
-		line("", x.Remedy)
-	}
-	if x.ErrorsIs != "" {
-		line("in Go", x.ErrorsIs)
-	}
-	_, err := io.WriteString(w, text.String())
-	return err
+	line("", x.Remedy)
+	line("in Go", x.ErrorsIs)
+	return text.String()
 }
 
 func affected(impact applebusiness.Impact) string {
@@ -236,7 +194,7 @@ func affected(impact applebusiness.Impact) string {
 	case applebusiness.ImpactCustomer:
 		return "customer: this grant, and no other customer's"
 	case applebusiness.ImpactApp:
-		return "partner: the partner's app, and so all customers"
+		return "app: the partner's app, and so all customers"
 	case applebusiness.ImpactService:
 		return "service: Apple or the way to it, and so everybody for a while"
 	}
@@ -252,13 +210,13 @@ func orUnknown(action applebusiness.Action) string {
 
 func isDocumented(reason applebusiness.Reason) bool { return reason.Description() != "" }
 
-// allReasons and allCodes are the package's constants.
+// What package applebusiness has names for.
 var (
 	allReasons = func() []applebusiness.Reason {
 		reasons := []applebusiness.Reason{
 			applebusiness.ErrStateMismatch, applebusiness.ErrMalformedRedirect, applebusiness.ErrUserDenied,
 			applebusiness.ErrNoResponse, applebusiness.ErrRateLimited, applebusiness.ErrUnavailable, applebusiness.ErrMalformedResponse,
-			applebusiness.ErrUnsafeTokenRequest, applebusiness.ErrNoRefreshToken, applebusiness.ErrUnsafeState,
+			applebusiness.ErrUnsafeTokenRequest, applebusiness.ErrNoRefreshToken, applebusiness.ErrUnsafeState, applebusiness.ErrManyRefusals,
 		}
 		for entry := range applebusiness.Catalog() {
 			if !slices.Contains(reasons, entry.Reason) {
@@ -272,15 +230,11 @@ var (
 		applebusiness.CodeUnsupportedResponseType, applebusiness.CodeServerError, applebusiness.CodeInternalServerError, applebusiness.CodeNotFound,
 		applebusiness.CodeAccessDenied, applebusiness.CodeUnauthorizedClient, applebusiness.CodeUnsupportedGrantType, applebusiness.CodeTemporarilyUnavailable,
 	}
+	actions = []applebusiness.Action{
+		applebusiness.ActionRetry, applebusiness.ActionStartOver, applebusiness.ActionReauthorize, applebusiness.ActionFixRequest,
+		applebusiness.ActionFixRegistration, applebusiness.ActionCheckNetwork,
+	}
 )
-
-// isReason reports whether reason is one of the package's constants.
-func isReason(reason applebusiness.Reason) bool { return slices.Contains(allReasons, reason) }
-
-// isConstant reports whether code is one of the package's constants: those alone are rendered without quotes.
-func isConstant(code applebusiness.Code) bool {
-	return code != "" && code.Error() == prefix+string(code)
-}
 
 // reasonName returns the name of reason's constant, which its label is in snake case.
 func reasonName(reason applebusiness.Reason) string {

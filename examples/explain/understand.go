@@ -1,0 +1,170 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
+)
+
+// understand returns the different failures that a pasted text tells of.
+func understand(input string) (found []*failure, err error) {
+	input = strings.TrimSpace(strings.TrimPrefix(input, "\ufeff"))
+	if f := typed(input); f != nil {
+		return []*failure{f}, nil
+	}
+	err = errEmpty
+	records := split(input)
+	for _, record := range records {
+		more, nothing := collect(record).failures()
+		for _, f := range more {
+			if !slices.ContainsFunc(found, func(other *failure) bool {
+				return f.name() == other.name() && f.advice.Action == other.advice.Action && f.Code == other.Code
+			}) {
+				found = append(found, f)
+			}
+		}
+		if err == errEmpty || nothing != errNothing {
+			err = nothing
+		}
+	}
+	if len(found) > 1 && len(records) > 1 { // another server may have answered another request
+		found = slices.DeleteFunc(found, func(f *failure) bool { return f.Reason == applebusiness.ErrMalformedResponse })
+	}
+	if f := collect(input); len(found) == 0 && len(records) == 1 && err == errNothing && f.statuses != nil && clientStatus.MatchString(f.text) {
+		if err = errStatus; neterr.StatusPasses(f.httpStatus()) {
+			found = []*failure{f.finish(f.response("", ""))}
+		}
+	} else if near := nearest(input); len(found) == 0 && near != nil {
+		found = []*failure{near}
+	}
+	if len(found) > 0 {
+		err = nil
+	}
+	return found, err
+}
+
+// clientStatus is what HTTP clients say of a response of which they show nothing but the status. In a log it could be about
+// any server, so it has to be all that somebody asks about.
+var clientStatus = regexp.MustCompile(`(?i)(?:\bstatus(?: code)?|\bwith status|\bhttp error|\bresponse code:|returned error:|does not indicate success:|resulted in a .|^\s*(?:http )?)[ =:]*[45][0-9]{2}\b|\b[45][0-9]{2} (?:client|server) error:`)
+
+// typed returns what somebody means who gives nothing but a label, a constant, a code or a text of Apple's, or the body of an
+// error of Apple's resource API or its sister services; nil for anything else.
+func typed(input string) *failure {
+	name := strings.TrimPrefix(strings.ToLower(strings.Trim(input, " \t\r\n\"'`.,;:()[]{}")), "applebusiness.")
+	var members map[string]any
+	_ = json.Unmarshal([]byte(strings.Trim(input, "[] \n")), &members)
+	isDialect := members["message"] != nil || members["detail"] != nil
+	for name := range members {
+		isDialect = isDialect && strings.Contains(" id status code title message detail details context source links meta target ", " "+name+" ")
+	}
+	e := &applebusiness.Error{Code: codeWords[name]}
+	switch code, _ := members["code"].(string); {
+	case e.Code != "":
+	case labelWords[name] != "":
+		e.Reason = labelWords[name]
+	case isDialect && codeWords[code] == "" && errorName.MatchString(code):
+		e = applebusiness.ParseTokenError(0, nil, []byte(`{"code":"","message":"m"}`))
+	default:
+		if e = applebusiness.ParseTokenError(0, nil, body("", name)); !isDocumented(e.Reason) {
+			return nil
+		}
+	}
+	return new(facts).finish(e)
+}
+
+var errorName = regexp.MustCompile(`^(?:[A-Za-z]+(?:[_. -][A-Za-z]+)*|[A-Z]{0,4}[-_]?[0-9]{1,6})$`)
+
+// split returns the records of a paste: the entries of a list in JSON, or the lines that begin as those of a log do, each with
+// what follows it.
+func split(input string) (records []string) {
+	if records = entries(json.RawMessage(input)); len(records) > 1 {
+		return records
+	}
+	records = nil
+	for line := range strings.SplitAfterSeq(input, "\n") {
+		last := len(records) - 1
+		if last < 0 || logLine.MatchString(line) && !(strings.Contains(line, "Response: ") && fetched.MatchString(records[last])) {
+			records = append(records, line)
+		} else {
+			records[last] += line
+		}
+	}
+	return records
+}
+
+var logLine = regexp.MustCompile(`^(?:\S{0,24} *\| *)?[\[<]?(?:\d{4}[-/]\d\d[-/]\d\d[T ]|time=|level=|ts=|\d{1,3}>|[A-Z][a-z]{2} [ \d]\d \d\d:|\{"(?:time|level|ts|timestamp|@timestamp|severity|log|msg|message|lvl)")`)
+
+// entries returns the entries of a list of records in JSON: of a HAR file, or of what a service exports.
+func entries(value json.RawMessage) (parts []string) {
+	var list []json.RawMessage
+	var object map[string]json.RawMessage
+	if len(value) == 0 || json.Unmarshal(value, &list) != nil && json.Unmarshal(value, &object) != nil {
+		return nil
+	}
+	for _, name := range []string{"log", "entries", "events", "results", "hits", "values", "streams", "data"} {
+		if parts = entries(object[name]); len(parts) > 1 {
+			return parts
+		}
+	}
+	if len(list) == 1 {
+		return entries(list[0])
+	}
+	for _, item := range list {
+		if text := string(item); !strings.HasPrefix(text, `{"field"`) { // a list of members
+			parts = append(parts, text)
+		}
+	}
+	return parts
+}
+
+// nearest returns the row or the code that somebody nearly means who types a short text, nil if there is none.
+func nearest(input string) *failure {
+	if len(input) > 128 || strings.ContainsAny(input, "{}=\n") {
+		return nil
+	}
+	best, score := "", 0.7
+	compare := func(with, name string) {
+		if s := similarity(input, with); s > score {
+			best, score = name, s
+		}
+	}
+	for entry := range applebusiness.Catalog() {
+		for _, text := range []string{entry.Description, string(entry.Reason), reasonName(entry.Reason)} {
+			compare(text, reasonName(entry.Reason)+", "+strconv.Quote(entry.Description))
+		}
+	}
+	for _, code := range allCodes {
+		compare(string(code), codeName(code)+", "+string(code))
+	}
+	if best == "" {
+		return nil
+	}
+	return &failure{Error: new(applebusiness.Error), nearest: best, advice: applebusiness.Advice{Remedy: "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's."}}
+}
+
+// similarity returns which part of the pairs of letters in two texts is the same.
+func similarity(a, b string) float64 {
+	pairs, all, same := make(map[string]int), 0, 0
+	for i, text := range []string{a, b} {
+		text = notLetters.ReplaceAllString(strings.ToLower(text), "")
+		for j := 2; j <= len(text); j++ {
+			pair := text[j-2 : j]
+			if all++; i == 0 {
+				pairs[pair]++
+			} else if pairs[pair]--; pairs[pair] >= 0 {
+				same++
+			}
+		}
+	}
+	return 2 * float64(same) / float64(max(all, 1))
+}
+
+var notLetters = regexp.MustCompile(`[^a-z0-9]+`)
+
+var _ = cmp.Or[string]

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unicode"
 
 	"github.com/seed-a5f25c57/applebusiness"
@@ -16,59 +15,58 @@ import (
 
 // facts are what one record says, each for itself, wherever in the record it stands and whatever stands around it.
 type facts struct {
-	text, folded string   // undone; and in lower case, with one space for each run of them
-	redirects    []string // queries of callbacks, which are no longer in the text
-	codes        []applebusiness.Code
-	labels       []applebusiness.Reason
-	texts        []applebusiness.Entry // that Apple documents
-	grants       []string
-	statuses     []int
-	last         int // status in the last line that begins a response
-	wait         string
-	endpoint     applebusiness.Endpoint
-	action       applebusiness.Action // what the record itself says, as the impact
-	impact       applebusiness.Impact
-	at, customer string
-
-	isUnknown     bool // an "error" looks like a code that nobody documented
-	isOther       bool // an "error" is no code
-	isOtherBody   bool // and stands in the body of a response
-	isFramework   bool // an "error" is the name of a status
-	isUnknownCode bool // a "code" is one that nobody documented
-	isDescribed   bool // there is an "error_description"
-	isForeign     bool // there is one, or a text of x/oauth2 or ours, that is not Apple's
-	isMoved       bool // there is a "location"
-	isSuccess     bool // there is an access token or an authorization code
-	isLog         bool // there are members of a log's line
-	isMention     bool // the record names errors and reports none: it counts or lists them, or tells of success
+	text, lower, folded string   // undone; in lower case; and with one space for each run of them
+	redirects           []string // queries of callbacks, which are no longer in the text
+	codes               []applebusiness.Code
+	labels              []applebusiness.Reason
+	texts               []applebusiness.Entry // that Apple documents
+	statuses            []int
+	shown               int                  // the status in the last line that begins a response
+	value               string               // of an "error" that is not in our vocabulary; "" if there is none
+	isFramework         bool                 // an "error" is the name of a status
+	isBody              bool                 // which stands in the body of a response that is shown
+	isDescribed         bool                 // there is an "error_description"
+	isForeign           bool                 // there is one that is not Apple's, or a text of x/oauth2's or of ours that quotes no code
+	action              applebusiness.Action // what the record says itself, as the impact
+	impact              applebusiness.Impact
+	endpoint            applebusiness.Endpoint
+	grant, wait         string
+	isMention           bool // the record names errors and reports none: it counts or lists them, or tells of success
 }
 
+// sep stands between the name of a member and its value, in whatever notation.
+const sep = "[\"'`\\]]*\\s*(?:=>|[:=]|, ')[\\s:=\\[(\"'`]*(?:string\\((?:\\d+\\) )?[\"']|[bu][\"'])?"
+
 var (
-	codeWords, labelWords, documented = vocabulary()
+	errorAt     = regexp.MustCompile(`\berror(?:_?code)?` + sep)
+	descriptAt  = regexp.MustCompile(`\berror_?description` + sep)
+	otherCodeAt = regexp.MustCompile(`\bcode` + sep + `[a-z]+(?:_[a-z]+)*\b`)
+	memberAt    = regexp.MustCompile(`^(?:_?id)?` + sep)
+	infoAt      = regexp.MustCompile(`\b(?:INFO|DEBUG|TRACE|NOTICE)\b`)
+	failingAt   = regexp.MustCompile(`\b(?:ERR|WARN|FATAL|CRIT|SEVERE)`)
+	labelAt     = regexp.MustCompile(`\b(?:reason|label)` + sep + `$`)
+	logAt       = regexp.MustCompile(`\b(?:level|severity|lvl|loglevel|time|timestamp|ts|msg|logger|caller|stream|hostname|host)` + sep)
 
 	// distinct are the names that are hardly anything else's, wherever they stand; marked is what stands before the others, and counted after one that is a member's.
 	distinct = regexp.MustCompile(`^err|^code[^_]|refresh_token|grant_type|credentials|client_id|redirect_uri|response_type|challenge_method|^invalid_(?:grant|client|scope)$|unauthorized_client`)
-	marked   = regexp.MustCompile(`(?:[Ee]rror\)?:? ?["'\[(]?|oauth2: "|applebusiness: |applebusiness\.|^\s*["'\[(])$`)
+	marked   = regexp.MustCompile(`(?:error\)?:? ?["'\[(]?|oauth2: "|applebusiness: |applebusiness\.|^\s*["'\[(]|\b(?:error|error_?code|code|label|reason)` + sep + `)$`)
 	counted  = regexp.MustCompile(`^(?:=|["']\s*:|: ?\d)`)
+	metric   = regexp.MustCompile(`^\s*[\w:.]+(?:\{[^{}\n]*\})?[ =:]\s?[\d.e+]+(?:\|\S*)?(?: \d+)?\s*$|^[^{]*_total\{`)
 
 	templates    = regexp.MustCompile(`oauth 2\.0 parameter: [\w.-]{1,64} missing|missing fields in post body [\w, ]{1,200} required|(?:grant_type|scope) is invalid\. accepted values:[\w, ]{0,200}`)
 	valueEnd     = regexp.MustCompile("^\\.? ?(?:$|[\"'`&,;\\])}<>#|]|[\\w.]+[:=])")
 	commonBefore = regexp.MustCompile(`["'=:>[()\]] ?$`)
 	quoted       = regexp.MustCompile(`(?:oauth2|applebusiness): "([^"]*"?)`)
-	snakeCase    = regexp.MustCompile(`^[a-z]+(?:_[a-z]+)*$`)
 	urlWord      = regexp.MustCompile("[^\\s\"`<>'|]+")
 	outgoing     = regexp.MustCompile("(?i)(?:post|get) [\"'`]$")
-	valueType    = regexp.MustCompile(`^(?:[Ss]tring\((?:\d+\) )?|[bu])["']`) // in PHP, Rust and Python
-	metric       = regexp.MustCompile(`^\s*[\w:.]+(?:\{[^{}\n]*\})?[ =:]\s?[\d.e+]+(?:\|\S*)?(?: \d+)?\s*$|^[^{]*_total\{`)
-	clock        = regexp.MustCompile(`\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d|\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d`)
-
-	responseStart = regexp.MustCompile(`HTTP/[0-9.]+ [1-5]\d\d|oauth2: cannot fetch token: [1-5]\d\d`)
-	statusLine    = regexp.MustCompile("(?:^|[\n\"'`=:>}])\\s*(?:< )?HTTP/[0-9.]+ $")
-	statusBefore  = regexp.MustCompile(`(?i)(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|failed|error|token|success:|resulted in an?)(?:[\s:="'(\[/,\x60-]|code|status|error|with|was|is|http|/[\d.]+")*$`)
+	statusLine   = regexp.MustCompile("(?:^|[\n\"'`=:>}])\\s*(?:< )?HTTP/[0-9.]+ $")
+	response     = regexp.MustCompile(`http/[0-9.]+ [1-5]\d\d|oauth2: cannot fetch token: [1-5]\d\d`)
+	statusBefore = regexp.MustCompile(`(?i)(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|http|/[\d.]+")*$`)
 )
 
-// vocabulary returns the codes and the labels by themselves and by their constants, and the texts, the longest first; in lower case.
-func vocabulary() (map[string]applebusiness.Code, map[string]applebusiness.Reason, []applebusiness.Entry) {
+// codeWords and labelWords are the codes and the labels by themselves and by their constants, documented the texts, the longest
+// first; in lower case.
+var codeWords, labelWords, documented = func() (map[string]applebusiness.Code, map[string]applebusiness.Reason, []applebusiness.Entry) {
 	codes, labels, texts := make(map[string]applebusiness.Code), make(map[string]applebusiness.Reason), []applebusiness.Entry(nil)
 	for _, code := range allCodes {
 		codes[strings.ToLower(string(code))], codes[strings.ToLower(codeName(code))] = code, code
@@ -83,34 +81,105 @@ func vocabulary() (map[string]applebusiness.Code, map[string]applebusiness.Reaso
 	}
 	slices.SortStableFunc(texts, func(a, b applebusiness.Entry) int { return cmp.Compare(len(b.Description), len(a.Description)) })
 	return codes, labels, texts
-}
+}()
 
 // collect returns the facts of a record.
 func collect(record string) *facts {
 	f := &facts{text: undo(record)}
 	for range 3 { // percent within percent
-		f.takeRedirects()
-		if !strings.Contains(f.text, "%") {
+		if f.takeRedirects(); !strings.Contains(f.text, "%") {
 			break
 		}
 		f.text = undo(decodeHex(f.text, '%'))
 	}
-	f.folded = fold(f.text)
+	f.text = strings.ToValidUTF8(f.text, "?")
+	f.lower, f.folded = strings.Map(lower, f.text), fold(f.text)
+	f.action = applebusiness.Action(f.first("action", "retry start_over reauthorize fix_request fix_registration check_network"))
+	f.impact = applebusiness.Impact(f.first("impact", "customer app service"))
+	f.endpoint = applebusiness.Endpoint(f.first("endpoint", "token authorization"))
+	for _, name := range []string{"grant_type", "granttype"} { // of several the one counts after which nobody is asked to reconnect
+		f.grant = cmp.Or(f.first(name, applebusiness.GrantTypeAuthorizationCode), f.grant, f.first(name, "refresh_token client_credentials"))
+	}
+	for _, name := range []string{"retry-after", "retry_after", "retryafter"} {
+		f.wait = cmp.Or(f.wait, f.first(name, ""))
+	}
 	f.findTexts()
 	f.findWords()
-	for _, match := range ifAny(quoted, f.text, `oauth2: "`, `applebusiness: "`) {
-		if value, _, isWhole := strings.Cut(match[1], `"`); isWhole && codeWords[value] == "" && !isApples(match[1]) {
-			f.isForeign = true
-			f.isUnknown = f.isUnknown || !strings.Contains(value, " ") || strings.Contains(value, ": ")
-			f.isDescribed = f.isDescribed || f.isUnknown
+	for _, at := range errorAt.FindAllStringIndex(f.lower, -1) {
+		value, _, _ := strings.Cut(f.lower[at[1]:], `"`)
+		word := value[:wordAt(value, 0)]
+		switch {
+		case value == "", strings.ContainsAny(value[:1], ",0123456789") && codeWords[value] == "", value[0] == '{' && !strings.ContainsAny(f.lower[at[1]-1:at[1]], "\"'`"), slices.Contains([]string{"null", "none", "nil", "false", "true", "undefined"}, word):
+		case slices.Contains(phrases, value):
+			f.isFramework = true
+		case codeWords[word] == "" && codeWords[value] == "" && labelWords[word] == "":
+			f.value = cmp.Or(f.value, strings.TrimSpace(f.text[at[1]:at[1]+len(value)]))
+			f.isBody = f.isBody || response.MatchString(f.lower[:at[0]])
 		}
 	}
-	if f.at = strings.NewReplacer("/", "-", " ", "T").Replace(clock.FindString(f.text)); len(f.at) == len("02-Jan-2006:15:04:05")+0 {
-		at, _ := time.Parse("02-Jan-2006:15:04:05", f.at)
-		f.at = at.Format("2006-01-02T15:04:05")
+	for _, at := range descriptAt.FindAllStringIndex(f.lower, -1) {
+		if value := f.lower[at[1]:]; value != "" && value[0] != ',' && !strings.HasPrefix(value, "null") && !strings.HasPrefix(value, "none") {
+			f.isDescribed, f.isForeign = true, f.isForeign || !isApples(value)
+		}
+	}
+	for _, match := range ifAny(quoted, f.lower, `oauth2: "`, `applebusiness: "`) {
+		if value, _, isWhole := strings.Cut(match[1], `"`); isWhole && codeWords[value] == "" && !isApples(match[1]) {
+			if f.isForeign = true; !strings.Contains(value, " ") || strings.Contains(value, ": ") {
+				f.value, f.isDescribed = "unknown", true
+			}
+		}
+	}
+	if start := f.text[:min(len(f.text), 120)]; strings.Contains(f.lower, "info") || infoAt.MatchString(start) || strings.Contains(f.lower, "debug") {
+		const info, failing = "info information debug trace notice verbose", "err error warn warning fatal critical severe panic alert"
+		isInfo, isFailing := infoAt.MatchString(start), failingAt.MatchString(start)
+		for _, name := range []string{"level", "severity", "lvl", "severitytext"} {
+			isInfo, isFailing = isInfo || f.first(name, info) != "", isFailing || f.first(name, failing) != ""
+		}
+		isReport := f.action != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status() >= 400
+		f.isMention = f.isMention || isInfo && !isFailing && !isReport
 	}
 	f.isMention = f.isMention || metric.MatchString(f.text)
 	return f
+}
+
+// first returns the first value, a word, of a member of this name that is one of the words; any if there are none.
+func (f *facts) first(name, words string) string {
+	for at := strings.Index(f.lower, name); at >= 0; {
+		rest := f.lower[at+len(name):]
+		if isName := f.lower[at-1] < 'a' && f.lower[at-1] != '_'; isName { // the text begins with a newline
+			if sep := memberAt.FindStringIndex(rest[:min(len(rest), 64)]); sep != nil {
+				if word := rest[sep[1]:wordAt(rest, sep[1])]; word != "" && (words == "" || slices.Contains(strings.Fields(words), word)) {
+					return word
+				}
+			}
+		}
+		next := strings.Index(rest, name)
+		at = at + len(name) + next
+		if next < 0 {
+			break
+		}
+	}
+	return ""
+}
+
+func (f *facts) is(pattern *regexp.Regexp) bool { return pattern.MatchString(f.lower) }
+
+// phrases are the names of the failed statuses, in lower case, as frameworks give them for an error.
+var phrases = func() (phrases []string) {
+	for status := 400; status <= 599; status++ {
+		if phrase := strings.ToLower(http.StatusText(status)); phrase != "" {
+			phrases = append(phrases, phrase)
+		}
+	}
+	return phrases
+}()
+
+// lower leaves every byte in its place, as strings.ToLower does not.
+func lower(r rune) rune {
+	if r >= 'A' && r <= 'Z' {
+		r += 'a' - 'A'
+	}
+	return r
 }
 
 func fold(text string) string {
@@ -162,7 +231,7 @@ func (f *facts) findTexts() {
 		}
 	}
 	for _, match := range ifAny(templates, text, "oauth 2.0 p", "missing f", "accepted v") {
-		f.texts = append(f.texts, applebusiness.Entry{Reason: applebusiness.ParseTokenError(0, nil, body("", match[0])).Reason, Description: match[0]})
+		f.texts = append(f.texts, applebusiness.Entry{Reason: applebusiness.ParseTokenError(0, nil, bodyOf("", match[0])).Reason, Description: match[0]})
 	}
 }
 
@@ -173,147 +242,50 @@ func isCommon(reason applebusiness.Reason) bool {
 // isApples reports whether a value begins with the whole of a text of Apple's.
 func isApples(value string) bool {
 	value = fold(value[:min(len(value), 400)])
-	rest, ok := strings.CutPrefix(value, "invalid_request") // of the row at 404
+	texts := []string{"invalid_request"} // of the row at 404
 	for _, entry := range documented {
-		if !ok {
-			rest, ok = strings.CutPrefix(value, entry.Description)
-			ok = ok && valueEnd.MatchString(rest)
-		}
+		texts = append(texts, entry.Description)
 	}
-	if at := templates.FindStringIndex(value); !ok && at != nil && at[0] == 0 {
-		rest, ok = value[at[1]:], true
+	if at := templates.FindStringIndex(value); at != nil && at[0] == 0 {
+		texts = append(texts, value[:at[1]])
 	}
-	return ok && valueEnd.MatchString(rest)
+	return slices.ContainsFunc(texts, func(text string) bool {
+		return strings.HasPrefix(value, text) && valueEnd.MatchString(value[len(text):])
+	})
 }
 
-func isWordByte(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-'
-}
-
-// wordAt returns the end of the word that begins at start.
+// wordAt returns the end of the word, in lower case, that begins at start.
 func wordAt(text string, start int) int {
-	for start < len(text) && isWordByte(text[start]) {
-		start++
+	for ; start < len(text); start++ {
+		if c := text[start]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
+			break
+		}
 	}
 	return start
 }
 
-// findWords goes over the words: names of members in whatever notation, the values that count, and our vocabulary.
+// findWords goes over the words for our vocabulary and for statuses.
 func (f *facts) findWords() {
-	valueAt, name, last, isInfo, isFailing := -1, "", "", false, false
-	for start, end := 0, 0; start < len(f.text); start = max(end, start+1) {
-		if end = wordAt(f.text, start); end == start {
+	for start, end := 0, 0; start < len(f.lower); start = max(end, start+1) {
+		if end = wordAt(f.lower, start); end == start {
 			continue
 		}
-		word, of := strings.ToLower(f.text[start:end]), ""
-		if start == valueAt {
-			of = name
-		}
-		if at := valueOf(f.text, end); at >= 0 {
-			valueAt, name = at, strings.NewReplacer("_", "", "-", "").Replace(word)
-			f.member(name, f.text[at:])
-		}
-		if strings.HasSuffix(of, "level") || of == "severity" || of == "lvl" || of == "severitytext" || start < 120 && f.text[start:end] == strings.ToUpper(word) {
-			isInfo = isInfo || slices.Contains([]string{"info", "information", "debug", "trace", "notice", "verbose"}, word)
-			isFailing = isFailing || slices.Contains([]string{"error", "err", "erro", "warn", "warning", "fatal", "critical", "severe", "panic", "alert"}, word)
-		}
-		if last == "customer" && word[0] <= '9' {
-			f.customer = cmp.Or(f.customer, word)
-		}
-		f.word(word, of, start, end)
-		last = word
-	}
-	if isInfo && !isFailing && !(f.action != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.httpStatus() >= 400) {
-		f.isMention = true
-	}
-}
-
-// valueOf returns where the value of the name that ends at end begins, -1 if it is no name.
-func valueOf(text string, end int) int {
-	rest := strings.TrimLeft(text[end:], "\"'`]")
-	isQuoted := len(rest) < len(text)-end
-	switch rest = strings.TrimLeft(rest, " \t\n"); {
-	case strings.HasPrefix(rest, "=>"):
-		rest = rest[2:]
-	case strings.HasPrefix(rest, ":"), strings.HasPrefix(rest, "="), isQuoted && strings.HasPrefix(rest, ", '"):
-		rest = rest[1:]
-	default:
-		return -1
-	}
-	rest = strings.TrimLeft(rest, " \t\n:=[(\"'`")
-	return len(text) - len(rest) + len(valueType.FindString(rest))
-}
-
-// member is about a member with a value.
-func (f *facts) member(name, value string) {
-	word := value[:wordAt(value, 0)]
-	switch name {
-	case "error", "errorcode":
-		text, _, _ := strings.Cut(strings.ToLower(value), `"`)
-		switch lower := strings.ToLower(word); {
-		case text == "", text[0] == ',', text[0] >= '0' && text[0] <= '9' && codeWords[text] == "", slices.Contains([]string{"null", "none", "nil", "false", "true", "undefined"}, lower):
-		case isPhrase(text):
-			f.isFramework = true
-		case codeWords[lower] != "", codeWords[text] != "", labelWords[lower] != "":
-		case word != "" && len(text) == len(word):
-			f.isUnknown = true
+		word, before, after := f.lower[start:end], f.lower[max(0, start-40):start], f.lower[end:min(len(f.lower), end+40)]
+		code, label := codeWords[word], labelWords[word]
+		switch {
+		case word == "404" && strings.HasPrefix(after, " not found") && marked.MatchString(before):
+			f.codes = append(f.codes, applebusiness.CodeNotFound)
+		case len(word) == 3 && word[0] >= '1' && word[0] <= '5':
+			f.findStatus(word, before, after)
+		case code == "" && label == "" || counted.MatchString(after), !distinct.MatchString(word) && !marked.MatchString(before):
+		case label != "" && !strings.Contains(word, "_") && labelAt.MatchString(before) && f.endpoint == "": // another one's reason
 		default:
-			f.isOther = true
-			f.isOtherBody = f.isOtherBody || responseStart.MatchString(f.text[:len(f.text)-len(value)])
-		}
-	case "errordescription":
-		if value != "" && value[0] != ',' && word != "null" && word != "None" {
-			f.isDescribed, f.isForeign = true, f.isForeign || !isApples(value)
-		}
-	case "code":
-		f.isUnknownCode = f.isUnknownCode || snakeCase.MatchString(word)
-	case "retryafter":
-		f.wait = cmp.Or(f.wait, word)
-	case "location":
-		f.isMoved = true
-	case "accesstoken":
-		f.isSuccess = true
-	case "level", "severity", "lvl", "loglevel", "time", "timestamp", "ts", "msg", "logger", "caller", "stream", "hostname", "host":
-		f.isLog = true
-	case "customer", "customerid", "grant", "grantid", "tenant", "tenantid", "account", "accountid", "org", "orgid", "merchant", "merchantid":
-		f.customer = cmp.Or(f.customer, word)
-	}
-}
-
-// isPhrase reports whether text is the name of a failed status, as frameworks say it; that of 404 Apple documents with its number.
-func isPhrase(text string) bool {
-	for status := 400; status <= 599; status++ {
-		if phrase := http.StatusText(status); len(phrase) == len(text) && strings.EqualFold(phrase, text) && phrase != "" {
-			return true
-		}
-	}
-	return false
-}
-
-// word is about a word, which is the value of the member of, if that is not empty.
-func (f *facts) word(word, of string, start, end int) {
-	before, after := f.text[max(0, start-40):start], f.text[end:min(len(f.text), end+40)]
-	switch code, label := codeWords[word], labelWords[word]; {
-	case of == "granttype" && (word == applebusiness.GrantTypeAuthorizationCode || word == applebusiness.GrantTypeRefreshToken || word == applebusiness.GrantTypeClientCredentials):
-		f.grants = append(f.grants, word)
-	case of == "action" && slices.Contains(actions, applebusiness.Action(word)):
-		f.action = applebusiness.Action(word)
-	case of == "impact":
-		f.impact = applebusiness.Impact(word)
-	case of == "endpoint" && (word == string(applebusiness.TokenEndpoint) || word == string(applebusiness.AuthorizationEndpoint)):
-		f.endpoint = applebusiness.Endpoint(word)
-	case word == "404" && strings.HasPrefix(strings.ToLower(after), " not found") && (of == "error" || strings.HasSuffix(before, prefix)):
-		f.codes = append(f.codes, applebusiness.CodeNotFound)
-	case len(word) == 3:
-		f.status(word, of, before, after)
-	case code == "" && label == "" || counted.MatchString(after) || of == "errordescription" && code != "":
-	case !slices.Contains([]string{"error", "errorcode", "code", "label"}, of) && !(of == "reason" && (f.endpoint != "" || strings.Contains(word, "_"))) && !distinct.MatchString(word) && !marked.MatchString(before):
-	default:
-		f.isMention = f.isMention || isList(word, after)
-		if code != "" && of != "reason" && of != "label" {
-			f.codes = append(f.codes, code)
-		} else if label != "" {
-			f.labels = append(f.labels, label)
+			f.isMention = f.isMention || isList(word, after)
+			if code != "" && !labelAt.MatchString(before) {
+				f.codes = append(f.codes, code)
+			} else if label != "" {
+				f.labels = append(f.labels, label)
+			}
 		}
 	}
 }
@@ -324,23 +296,20 @@ func isList(word, after string) bool {
 	if !strings.ContainsAny(after[:len(after)-len(next)], ",|/") {
 		return false
 	}
-	next = strings.ToLower(strings.TrimPrefix(strings.TrimPrefix(next, "or "), "and "))
+	next = strings.TrimPrefix(strings.TrimPrefix(next, "or "), "and ")
 	next = next[:wordAt(next, 0)]
 	return next != word && (codeWords[next] != "" || labelWords[next] != "")
 }
 
-// status is about three characters, which may be an HTTP status.
-func (f *facts) status(word, of, before, after string) {
+// findStatus is about three characters, which may be an HTTP status.
+func (f *facts) findStatus(word, before, after string) {
 	status, err := strconv.Atoi(word)
-	if err != nil || status < 100 || status > 599 || strings.HasSuffix(before, ".") || len(after) > 1 && after[0] == '.' && after[1] >= '0' && after[1] <= '9' {
+	if err != nil || strings.HasSuffix(before, ".") || len(after) > 1 && after[0] == '.' && after[1] >= '0' && after[1] <= '9' {
 		return
 	}
-	phrase := http.StatusText(status)
-	switch {
-	case statusLine.MatchString(before):
-		f.last = status
-	case strings.HasSuffix(of, "status"), strings.HasSuffix(of, "code") && (of != "code" || status >= 400), statusBefore.MatchString(before),
-		phrase != "" && len(after) > len(phrase) && strings.EqualFold(after[1:len(phrase)+1], phrase):
+	if phrase := strings.ToLower(http.StatusText(status)); statusLine.MatchString(strings.ToUpper(before)) {
+		f.shown = status
+	} else if statusBefore.MatchString(before) || phrase != "" && strings.HasPrefix(after, " "+phrase) {
 		f.statuses = append(f.statuses, status)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -16,16 +15,6 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
 
-// failure is what a record tells of: an OAuth error, a failure of the network, or something that is not Apple's. Nothing in
-// it came from outside but what is Apple's or ours.
-type failure struct {
-	*applebusiness.Error
-	advice   applebusiness.Advice
-	network  string // what failed in the network
-	provider string // whose error it is, if not Apple's
-	nearest  string // the row that somebody who typed a text nearly meant
-}
-
 // The inputs that hold no failure. None of these texts quotes the input.
 var (
 	errEmpty   = errors.New("the input is empty")
@@ -36,24 +25,29 @@ var (
 	errMention = errors.New("this names an error and reports none: give the name alone to have it explained")
 )
 
-const unknownCode = "undocumented" // stands for a code that nobody documented, and is not shown
+var (
+	codeLike = regexp.MustCompile(`^[\w.-]+$`)
+	clock    = regexp.MustCompile(`\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d|\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d`)
+	fetched  = regexp.MustCompile(`oauth2: cannot fetch token: [1-5]\d\d|applebusiness: (?:no oauth error was received|"[^"]*") \(http`) // and no more
+	request  = regexp.MustCompile(`(?i)(?:post|get) ["']?(?:https?:|\*\*\*)[^\s"']*["']?: ([^"\n]*)`)
+	dialing  = regexp.MustCompile(`\b(?:dial|proxyconnect|socks connect) (?:tcp|udp)`)
+	// notApples is what a failure of the network is about that is none on the way to Apple: databases, and those who connect to us.
+	notApples = regexp.MustCompile(`http: (?:tls handshake error from|response\.write|panic serving)|accept tcp|listen tcp|dial unix|upstream|nginx|postgres|pgx|\bpq:|sql|redis|mongo|kafka|amqp|memcache|elastic|` +
+		`cassandra|etcd|smtp|ldap|database|:(?:5432|6432|6379|3306|27017|9092|5672|11211|9200|9042|2379|25|389)\b`)
+	notApplesHost = regexp.MustCompile(`(?://|lookup )(?:[\w.-]*\.)?(?:(appleid\.apple\.com)|((?:appstoreconnect|account|api-business|api-school|mdmenrollment)\.apple\.com)|(microsoftonline\.com|login\.(?:windows\.net|live\.com)|graph\.microsoft\.com)|(googleapis\.com|accounts\.google\.com)|` +
+		`(amazonaws\.com|amazoncognito\.com|okta\.com|auth0\.com|github\.com|gitlab\.com|facebook\.com|salesforce\.com|slack\.com|stripe\.com|paypal\.com|linkedin\.com|hubapi\.com|intuit\.com|myshopify\.com|zoom\.us|dropboxapi\.com|atlassian\.com|discord\.com|twitter\.com|xero\.com|spotify\.com|yahoo\.com|yelp\.com|tiktok\.com))(?:[/:"'\s]|$)`)
+	providers = []string{"Sign in with Apple", "another API of Apple's", "Microsoft", "Google", "another provider"}
+	texts     = []string{"appleid.apple.com", "", "aadsts", `"status":"unauthenticated"`, ""}
+)
 
-// body returns the body of a response of the token endpoint.
-func body(code, description string) []byte {
+// bodyOf returns the body of a response of the token endpoint.
+func bodyOf(code, description string) []byte {
 	body, _ := json.Marshal(map[string]string{"error": code, "error_description": description})
 	return body
 }
 
 // failures returns what the record tells of. The error says why there is nothing.
-func (f *facts) failures() ([]*failure, error) {
-	found, err := f.ownFailures()
-	if name := f.provider(); len(found) > 0 && name != "" {
-		found = []*failure{{Error: new(applebusiness.Error), provider: name, advice: applebusiness.Advice{Remedy: "Look it up where that provider documents its errors: nothing in it is about Apple Business."}}}
-	}
-	return found, err
-}
-
-func (f *facts) ownFailures() (found []*failure, nothing error) {
+func (f *facts) failures() (found []*failure, nothing error) {
 	has := func(same func(other *failure) bool) bool { return slices.ContainsFunc(found, same) }
 	add := func(e *applebusiness.Error) {
 		if !has(func(other *failure) bool { return other.Reason == e.Reason && other.Code == e.Code }) {
@@ -66,7 +60,7 @@ func (f *facts) ownFailures() (found []*failure, nothing error) {
 		if e, ok := errors.AsType[*applebusiness.Error](err); ok {
 			add(e)
 		} else {
-			f.isSuccess, nothing = true, errCode
+			nothing = errCode
 		}
 	}
 	if f.isMention {
@@ -75,16 +69,16 @@ func (f *facts) ownFailures() (found []*failure, nothing error) {
 		}
 		return found, nothing
 	}
-	if f.isForeign || f.isOtherBody {
+	if f.isForeign || f.isBody {
 		f.texts = nil // another one's error, which may quote Apple's
 	}
-	if f.isOtherBody || f.isForeign && (f.isUnknown || f.isOther) {
+	if f.isBody || f.isForeign && f.value != "" {
 		f.codes, f.labels = nil, nil
 	}
 	codes := slices.Clone(f.codes)
 	for _, text := range f.texts {
 		e := f.fitting(text)
-		if isOfAnother := e.Code == "" && f.isUnknown && f.isDescribed; !isOfAnother && (e.Reason != "" || !isCommon(text.Reason)) {
+		if isOfAnother := e.Code == "" && f.isDescribed && f.unknown() != nil; !isOfAnother && !(isCommon(text.Reason) && (e.Code == "" || e.Reason == "")) {
 			codes = slices.DeleteFunc(codes, func(code applebusiness.Code) bool { return code == e.Code })
 			add(e)
 		}
@@ -106,17 +100,30 @@ func (f *facts) ownFailures() (found []*failure, nothing error) {
 	if len(found) > 0 {
 		return found, nothing
 	}
-	switch e, failed := f.otherwise(), f.ofNetwork(); {
+	switch e, failed := f.otherwise(nothing == errCode), f.ofNetwork(); {
 	case e != nil:
 		add(e)
 	case failed != nil:
 		found = append(found, failed)
-	case f.isOther && f.isDescribed:
-		add(f.response(unknownCode, ""))
-	case f.isSuccess && nothing == errNothing:
+	case f.value != "" && f.isDescribed:
+		add(f.response("unknown", ""))
+	case nothing == errNothing && strings.Contains(f.lower, "access_token\""):
 		nothing = errToken
 	}
 	return found, nothing
+}
+
+// provider returns who else than Apple Business the record is about, "" if nobody is named.
+func (f *facts) provider() string {
+	if host := ifAny(notApplesHost, f.lower, "//", "lookup "); host != nil && !strings.Contains(f.lower, "business.apple.com") {
+		return providers[slices.IndexFunc(host[0][1:], func(group string) bool { return group != "" })]
+	}
+	for i, text := range texts {
+		if text != "" && strings.Contains(strings.ReplaceAll(f.lower, ": ", ":"), text) {
+			return providers[i]
+		}
+	}
+	return ""
 }
 
 // isOwn reports whether the record is one of package applebusiness, by its attributes.
@@ -134,101 +141,88 @@ func (f *facts) fitting(text applebusiness.Entry) *applebusiness.Error {
 
 // response returns the error that a response with this code and text means.
 func (f *facts) response(code, description string) *applebusiness.Error {
-	header := make(http.Header)
-	if f.wait != "" {
-		header.Set("Retry-After", f.wait)
-	}
-	if f.isMoved {
+	header := http.Header{"Retry-After": {f.wait}}
+	if strings.Contains(f.lower, "location: ") {
 		header.Set("Location", "/")
 	}
-	e := applebusiness.ParseTokenError(f.httpStatus(), header, body(code, description))
+	e := applebusiness.ParseTokenError(f.status(), header, bodyOf(code, description))
 	if wait, err := time.ParseDuration(f.wait); err == nil {
 		e.RetryAfter = max(wait, 0)
 	}
 	return e
 }
 
-// fetched is what x/oauth2 and this package say of a status.
-var fetched = regexp.MustCompile(`oauth2: cannot fetch token: [1-5]\d\d|applebusiness: (?:no OAuth error was received|"[^"]*") \(HTTP`)
+// unknown returns the error of an "error" that nobody documented, nil if that is no code.
+func (f *facts) unknown() *applebusiness.Error {
+	if !codeLike.MatchString(f.value) {
+		return nil
+	}
+	if e := f.response(f.value, ""); e.Code != "" {
+		return e
+	}
+	return nil
+}
 
 // otherwise returns an error that no code, text or label tells: one that nobody documented, or a response without any.
-func (f *facts) otherwise() *applebusiness.Error {
-	status, isFetched := f.httpStatus(), fetched.MatchString(f.text)
-	isResponse := f.last != 0 || isFetched || f.endpoint != "" && f.action != "" || f.isFramework && (!f.isLog || strings.Contains(f.text, "oauth2/token")) ||
-		strings.Contains(f.text, `"response":{`) && strings.Contains(f.text, `"request":{`)
+func (f *facts) otherwise(isCode bool) *applebusiness.Error {
+	status, isFetched, isOwn, isLog := f.status(), f.is(fetched), f.endpoint != "", f.is(logAt)
+	isResponse := f.shown != 0 || isFetched || isOwn && f.action != "" || f.isFramework && (!isLog || strings.Contains(f.lower, "oauth2/token")) || strings.Contains(f.lower, `"response":{`) && strings.Contains(f.lower, `"request":{`)
 	if _, text, ok := strings.Cut(f.text, "oauth2: "); ok && !isFetched {
 		if e, _ := errors.AsType[*applebusiness.Error](applebusiness.Wrap(errors.New("oauth2: " + text))); e != nil && e.Reason != "" {
 			return e
 		}
 	}
-	switch {
-	case f.isUnknown && (f.isDescribed || !f.isLog), f.endpoint != "" && (f.action != "" && status == 0 || f.isUnknown || f.isUnknownCode):
-		return f.response(unknownCode, "")
-	case isResponse && status != 0 && !(f.isSuccess && status < 400):
+	switch unknown := f.unknown(); {
+	case unknown != nil && (f.isDescribed || !isLog || isOwn), isOwn && (f.action != "" && status == 0 || f.is(otherCodeAt)):
+		return f.response(cmp.Or(f.value, "unknown"), "")
+	case isResponse && status != 0 && !(isCode || strings.Contains(f.lower, "access_token\"")) || isResponse && status >= 400:
 		return f.response("", "")
 	}
 	return nil
 }
 
-// httpStatus returns the status of the response. One that passes wins, whatever stands beside it.
-func (f *facts) httpStatus() (best int) {
-	statuses := f.statuses
-	if f.last >= 200 {
-		statuses = append([]int{f.last}, statuses...)
-	}
-	for _, status := range statuses {
+// status returns the HTTP status of the response. One that passes wins, whatever stands beside it.
+func (f *facts) status() (best int) {
+	for _, status := range append([]int{f.shown}, f.statuses...) {
 		isPassports := status == http.StatusInternalServerError && strings.Contains(f.text, "TokenError") // which gives it to each error
-		if !isPassports && (best == 0 || best < 400 && status >= 400 || neterr.StatusPasses(status) && !neterr.StatusPasses(best)) {
+		if status >= 200 && !isPassports && (best == 0 || best < 400 && status >= 400 || neterr.StatusPasses(status) && !neterr.StatusPasses(best)) {
 			best = status
 		}
 	}
 	return best
 }
 
-// grant returns the grant_type. Of several the one counts after which nobody is asked to reconnect.
-func (f *facts) grant() string {
-	slices.Sort(f.grants) // authorization_code comes first
-	return append(f.grants, "")[0]
-}
-
-// finish sets what the record says beside the error, asks for advice, and takes away what is neither Apple's nor ours.
+// finish sets what the record says beside the error, and asks for advice.
 func (f *facts) finish(e *applebusiness.Error) *failure {
 	if e.Endpoint != applebusiness.AuthorizationEndpoint {
-		if e.Endpoint = f.endpoint; e.Endpoint == "" {
-			e.Endpoint = documentedEndpoint(e)
+		if e.Endpoint = cmp.Or(f.endpoint, documentedEndpoint(e)); e.Endpoint == "" && f.text != "" && (e.Reason == applebusiness.ErrNoResponse || !strings.Contains(f.text, prefix)) {
+			e.Endpoint = applebusiness.TokenEndpoint
 		}
 		if e.Endpoint != applebusiness.AuthorizationEndpoint {
-			e.GrantType = f.grant()
+			e.GrantType = f.grant
 		}
 	}
 	failed := &failure{Error: e, advice: applebusiness.Troubleshoot(e)}
 	if e.Reason == applebusiness.ErrNoResponse {
 		failed.network = "a token request got no whole response"
-		if known, words := f.noResponse(); words != "" {
-			failed.network, failed.advice = words, f.adviceOf(known)
+		_, words, _ := strings.Cut(f.text, "no_response: ")
+		if known, ok := neterr.OfWords(cmp.Or(words, detailAt.ReplaceAllString(f.text, "$1"))); ok {
+			failed.network, failed.advice = known.Words, f.adviceOf(known)
 		} else if f.endpoint != "" {
 			failed.advice = applebusiness.Advice{} // the line says nothing because it knew nothing
 		}
 	}
-	isSafe := f.action != applebusiness.ActionReauthorize || !neterr.StatusPasses(e.StatusCode) && f.grant() != applebusiness.GrantTypeAuthorizationCode
+	isSafe := f.action != applebusiness.ActionReauthorize || !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
 	if f.action != "" && f.isOwn() && f.action != failed.advice.Action && isSafe {
 		failed.advice = applebusiness.Advice{Action: f.action, Impact: f.impact, Remedy: "So says the line itself: the program that logged it knew the cause, which the line does not show."}
 	}
-	if shown := *e; true {
-		if codeWords[strings.ToLower(string(e.Code))] == "" {
-			shown.Code = ""
-		}
-		if shown.Description = ""; isDocumented(e.Reason) && e.Description != "" {
-			shown.Description = e.Reason.Description()
-		}
-		if !strings.Contains(" client_id client_secret code code_challenge code_challenge_method code_verifier grant_type redirect_uri refresh_token response_type scope state ", " "+e.Parameter+" ") {
-			shown.Parameter = ""
-		}
-		shown.URI, shown.RequestID = "", ""
-		failed.Error = &shown
+	if failed.provider = f.provider(); failed.provider != "" {
+		failed.Error, failed.network, failed.advice = new(applebusiness.Error), "", applebusiness.Advice{Remedy: "Look it up where that provider documents its errors: nothing in it is about Apple Business."}
 	}
 	return failed
 }
+
+var detailAt = regexp.MustCompile(`(?s).*detail` + sep + `(.*)`)
 
 // documentedEndpoint returns the endpoint that Apple documents an error for, if it is one only.
 func documentedEndpoint(e *applebusiness.Error) (endpoint applebusiness.Endpoint) {
@@ -243,20 +237,12 @@ func documentedEndpoint(e *applebusiness.Error) (endpoint applebusiness.Endpoint
 	return endpoint
 }
 
-var (
-	request = regexp.MustCompile(`(?i)(?:post|get) ["']?(?:https?:|\*\*\*)[^\s"']*["']?: ([^"\n]*)`)
-	dialing = regexp.MustCompile(`\b(?:dial|proxyconnect|socks connect) (?:tcp|udp)`)
-	// notApples is what a failure of the network is about that is none on the way to Apple: databases, and those who connect to us.
-	notApples = regexp.MustCompile(`http: (?:tls handshake error from|response\.write|panic serving)|accept tcp|listen tcp|dial unix|upstream|nginx|postgres|pgx|\bpq:|sql|redis|mongo|kafka|amqp|memcache|elastic|` +
-		`cassandra|etcd|smtp|ldap|database|:(?:5432|6432|6379|3306|27017|9092|5672|11211|9200|9042|2379|25|389)\b`)
-)
-
 // ofNetwork returns the failure of the network that the record tells of: a request that got no whole response. Nil if there is none.
 func (f *facts) ofNetwork() *failure {
 	text, sent := strings.TrimSpace(f.text), request.FindStringSubmatch(f.text)
 	if sent != nil {
 		text = strings.TrimSpace(sent[1])
-	} else if notApples.MatchString(strings.ToLower(text)) || strings.HasSuffix(text, "EOF") && !strings.HasSuffix(text, "unexpected EOF") { // the end of any file
+	} else if notApples.MatchString(f.lower) || strings.HasSuffix(text, "EOF") && !strings.HasSuffix(text, "unexpected EOF") { // the end of any file
 		return nil
 	}
 	if at := dialing.FindStringIndex(text); at != nil {
@@ -266,23 +252,14 @@ func (f *facts) ofNetwork() *failure {
 	if !known.Known {
 		return nil
 	}
-	failed := &failure{Error: new(applebusiness.Error), network: known.Words, advice: f.adviceOf(known)}
+	failed := f.finish(new(applebusiness.Error))
+	if failed.provider == "" {
+		failed.Error, failed.network, failed.advice = new(applebusiness.Error), known.Words, f.adviceOf(known)
+	}
 	if sent == nil && !known.HTTP && failed.advice.Action != "" {
 		failed.advice.Impact, failed.advice.Remedy = "", "If this was a request to Apple: "+failed.advice.Remedy
 	}
 	return failed
-}
-
-// noResponse returns the failure that a line of package applebusiness tells in its words.
-func (f *facts) noResponse() (neterr.Failure, string) {
-	for _, mark := range []string{"no_response: ", "detail=", `detail="`, `"detail":"`} {
-		if _, words, ok := strings.Cut(f.text, mark); ok {
-			if known, ok := neterr.OfWords(strings.TrimPrefix(words, `"`)); ok {
-				return known, known.Words
-			}
-		}
-	}
-	return neterr.Failure{}, ""
 }
 
 // adviceOf returns what to do about a failure of the network: what Troubleshoot says of the same failure of a request to Apple.
@@ -291,51 +268,8 @@ func (f *facts) adviceOf(known neterr.Failure) applebusiness.Advice {
 		return applebusiness.Advice{}
 	}
 	advice := applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known.Err()})
-	if f.grant() == applebusiness.GrantTypeAuthorizationCode && advice.Action == applebusiness.ActionRetry && !known.Unsent {
-		advice = applebusiness.Troubleshoot(&applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.grant()})
+	if f.grant == applebusiness.GrantTypeAuthorizationCode && advice.Action == applebusiness.ActionRetry && !known.Unsent {
+		advice = applebusiness.Troubleshoot(&applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.grant})
 	}
 	return advice
 }
-
-// provider returns who else than Apple Business the record is about, "" if nobody is named.
-func (f *facts) provider() (name string) {
-	for mark, provider := range providerMarks {
-		if strings.Contains(f.folded, mark) {
-			return provider
-		}
-	}
-	for _, match := range ifAny(host, f.folded, "//", "lookup ") {
-		for domain, more := match[1], true; more; _, domain, more = strings.Cut(domain, ".") {
-			if domain == "business.apple.com" || domain == "businessconnect.apple.com" {
-				return ""
-			}
-			name = cmp.Or(name, providers[domain])
-		}
-	}
-	return name
-}
-
-var (
-	host          = regexp.MustCompile(`(?://|lookup )([\w.-]+)`)
-	providerMarks = map[string]string{
-		"aadsts": "Microsoft", "aadb2c": "Microsoft", `"status":"unauthenticated"`: "Google", `"status": "unauthenticated"`: "Google",
-		"token has been expired or revoked": "Google", "appleid.apple.com": "Sign in with Apple",
-	}
-	providers = func() map[string]string {
-		domains := make(map[string]string)
-		for line := range strings.SplitSeq(`another API of Apple's: api.appstoreconnect.apple.com account.apple.com api-business.apple.com api-school.apple.com mdmenrollment.apple.com
-			Microsoft: microsoftonline.com login.windows.net login.live.com graph.microsoft.com
-			Google: googleapis.com accounts.google.com
-			Amazon: amazonaws.com amazoncognito.com amazon.com
-			another provider: okta.com auth0.com github.com gitlab.com facebook.com instagram.com salesforce.com slack.com stripe.com paypal.com linkedin.com hubapi.com intuit.com
-			another provider: myshopify.com shopify.com zoom.us dropboxapi.com atlassian.com discord.com twitter.com x.com xero.com spotify.com yahoo.com yelp.com tiktok.com zendesk.com`, "\n") {
-			name, hosts, _ := strings.Cut(strings.TrimSpace(line), ": ")
-			for domain := range strings.FieldsSeq(hosts) {
-				domains[domain] = name
-			}
-		}
-		return domains
-	}()
-)
-
-var _ = fmt.Sprint

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"text/tabwriter"
+	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
@@ -27,45 +28,41 @@ const (
 	maxCustomers = 1 << 16 // that are told apart, for each kind of failure
 )
 
-// report is what -lines found so far. It holds a record and a count for each kind of failure, which are bounded in number.
+// report is what -lines found so far: a record that may go on, and a count for each kind of failure, which are bounded in number.
 type report struct {
-	mutex   sync.Mutex // held while a line is explained, so that an interrupt finds a whole report
-	out     *bufio.Writer
-	asJSON  bool
-	file    string
-	line    int // of the file
-	others  int // lines that hold no failure
-	code    int
-	counts  map[kind]*count
-	pending [][]byte // lines of a record that may go on
-}
-
-type kind struct {
-	Reason string               `json:"reason"`
-	Action applebusiness.Action `json:"action"`
+	sync.Mutex // held while a line is explained, so that an interrupt finds the report whole
+	out        *bufio.Writer
+	asJSON     bool
+	file       string
+	line       int      // of the file
+	pending    [][]byte // lines of a record
+	others     int      // lines that tell of no failure
+	code       int
+	counts     map[string]*count
 }
 
 // count is what the summary says of one kind of failure.
 type count struct {
-	kind
-	Count     int    `json:"count"`
-	First     string `json:"first,omitempty"`
-	Last      string `json:"last,omitempty"`
-	Customers int    `json:"customers"`
-	Line      string `json:"line"` // of the first one
+	Count     int                  `json:"count"`
+	Reason    string               `json:"reason"`
+	Action    applebusiness.Action `json:"action"`
+	First     string               `json:"first,omitempty"`
+	Last      string               `json:"last,omitempty"`
+	Customers int                  `json:"customers"`
+	Line      string               `json:"line"` // of the first one
 	customers map[uint64]bool
 }
 
-// explainLines explains the lines of the files, or of stdin if there are none. A file that cannot be read does not keep
-// the others from it. An interrupt ends it with the summary of what was read.
+// explainLines explains the lines of the files, or of stdin if there are none. A file that cannot be read does not keep the
+// others from it, and an interrupt ends it with the summary of what was read.
 func explainLines(files []string, asJSON bool, stdin io.Reader, stdout io.Writer) (int, error) {
-	r := &report{out: bufio.NewWriterSize(stdout, 64<<10), asJSON: asJSON, counts: make(map[kind]*count)}
+	r := &report{out: bufio.NewWriter(stdout), asJSON: asJSON, counts: make(map[string]*count)}
 	interrupt := make(chan os.Signal, 1)
 	signal.Notify(interrupt, os.Interrupt)
 	defer signal.Stop(interrupt)
 	go func() {
 		<-interrupt
-		r.mutex.Lock() // for good
+		r.Lock() // for good
 		code, err := r.finish()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "explain:", err)
@@ -78,20 +75,17 @@ func explainLines(files []string, asJSON bool, stdin io.Reader, stdout io.Writer
 	}
 	var failures []error
 	for i, name := range files {
-		file, err := openFile(name, stdin)
+		log, err := openFile(name, stdin)
 		if err != nil {
 			failures = append(failures, fmt.Errorf("argument %d is no file that can be read", i+1)) // it may be a pasted line
 			continue
 		}
 		if r.file, r.line = "", 0; len(files) > 1 {
-			r.file = strings.Trim(strconv.QuoteToGraphic(name), `"`)
+			r.file = strings.Trim(strconv.QuoteToGraphic(name), `"`) + ":"
 		}
-		if err = r.read(file); err == errRead {
-			err = fmt.Errorf("%s cannot be read", file.name)
-		}
-		failures = append(failures, err, file.Close())
+		failures = append(failures, r.read(log), log.Close())
 	}
-	r.mutex.Lock()
+	r.Lock()
 	if err := errors.Join(failures...); err != nil && len(r.counts) == 0 {
 		return 0, err
 	}
@@ -99,19 +93,16 @@ func explainLines(files []string, asJSON bool, stdin io.Reader, stdout io.Writer
 	return code, errors.Join(append(failures, err)...)
 }
 
-var errRead = errors.New("cannot be read") // the text of a reader's error may hold anything
-
 // read explains each line of a log, of a long one the beginning.
-func (r *report) read(log io.Reader) error {
-	lines := bufio.NewReaderSize(log, maxLine)
-	for {
+func (r *report) read(log *source) error {
+	for lines := bufio.NewReaderSize(log, maxLine); ; {
 		if lines.Buffered() == 0 && r.out.Buffered() > 0 { // reading may have to wait
 			if err := r.out.Flush(); err != nil {
 				return err
 			}
 		}
 		line, err := lines.ReadSlice('\n')
-		r.mutex.Lock()
+		r.Lock()
 		if len(line) > 0 {
 			r.add(line)
 		}
@@ -121,16 +112,15 @@ func (r *report) read(log io.Reader) error {
 		if err != nil {
 			r.flush()
 		}
-		r.mutex.Unlock()
-		if err == io.EOF {
+		if r.Unlock(); err == io.EOF {
 			return nil
 		} else if err != nil {
-			return errRead
+			return fmt.Errorf("%s cannot be read", log.name) // the reader's text may hold anything
 		}
 	}
 }
 
-// add puts a line to the record that it belongs to, and explains the records that are whole.
+// add puts a line to the record that it belongs to, or begins one.
 func (r *report) add(line []byte) {
 	if len(r.pending) > 0 {
 		more, last := belongs(r.pending, line)
@@ -139,123 +129,116 @@ func (r *report) add(line []byte) {
 		}
 		if last {
 			record := bytes.Join(r.pending, nil)
-			r.record(record, len(r.pending), mayTell(record))
+			r.explain(record, len(r.pending), mayTell(record))
 			r.pending = nil
+		} else if len(r.pending) == maxLines || !more {
+			r.flush()
 		}
-		if last || more && len(r.pending) < maxLines {
-			return
-		}
-		r.flush()
-		if more {
+		if more || last {
 			return
 		}
 	}
-	if hinted := mayTell(line); opens(line, hinted) {
+	trimmed, isHinted := bytes.TrimRight(line, " \t\r\n"), mayTell(line)
+	if bytes.HasSuffix(trimmed, []byte("{")) || bytes.HasSuffix(trimmed, []byte("(")) || isHinted && isHead(trimmed) {
 		r.pending = [][]byte{bytes.Clone(line)}
-	} else {
-		r.record(line, 1, hinted)
+		return
 	}
+	r.explain(line, 1, isHinted)
 }
 
 // flush explains the lines of a record that did not become whole, each for itself.
 func (r *report) flush() {
 	for _, line := range r.pending {
-		r.record(line, 1, mayTell(line))
+		r.explain(line, 1, mayTell(line))
 	}
 	r.pending = nil
 }
 
-// opens reports whether a line may go on in the next one: an object that a program prints over several lines, and an error
-// whose body or stack stands on lines of its own.
-func opens(line []byte, hinted bool) bool {
-	line = bytes.TrimRight(line, " \t\r\n")
+// isHead reports whether a line may have a stack or a body on lines of their own.
+func isHead(line []byte) bool {
 	isFetch := bytes.Contains(line, []byte("cannot fetch token: ")) && !bytes.Contains(line, []byte("Response: "))
-	return bytes.HasSuffix(line, []byte("{")) || bytes.HasSuffix(line, []byte("(")) ||
-		hinted && (isFetch || bytes.HasSuffix(line, []byte(":")) || bytes.Contains(line, []byte("OAuth2::Error")) || stack.Match(line))
+	return isFetch || bytes.HasSuffix(line, []byte(":")) || bytes.Contains(line, []byte("OAuth2::Error")) || stack.Match(line)
 }
 
-var stack = regexp.MustCompile(`^\w*Error: `)
+var (
+	stack    = regexp.MustCompile(`^\w*Error: `)
+	bodyLine = regexp.MustCompile(`^\{"error(?:_description|_uri)?": ?"[^{}]*\}\)?:?\s*$|^[^{]{0,80}(?:\{"log":")?Response: `)
+)
 
 // belongs reports whether line is one of the record's, and whether it is its last.
 func belongs(record [][]byte, line []byte) (more, last bool) {
-	head, trimmed := bytes.TrimRight(record[0], " \t\r\n"), bytes.TrimSpace(line)
+	first, before, trimmed := bytes.TrimRight(record[0], " \t\r\n"), bytes.TrimSpace(record[len(record)-1]), bytes.TrimSpace(line)
 	indentation := func(line []byte) int { return len(line) - len(bytes.TrimLeft(line, " \t")) }
-	deeper := indentation(line) - indentation(head)
-	closes := deeper == 0 && (bytes.HasPrefix(trimmed, []byte("}")) || bytes.HasPrefix(trimmed, []byte(")")))
-	switch inner := bytes.TrimSpace(record[len(record)-1]); {
-	case bytes.HasSuffix(head, []byte("{")) || bytes.HasSuffix(head, []byte("(")):
-		return deeper > 0, closes
-	case len(record) == 1 && bodies.Match(line) && !bytes.HasPrefix(head, []byte("{")):
+	deeper := indentation(line) - indentation(first)
+	isEnd := deeper == 0 && (bytes.HasPrefix(trimmed, []byte("}")) || bytes.HasPrefix(trimmed, []byte(")")))
+	switch {
+	case bytes.HasSuffix(first, []byte("{")) || bytes.HasSuffix(first, []byte("(")):
+		return deeper > 0, isEnd
+	case len(record) == 1 && bodyLine.Match(line):
 		return true, true
-	case len(record) == 1 && responses.Match(line):
-		return true, true
-	case bytes.HasPrefix(trimmed, []byte("at ")), bytes.HasSuffix(inner, []byte("{")), len(record) > 1 && deeper > 0:
-		return true, false
-	default:
-		return false, closes && len(record) > 1
+	}
+	return bytes.HasPrefix(trimmed, []byte("at ")) || bytes.HasSuffix(before, []byte("{")) || len(record) > 1 && deeper > 0, len(record) > 1 && isEnd
+}
+
+// explain explains one record.
+func (r *report) explain(record []byte, lines int, isHinted bool) {
+	place := r.file + strconv.Itoa(r.line+1)
+	r.line += lines
+	var found []*failure
+	f := new(facts)
+	if isHinted {
+		f = collect(string(record))
+		found, _ = f.failures()
+		found = slices.DeleteFunc(found, func(failed *failure) bool { return failed.provider != "" })
+	}
+	if len(found) == 0 {
+		r.others += lines
+	}
+	for _, failed := range found {
+		x := explain(failed)
+		r.code = max(r.code, x.exitCode())
+		r.count(failed, f, place)
+		if r.asJSON {
+			x.File, x.Line = strings.TrimSuffix(r.file, ":"), r.line-lines+1
+			_ = writeJSON(r.out, x, "")
+		} else {
+			fmt.Fprintf(r.out, "%s: %s: %s: %s\n", place, failed.name(), orUnknown(x.Action), x.line())
+		}
+	}
+}
+
+func (r *report) count(failed *failure, f *facts, place string) {
+	key := failed.name() + string(failed.advice.Action)
+	c := r.counts[key]
+	if c == nil {
+		c = &count{Reason: failed.name(), Action: failed.advice.Action, Line: place, customers: make(map[uint64]bool)}
+		r.counts[key] = c
+	}
+	c.Count++
+	at := strings.NewReplacer("/", "-", " ", "T").Replace(clock.FindString(f.text[:min(len(f.text), 400)]))
+	if access, err := time.Parse("02-Jan-2006:15:04:05", at); err == nil {
+		at = access.Format("2006-01-02T15:04:05")
+	}
+	if at != "" {
+		c.First, c.Last = min(cmp.Or(c.First, at), at), max(c.Last, at)
+	}
+	customer := append(numbered.FindStringSubmatch(f.lower), "", "")[1]
+	for _, name := range []string{"customer", "grant", "tenant", "account", "merchant", "org"} {
+		customer = cmp.Or(customer, f.first(name, ""))
+	}
+	if customer != "" && len(c.customers) < maxCustomers {
+		c.customers[maphash.String(seed, customer)] = true
 	}
 }
 
 var (
-	bodies    = regexp.MustCompile(`^\{"error(?:_description|_uri)?":"[^{}]*\}\)?:?\s*$`)
-	responses = regexp.MustCompile(`^[^{]{0,80}(?:\{"log":")?Response: `)
+	seed     = maphash.MakeSeed()
+	numbered = regexp.MustCompile(`customer #?(\d+)`)
 )
-
-// record explains one record.
-func (r *report) record(record []byte, lines int, hinted bool) {
-	number := r.line + 1
-	r.line += lines
-	if !hinted {
-		r.others += lines
-		return
-	}
-	f := collect(string(record))
-	found, _ := f.failures()
-	found = slices.DeleteFunc(found, func(failure *failure) bool { return failure.provider != "" })
-	if len(found) == 0 {
-		r.others += lines
-	}
-	for _, failure := range found {
-		place := strconv.Itoa(number)
-		if r.file != "" {
-			place = r.file + ":" + place
-		}
-		r.code = max(r.code, failure.exitCode())
-		r.count(failure, f, place)
-		if r.asJSON {
-			_ = writeJSON(r.out, struct {
-				File string `json:"file,omitempty"`
-				Line int    `json:"line"`
-				explanation
-			}{r.file, number, explain(failure)}, "")
-		} else {
-			fmt.Fprintf(r.out, "%s: %s: %s: %s\n", place, failure.name(), orUnknown(failure.advice.Action), failure.line())
-		}
-	}
-}
-
-func (r *report) count(failure *failure, f *facts, place string) {
-	k := kind{failure.name(), failure.advice.Action}
-	c := r.counts[k]
-	if c == nil {
-		c = &count{kind: k, Line: place, customers: make(map[uint64]bool)}
-		r.counts[k] = c
-	}
-	c.Count++
-	if f.at != "" {
-		c.First, c.Last = min(cmp.Or(c.First, f.at), f.at), max(c.Last, f.at)
-	}
-	if f.customer != "" && len(c.customers) < maxCustomers {
-		c.customers[maphash.String(seed, f.customer)] = true
-	}
-}
-
-var seed = maphash.MakeSeed()
 
 // finish prints how many failures of each kind there were.
 func (r *report) finish() (int, error) {
-	r.flush()
-	if len(r.counts) == 0 {
+	if r.flush(); len(r.counts) == 0 {
 		return 0, cmp.Or(r.out.Flush(), errors.New("no line holds an OAuth error"))
 	}
 	counts := slices.SortedFunc(maps.Values(r.counts), func(a, b *count) int {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,28 +16,42 @@ import (
 
 const prefix = "applebusiness: " // of every text that the package renders
 
-// explanation is what the program says about one error. The members of its JSON are stable; those that are unknown
-// are left out, except that action, impact and remedy are "" then.
+// failure is what a record tells of: an OAuth error, a failure of the network, or something that is not Apple's.
+type failure struct {
+	*applebusiness.Error
+	advice   applebusiness.Advice
+	network  string // what failed in the network
+	provider string // whose error it is, if not Apple's
+	nearest  string // the row that somebody who typed a text nearly meant
+}
+
+// explanation is what the program says about one failure, as JSON and, where there is a format, as text. Nothing in it came from
+// outside but what is Apple's or ours. The members of its JSON are stable; those that are unknown are left out, except that
+// action, impact and remedy are "" then.
 type explanation struct {
+	File               string                 `json:"file,omitempty"` // with -lines, as the next
+	Line               int                    `json:"line,omitempty"`
 	Constant           string                 `json:"constant,omitempty"`
 	Reason             applebusiness.Reason   `json:"reason,omitempty"`
-	Endpoint           applebusiness.Endpoint `json:"endpoint,omitempty"`
-	Code               applebusiness.Code     `json:"code,omitempty"`
-	Status             int                    `json:"status,omitempty"`
-	Description        string                 `json:"description,omitempty"`
+	Endpoint           applebusiness.Endpoint `json:"endpoint,omitempty" text:"endpoint   %s"`
+	Code               string                 `json:"code,omitempty" text:"code       %s"`
+	Description        string                 `json:"description,omitempty" text:"text       %q"`
+	Status             int                    `json:"status,omitempty" text:"status     HTTP %d"`
 	Documented         bool                   `json:"documented"`
-	DocumentedStatuses []int                  `json:"documented_statuses,omitempty"`
-	Parameter          string                 `json:"parameter,omitempty"`
-	GrantType          string                 `json:"grant_type,omitempty"`
-	RetryAfterSeconds  int                    `json:"retry_after_seconds,omitempty"`
-	Action             applebusiness.Action   `json:"action"`
+	DocumentedStatuses []int                  `json:"documented_statuses,omitempty" text:"documented HTTP %d"`
+	Parameter          string                 `json:"parameter,omitempty" text:"parameter  %s"`
+	GrantType          string                 `json:"grant_type,omitempty" text:"grant_type %s"`
+	RetryAfterSeconds  int                    `json:"retry_after_seconds,omitempty" text:"wait       %d seconds before the next request"`
+	Affected           string                 `json:"-" text:"affected   %s"`
 	Impact             applebusiness.Impact   `json:"impact"`
-	Causes             []cause                `json:"causes"`
-	Remedy             string                 `json:"remedy"`
+	Causes             []cause                `json:"causes" text:"cause      %s"`
+	ActionText         string                 `json:"-" text:"action     %s"`
+	Action             applebusiness.Action   `json:"action"`
+	Remedy             string                 `json:"remedy" text:"           %s"`
 	Network            string                 `json:"network,omitempty"`
 	Provider           string                 `json:"provider,omitempty"`
 	Nearest            string                 `json:"nearest,omitempty"`
-	ErrorsIs           string                 `json:"errors_is,omitempty"`
+	ErrorsIs           string                 `json:"errors_is,omitempty" text:"in Go      %s"`
 }
 
 type cause struct {
@@ -43,32 +59,56 @@ type cause struct {
 	Description string              `json:"description"`
 }
 
+func (c cause) String() string { return c.Description }
+
 func explain(f *failure) explanation {
-	e := f.Error
+	e, advice := f.Error, f.advice
 	x := explanation{
-		Reason: e.Reason, Endpoint: e.Endpoint, Code: e.Code, Status: e.StatusCode, Description: e.Description,
-		Documented: isDocumented(e.Reason), Parameter: e.Parameter, GrantType: e.GrantType, RetryAfterSeconds: int(math.Ceil(e.RetryAfter.Seconds())),
-		Action: f.advice.Action, Impact: f.advice.Impact, Causes: []cause{}, Remedy: f.advice.Remedy,
-		Network: f.network, Provider: f.provider, Nearest: f.nearest,
+		Reason: e.Reason, Endpoint: e.Endpoint, Code: string(codeWords[strings.ToLower(string(e.Code))]), Status: e.StatusCode, Documented: isDocumented(e.Reason), GrantType: e.GrantType,
+		RetryAfterSeconds: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Affected: affected(advice.Impact), Action: advice.Action, ActionText: orUnknown(advice.Action),
+		Causes: []cause{}, Remedy: advice.Remedy, Network: f.network, Provider: f.provider, Nearest: f.nearest,
 	}
-	for _, c := range f.advice.Causes {
+	if x.Documented && e.Description != "" {
+		x.Description = e.Reason.Description()
+	}
+	if slices.Contains(strings.Fields("client_id client_secret code code_challenge code_challenge_method code_verifier grant_type redirect_uri refresh_token response_type scope state"), e.Parameter) {
+		x.Parameter = e.Parameter
+	}
+	for _, c := range advice.Causes {
 		x.Causes = append(x.Causes, cause{c, c.Description()})
 	}
 	for entry := range applebusiness.Catalog() {
-		if x.Documented && entry.Reason == e.Reason && entry.StatusCode != 0 && !slices.Contains(x.DocumentedStatuses, entry.StatusCode) {
+		if entry.Reason == e.Reason && entry.StatusCode != 0 && !slices.Contains(x.DocumentedStatuses, entry.StatusCode) {
 			x.DocumentedStatuses = append(x.DocumentedStatuses, entry.StatusCode)
 		}
 	}
-	switch {
-	case e.Reason != "":
+	if e.Reason != "" {
 		x.Constant = reasonName(e.Reason)
-	case e.Code != "":
-		x.Constant = codeName(e.Code)
+	} else if x.Code != "" {
+		x.Constant = codeName(applebusiness.Code(x.Code))
 	}
 	if x.Constant != "" {
 		x.ErrorsIs = "errors.Is(err, applebusiness." + x.Constant + ")"
 	}
 	return x
+}
+
+// print writes what was found, for a person or as JSON, and returns the exit status.
+func print(w io.Writer, found []*failure, asJSON bool) (code int, err error) {
+	for i, f := range found {
+		x := explain(f)
+		if code = max(code, x.exitCode()); asJSON {
+			err = writeJSON(w, x, "  ")
+		} else if len(found) > 1 {
+			_, err = fmt.Fprintf(w, "%sError %d of %d different ones: %s", "\n"[:min(i, 1)], i+1, len(found), x.text())
+		} else {
+			_, err = io.WriteString(w, x.text())
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return code, nil
 }
 
 func writeJSON(w io.Writer, object any, indent string) error {
@@ -78,115 +118,66 @@ func writeJSON(w io.Writer, object any, indent string) error {
 	return encoder.Encode(object)
 }
 
-// print writes what was found, for a person or as JSON.
-func print(w io.Writer, found []*failure, asJSON bool) (code int, err error) {
-	if len(found) > 1 && !asJSON {
-		fmt.Fprintf(w, "%d different errors:\n\n", len(found))
-	}
-	for i, f := range found {
-		code = max(code, f.exitCode())
-		switch {
-		case asJSON:
-			err = writeJSON(w, explain(f), "  ")
-		case i > 0:
-			_, err = fmt.Fprintln(w)
-			fallthrough
-		default:
-			_, err = io.WriteString(w, explain(f).text())
-		}
-		if err != nil {
-			return 0, err
-		}
-	}
-	return code, nil
-}
-
-// name is what a table calls f.
-func (f *failure) name() string {
-	switch {
-	case f.network != "" && f.Reason == "":
-		return "network"
-	case f.provider != "":
-		return f.provider
-	}
-	return reasonName(f.Reason)
-}
-
-// line is one line about f.
-func (f *failure) line() string {
-	switch {
-	case f.network != "" && f.Reason != "":
-		return string(f.Reason) + ": " + f.network
-	case f.network != "":
-		return f.network
-	case f.Reason == "" && f.Code == "":
-		return strings.Replace(strings.TrimPrefix(f.Error.Error(), prefix), "no OAuth error was received", "an error that Apple does not document", 1)
-	}
-	return strings.TrimPrefix(f.Error.Error(), prefix)
-}
-
-func (f *failure) exitCode() int {
-	if isDocumented(f.Reason) {
+func (x explanation) exitCode() int {
+	if x.Documented {
 		return exitDocumented
 	}
 	return exitUndocumented
 }
 
-// text returns the explanation for a person.
-func (x explanation) text() string {
-	var text strings.Builder
-	line := func(name, value string) {
-		if value != "" {
-			fmt.Fprintf(&text, "  %-10s %s\n", name, value)
-		}
+// name is what a table calls f.
+func (f *failure) name() string {
+	if f.network != "" && f.Reason == "" {
+		return "network"
 	}
+	return cmp.Or(f.provider, reasonName(f.Reason))
+}
+
+// line is one line about x.
+func (x explanation) line() string {
+	parts := []string{string(x.Reason), x.Code, "", x.Network}
+	if x.Documented && (x.Code != "" || x.Description != "") {
+		parts[0] = ""
+	}
+	if x.Description != "" {
+		parts[2] = strconv.Quote(x.Description)
+	}
+	line := cmp.Or(strings.Join(slices.DeleteFunc(parts, func(part string) bool { return part == "" }), ": "), "an error that Apple does not document")
+	if x.Status != 0 {
+		line += fmt.Sprintf(" (HTTP %d)", x.Status)
+	}
+	return line
+}
+
+// text is the explanation for a person.
+func (x explanation) text() string {
+	head := "An error that Apple does not document"
 	switch {
 	case x.Nearest != "":
-		fmt.Fprintf(&text, "Apple documents no such text; the nearest row is %s\n", x.Nearest)
+		head = "Apple documents no such text; the nearest row is " + x.Nearest
 	case x.Provider != "":
-		fmt.Fprintf(&text, "An error of %s, not of Apple Business\n", x.Provider)
+		head = "An error of " + x.Provider + ", not of Apple Business"
 	case x.Network != "" && x.Constant != "":
-		fmt.Fprintf(&text, "%s, a failure of the network: %s\n", x.Constant, x.Network)
+		head = x.Constant + ", a failure of the network: " + x.Network
 	case x.Network != "":
-		fmt.Fprintf(&text, "A failure of the network: %s\n", x.Network)
+		head = "A failure of the network: " + x.Network
 	case x.Documented:
-		fmt.Fprintf(&text, "%s, documented by Apple\n", x.Constant)
+		head = x.Constant + ", documented by Apple"
 	case x.Reason != "":
-		fmt.Fprintf(&text, "%s, found by package applebusiness, not documented by Apple\n", x.Constant)
+		head = x.Constant + ", found by package applebusiness, not documented by Apple"
 	case x.Constant != "":
-		fmt.Fprintf(&text, "%s, in a form that Apple does not document\n", x.Constant)
-	default:
-		fmt.Fprintln(&text, "An error that Apple does not document")
+		head = x.Constant + ", in a form that Apple does not document"
 	}
-	line("endpoint", string(x.Endpoint))
-	line("code", string(x.Code))
-	if x.Description != "" {
-		line("text", strconv.Quote(x.Description))
+	for field, value := range reflect.ValueOf(x).Fields() {
+		format, isText := field.Tag.Lookup("text")
+		if value.Kind() != reflect.Slice && isText && !value.IsZero() {
+			head += "\n  " + fmt.Sprintf(format, value.Interface())
+		}
+		for i := 0; value.Kind() == reflect.Slice && i < value.Len(); i++ {
+			head += "\n  " + fmt.Sprintf(format, value.Index(i).Interface())
+		}
 	}
-	var status []string
-	if x.Status != 0 {
-		status = append(status, "HTTP "+strconv.Itoa(x.Status))
-	}
-	if len(x.DocumentedStatuses) > 0 {
-		statuses := strings.Trim(fmt.Sprint(x.DocumentedStatuses), "[]")
-		status = append(status, "Apple documents: HTTP "+strings.ReplaceAll(statuses, " ", ", "))
-	}
-	line("status", strings.Join(status, "; "))
-	line("parameter", x.Parameter)
-	line("grant_type", x.GrantType)
-	if x.RetryAfterSeconds > 0 {
-		line("wait", strconv.Itoa(x.RetryAfterSeconds)+" seconds before the next request")
-	}
-	line("affected", affected(x.Impact))
-	name := "causes"
-	for _, cause := range x.Causes {
-		line(name, cause.Description)
-		name = ""
-	}
-	line("action", orUnknown(x.Action))
-	line("", x.Remedy)
-	line("in Go", x.ErrorsIs)
-	return text.String()
+	return head + "\n"
 }
 
 func affected(impact applebusiness.Impact) string {
@@ -201,40 +192,22 @@ func affected(impact applebusiness.Impact) string {
 	return "unknown"
 }
 
-func orUnknown(action applebusiness.Action) string {
-	if action == applebusiness.ActionUnknown {
-		return "unknown"
-	}
-	return string(action)
-}
+func orUnknown(action applebusiness.Action) string { return cmp.Or(string(action), "unknown") }
 
 func isDocumented(reason applebusiness.Reason) bool { return reason.Description() != "" }
 
-// What package applebusiness has names for.
-var (
-	allReasons = func() []applebusiness.Reason {
-		reasons := []applebusiness.Reason{
-			applebusiness.ErrStateMismatch, applebusiness.ErrMalformedRedirect, applebusiness.ErrUserDenied,
-			applebusiness.ErrNoResponse, applebusiness.ErrRateLimited, applebusiness.ErrUnavailable, applebusiness.ErrMalformedResponse,
-			applebusiness.ErrUnsafeTokenRequest, applebusiness.ErrNoRefreshToken, applebusiness.ErrUnsafeState, applebusiness.ErrManyRefusals,
-		}
-		for entry := range applebusiness.Catalog() {
-			if !slices.Contains(reasons, entry.Reason) {
-				reasons = append(reasons, entry.Reason)
-			}
-		}
-		return reasons
-	}()
-	allCodes = []applebusiness.Code{
-		applebusiness.CodeInvalidRequest, applebusiness.CodeInvalidClient, applebusiness.CodeInvalidGrant, applebusiness.CodeInvalidScope,
-		applebusiness.CodeUnsupportedResponseType, applebusiness.CodeServerError, applebusiness.CodeInternalServerError, applebusiness.CodeNotFound,
-		applebusiness.CodeAccessDenied, applebusiness.CodeUnauthorizedClient, applebusiness.CodeUnsupportedGrantType, applebusiness.CodeTemporarilyUnavailable,
+// allReasons and allCodes are what package applebusiness has names for.
+var allReasons, allCodes = func() ([]applebusiness.Reason, []applebusiness.Code) {
+	reasons := []applebusiness.Reason{
+		applebusiness.ErrStateMismatch, applebusiness.ErrMalformedRedirect, applebusiness.ErrUserDenied, applebusiness.ErrNoResponse, applebusiness.ErrRateLimited, applebusiness.ErrUnavailable,
+		applebusiness.ErrMalformedResponse, applebusiness.ErrUnsafeTokenRequest, applebusiness.ErrNoRefreshToken, applebusiness.ErrUnsafeState, applebusiness.ErrManyRefusals,
 	}
-	actions = []applebusiness.Action{
-		applebusiness.ActionRetry, applebusiness.ActionStartOver, applebusiness.ActionReauthorize, applebusiness.ActionFixRequest,
-		applebusiness.ActionFixRegistration, applebusiness.ActionCheckNetwork,
+	codes := []applebusiness.Code{applebusiness.CodeAccessDenied, applebusiness.CodeUnauthorizedClient, applebusiness.CodeUnsupportedGrantType, applebusiness.CodeTemporarilyUnavailable}
+	for entry := range applebusiness.Catalog() {
+		reasons, codes = append(reasons, entry.Reason), append(codes, entry.Code)
 	}
-)
+	return reasons, codes
+}()
 
 // reasonName returns the name of reason's constant, which its label is in snake case.
 func reasonName(reason applebusiness.Reason) string {
@@ -251,13 +224,12 @@ func codeName(code applebusiness.Code) string {
 	return "Code" + camelCase(string(code))
 }
 
-func camelCase(label string) string {
-	var name strings.Builder
+func camelCase(label string) (name string) {
 	for word := range strings.SplitSeq(label, "_") {
 		if word == "id" || word == "uri" {
 			word = strings.ToUpper(word)
 		}
-		name.WriteString(strings.ToUpper(word[:1]) + word[1:])
+		name += strings.ToUpper(word[:1]) + word[1:]
 	}
-	return name.String()
+	return name
 }

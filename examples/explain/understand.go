@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"regexp"
 	"slices"
@@ -17,8 +16,10 @@ func understand(input string) (found []*failure, err error) {
 	input = strings.TrimSpace(strings.TrimPrefix(input, "\ufeff"))
 	if f := typed(input); f != nil {
 		return []*failure{f}, nil
+	} else if input == "" {
+		return nil, errEmpty
 	}
-	err = errEmpty
+	err = errNothing
 	records := split(input)
 	for _, record := range records {
 		more, nothing := collect(record).failures()
@@ -29,15 +30,15 @@ func understand(input string) (found []*failure, err error) {
 				found = append(found, f)
 			}
 		}
-		if err == errEmpty || nothing != errNothing {
+		if nothing != errNothing {
 			err = nothing
 		}
 	}
 	if len(found) > 1 && len(records) > 1 { // another server may have answered another request
 		found = slices.DeleteFunc(found, func(f *failure) bool { return f.Reason == applebusiness.ErrMalformedResponse })
 	}
-	if f := collect(input); len(found) == 0 && len(records) == 1 && err == errNothing && f.statuses != nil && clientStatus.MatchString(f.text) {
-		if err = errStatus; neterr.StatusPasses(f.httpStatus()) {
+	if f := collect(input); len(found) == 0 && len(records) == 1 && err == errNothing && len(f.statuses) > 0 && clientStatus.MatchString(f.text) {
+		if err = errStatus; neterr.StatusPasses(f.status()) {
 			found = []*failure{f.finish(f.response("", ""))}
 		}
 	} else if near := nearest(input); len(found) == 0 && near != nil {
@@ -71,7 +72,7 @@ func typed(input string) *failure {
 	case isDialect && codeWords[code] == "" && errorName.MatchString(code):
 		e = applebusiness.ParseTokenError(0, nil, []byte(`{"code":"","message":"m"}`))
 	default:
-		if e = applebusiness.ParseTokenError(0, nil, body("", name)); !isDocumented(e.Reason) {
+		if e = applebusiness.ParseTokenError(0, nil, bodyOf("", name)); !isDocumented(e.Reason) {
 			return nil
 		}
 	}
@@ -166,5 +167,3 @@ func similarity(a, b string) float64 {
 }
 
 var notLetters = regexp.MustCompile(`[^a-z0-9]+`)
-
-var _ = cmp.Or[string]

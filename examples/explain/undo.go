@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-const maxDepth = 32 // of JSON in JSON: each level doubles the backslashes
+const maxDepth = 32 // of JSON in JSON, where each level doubles the backslashes
 
 // steps undo one layer each of what logs, shells and mails do to a text. A text without the mark is left alone.
 var steps = []struct {
@@ -18,25 +18,20 @@ var steps = []struct {
 	{"#0", strings.NewReplacer("#012", "\n", "#033", "\x1b", "#011", " ").Replace}, // syslog
 	{`\`, unescape},
 	{"&", func(text string) string { return entity.ReplaceAllStringFunc(text, html.UnescapeString) }},
-	{`""`, func(text string) string { // CSV
-		if doubled.MatchString(text) {
-			text = strings.ReplaceAll(text, `""`, `"`)
-		}
-		return text
-	}},
-	{"=\n", replace("=\n", "")}, // quoted-printable
-	{"=3D", func(text string) string { return decodeHex(text, '=') }},
-	{"\n>", replace(`\n(?:> ?)+`, "\n")}, // mail, and curl -v
-	{"\n< ", replace(`\n< `, "\n")},
-	{"\xe2\x80", strings.NewReplacer("“", `"`, "”", `"`, "„", `"`, "‘", "'", "’", "'").Replace},
-	{"`\"", replace("`\"", `"`)}, // PowerShell
-	{`":[`, bytesOf},
+	{`""`, replace(`""(\w[^"\n]*)""`, `"$1"`)},                                                                    // CSV
+	{"=\n", replace("=\n", "")},                                                                                   // quoted-printable
+	{"=3D", func(text string) string { return decodeHex(text, '=') }},                                             // likewise
+	{"\n>", replace(`\n(?:> ?)+`, "\n")},                                                                          // mail, and curl -v
+	{"\n< ", replace(`\n< `, "\n")},                                                                               // curl -v
+	{"\xe2\x80", replace(`[“”„]`, `"`)},                                                                           // smart quotes
+	{"\xe2\x80", replace(`[‘’]`, `'`)},                                                                            // likewise
+	{"`\"", replace("`\"", `"`)},                                                                                  // PowerShell
+	{`":[`, func(text string) string { return numbers.ReplaceAllStringFunc(text, ofBytes) }},                      // journald
 	{`"value"`, replace(`"(?:key|name|field)"\s*:\s*"([^"]*)"\s*,\s*"value"\s*:\s*(?:\{\s*"\w+"\s*:)?`, `"$1":`)}, // OpenTelemetry, HAR files
 }
 
 var (
 	entity  = regexp.MustCompile(`&#?\w{2,8};`)
-	doubled = regexp.MustCompile(`""\w`)
 	numbers = regexp.MustCompile(`\[\s*\d{1,3}(?:\s*,\s*\d{1,3}){7,}\s*\]`)
 )
 
@@ -65,57 +60,42 @@ func undo(text string) string {
 // unescape replaces the escapes of Go, JSON and JavaScript, wherever in text they stand.
 func unescape(text string) string {
 	var plain strings.Builder
-	for {
-		before, _, found := strings.Cut(text, `\`)
-		plain.WriteString(before)
-		if !found {
+	for before, rest, found := strings.Cut(text, `\`); ; before, rest, found = strings.Cut(text, `\`) {
+		if plain.WriteString(before); !found {
 			return plain.String()
 		}
-		text = text[len(before):]
-		r, multibyte, rest, err := strconv.UnquoteChar(text, '"')
-		switch {
-		case err != nil: // as in JSON's \/
-			text = text[1:]
-			continue
-		case multibyte:
+		r, multibyte, tail, err := strconv.UnquoteChar(text[len(before):], '"')
+		if text = tail; err != nil { // as in JSON's \/
+			text = rest
+		} else if multibyte {
 			plain.WriteRune(r)
-		default:
+		} else {
 			plain.WriteByte(byte(r))
 		}
-		text = rest
 	}
 }
 
 // decodeHex replaces each mark that two hexadecimal digits follow.
 func decodeHex(text string, mark byte) string {
-	var plain strings.Builder
-	for {
-		before, rest, found := strings.Cut(text, string(mark))
-		plain.WriteString(before)
-		if !found {
-			return plain.String()
-		}
-		if value, err := strconv.ParseUint(rest[:min(2, len(rest))], 16, 8); err == nil && len(rest) > 1 {
-			plain.WriteByte(byte(value))
-			text = rest[2:]
+	plain := make([]byte, 0, len(text))
+	for i := 0; i < len(text); i++ {
+		value, err := strconv.ParseUint(text[min(i+1, len(text)):min(i+3, len(text))], 16, 8)
+		if text[i] != mark || err != nil || i+2 >= len(text) {
+			plain = append(plain, text[i])
 			continue
 		}
-		plain.WriteByte(mark)
-		text = rest
+		plain = append(plain, byte(value))
+		i += 2
 	}
+	return string(plain)
 }
 
-// bytesOf replaces arrays of byte values, which is how journald writes a message with control characters.
-func bytesOf(text string) string {
-	return numbers.ReplaceAllStringFunc(text, func(array string) string {
-		var plain []byte
-		for number := range strings.SplitSeq(strings.Trim(array, "[] "), ",") {
-			value, err := strconv.ParseUint(strings.TrimSpace(number), 10, 8)
-			if err != nil {
-				return array
-			}
-			plain = append(plain, byte(value))
-		}
-		return `"` + string(plain) + `"`
-	})
+// ofBytes returns the text of an array of byte values, which is how journald writes a message with control characters.
+func ofBytes(array string) string {
+	plain := []byte{'"'}
+	for number := range strings.SplitSeq(strings.Trim(array, "[] "), ",") {
+		value, _ := strconv.ParseUint(strings.TrimSpace(number), 10, 8)
+		plain = append(plain, byte(value))
+	}
+	return string(append(plain, '"'))
 }

@@ -1,0 +1,416 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+func TestLines(t *testing.T) {
+	log := strings.Join([]string{
+		body,
+		`err="applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)"` + "\r",
+		"POST /callback" + redirect + " HTTP/1.1",
+		"hello " + secret,
+		"",
+		`oauth2: "slow\ndown"`,
+		redirect[1:],
+		"?code=" + secret,
+		"applebusiness: access_denied",
+		body + strings.Repeat(" ", maxLine+maxLine/4), // longer than the buffer
+		"dial tcp 1.2.3.4:443: i/o timeout",
+		`{"error":"invalid_client"}`, // the last line has no newline
+	}, "\n")
+	const want = `1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"
+2: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)
+3: ErrInvalidResponseType: fix_request: unsupported_response_type: "response_type must be code"
+6: undocumented: unknown: an error that Apple does not document
+7: ErrInvalidResponseType: fix_request: unsupported_response_type: "response_type must be code"
+9: undocumented: unknown: access_denied
+10: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"
+11: network: retry: timed out
+12: undocumented: fix_registration: invalid_client
+
+COUNT  REASON                  ACTION            FIRST  LAST  CUSTOMERS  LINE
+3      ErrInvalidRefreshToken  reauthorize       -      -     0          1
+2      ErrInvalidResponseType  fix_request       -      -     0          3
+2      undocumented            unknown           -      -     0          6
+1      network                 retry             -      -     0          11
+1      undocumented            fix_registration  -      -     0          12
+3      nothing to explain
+`
+	stdout, stderr, code := execute(t, log, "-lines")
+	assert.Equal(t, want, stdout)
+	assert.Empty(t, stderr)
+	assert.Equal(t, exitUndocumented, code)
+
+	// However the lines arrive.
+	for _, size := range []int{1, 7, 4096} {
+		var stdout, stderr strings.Builder
+		run([]string{"-lines"}, &portions{strings.NewReader(log[:strings.Index(log, body+" ")]), size}, &stdout, &stderr)
+		assert.True(t, strings.HasPrefix(stdout.String(), want[:strings.Index(want, "10: ")]), stdout.String())
+		assert.Contains(t, stdout.String(), "3      nothing to explain\n")
+	}
+
+	stdout, _, code = execute(t, body+"\nhello\n", "-lines")
+	assert.Contains(t, stdout, "\n1      nothing to explain\n")
+	assert.Equal(t, exitDocumented, code)
+
+	stdout, stderr, code = execute(t, "hello\n", "-lines")
+	assert.Empty(t, stdout)
+	assert.Equal(t, "explain: no line holds an OAuth error\n", stderr)
+	assert.Equal(t, exitUnusable, code)
+}
+
+// portions is a reader of a few bytes at a time.
+type portions struct {
+	io.Reader
+	size int
+}
+
+func (p *portions) Read(b []byte) (int, error) { return p.Reader.Read(b[:min(len(b), p.size)]) }
+
+// What a log writes over several lines counts once, with the number of the first line, however the lines arrive.
+func TestRecords(t *testing.T) {
+	for _, test := range []struct {
+		name, log string
+		want      []string
+		others    int
+	}{
+		{"x/oauth2", "a\noauth2: cannot fetch token: 401 Unauthorized\nResponse: " + body + "\nb\n",
+			[]string{`2: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)`}, 2},
+		{"x/oauth2 at the end", "oauth2: cannot fetch token: 401 Unauthorized\nResponse: " + body,
+			[]string{`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)`}, 0},
+		{"x/oauth2 without its response", "oauth2: cannot fetch token: 503 Service Unavailable\nb\n",
+			[]string{`1: ErrUnavailable: retry: unavailable (HTTP 503)`}, 1},
+		{"x/oauth2 twice", strings.Repeat("oauth2: cannot fetch token: 401 Unauthorized\nResponse: "+body+"\n", 2),
+			[]string{
+				`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)`,
+				`3: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)`,
+			}, 0},
+		{"x/oauth2 in Docker", `{"log":"oauth2: cannot fetch token: 401 Unauthorized\n","stream":"stderr"}` + "\n" +
+			`{"log":"Response: ` + strings.ReplaceAll(body, `"`, `\"`) + `\n","stream":"stderr"}` + "\n",
+			[]string{`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)`}, 0},
+		{"x/oauth2 in Kubernetes", "2026-11-24T00:00:00Z stderr F oauth2: cannot fetch token: 401 Unauthorized\n2026-11-24T00:00:00Z stderr F Response: " + body + "\n",
+			[]string{`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)`}, 0},
+		{"JavaScript", "refresh failed {\n  error: 'invalid_grant',\n  error_description: 'Invalid refresh_token'\n}\nb\n",
+			[]string{`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`}, 1},
+		{"JavaScript with its stack", "TokenError: Invalid refresh_token\n    at f (/x.js:1)\n    at g (/x.js:2) {\n  code: 'invalid_grant',\n  status: 500\n}\nb\n",
+			[]string{`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`}, 1},
+		{"a stack without members", "TokenError: Invalid refresh_token\n    at f (/x.js:1)\nb\n", []string{`1: ErrInvalidRefreshToken: reauthorize: "Invalid refresh_token"`}, 2},
+		{"JSON", "{\n  \"error\": \"invalid_grant\",\n  \"error_description\": \"Invalid refresh_token\"\n}\n" + body + "\n",
+			[]string{
+				`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`,
+				`5: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`,
+			}, 0},
+		{"Ruby", "OAuth2::Error (invalid_grant: Invalid refresh_token\n" + body + "):\n",
+			[]string{`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`}, 0},
+		{"no object", "if x {\n" + body + "\n",
+			[]string{`2: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`}, 1},
+		{"an object without end", "if x {\n" + strings.Repeat("  y\n", maxLines) + body + "\n",
+			[]string{fmt.Sprintf(`%d: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`, maxLines+2)}, maxLines + 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, size := range []int{1, 10, 1 << 16} {
+				var stdout, stderr strings.Builder
+				run([]string{"-lines"}, &portions{strings.NewReader(test.log), size}, &stdout, &stderr)
+				lines, table, _ := strings.Cut(stdout.String(), "\n\n")
+				assert.Equal(t, test.want, strings.Split(lines, "\n"), stderr.String())
+				if test.others > 0 {
+					assert.Regexp(t, fmt.Sprintf(`(?m)^%d +nothing to explain$`, test.others), table)
+				} else {
+					assert.NotContains(t, table, "nothing to explain")
+				}
+			}
+		})
+	}
+}
+
+func TestLinesJSON(t *testing.T) {
+	stdout, stderr, code := execute(t, "a\n"+body+"\nb\nErrServer\n", "-lines", "-json")
+	lines := strings.Split(strings.TrimSuffix(stdout, "\n"), "\n")
+	require.Len(t, lines, 3)
+	for i, want := range []explanation{
+		{Line: 2, Constant: "ErrInvalidRefreshToken", Action: "reauthorize"},
+		{Line: 4, Constant: "ErrServer", Action: "retry"},
+	} {
+		var got explanation
+		require.NoError(t, json.Unmarshal([]byte(lines[i]), &got))
+		assert.Equal(t, want, explanation{Line: got.Line, Constant: got.Constant, Action: got.Action})
+	}
+	assert.Equal(t, `{"others":2,"summary":[{"count":1,"reason":"ErrInvalidRefreshToken","action":"reauthorize","customers":0,"line":"2"},`+
+		`{"count":1,"reason":"ErrServer","action":"retry","customers":0,"line":"4"}]}`, lines[2])
+	assert.Empty(t, stderr)
+	assert.Equal(t, exitDocumented, code)
+}
+
+func compress(t testing.TB, text string) string {
+	t.Helper()
+	var compressed bytes.Buffer
+	writer := gzip.NewWriter(&compressed)
+	_, err := writer.Write([]byte(text))
+	require.NoError(t, err)
+	require.NoError(t, writer.Close())
+	return compressed.String()
+}
+
+func TestFiles(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		return path
+	}
+	plain, packed := write("app.log", "a\n"+body+"\n"), write("app.log.1", compress(t, body+"\nb\n")+compress(t, "c\n"+body))
+	cut := write("cut.gz", compress(t, strings.Repeat(body+"\n", 1000))[:60])
+	odd := write("a\x1b[31m.log", body)
+	const is = `ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"` + "\n"
+	table := func(count, line, others string) string {
+		return "\nCOUNT  REASON                  ACTION       FIRST  LAST  CUSTOMERS  LINE\n" + count + "      ErrInvalidRefreshToken  reauthorize  -      -     0          " + line + "\n" + others + "      nothing to explain\n"
+	}
+
+	stdout, stderr, code := execute(t, "", "-lines", plain)
+	assert.Equal(t, "2: "+is+table("1", "2", "1"), stdout)
+	assert.Empty(t, stderr)
+	assert.Equal(t, exitDocumented, code)
+
+	stdout, _, code = execute(t, compress(t, body), "-lines", plain, packed, "-")
+	assert.Equal(t, plain+":2: "+is+packed+":1: "+is+packed+":4: "+is+"-:1: "+is+table("4", plain+":2", "3"), stdout)
+	assert.Equal(t, exitDocumented, code)
+
+	stdout, _, _ = execute(t, "", "-lines", "-json", plain, packed)
+	assert.Equal(t, 4, strings.Count(stdout, "\n"))
+	assert.Contains(t, stdout, `"line":4`)
+
+	stdout, stderr, code = execute(t, "", "-lines", secret, plain, dir)
+	assert.Contains(t, stdout, ":2: "+is)
+	assert.Equal(t, "explain: argument 1 is no file that can be read\nargument 3 is no file that can be read\n", stderr)
+	assert.Equal(t, exitUnusable, code)
+
+	_, stderr, code = execute(t, "", "-lines", cut)
+	assert.Contains(t, stderr, "explain: the file cannot be read\n")
+	assert.Equal(t, exitUnusable, code)
+
+	stdout, _, _ = execute(t, "", "-lines", odd, plain)
+	assert.NotContains(t, stdout, "\x1b")
+
+	for _, stdin := range []string{compress(t, body), body} {
+		stdout, _, code = execute(t, stdin, "-")
+		assert.Contains(t, stdout, "ErrInvalidRefreshToken, documented by Apple\n")
+		assert.Equal(t, exitDocumented, code)
+	}
+	stdout, _, code = execute(t, "", write("body.json", body))
+	assert.Contains(t, stdout, "ErrInvalidRefreshToken, documented by Apple\n")
+	assert.Equal(t, exitDocumented, code)
+}
+
+// What was found is shown while the log goes on.
+func TestLinesAreShownAtOnce(t *testing.T) {
+	stdin, log := io.Pipe()
+	stdout, output := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		run([]string{"-lines"}, stdin, output, io.Discard)
+		_ = output.Close()
+	}()
+	_, err := io.WriteString(log, body+"\n")
+	require.NoError(t, err)
+	shown := make([]byte, 2)
+	_, err = io.ReadFull(stdout, shown) // waits for ever if nothing is
+	require.NoError(t, err)
+	assert.Equal(t, "1:", string(shown))
+	go func() { _, _ = io.Copy(io.Discard, stdout) }()
+	require.NoError(t, log.Close())
+	<-done
+}
+
+// generator is a reader of what next returns, "" being the end. It measures what memory the reader's user holds.
+type generator struct {
+	next          func() string
+	rest          string
+	before, after uint64
+}
+
+func (g *generator) Read(p []byte) (int, error) {
+	if g.before == 0 {
+		g.before = heap()
+	}
+	if g.rest == "" {
+		g.rest = g.next()
+	}
+	if g.rest == "" {
+		g.after = heap()
+		return 0, io.EOF
+	}
+	n := copy(p, g.rest)
+	g.rest = g.rest[n:]
+	return n, nil
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return stats.HeapAlloc
+}
+
+func TestLinesConstantMemory(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		times int
+		next  func(i int) string
+		want  string
+	}{
+		{"endless line", 1 << 8, func(int) string { return strings.Repeat("x", 64<<10) }, "explain: no line holds an OAuth error\n"},
+		{"endless object", 1 << 8, func(i int) string { return "x {\n" + strings.Repeat(" y\n", 16<<10) }, "explain: no line holds an OAuth error\n"},
+		{"distinct codes", 4_000, func(i int) string { return fmt.Sprintf("{\"error\":\"x%0249d\"}\n", i) }, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			i := 0
+			stdin := &generator{next: func() string {
+				if i++; i > test.times {
+					return ""
+				}
+				return test.next(i)
+			}}
+			var stderr strings.Builder
+			run([]string{"-lines"}, stdin, io.Discard, &stderr)
+			assert.Equal(t, test.want, stderr.String())
+			assert.Less(t, stdin.after, stdin.before+512<<10)
+		})
+	}
+}
+
+type broken struct{}
+
+func (broken) Read([]byte) (int, error)  { return 0, errors.New(secret) }
+func (broken) Write([]byte) (int, error) { return 0, errors.New("the pipe is closed") }
+
+func TestBrokenPipes(t *testing.T) {
+	for _, args := range [][]string{{"-json=false"}, {"-json"}, {"-lines"}, {"-lines", "-json"}} {
+		var stderr strings.Builder
+		assert.Equal(t, exitUnusable, run(args, broken{}, io.Discard, &stderr))
+		assert.Equal(t, "explain: standard input cannot be read\n", stderr.String())
+	}
+	for _, args := range [][]string{{"-json=false"}, {"-json"}, {"-lines"}, {"-lines", "-json"}, {"-list"}} {
+		var stderr strings.Builder
+		assert.Equal(t, exitUnusable, run(args, strings.NewReader(body), broken{}, &stderr))
+		assert.Equal(t, "explain: the pipe is closed\n", stderr.String())
+	}
+}
+
+// The summary says when, for how many customers and where first; an interrupt prints it too.
+func TestSummary(t *testing.T) {
+	log := `time=2026-11-24T10:00:00Z level=WARN msg=failed customer=7 err="applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)"
+time=2026-11-24T10:00:05Z level=INFO msg=ok
+time=2026-11-24T10:00:09Z level=WARN msg=failed customer=7 err="applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)"
+192.0.2.1 - - [24/Nov/2026:11:30:00 +0000] "POST /callback?error=access_denied&state=x HTTP/1.1" 302 5
+2026/11/24 09:00:00 customer 8: applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401)
+`
+	const want = "COUNT  REASON                  ACTION       FIRST                LAST                 CUSTOMERS  LINE\n" +
+		"3      ErrInvalidRefreshToken  reauthorize  2026-11-24T09:00:00  2026-11-24T10:00:09  2          1\n" +
+		"1      ErrUserDenied           start_over   2026-11-24T11:30:00  2026-11-24T11:30:00  0          4\n" +
+		"1      nothing to explain\n"
+	stdout, _, code := execute(t, log, "-lines")
+	assert.Contains(t, stdout, want)
+	assert.Equal(t, exitUndocumented, code)
+
+	path, err := build()
+	require.NoError(t, err)
+	command := exec.Command(path, "-lines")
+	stdin, err := command.StdinPipe()
+	require.NoError(t, err)
+	output, err := command.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, command.Start())
+	_, err = io.WriteString(stdin, log)
+	require.NoError(t, err)
+	lines := bufio.NewReader(output)
+	for range 4 {
+		_, err = lines.ReadString('\n')
+		require.NoError(t, err)
+	}
+	require.NoError(t, command.Process.Signal(os.Interrupt))
+	rest, err := io.ReadAll(lines)
+	require.NoError(t, err)
+	assert.Equal(t, "\n"+want, string(rest))
+	assert.Error(t, command.Wait(), "status 1")
+	assert.Equal(t, exitUndocumented, command.ProcessState.ExitCode())
+}
+
+// A line that begins with an object is another one's body only if it is one.
+func TestLinesThatFollow(t *testing.T) {
+	record := `{"level":"error","msg":"refresh failed","error":"applebusiness: invalid_client: \"Invalid client_id or client_secret\" (HTTP 401)"}` + "\n"
+	for _, first := range []string{"OAuth2::Error: invalid_grant\n", "oauth2: cannot fetch token: 503 Service Unavailable\n", "refresh failed: invalid_grant:\n", "TokenError: invalid_grant\n"} {
+		stdout, _, _ := execute(t, first+record+record, "-lines")
+		assert.Equal(t, 2, strings.Count(stdout, ": ErrInvalidCredentials: fix_registration: "), stdout)
+		assert.True(t, strings.HasPrefix(stdout, "1: "), stdout)
+	}
+	stdout, _, _ := execute(t, "Client error: `POST https://x.example/token` resulted in a `400 Bad Request` response:\n"+body+"\n"+record, "-lines")
+	assert.True(t, strings.HasPrefix(stdout, "1: ErrInvalidRefreshToken: reauthorize: "), stdout)
+	assert.Contains(t, stdout, "\n3: ErrInvalidCredentials: ")
+}
+
+// BenchmarkLines reads a log of slog's JSON, of which every twentieth line holds an error; BenchmarkJQ does so with jq.
+func BenchmarkLines(b *testing.B) {
+	path := writeLog(b)
+	for b.Loop() {
+		_, err := explainLines([]string{path}, false, nil, io.Discard)
+		require.NoError(b, err)
+	}
+}
+
+func BenchmarkJQ(b *testing.B) {
+	if _, err := exec.LookPath("jq"); err != nil {
+		b.Skip("jq is not installed")
+	}
+	path := writeLog(b)
+	for b.Loop() {
+		require.NoError(b, exec.Command("jq", "-c", "select(.error)", path).Run())
+	}
+}
+
+func writeLog(b *testing.B) string {
+	path := filepath.Join(b.TempDir(), "app.log")
+	file, err := os.Create(path)
+	require.NoError(b, err)
+	log := slog.New(slog.NewJSONHandler(file, nil))
+	failure := applebusiness.ParseTokenError(http.StatusUnauthorized, nil, []byte(body))
+	for i := range 40_000 {
+		switch {
+		case i%40 == 0:
+			log.Error("refresh failed", "customer", i, "error", failure)
+		case i%20 == 0:
+			log.Error("refresh failed", "customer", i, "error", fmt.Errorf("customer %d: %w", i, failure).Error())
+		case i%3 == 0:
+			log.Info("token refreshed", "customer", i, "endpoint", "token", "duration", 230*time.Millisecond, "grant_type", "refresh_token")
+		default:
+			log.Info("request", "method", "GET", "path", fmt.Sprintf("/v1/places/%d/hours", i), "status", 200, "bytes", 5120+i%700,
+				"duration", 12*time.Millisecond, "user_agent", "Mozilla/5.0 (X11; Linux x86_64; rv:130.0) Gecko/20100101", "trace_id", fmt.Sprintf("%032x", i))
+		}
+	}
+	info, err := file.Stat()
+	require.NoError(b, err)
+	b.SetBytes(info.Size())
+	require.NoError(b, file.Close())
+	return path
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"iter"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -38,8 +39,6 @@ type facts struct {
 const sep = "[\"'`\\]]*\\s*(?:=>|[:=]|, ')[\\s:=\\[(\"'`]*(?:string\\((?:\\d+\\) )?[\"']|[bu][\"'])?"
 
 var (
-	errorAt     = regexp.MustCompile(`\berror(?:_?code)?` + sep)
-	descriptAt  = regexp.MustCompile(`\berror_?description` + sep)
 	otherCodeAt = regexp.MustCompile(`\bcode` + sep + `[a-z]+(?:_[a-z]+)*\b`)
 	memberAt    = regexp.MustCompile(`^(?:_?id)?` + sep)
 	infoAt      = regexp.MustCompile(`\b(?:INFO|DEBUG|TRACE|NOTICE)\b`)
@@ -51,7 +50,7 @@ var (
 	distinct = regexp.MustCompile(`^err|^code[^_]|refresh_token|grant_type|credentials|client_id|redirect_uri|response_type|challenge_method|^invalid_(?:grant|client|scope)$|unauthorized_client`)
 	marked   = regexp.MustCompile(`(?:error\)?:? ?["'\[(]?|oauth2: "|applebusiness: |applebusiness\.|^\s*["'\[(]|\b(?:error|error_?code|code|label|reason)` + sep + `)$`)
 	counted  = regexp.MustCompile(`^(?:=|["']\s*:|: ?\d)`)
-	metric   = regexp.MustCompile(`^\s*[\w:.]+(?:\{[^{}\n]*\})?[ =:]\s?[\d.e+]+(?:\|\S*)?(?: \d+)?\s*$|^[^{]*_total\{`)
+	metric   = regexp.MustCompile(`^\s*[\w:.]+(?:\{[^{}\n]*\})?[ =:]\s?[\d.e+]+(?:\|\S*)?(?: \d+)?\s*$`)
 
 	templates    = regexp.MustCompile(`oauth 2\.0 parameter: [\w.-]{1,64} missing|missing fields in post body [\w, ]{1,200} required|(?:grant_type|scope) is invalid\. accepted values:[\w, ]{0,200}`)
 	valueEnd     = regexp.MustCompile("^\\.? ?(?:$|[\"'`&,;\\])}<>#|]|[\\w.]+[:=])")
@@ -59,9 +58,9 @@ var (
 	quoted       = regexp.MustCompile(`(?:oauth2|applebusiness): "([^"]*"?)`)
 	urlWord      = regexp.MustCompile("[^\\s\"`<>'|]+")
 	outgoing     = regexp.MustCompile("(?i)(?:post|get) [\"'`]$")
-	statusLine   = regexp.MustCompile("(?:^|[\n\"'`=:>}])\\s*(?:< )?HTTP/[0-9.]+ $")
+	statusLine   = regexp.MustCompile("(?:^|[\n\"'`=:>}])\\s*(?:< )?http/[0-9.]+ $")
 	response     = regexp.MustCompile(`http/[0-9.]+ [1-5]\d\d|oauth2: cannot fetch token: [1-5]\d\d`)
-	statusBefore = regexp.MustCompile(`(?i)(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|http|/[\d.]+")*$`)
+	statusBefore = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|http|/[\d.]+")*$`)
 )
 
 // codeWords and labelWords are the codes and the labels by themselves and by their constants, documented the texts, the longest
@@ -105,20 +104,20 @@ func collect(record string) *facts {
 	}
 	f.findTexts()
 	f.findWords()
-	for _, at := range errorAt.FindAllStringIndex(f.lower, -1) {
-		value, _, _ := strings.Cut(f.lower[at[1]:], `"`)
+	for at := range f.members("error", "error_code", "errorcode") {
+		value, _, _ := strings.Cut(f.lower[at:], `"`)
 		word := value[:wordAt(value, 0)]
 		switch {
-		case value == "", strings.ContainsAny(value[:1], ",0123456789") && codeWords[value] == "", value[0] == '{' && !strings.ContainsAny(f.lower[at[1]-1:at[1]], "\"'`"), slices.Contains([]string{"null", "none", "nil", "false", "true", "undefined"}, word):
+		case value == "", strings.ContainsAny(value[:1], ",0123456789") && codeWords[value] == "", value[0] == '{' && !strings.ContainsAny(f.lower[at-1:at], "\"'`"), slices.Contains([]string{"null", "none", "nil", "false", "true", "undefined"}, word):
 		case slices.Contains(phrases, value):
 			f.isFramework = true
 		case codeWords[word] == "" && codeWords[value] == "" && labelWords[word] == "":
-			f.value = cmp.Or(f.value, strings.TrimSpace(f.text[at[1]:at[1]+len(value)]))
-			f.isBody = f.isBody || response.MatchString(f.lower[:at[0]])
+			f.value = cmp.Or(f.value, strings.TrimSpace(f.text[at:at+len(value)]))
+			f.isBody = f.isBody || response.MatchString(f.lower[:at])
 		}
 	}
-	for _, at := range descriptAt.FindAllStringIndex(f.lower, -1) {
-		if value := f.lower[at[1]:]; value != "" && value[0] != ',' && !strings.HasPrefix(value, "null") && !strings.HasPrefix(value, "none") {
+	for at := range f.members("error_description", "errordescription") {
+		if value := f.lower[at:]; value != "" && value[0] != ',' && !strings.HasPrefix(value, "null") && !strings.HasPrefix(value, "none") {
 			f.isDescribed, f.isForeign = true, f.isForeign || !isApples(value)
 		}
 	}
@@ -129,7 +128,7 @@ func collect(record string) *facts {
 			}
 		}
 	}
-	if start := f.text[:min(len(f.text), 120)]; strings.Contains(f.lower, "info") || infoAt.MatchString(start) || strings.Contains(f.lower, "debug") {
+	if start := f.text[:min(len(f.text), 120)]; slices.ContainsFunc([]string{"info", "debug", "trace", "notice", "verbose"}, func(level string) bool { return strings.Contains(f.lower, level) }) {
 		const info, failing = "info information debug trace notice verbose", "err error warn warning fatal critical severe panic alert"
 		isInfo, isFailing := infoAt.MatchString(start), failingAt.MatchString(start)
 		for _, name := range []string{"level", "severity", "lvl", "severitytext"} {
@@ -138,25 +137,37 @@ func collect(record string) *facts {
 		isReport := f.action != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status() >= 400
 		f.isMention = f.isMention || isInfo && !isFailing && !isReport
 	}
-	f.isMention = f.isMention || metric.MatchString(f.text)
+	f.isMention = f.isMention || strings.Contains(f.text, "_total{") || len(f.text) < 256 && metric.MatchString(f.text)
 	return f
+}
+
+// members returns where the values of the members of these names begin.
+func (f *facts) members(names ...string) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for _, name := range names {
+			for end := 0; ; {
+				at := strings.Index(f.lower[end:], name)
+				if at < 0 {
+					break
+				}
+				at += end
+				end = at + len(name)
+				if before := f.lower[at-1]; before >= 'a' && before <= 'z' || before == '_' { // the text begins with a newline
+					continue
+				}
+				if sep := memberAt.FindStringIndex(f.lower[end:min(len(f.lower), end+64)]); sep != nil && !yield(end+sep[1]) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // first returns the first value, a word, of a member of this name that is one of the words; any if there are none.
 func (f *facts) first(name, words string) string {
-	for at := strings.Index(f.lower, name); at >= 0; {
-		rest := f.lower[at+len(name):]
-		if isName := f.lower[at-1] < 'a' && f.lower[at-1] != '_'; isName { // the text begins with a newline
-			if sep := memberAt.FindStringIndex(rest[:min(len(rest), 64)]); sep != nil {
-				if word := rest[sep[1]:wordAt(rest, sep[1])]; word != "" && (words == "" || slices.Contains(strings.Fields(words), word)) {
-					return word
-				}
-			}
-		}
-		next := strings.Index(rest, name)
-		at = at + len(name) + next
-		if next < 0 {
-			break
+	for at := range f.members(name) {
+		if word := f.lower[at:wordAt(f.lower, at)]; word != "" && (words == "" || slices.Contains(strings.Fields(words), word)) {
+			return word
 		}
 	}
 	return ""
@@ -307,9 +318,10 @@ func (f *facts) findStatus(word, before, after string) {
 	if err != nil || strings.HasSuffix(before, ".") || len(after) > 1 && after[0] == '.' && after[1] >= '0' && after[1] <= '9' {
 		return
 	}
-	if phrase := strings.ToLower(http.StatusText(status)); statusLine.MatchString(strings.ToUpper(before)) {
+	before = before[max(0, len(before)-24):]
+	if phrase := strings.ToLower(http.StatusText(status)); strings.Contains(before, "http/") && statusLine.MatchString(before) {
 		f.shown = status
-	} else if statusBefore.MatchString(before) || phrase != "" && strings.HasPrefix(after, " "+phrase) {
+	} else if phrase != "" && strings.HasPrefix(after, " "+phrase) || statusBefore.MatchString(before) {
 		f.statuses = append(f.statuses, status)
 	}
 }

@@ -41,7 +41,7 @@ const sep = "[\"'`\\]]*\\s*(?:=>|[:=]|, ')[\\s:=\\[(\"'`]*(?:string\\((?:\\d+\\)
 var (
 	otherCodeAt = regexp.MustCompile(`\bcode` + sep + `[a-z]+(?:_[a-z]+)*\b`)
 	memberAt    = regexp.MustCompile(`^(?:_?id)?` + sep)
-	infoAt      = regexp.MustCompile(`\b(?:INFO|DEBUG|TRACE|NOTICE)\b`)
+	infoAt      = regexp.MustCompile(`\b(?:INFO|DEBUG|TRACE|NOTICE)\b|^\s*I\d{4} \d\d:`)
 	failingAt   = regexp.MustCompile(`\b(?:ERR|WARN|FATAL|CRIT|SEVERE)`)
 	labelAt     = regexp.MustCompile(`\b(?:reason|label)` + sep + `$`)
 	logAt       = regexp.MustCompile(`\b(?:level|severity|lvl|loglevel|time|timestamp|ts|msg|logger|caller|stream|hostname|host)` + sep)
@@ -60,6 +60,7 @@ var (
 	outgoing     = regexp.MustCompile("(?i)(?:post|get) [\"'`]$")
 	statusLine   = regexp.MustCompile("(?:^|[\n\"'`=:>}])\\s*(?:< )?http/[0-9.]+ $")
 	response     = regexp.MustCompile(`http/[0-9.]+ [1-5]\d\d|oauth2: cannot fetch token: [1-5]\d\d`)
+	bodyAfter    = regexp.MustCompile(`^\)?: *\{`)
 	statusBefore = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|http|/[\d.]+")*$`)
 )
 
@@ -128,7 +129,7 @@ func collect(record string) *facts {
 			}
 		}
 	}
-	if start := f.text[:min(len(f.text), 120)]; slices.ContainsFunc([]string{"info", "debug", "trace", "notice", "verbose"}, func(level string) bool { return strings.Contains(f.lower, level) }) {
+	if start := f.text[:min(len(f.text), 120)]; strings.HasPrefix(start, "\nI") || containsAny(f.lower, "info", "debug", "trace", "notice", "verbose") {
 		const info, failing = "info information debug trace notice verbose", "err error warn warning fatal critical severe panic alert"
 		isInfo, isFailing := infoAt.MatchString(start), failingAt.MatchString(start)
 		for _, name := range []string{"level", "severity", "lvl", "severitytext"} {
@@ -137,7 +138,7 @@ func collect(record string) *facts {
 		isReport := f.action != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status() >= 400
 		f.isMention = f.isMention || isInfo && !isFailing && !isReport
 	}
-	f.isMention = f.isMention || strings.Contains(f.text, "_total{") || len(f.text) < 256 && metric.MatchString(f.text)
+	f.isMention = f.isMention || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ") || len(f.text) < 256 && metric.MatchString(f.text)
 	return f
 }
 
@@ -199,10 +200,14 @@ func fold(text string) string {
 
 // ifAny returns what pattern, which is slow, finds in text, if one of the marks is there.
 func ifAny(pattern *regexp.Regexp, text string, marks ...string) [][]string {
-	if !slices.ContainsFunc(marks, func(mark string) bool { return strings.Contains(text, mark) }) {
+	if !containsAny(text, marks...) {
 		return nil
 	}
 	return pattern.FindAllStringSubmatch(text, -1)
+}
+
+func containsAny(text string, parts ...string) bool {
+	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
 }
 
 // takeRedirects moves the queries of callbacks from the text to redirects. A form belongs to no URL and has no state.
@@ -321,7 +326,7 @@ func (f *facts) findStatus(word, before, after string) {
 	before = before[max(0, len(before)-24):]
 	if phrase := strings.ToLower(http.StatusText(status)); strings.Contains(before, "http/") && statusLine.MatchString(before) {
 		f.shown = status
-	} else if phrase != "" && strings.HasPrefix(after, " "+phrase) || statusBefore.MatchString(before) {
+	} else if phrase != "" && strings.HasPrefix(after, " "+phrase) || statusBefore.MatchString(before) || bodyAfter.MatchString(after) || strings.TrimSpace(before+after) == "" {
 		f.statuses = append(f.statuses, status)
 	}
 }

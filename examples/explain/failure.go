@@ -36,8 +36,8 @@ var (
 		`cassandra|etcd|smtp|ldap|database|:(?:5432|6432|6379|3306|27017|9092|5672|11211|9200|9042|2379|25|389)\b`)
 	notApplesHost = regexp.MustCompile(`(?://|lookup )(?:[\w.-]*\.)?(?:(appleid\.apple\.com)|((?:appstoreconnect|account|api-business|api-school|mdmenrollment)\.apple\.com)|(microsoftonline\.com|login\.(?:windows\.net|live\.com)|graph\.microsoft\.com)|(googleapis\.com|accounts\.google\.com)|` +
 		`(amazonaws\.com|amazoncognito\.com|okta\.com|auth0\.com|github\.com|gitlab\.com|facebook\.com|salesforce\.com|slack\.com|stripe\.com|paypal\.com|linkedin\.com|hubapi\.com|intuit\.com|myshopify\.com|zoom\.us|dropboxapi\.com|atlassian\.com|discord\.com|twitter\.com|xero\.com|spotify\.com|yahoo\.com|yelp\.com|tiktok\.com))(?:[/:"'\s]|$)`)
-	providers = []string{"Sign in with Apple", "another API of Apple's", "Microsoft", "Google", "another provider"}
-	texts     = []string{"appleid.apple.com", "", "aadsts", `"status":"unauthenticated"`, ""}
+	providers     = []string{"Sign in with Apple", "another API of Apple's", "Microsoft", "Google", "another provider"}
+	notApplesText = regexp.MustCompile(`(appleid\.apple\.com)|(appstoreconnect)|(aadsts|aadb2c)|("status": ?"unauthenticated"|token has been expired or revoked)`)
 )
 
 // bodyOf returns the body of a response of the token endpoint.
@@ -115,13 +115,11 @@ func (f *facts) failures() (found []*failure, nothing error) {
 
 // provider returns who else than Apple Business the record is about, "" if nobody is named.
 func (f *facts) provider() string {
-	if host := ifAny(notApplesHost, f.lower, "//", "lookup "); host != nil && !strings.Contains(f.lower, "business.apple.com") {
-		return providers[slices.IndexFunc(host[0][1:], func(group string) bool { return group != "" })]
+	if strings.Contains(f.lower, "business.apple.com") {
+		return ""
 	}
-	for i, text := range texts {
-		if text != "" && strings.Contains(strings.ReplaceAll(f.lower, ": ", ":"), text) {
-			return providers[i]
-		}
+	for _, match := range append(ifAny(notApplesHost, f.lower, "//", "lookup "), ifAny(notApplesText, f.lower, "apple.com", "appstore", "aad", "unauthenticated", "revoked")...) {
+		return providers[slices.IndexFunc(match[1:], func(group string) bool { return group != "" })]
 	}
 	return ""
 }
@@ -175,6 +173,8 @@ func (f *facts) otherwise(isCode bool) *applebusiness.Error {
 	switch unknown := f.unknown(); {
 	case unknown != nil && (f.isDescribed || !isLog || isOwn), isOwn && (f.action != "" && status == 0 || f.is(otherCodeAt)):
 		return f.response(cmp.Or(f.value, "unknown"), "")
+	case f.isFramework && f.isDescribed && status == 0:
+		return f.response("unknown", "")
 	case isResponse && status != 0 && !(isCode || strings.Contains(f.lower, "access_token\"")) || isResponse && status >= 400:
 		return f.response("", "")
 	}

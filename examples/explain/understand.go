@@ -52,7 +52,7 @@ func understand(input string) (found []*failure, err error) {
 
 // clientStatus is what HTTP clients say of a response of which they show nothing but the status. In a log it could be about
 // any server, so it has to be all that somebody asks about.
-var clientStatus = regexp.MustCompile(`(?i)(?:\bstatus(?: code)?|\bwith status|\bhttp error|\bresponse code:|returned error:|does not indicate success:|resulted in a .|^\s*(?:http )?)[ =:]*[45][0-9]{2}\b|\b[45][0-9]{2} (?:client|server) error:`)
+var clientStatus = regexp.MustCompile(`(?i)(?:\bstatus(?:_?code| code)?|\bcode|\bwith status|\bhttp error|\bresponse code:|returned error:|does not indicate success:|resulted in a .|^\s*(?:http )?)["' =:]*[45][0-9]{2}\b|\b[45][0-9]{2} (?:client|server) error:`)
 
 // typed returns what somebody means who gives nothing but a label, a constant, a code or a text of Apple's, or the body of an
 // error of Apple's resource API or its sister services; nil for anything else.
@@ -61,6 +61,10 @@ func typed(input string) *failure {
 	var members map[string]any
 	_ = json.Unmarshal([]byte(strings.Trim(input, "[] \n")), &members)
 	isDialect := members["message"] != nil || members["detail"] != nil
+	if list, _ := members["errors"].([]any); len(list) > 0 {
+		members, _ = list[0].(map[string]any)
+		isDialect = members["code"] != nil
+	}
 	for name := range members {
 		isDialect = isDialect && strings.Contains(" id status code title message detail details context source links meta target ", " "+name+" ")
 	}

@@ -21,6 +21,7 @@ var steps = []struct {
 	{`""`, replace(`""(\w[^"\n]*)""`, `"$1"`)},                                                                    // CSV
 	{"=\n", replace("=\n", "")},                                                                                   // quoted-printable
 	{"=3D", func(text string) string { return decodeHex(text, '=') }},                                             // likewise
+	{"=3A", func(text string) string { return decodeHex(text, '=') }},                                             // likewise
 	{"\n>", replace(`\n(?:> ?)+`, "\n")},                                                                          // mail, and curl -v
 	{"\n< ", replace(`\n< `, "\n")},                                                                               // curl -v
 	{"\xe2\x80", replace(`[“”„]`, `"`)},                                                                           // smart quotes

@@ -55,7 +55,8 @@ var (
 	templates    = regexp.MustCompile(`oauth 2\.0 parameter: [\w.-]{1,64} missing|missing fields in post body [\w, ]{1,200} required|(?:grant_type|scope) is invalid\. accepted values:[\w, ]{0,200}`)
 	valueEnd     = regexp.MustCompile("^\\.? ?(?:$|[\"'`&,;\\])}<>#|]|[\\w.]+[:=])")
 	commonBefore = regexp.MustCompile(`["'=:>[()\]] ?$`)
-	quoted       = regexp.MustCompile(`(?:oauth2|applebusiness): "([^"]*"?)`)
+	quoted       = regexp.MustCompile(`(?:oauth2|applebusiness): "([^"]*)"`)
+	nothing      = regexp.MustCompile(`^(?:$|["',0-9]|null|none|nil|false|true|undefined)`)
 	urlWord      = regexp.MustCompile("[^\\s\"`<>'|]+")
 	outgoing     = regexp.MustCompile("(?i)(?:post|get) [\"'`]$")
 	statusLine   = regexp.MustCompile("(?:^|[\n\"'`=:>}])\\s*(?:< )?http/[0-9.]+ $")
@@ -94,69 +95,68 @@ func collect(record string) *facts {
 	}
 	f.text = strings.ToValidUTF8(f.text, "?")
 	f.lower, f.folded = strings.Map(lower, f.text), fold(f.text)
-	f.action = applebusiness.Action(f.first("action", "retry start_over reauthorize fix_request fix_registration check_network"))
-	f.impact = applebusiness.Impact(f.first("impact", "customer app service"))
-	f.endpoint = applebusiness.Endpoint(f.first("endpoint", "token authorization"))
-	for _, name := range []string{"grant_type", "granttype"} { // of several the one counts after which nobody is asked to reconnect
-		f.grant = cmp.Or(f.first(name, applebusiness.GrantTypeAuthorizationCode), f.grant, f.first(name, "refresh_token client_credentials"))
-	}
-	for _, name := range []string{"retry-after", "retry_after", "retryafter"} {
-		f.wait = cmp.Or(f.wait, f.first(name, ""))
-	}
+	f.action = applebusiness.Action(f.first("retry start_over reauthorize fix_request fix_registration check_network", "action"))
+	f.impact = applebusiness.Impact(f.first("customer app service", "impact"))
+	f.endpoint = applebusiness.Endpoint(f.first("token authorization", "endpoint"))
+	f.wait = f.first("", "retry-after", "retry_after", "retryafter")
+	f.grant = cmp.Or(f.first("authorization_code", "grant_type", "granttype"), f.first("refresh_token client_credentials", "grant_type", "granttype")) // of several the one after which nobody is asked to reconnect
 	f.findTexts()
 	f.findWords()
+	f.findErrors()
+	f.isMention = f.isMention || f.tellsOfSuccess() || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ") || len(f.text) < 256 && metric.MatchString(f.text)
+	return f
+}
+
+// findErrors looks at the errors and descriptions that are not in our vocabulary.
+func (f *facts) findErrors() {
 	for at := range f.members("error", "error_code", "errorcode") {
 		value, _, _ := strings.Cut(f.lower[at:], `"`)
 		word := value[:wordAt(value, 0)]
+		isObject := strings.HasPrefix(value, "{") && !strings.ContainsAny(f.lower[at-1:at], "\"'`")
 		switch {
-		case value == "", strings.ContainsAny(value[:1], ",0123456789") && codeWords[value] == "", value[0] == '{' && !strings.ContainsAny(f.lower[at-1:at], "\"'`"), slices.Contains([]string{"null", "none", "nil", "false", "true", "undefined"}, word):
+		case isObject, codeWords[word] != "", codeWords[value] != "", labelWords[word] != "", nothing.MatchString(value):
 		case slices.Contains(phrases, value):
 			f.isFramework = true
-		case codeWords[word] == "" && codeWords[value] == "" && labelWords[word] == "":
+		default:
 			f.value = cmp.Or(f.value, strings.TrimSpace(f.text[at:at+len(value)]))
 			f.isBody = f.isBody || response.MatchString(f.lower[:at])
 		}
 	}
 	for at := range f.members("error_description", "errordescription") {
-		if value := f.lower[at:]; value != "" && value[0] != ',' && !strings.HasPrefix(value, "null") && !strings.HasPrefix(value, "none") {
-			f.isDescribed, f.isForeign = true, f.isForeign || !isApples(value)
+		if !nothing.MatchString(f.lower[at:]) {
+			f.isDescribed, f.isForeign = true, f.isForeign || !isApples(f.lower[at:])
 		}
 	}
 	for _, match := range ifAny(quoted, f.lower, `oauth2: "`, `applebusiness: "`) {
-		if value, _, isWhole := strings.Cut(match[1], `"`); isWhole && codeWords[value] == "" && !isApples(match[1]) {
+		if value := match[1]; codeWords[value] == "" && !isApples(value+`"`) {
 			if f.isForeign = true; !strings.Contains(value, " ") || strings.Contains(value, ": ") {
-				f.value, f.isDescribed = "unknown", true
+				f.value, f.isDescribed = unknown, true
 			}
 		}
 	}
-	if start := f.text[:min(len(f.text), 120)]; strings.HasPrefix(start, "\nI") || containsAny(f.lower, "info", "debug", "trace", "notice", "verbose") {
-		const info, failing = "info information debug trace notice verbose", "err error warn warning fatal critical severe panic alert"
-		isInfo, isFailing := infoAt.MatchString(start), failingAt.MatchString(start)
-		for _, name := range []string{"level", "severity", "lvl", "severitytext"} {
-			isInfo, isFailing = isInfo || f.first(name, info) != "", isFailing || f.first(name, failing) != ""
-		}
-		isReport := f.action != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status() >= 400
-		f.isMention = f.isMention || isInfo && !isFailing && !isReport
+}
+
+// tellsOfSuccess reports whether the record is one of a level at which nothing fails, unless it shows a failed response or is ours.
+func (f *facts) tellsOfSuccess() bool {
+	start := f.text[:min(len(f.text), 120)]
+	if !strings.HasPrefix(start, "\nI") && !containsAny(f.lower, "info", "debug", "trace", "notice", "verbose") {
+		return false
 	}
-	f.isMention = f.isMention || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ") || len(f.text) < 256 && metric.MatchString(f.text)
-	return f
+	names := []string{"level", "severity", "lvl", "severitytext", "loglevel"}
+	isInfo := infoAt.MatchString(start) || f.first("info information debug trace notice verbose", names...) != ""
+	isFailing := failingAt.MatchString(start) || f.first("err error warn warning fatal critical severe panic alert", names...) != ""
+	isReport := f.action != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status() >= 400
+	return isInfo && !isFailing && !isReport
 }
 
 // members returns where the values of the members of these names begin.
 func (f *facts) members(names ...string) iter.Seq[int] {
 	return func(yield func(int) bool) {
 		for _, name := range names {
-			for end := 0; ; {
-				at := strings.Index(f.lower[end:], name)
-				if at < 0 {
-					break
-				}
-				at += end
-				end = at + len(name)
-				if before := f.lower[at-1]; before >= 'a' && before <= 'z' || before == '_' { // the text begins with a newline
-					continue
-				}
-				if sep := memberAt.FindStringIndex(f.lower[end:min(len(f.lower), end+64)]); sep != nil && !yield(end+sep[1]) {
+			for before, rest, ok := strings.Cut(f.lower, name); ok; before, rest, ok = strings.Cut(rest, name) {
+				c := (" " + before)[len(before)]
+				sep := memberAt.FindStringIndex(rest[:min(len(rest), 64)])
+				if isName := !(c >= 'a' && c <= 'z' || c == '_') && sep != nil; isName && !yield(len(f.lower)-len(rest)+sep[1]) {
 					return
 				}
 			}
@@ -164,9 +164,9 @@ func (f *facts) members(names ...string) iter.Seq[int] {
 	}
 }
 
-// first returns the first value, a word, of a member of this name that is one of the words; any if there are none.
-func (f *facts) first(name, words string) string {
-	for at := range f.members(name) {
+// first returns the first value, a word, of a member of these names that is one of the words; any if there are none.
+func (f *facts) first(words string, names ...string) string {
+	for at := range f.members(names...) {
 		if word := f.lower[at:wordAt(f.lower, at)]; word != "" && (words == "" || slices.Contains(strings.Fields(words), word)) {
 			return word
 		}

@@ -40,6 +40,8 @@ var (
 	notApplesText = regexp.MustCompile(`(appleid\.apple\.com)|(appstoreconnect)|(aadsts|aadb2c)|("status": ?"unauthenticated"|token has been expired or revoked)`)
 )
 
+const unknown = "undocumented" // stands for a code that nobody documented
+
 // bodyOf returns the body of a response of the token endpoint.
 func bodyOf(code, description string) []byte {
 	body, _ := json.Marshal(map[string]string{"error": code, "error_description": description})
@@ -48,17 +50,11 @@ func bodyOf(code, description string) []byte {
 
 // failures returns what the record tells of. The error says why there is nothing.
 func (f *facts) failures() (found []*failure, nothing error) {
-	has := func(same func(other *failure) bool) bool { return slices.ContainsFunc(found, same) }
-	add := func(e *applebusiness.Error) {
-		if !has(func(other *failure) bool { return other.Reason == e.Reason && other.Code == e.Code }) {
-			found = append(found, f.finish(e))
-		}
-	}
 	nothing = errNothing
 	for _, query := range f.redirects {
 		_, err := applebusiness.ParseRedirect(query)
 		if e, ok := errors.AsType[*applebusiness.Error](err); ok {
-			add(e)
+			found = f.add(found, e)
 		} else {
 			nothing = errCode
 		}
@@ -69,48 +65,62 @@ func (f *facts) failures() (found []*failure, nothing error) {
 		}
 		return found, nothing
 	}
-	if f.isForeign || f.isBody {
-		f.texts = nil // another one's error, which may quote Apple's
-	}
-	if f.isBody || f.isForeign && f.value != "" {
-		f.codes, f.labels = nil, nil
-	}
-	codes := slices.Clone(f.codes)
-	for _, text := range f.texts {
-		e := f.fitting(text)
-		if isOfAnother := e.Code == "" && f.isDescribed && f.unknown() != nil; !isOfAnother && !(isCommon(text.Reason) && (e.Code == "" || e.Reason == "")) {
-			codes = slices.DeleteFunc(codes, func(code applebusiness.Code) bool { return code == e.Code })
-			add(e)
-		}
-	}
-	for _, label := range f.labels {
-		if !has(func(other *failure) bool { return other.Reason == label }) && (len(found) == 0 || isDocumented(label)) {
-			e := f.response(string(append(f.codes, "")[0]), "")
-			e.Reason = label
-			add(e)
-		}
-	}
-	for _, code := range codes {
-		if !has(func(other *failure) bool {
-			return other.Code == code || other.Code == "" || !isDocumented(other.Reason) && other.Reason != ""
-		}) {
-			add(f.response(string(code), ""))
-		}
-	}
-	if len(found) > 0 {
+	if found = f.known(found); len(found) > 0 {
 		return found, nothing
 	}
 	switch e, failed := f.otherwise(nothing == errCode), f.ofNetwork(); {
 	case e != nil:
-		add(e)
+		found = f.add(found, e)
 	case failed != nil:
 		found = append(found, failed)
 	case f.value != "" && f.isDescribed:
-		add(f.response("unknown", ""))
+		found = f.add(found, f.response(unknown, ""))
 	case nothing == errNothing && strings.Contains(f.lower, "access_token\""):
 		nothing = errToken
 	}
 	return found, nothing
+}
+
+// add adds e to what was found, if it is another error.
+func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
+	if slices.ContainsFunc(found, func(other *failure) bool { return other.Reason == e.Reason && other.Code == e.Code }) {
+		return found
+	}
+	return append(found, f.finish(e))
+}
+
+// known adds the errors that texts, labels and codes tell, each of which may tell one of its own.
+func (f *facts) known(found []*failure) []*failure {
+	texts, codes, labels := f.texts, f.codes, f.labels
+	if f.isForeign || f.isBody {
+		texts = nil // another one's error, which may quote Apple's
+	}
+	if f.isBody || f.isForeign && f.value != "" {
+		codes, labels = nil, nil
+	}
+	for _, text := range texts {
+		e := f.fitting(text)
+		isOfAnother := e.Code == "" && f.isDescribed && codeLike.MatchString(f.value)
+		if !isOfAnother && !(isCommon(text.Reason) && (e.Code == "" || e.Reason == "")) {
+			codes = slices.DeleteFunc(slices.Clone(codes), func(code applebusiness.Code) bool { return code == e.Code })
+			found = f.add(found, e)
+		}
+	}
+	for _, label := range labels {
+		if len(found) == 0 || isDocumented(label) && !slices.ContainsFunc(found, func(other *failure) bool { return other.Reason == label }) {
+			e := f.response(string(append(f.codes, "")[0]), "")
+			e.Reason = label
+			found = f.add(found, e)
+		}
+	}
+	for _, code := range codes {
+		if !slices.ContainsFunc(found, func(other *failure) bool {
+			return other.Code == code || other.Code == "" || !isDocumented(other.Reason) && other.Reason != ""
+		}) {
+			found = f.add(found, f.response(string(code), ""))
+		}
+	}
+	return found
 }
 
 // provider returns who else than Apple Business the record is about, "" if nobody is named.
@@ -150,17 +160,6 @@ func (f *facts) response(code, description string) *applebusiness.Error {
 	return e
 }
 
-// unknown returns the error of an "error" that nobody documented, nil if that is no code.
-func (f *facts) unknown() *applebusiness.Error {
-	if !codeLike.MatchString(f.value) {
-		return nil
-	}
-	if e := f.response(f.value, ""); e.Code != "" {
-		return e
-	}
-	return nil
-}
-
 // otherwise returns an error that no code, text or label tells: one that nobody documented, or a response without any.
 func (f *facts) otherwise(isCode bool) *applebusiness.Error {
 	status, isFetched, isOwn, isLog := f.status(), f.is(fetched), f.endpoint != "", f.is(logAt)
@@ -170,11 +169,11 @@ func (f *facts) otherwise(isCode bool) *applebusiness.Error {
 			return e
 		}
 	}
-	switch unknown := f.unknown(); {
-	case unknown != nil && (f.isDescribed || !isLog || isOwn), isOwn && (f.action != "" && status == 0 || f.is(otherCodeAt)):
-		return f.response(cmp.Or(f.value, "unknown"), "")
+	switch {
+	case codeLike.MatchString(f.value) && (f.isDescribed || !isLog || isOwn), isOwn && (f.action != "" && status == 0 || f.is(otherCodeAt)):
+		return f.response(cmp.Or(f.value, unknown), "")
 	case f.isFramework && f.isDescribed && status == 0:
-		return f.response("unknown", "")
+		return f.response(unknown, "")
 	case isResponse && status != 0 && !(isCode || strings.Contains(f.lower, "access_token\"")) || isResponse && status >= 400:
 		return f.response("", "")
 	}

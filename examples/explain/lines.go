@@ -30,7 +30,7 @@ const (
 
 // report is what -lines found so far: a record that may go on, and a count for each kind of failure, which are bounded in number.
 type report struct {
-	sync.Mutex // held while a line is explained, so that an interrupt finds the report whole
+	sync.Mutex // not held while a line is waited for, so that an interrupt finds the report whole
 	out        *bufio.Writer
 	asJSON     bool
 	file       string
@@ -57,6 +57,7 @@ type count struct {
 // others from it, and an interrupt ends it with the summary of what was read.
 func explainLines(files []string, asJSON bool, stdin io.Reader, stdout io.Writer) (int, error) {
 	r := &report{out: bufio.NewWriter(stdout), asJSON: asJSON, counts: make(map[string]*count)}
+	r.Lock()
 	interrupt := make(chan os.Signal, 1)
 	signal.Notify(interrupt, os.Interrupt)
 	defer signal.Stop(interrupt)
@@ -85,7 +86,6 @@ func explainLines(files []string, asJSON bool, stdin io.Reader, stdout io.Writer
 		}
 		failures = append(failures, r.read(log), log.Close())
 	}
-	r.Lock()
 	if err := errors.Join(failures...); err != nil && len(r.counts) == 0 {
 		return 0, err
 	}
@@ -93,14 +93,15 @@ func explainLines(files []string, asJSON bool, stdin io.Reader, stdout io.Writer
 	return code, errors.Join(append(failures, err)...)
 }
 
-// read explains each line of a log, of a long one the beginning.
+// read explains each line of a log, of a long one the beginning. It lets an interrupt in while it waits for the next one.
 func (r *report) read(log *source) error {
 	for lines := bufio.NewReaderSize(log, maxLine); ; {
-		if lines.Buffered() == 0 && r.out.Buffered() > 0 { // reading may have to wait
+		if lines.Buffered() == 0 {
 			if err := r.out.Flush(); err != nil {
 				return err
 			}
 		}
+		r.Unlock()
 		line, err := lines.ReadSlice('\n')
 		r.Lock()
 		if len(line) > 0 {
@@ -109,14 +110,13 @@ func (r *report) read(log *source) error {
 		for err == bufio.ErrBufferFull {
 			_, err = lines.ReadSlice('\n')
 		}
-		if err != nil {
-			r.flush()
+		if err == nil {
+			continue
 		}
-		if r.Unlock(); err == io.EOF {
+		if r.flush(); err == io.EOF {
 			return nil
-		} else if err != nil {
-			return fmt.Errorf("%s cannot be read", log.name) // the reader's text may hold anything
 		}
+		return fmt.Errorf("%s cannot be read", log.name) // the reader's text may hold anything
 	}
 }
 
@@ -223,9 +223,7 @@ func (r *report) count(failed *failure, f *facts, place string) {
 		c.First, c.Last = min(cmp.Or(c.First, at), at), max(c.Last, at)
 	}
 	customer := append(numbered.FindStringSubmatch(f.lower), "", "")[1]
-	for _, name := range []string{"customer", "grant", "tenant", "account", "merchant", "org"} {
-		customer = cmp.Or(customer, f.first(name, ""))
-	}
+	customer = cmp.Or(customer, f.first("", "customer", "grant", "tenant", "account", "merchant", "org"))
 	if customer != "" && len(c.customers) < maxCustomers {
 		c.customers[maphash.String(seed, customer)] = true
 	}

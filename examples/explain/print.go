@@ -65,7 +65,7 @@ func explain(f *failure) explanation {
 	e, advice := f.Error, f.advice
 	x := explanation{
 		Reason: e.Reason, Endpoint: e.Endpoint, Code: string(codeWords[strings.ToLower(string(e.Code))]), Status: e.StatusCode, Documented: isDocumented(e.Reason), GrantType: e.GrantType,
-		RetryAfterSeconds: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Affected: affected(advice.Impact), Action: advice.Action, ActionText: orUnknown(advice.Action),
+		RetryAfterSeconds: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Affected: affected[advice.Impact], Action: advice.Action, ActionText: orUnknown(advice.Action),
 		Causes: []cause{}, Remedy: advice.Remedy, Network: f.network, Provider: f.provider, Nearest: f.nearest,
 	}
 	if x.Documented && e.Description != "" {
@@ -180,16 +180,11 @@ func (x explanation) text() string {
 	return head + "\n"
 }
 
-func affected(impact applebusiness.Impact) string {
-	switch impact {
-	case applebusiness.ImpactCustomer:
-		return "customer: this grant, and no other customer's"
-	case applebusiness.ImpactApp:
-		return "app: the partner's app, and so all customers"
-	case applebusiness.ImpactService:
-		return "service: Apple or the way to it, and so everybody for a while"
-	}
-	return "unknown"
+var affected = map[applebusiness.Impact]string{
+	applebusiness.ImpactUnknown:  "unknown",
+	applebusiness.ImpactCustomer: "customer: this grant, and no other customer's",
+	applebusiness.ImpactApp:      "app: the partner's app, and so all customers",
+	applebusiness.ImpactService:  "service: Apple or the way to it, and so everybody for a while",
 }
 
 func orUnknown(action applebusiness.Action) string { return cmp.Or(string(action), "unknown") }

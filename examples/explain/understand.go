@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -85,14 +87,10 @@ func typed(input string) *failure {
 
 var errorName = regexp.MustCompile(`^(?:[A-Za-z]+(?:[_. -][A-Za-z]+)*|[A-Z]{0,4}[-_]?[0-9]{1,6})$`)
 
-// split returns the records of a paste: the entries of a list in JSON, or the lines that begin as those of a log do, each with
+// split returns the records of a paste: the lines that begin as those of a log do, and the entries of a list in JSON, each with
 // what follows it.
 func split(input string) (records []string) {
-	if records = entries(json.RawMessage(input)); len(records) > 1 {
-		return records
-	}
-	records = nil
-	for line := range strings.SplitAfterSeq(input, "\n") {
+	for line := range strings.SplitAfterSeq(entryAt.ReplaceAllString(input, "$1\n$2"), "\n") {
 		last := len(records) - 1
 		if last < 0 || logLine.MatchString(line) && !(strings.Contains(line, "Response: ") && fetched.MatchString(records[last])) {
 			records = append(records, line)
@@ -103,30 +101,10 @@ func split(input string) (records []string) {
 	return records
 }
 
-var logLine = regexp.MustCompile(`^(?:\S{0,24} *\| *)?[\[<]?(?:\d{4}[-/]\d\d[-/]\d\d[T ]|time=|level=|ts=|\d{1,3}>|[A-Z][a-z]{2} [ \d]\d \d\d:|\{"(?:time|level|ts|timestamp|@timestamp|severity|log|msg|message|lvl)")`)
-
-// entries returns the entries of a list of records in JSON: of a HAR file, or of what a service exports.
-func entries(value json.RawMessage) (parts []string) {
-	var list []json.RawMessage
-	var object map[string]json.RawMessage
-	if len(value) == 0 || json.Unmarshal(value, &list) != nil && json.Unmarshal(value, &object) != nil {
-		return nil
-	}
-	for _, name := range []string{"log", "entries", "events", "results", "hits", "values", "streams", "data"} {
-		if parts = entries(object[name]); len(parts) > 1 {
-			return parts
-		}
-	}
-	if len(list) == 1 {
-		return entries(list[0])
-	}
-	for _, item := range list {
-		if text := string(item); !strings.HasPrefix(text, `{"field"`) { // a list of members
-			parts = append(parts, text)
-		}
-	}
-	return parts
-}
+var (
+	entryAt = regexp.MustCompile(`([\[,]\s*)(\{\s*"(?:_initiator|startedDateTime|pageref|request|time|level|ts|timestamp|@timestamp|severity|log|msg|message|lvl|@message|insertId|jsonPayload|textPayload|eventId)"|\[\{"field")`)
+	logLine = regexp.MustCompile(`^(?:\S{0,24} *\| *)?[\[<]?(?:\d{4}[-/]\d\d[-/]\d\d[T ]|time=|level=|ts=|\d{1,3}>|[A-Z][a-z]{2} [ \d]\d \d\d:|\{"(?:time|level|ts|timestamp|@timestamp|severity|log|msg|message|lvl)"|\{\s*"(?:_initiator|startedDateTime|pageref|request|@message|insertId|jsonPayload|textPayload|eventId)"|\[\{"field")`)
+)
 
 // nearest returns the row or the code that somebody nearly means who types a short text, nil if there is none.
 func nearest(input string) *failure {
@@ -134,23 +112,20 @@ func nearest(input string) *failure {
 		return nil
 	}
 	best, score := "", 0.7
-	compare := func(with, name string) {
-		if s := similarity(input, with); s > score {
+	names := slices.AppendSeq(slices.Collect(maps.Keys(codeWords)), maps.Keys(labelWords))
+	for _, entry := range documented {
+		names = append(names, entry.Description)
+	}
+	for _, name := range names {
+		if s := similarity(input, name); s > score {
 			best, score = name, s
 		}
-	}
-	for entry := range applebusiness.Catalog() {
-		for _, text := range []string{entry.Description, string(entry.Reason), reasonName(entry.Reason)} {
-			compare(text, reasonName(entry.Reason)+", "+strconv.Quote(entry.Description))
-		}
-	}
-	for _, code := range allCodes {
-		compare(string(code), codeName(code)+", "+string(code))
 	}
 	if best == "" {
 		return nil
 	}
-	return &failure{Error: new(applebusiness.Error), nearest: best, advice: applebusiness.Advice{Remedy: "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's."}}
+	x := explain(typed(best))
+	return &failure{Error: new(applebusiness.Error), nearest: x.Constant + ", " + cmp.Or(x.Code, strconv.Quote(x.Reason.Description())), advice: applebusiness.Advice{Remedy: "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's."}}
 }
 
 // similarity returns which part of the pairs of letters in two texts is the same.

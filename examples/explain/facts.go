@@ -60,7 +60,7 @@ var (
 	urlWord      = regexp.MustCompile("[^\\s\"`<>'|]+")
 	outgoing     = regexp.MustCompile("(?i)(?:post|get) [\"'`]$")
 	statusLine   = regexp.MustCompile("(?:^|[\n\"'`=:>}])\\s*(?:< )?http/[0-9.]+ $")
-	response     = regexp.MustCompile(`http/[0-9.]+ [1-5]\d\d|oauth2: cannot fetch token: [1-5]\d\d`)
+	response     = regexp.MustCompile(`http/[0-9.]+ [1-5]\d\d|cannot fetch token: [1-5]\d\d`)
 	bodyAfter    = regexp.MustCompile(`^\)?: *\{`)
 	statusBefore = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|http|/[\d.]+")*$`)
 )
@@ -109,8 +109,9 @@ func collect(record string) *facts {
 
 // findErrors looks at the errors and descriptions that are not in our vocabulary.
 func (f *facts) findErrors() {
+	shown := append(response.FindStringIndex(f.lower), len(f.lower))[0]
 	for at := range f.members("error", "error_code", "errorcode") {
-		value, _, _ := strings.Cut(f.lower[at:], `"`)
+		value, _, _ := strings.Cut(f.lower[at:min(len(f.lower), at+256)], `"`)
 		word := value[:wordAt(value, 0)]
 		isObject := strings.HasPrefix(value, "{") && !strings.ContainsAny(f.lower[at-1:at], "\"'`")
 		switch {
@@ -119,11 +120,11 @@ func (f *facts) findErrors() {
 			f.isFramework = true
 		default:
 			f.value = cmp.Or(f.value, strings.TrimSpace(f.text[at:at+len(value)]))
-			f.isBody = f.isBody || response.MatchString(f.lower[:at])
+			f.isBody = f.isBody || at > shown
 		}
 	}
 	for at := range f.members("error_description", "errordescription") {
-		if !nothing.MatchString(f.lower[at:]) {
+		if !nothing.MatchString(f.lower[at:min(len(f.lower), at+9)]) {
 			f.isDescribed, f.isForeign = true, f.isForeign || !isApples(f.lower[at:])
 		}
 	}
@@ -291,7 +292,7 @@ func (f *facts) findWords() {
 		switch {
 		case word == "404" && strings.HasPrefix(after, " not found") && marked.MatchString(before):
 			f.codes = append(f.codes, applebusiness.CodeNotFound)
-		case len(word) == 3 && word[0] >= '1' && word[0] <= '5':
+		case len(word) == 3 && word[0] >= '1' && word[0] <= '5' && len(f.statuses) < 64:
 			f.findStatus(word, before, after)
 		case code == "" && label == "" || counted.MatchString(after), !distinct.MatchString(word) && !marked.MatchString(before):
 		case label != "" && !strings.Contains(word, "_") && labelAt.MatchString(before) && f.endpoint == "": // another one's reason

@@ -39,11 +39,14 @@ func understand(input string) (found []*failure, err error) {
 	if len(found) > 1 && len(records) > 1 { // another server may have answered another request
 		found = slices.DeleteFunc(found, func(f *failure) bool { return f.Reason == applebusiness.ErrMalformedResponse })
 	}
-	if f := collect(input); len(found) == 0 && len(records) == 1 && err == errNothing && len(f.statuses) > 0 && clientStatus.MatchString(f.text) {
-		if err = errStatus; neterr.StatusPasses(f.status()) {
-			found = []*failure{f.finish(f.response("", ""))}
+	if len(found) == 0 && len(records) == 1 && err == errNothing {
+		if f := collect(input); len(f.statuses) > 0 && clientStatus.MatchString(f.text) {
+			if err = errStatus; neterr.StatusPasses(f.status()) {
+				found = []*failure{f.finish(f.response("", ""))}
+			}
 		}
-	} else if near := nearest(input); len(found) == 0 && near != nil {
+	}
+	if near := nearest(input); len(found) == 0 && near != nil && err == errNothing {
 		found = []*failure{near}
 	}
 	if len(found) > 0 {
@@ -90,15 +93,17 @@ var errorName = regexp.MustCompile(`^(?:[A-Za-z]+(?:[_. -][A-Za-z]+)*|[A-Z]{0,4}
 // split returns the records of a paste: the lines that begin as those of a log do, and the entries of a list in JSON, each with
 // what follows it.
 func split(input string) (records []string) {
-	for line := range strings.SplitAfterSeq(entryAt.ReplaceAllString(input, "$1\n$2"), "\n") {
-		last := len(records) - 1
-		if last < 0 || logLine.MatchString(line) && !(strings.Contains(line, "Response: ") && fetched.MatchString(records[last])) {
-			records = append(records, line)
-		} else {
-			records[last] += line
+	input = entryAt.ReplaceAllString(input, "$1\n$2")
+	start, end := 0, 0
+	for line := range strings.SplitAfterSeq(input, "\n") {
+		isResponse := strings.Contains(line, "Response: ") && fetched.MatchString(input[max(start, end-1024):end])
+		if end > 0 && logLine.MatchString(line) && !isResponse {
+			records = append(records, input[start:end])
+			start = end
 		}
+		end += len(line)
 	}
-	return records
+	return append(records, input[start:])
 }
 
 var (

@@ -190,7 +190,8 @@ func (r *report) explain(record []byte, lines int, isHinted bool) {
 	if isHinted {
 		f = collect(string(record))
 		found, _ = f.failures()
-		found = slices.DeleteFunc(found, func(failed *failure) bool { return failed.provider != "" })
+		isElsewhere := containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
+		found = slices.DeleteFunc(found, func(failed *failure) bool { return failed.provider != "" || isElsewhere && failed.name() == "network" })
 	}
 	if len(found) == 0 {
 		r.others += lines

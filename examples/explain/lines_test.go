@@ -357,6 +357,21 @@ time=2026-11-24T10:00:09Z level=WARN msg=failed customer=7 err="applebusiness: i
 	assert.Equal(t, exitUndocumented, command.ProcessState.ExitCode())
 }
 
+// Requests to other servers are not on the way to Apple.
+func TestLinesOfOthers(t *testing.T) {
+	stdout, _, code := execute(t, strings.Join([]string{
+		`level=ERROR msg="webhook failed" err="Post \"https://partner.example/hook\": context deadline exceeded"`,
+		`Get "https://10.0.0.1:443/api/v1/pods": dial tcp 10.0.0.1:443: connect: connection refused`,
+		`{"level":"error","error":"rpc error: code = Unavailable desc = unavailable"}`,
+		`192.0.2.1 - - [24/Nov/2026:11:30:00 +0000] "POST /api HTTP/1.1" 503 5`,
+		`{"level":"error","error":"invalid credentials","code":"402"}`,
+	}, "\n"), "-lines")
+	assert.Empty(t, stdout)
+	assert.Equal(t, exitUnusable, code)
+	stdout, _, _ = execute(t, `err="Post \"https://business.apple.com/api/v1/oauth2/token\": context deadline exceeded"`, "-lines")
+	assert.Contains(t, stdout, "1: network: retry: timed out\n")
+}
+
 // A line that begins with an object is another one's body only if it is one.
 func TestLinesThatFollow(t *testing.T) {
 	record := `{"level":"error","msg":"refresh failed","error":"applebusiness: invalid_client: \"Invalid client_id or client_secret\" (HTTP 401)"}` + "\n"

@@ -295,7 +295,7 @@ func (f *facts) findWords() {
 			f.codes = append(f.codes, applebusiness.CodeNotFound)
 		case len(word) == 3 && word[0] >= '1' && word[0] <= '5' && len(f.statuses) < 64:
 			f.findStatus(word, before, after)
-		case code == "" && label == "" || counted.MatchString(after), !distinct.MatchString(word) && !marked.MatchString(before):
+		case code == "" && label == "" || counted.MatchString(after), !distinct.MatchString(word) && !marked.MatchString(before) && !isApples(strings.TrimLeft(f.lower[end:], "\"': )]")):
 		case code == "" && !strings.Contains(word, "_") && !strings.HasPrefix(word, "err") && !strings.Contains(before, "applebusiness") && !(labelAt.MatchString(before) && f.endpoint != ""): // another one's word
 		default:
 			f.isMention = f.isMention || isList(word, after)

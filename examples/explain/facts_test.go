@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 func quote(text string) string { b, _ := json.Marshal(text); return strings.Trim(string(b), "") }
@@ -165,6 +167,36 @@ func TestMatrix(t *testing.T) {
 					assert.Len(t, found, 1)
 					assert.Equal(t, want, string(found[0].advice.Action), "%s %s %s: %s", name, status, grant, input)
 				}
+			}
+		}
+	}
+}
+
+// Each row of the catalog is found in each wrapping.
+func TestRows(t *testing.T) {
+	for name, wrap := range wrappings {
+		for entry := range applebusiness.Catalog() {
+			if entry.Reason == applebusiness.ErrEndpointNotFound {
+				continue
+			}
+			text := strings.ReplaceAll(entry.Description, "<parameter name>", "code")
+			input := wrap("", "")
+			switch {
+			case strings.HasPrefix(name, "percent"):
+				continue
+			case name == "form":
+				input = strings.ReplaceAll(input, "Invalid+refresh_token", url.QueryEscape(text))
+			case name == "mail":
+				input = strings.ReplaceAll(input, "Invalid\n> refresh_token", strings.Replace(text, " ", "\n> ", 1))
+			case name == "quoted-printable":
+				continue
+			}
+			input = strings.ReplaceAll(strings.ReplaceAll(input, "invalid_grant", string(entry.Code)), "Invalid refresh_token", text)
+			found, err := understand(input)
+			if assert.NoError(t, err, "%s: %s", name, input) {
+				assert.Len(t, found, 1, "%s: %s", name, input)
+				assert.Equal(t, entry.Reason, found[0].Reason, "%s: %s", name, input)
+				assert.Equal(t, entry.Code, found[0].Code, "%s: %s", name, input)
 			}
 		}
 	}

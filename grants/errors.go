@@ -93,6 +93,7 @@ var (
 	errForever   = errors.New("others have had the grant's lease for long, and none has brought a token")
 	errGivenUp   = errors.New("Close gave up while its token was on its way")
 	errNoName    = errors.New(prefix + "a grant needs a name")
+	errNotToken  = errors.New(prefix + "the refresh token holds characters that no token has")
 	errReplaced  = errors.New(prefix + "the token was replaced by a newer one, and its refresh token is spent")
 )
 

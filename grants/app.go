@@ -140,17 +140,23 @@ func (m *Manager) wakeQueue() {
 // noteSuccess opens what held the app; m.mu is held. a is nil for a code exchange.
 func (m *Manager) noteSuccess(a *attempt) {
 	p := &m.app
-	p.proven, p.failures, p.several = true, 0, false
+	p.proven = true
 	if a != nil {
 		m.noteOutcome(&verdictNote{a: a, grant: a.grant})
 	}
-	if p.trouble.open() {
-		m.tell(slog.LevelInfo, "token requests succeed again")
-	}
+	m.noteAnswer()
 	if p.refusals.open() {
 		m.tell(slog.LevelInfo, "refused grants are believed one by one again")
 	}
 	m.wakeJudges()
+}
+
+// noteAnswer notes that Apple has answered as if nothing were wrong with the app; m.mu is held.
+func (m *Manager) noteAnswer() {
+	m.app.failures = 0
+	if m.app.trouble.open() {
+		m.tell(slog.LevelInfo, "token requests are no longer held back")
+	}
 }
 
 // noteFailure notes a failed token request of the grant, and returns its error as others are to have it: with the time to
@@ -159,14 +165,7 @@ func (m *Manager) noteFailure(a *attempt, grant string, k kind, e *applebusiness
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p, now := &m.app, m.now()
-	switch k {
-	case alone, limited:
-		return false, 0
-	case refused:
-		p.failures, p.several = 0, false
-		if p.trouble.open() {
-			m.tell(slog.LevelInfo, "token requests are answered again")
-		}
+	if k == alone || k == limited {
 		return false, 0
 	}
 	if p.failures == 0 {
@@ -227,6 +226,7 @@ func (m *Manager) noteRefusal(a *attempt, record Record) (*verdictNote, error) {
 		return n, nil
 	}
 	m.noteOutcome(n)
+	m.noteAnswer()
 	m.wakeJudges()
 	m.awaitEvidence(a)
 	if m.app.many() {

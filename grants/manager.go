@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -296,7 +297,7 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 	e.asked = true
 	e.used.Store(int64(now))
 	if now < e.lookAt && e.attempt == nil {
-		err := m.remembered(e)
+		err := cmp.Or(m.remembered(e), m.unusableURL)
 		if err == nil {
 			err = m.refusal(nil)
 		}
@@ -305,15 +306,12 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 			return e.lastResort(err)
 		}
 	}
-	var enough <-chan time.Time
+	patience := time.Duration(-1)
 	if c := e.current.Load(); c != nil && time.Until(c.token.Expiry) > 0 { // it has seconds to live
-		patience := min(lastPatience, time.Until(c.token.Expiry))
+		patience = min(lastPatience, time.Until(c.token.Expiry))
 		if e.attempt != nil || e.failures > 0 {
 			patience = 0 // for minutes it could not be replaced
 		}
-		timer := time.NewTimer(patience)
-		defer timer.Stop()
-		enough = timer.C
 	}
 	a := e.attempt
 	if a == nil {
@@ -321,23 +319,34 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 	}
 	a.callers++
 	m.mu.Unlock()
+	return a.await(ctx, patience)
+}
 
+// await returns a's outcome to a caller, or, after some patience, the current token in the last seconds of its life. A
+// negative patience has no end.
+func (a *attempt) await(ctx context.Context, patience time.Duration) (*oauth2.Token, error) {
+	var enough <-chan time.Time
+	if patience >= 0 {
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		enough = timer.C
+	}
 	for {
 		select {
 		case <-a.offered.done:
 			if a.offered.err != nil {
-				return e.lastResort(a.offered.err)
+				return a.e.lastResort(a.offered.err)
 			}
 			token := *a.offered.token
 			return &token, nil
 		case <-enough:
-			if token, _ := e.lastResort(nil); token != nil {
-				m.leave(a)
+			if token, _ := a.e.lastResort(nil); token != nil {
+				a.m.leave(a)
 				return token, nil
 			}
 			enough = nil
 		case <-ctx.Done():
-			m.leave(a)
+			a.m.leave(a)
 			return nil, ctx.Err()
 		}
 	}

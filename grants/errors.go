@@ -105,7 +105,7 @@ func shown(text string, tokens ...*oauth2.Token) string {
 			secrets = append(secrets, token.AccessToken, token.RefreshToken)
 		}
 	}
-	return redact.Show(redact.Values(text, secrets...), maxErrorText)
+	return redact.Show(redact.Values(strings.TrimPrefix(text, prefix), secrets...), maxErrorText)
 }
 
 // transportPanic is a failed token request whose http.RoundTripper panicked.

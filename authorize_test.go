@@ -129,6 +129,17 @@ func TestNobodyComesBack(t *testing.T) {
 	}
 }
 
+// A description that repeats the code or the state beside it does not keep them, either.
+func TestRedirectDescriptionKeepsNoSecret(t *testing.T) {
+	_, err := applebusiness.ParseRedirect("error=bad_c0de-SECRET&error_description=Code+c0de-SECRET+of+st4te-SECRET&error_uri=https://x.example/c0de-SECRET&code=c0de-SECRET&state=st4te-SECRET")
+	var e *applebusiness.Error
+	require.ErrorAs(t, err, &e)
+	assert.Equal(t, applebusiness.Code("bad_***"), e.Code)
+	assert.Equal(t, "Code *** of ***", e.Description)
+	assert.Equal(t, "https://x.example/***", e.URI)
+	assert.EqualError(t, err, `applebusiness: "***": "Code *** of ***"`)
+}
+
 func TestRedirectIsNotPrinted(t *testing.T) {
 	const want = "applebusiness.Redirect{Code: ***, State: ***}"
 	redirect := applebusiness.Redirect{Code: "c0de-SECRET", State: "st4te-SECRET"}
@@ -229,4 +240,55 @@ func TestCheckAuthorizationURLOfOAuth2(t *testing.T) {
 	assert.Equal(t, "https://api.example/api/v1/oauth2/token", config.Endpoint.TokenURL)
 	assert.Equal(t, oauth2.AuthStyleInParams, config.Endpoint.AuthStyle)
 	assert.Equal(t, config.Endpoint, applebusiness.OAuth2Endpoint("https://business.example", "https://api.example"))
+}
+
+func TestParseRedirect(t *testing.T) {
+	long := "code=" + strings.Repeat("x", 64<<10)
+	for query, want := range map[string]struct {
+		redirect applebusiness.Redirect
+		err      string
+	}{
+		"code=abc&state=s":             {applebusiness.Redirect{"abc", "s"}, ""},
+		"?code=abc&state=s&utm=1&utm=": {applebusiness.Redirect{"abc", "s"}, ""},
+		"code=abc":                     {applebusiness.Redirect{"abc", ""}, ""},
+		"code=abc&error=&state=s":      {applebusiness.Redirect{"abc", "s"}, ""},
+		"error=access_denied&state=s":  {applebusiness.Redirect{"", "s"}, "applebusiness: user_denied: access_denied"},
+		"error=unsupported_response_type&error_description=response_type+must+be+code&state=xyzABC123": {applebusiness.Redirect{"", "xyzABC123"}, `applebusiness: unsupported_response_type: "response_type must be code"`},
+		"error=x&code=abc&state=s":              {applebusiness.Redirect{"", "s"}, `applebusiness: "x"`},
+		"":                                      {applebusiness.Redirect{}, "applebusiness: malformed_redirect: neither code nor error"},
+		"?":                                     {applebusiness.Redirect{}, "applebusiness: malformed_redirect: neither code nor error"},
+		"code=&state=s":                         {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: neither code nor error"},
+		"state=s&code=a&code=a":                 {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: code is repeated"},
+		"state=s&error=a&error=b":               {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: error is repeated"},
+		"state=s&error=a&error_uri=&error_uri=": {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: error_uri is repeated"},
+		"state=s&state=s&code=a":                {applebusiness.Redirect{}, "applebusiness: malformed_redirect: state is repeated"},
+		"state=s&code=%zz":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: code cannot be decoded"},
+		"state=s&code=a;b":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: code cannot be decoded"},
+		long:                                    {applebusiness.Redirect{}, "applebusiness: malformed_redirect: the query is too long"},
+	} {
+		t.Run(query[:min(len(query), 80)], func(t *testing.T) {
+			redirect, err := applebusiness.ParseRedirect(query)
+			assert.Equal(t, want.redirect, redirect)
+			if want.err == "" {
+				assert.NoError(t, err)
+				return
+			}
+			require.EqualError(t, err, want.err)
+			var e *applebusiness.Error
+			require.ErrorAs(t, err, &e)
+			assert.Equal(t, applebusiness.AuthorizationEndpoint, e.Endpoint)
+			assert.Zero(t, e.StatusCode)
+		})
+	}
+}
+
+// A query as long as the limit is read.
+func TestLongestQuery(t *testing.T) {
+	query := "code=c&state=s&padding="
+	query += strings.Repeat("x", 64<<10-len(query))
+	redirect, err := applebusiness.ParseRedirect(query)
+	require.NoError(t, err)
+	assert.Equal(t, applebusiness.Redirect{Code: "c", State: "s"}, redirect)
+	_, err = applebusiness.ParseRedirect(query + "x")
+	assert.EqualError(t, err, "applebusiness: malformed_redirect: the query is too long")
 }

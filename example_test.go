@@ -100,8 +100,8 @@ func ExampleVerifyRedirect() {
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		code, err := applebusiness.VerifyRedirect(r, state)
 		switch {
-		case errors.Is(err, applebusiness.ErrStateMismatch):
-			http.Error(w, "This connection was not started here.", http.StatusBadRequest)
+		case errors.Is(err, applebusiness.ErrStateMismatch), errors.Is(err, applebusiness.ErrMalformedRedirect):
+			http.Error(w, "This connection was not started here.", http.StatusBadRequest) // the state is still good: forget it below
 		case errors.Is(err, applebusiness.ErrUserDenied):
 			fmt.Fprintln(w, "The connection was not made.")
 		case err != nil:

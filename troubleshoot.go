@@ -279,7 +279,7 @@ func (e *Error) adviceOfAttempt(advice Advice) Advice {
 	return advice
 }
 
-// noResponseAdvice is about ErrNoResponse. Out of Transport a failure passes unless it is known not to.
+// noResponseAdvice is about ErrNoResponse. A failure that Transport does not know is treated as one that passes.
 func (e *Error) noResponseAdvice() Advice {
 	failed := neterr.Of(e.err)
 	switch {
@@ -479,10 +479,10 @@ var adviceByReason = map[Reason]Advice{
 	},
 	ErrUnavailable:        adviceTransient,
 	ErrMalformedResponse:  adviceForeign,
-	ErrUnsafeTokenRequest: fixRequest("Nothing was sent. Send the credentials in the body (oauth2.AuthStyleInParams), each field once, to the token URL itself. On a code exchange a customer waits on a page meanwhile."),
+	ErrUnsafeTokenRequest: fixRequest("Nothing was sent. Send the credentials in the body (oauth2.AuthStyleInParams), each field once, by https and to the token URL itself. On a code exchange a customer waits on a page meanwhile."),
 	ErrNoRefreshToken: {
 		Action: ActionFixRequest, Impact: ImpactUnknown,
-		Remedy: "Read the stored token again, with its refresh token. If none was ever stored, ask this customer to connect again; a Service Account asks for a new token with its client credentials instead.",
+		Remedy: "Read the stored token again, with its refresh token, and store none without one. If there never was one, ask this customer to connect again; a Service Account asks for a new token with its client credentials instead.",
 	},
 	ErrManyRefusals: fixRegistration("Apple refuses the refresh tokens of many customers at once, which is nobody's revocation. Look for the token URL or the client_id of another environment, for a database that was restored from a backup, and whether Apple has a fault. Ask nobody to reconnect: nothing was written, and the grants work again once this is mended."),
 	ErrUnsafeState:  fixRequest("Build state from letters, digits, '-', '.', '_' and '~', as oauth2.GenerateVerifier does."),

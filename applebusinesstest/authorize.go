@@ -158,15 +158,11 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect
 // redirect addresses params to the partner, with the state that came; s.mu is held.
 func (s *Server) redirect(query url.Values, params url.Values) redirect {
 	redirectURI := query.Get("redirect_uri")
-	registered := s.clients[query.Get("client_id")] // a zero one has no redirect URI
 	if params != nil && query.Has("state") {
 		params.Set("state", query.Get("state"))
 	}
-	return redirect{
-		redirectURI: redirectURI,
-		registered:  slices.Contains(registered.redirectURIs, redirectURI),
-		params:      params,
-	}
+	registered := slices.Contains(s.clients[query.Get("client_id")].redirectURIs, redirectURI)
+	return redirect{redirectURI, registered, params}
 }
 
 // logState says what is wrong with a state, which Apple calls no more than a bad request.
@@ -193,14 +189,8 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request, requestI
 	w.Header().Set("Cache-Control", "no-store")
 	var response redirect
 	if r.Method == http.MethodPost {
-		consent := ConsentAsk
-		switch r.PostFormValue("consent") {
-		case "allow":
-			consent = ConsentAllow
-		case "deny":
-			consent = ConsentDeny
-		}
-		response = s.decide(r.URL.RawQuery, consent)
+		choices := map[string]Consent{"allow": ConsentAllow, "deny": ConsentDeny}
+		response = s.decide(r.URL.RawQuery, choices[r.PostFormValue("consent")]) // anything else: asked again
 	} else {
 		response = s.authorize(r.URL.RawQuery, ConsentAsk, Request{ContentType: r.Header.Get("Content-Type"), RequestID: requestID})
 	}

@@ -90,6 +90,7 @@ func (s *Server) FailNext(failure Failure) {
 	failure.Endpoint = cmp.Or(failure.Endpoint, failure.Entry.Endpoint, applebusiness.TokenEndpoint)
 	panicIf("FailNext", append(failure.problems(), failure.selectorProblems()...))
 	failure.fillIn()
+	failure.Times = cmp.Or(failure.Times, 1)
 	key := selector{failure.Endpoint, failure.GrantType, failure.ClientID, failure.RefreshToken}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -188,7 +189,7 @@ func (s *Server) next(request selector) (Failure, bool) {
 		switch {
 		case failure.Times > 1:
 			queue[0].Times--
-		case failure.Times >= 0:
+		case failure.Times == 1:
 			s.failures[key] = queue[1:]
 		}
 		return failure, true
@@ -202,7 +203,7 @@ func (s *Server) reportFailures() {
 	s.mu.Lock()
 	for key, queue := range s.failures {
 		for _, left := range queue {
-			if left.Times >= 0 || !left.happened {
+			if left.Times >= 1 || !left.happened {
 				lines = append(lines, fmt.Sprintf("Close: a failure has not come to pass: reason %q, status %d, takes effect %t, delay %v, hang %t, drop %t, times %d; "+
 					"for the endpoint %q, grant_type %q, client_id %q, a refresh_token %t", string(left.Entry.Reason), left.StatusCode, left.TakesEffect, left.Delay,
 					left.Hang, left.Drop, left.Times, string(key.endpoint), key.grantType, key.clientID, key.refreshToken != ""))

@@ -170,13 +170,15 @@ func TestStatusAfterTheEffect(t *testing.T) {
 func TestEntryWithHeader(t *testing.T) {
 	server := newServer(t, nil)
 	server.FailNext(applebusinesstest.Failure{
-		Entry: findEntry(t, applebusiness.TokenEndpoint, applebusiness.ErrServer, 500), Header: http.Header{"retry-after": {"7"}},
+		Entry: findEntry(t, applebusiness.TokenEndpoint, applebusiness.ErrServer, 500), Header: http.Header{"retry-after": {"7"}, "content-type": {"text/plain"}}, Times: 2,
 	})
 	_, err := refresh(server, newConfig(server), "unknown")
 	failed, ok := errors.AsType[*applebusiness.Error](err)
 	require.True(t, ok)
 	assert.Equal(t, applebusiness.ErrServer, failed.Reason)
 	assert.Equal(t, 7*time.Second, failed.RetryAfter)
+	response, _ := send(t, http.MethodPost, server.Endpoint().TokenURL, "application/json", "{}")
+	assert.Equal(t, []string{"text/plain"}, response.Header["Content-Type"])
 }
 
 // A failure can be for some requests only. The most specific queue comes first.

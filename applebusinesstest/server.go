@@ -53,6 +53,7 @@
 package applebusinesstest
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -221,10 +222,7 @@ func (s *Server) Start() error {
 	if s.started {
 		return errors.New("applebusinesstest: the server was started before")
 	}
-	addr := s.options.Addr
-	if addr == "" {
-		addr = "127.0.0.1:0"
-	}
+	addr := cmp.Or(s.options.Addr, "127.0.0.1:0")
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return fmt.Errorf("applebusinesstest: %w", err)
@@ -232,11 +230,8 @@ func (s *Server) Start() error {
 	s.started, s.atStart = true, maps.Clone(s.clients)
 	// The host stays as the caller wrote it: to a browser localhost and 127.0.0.1 are different sites.
 	host, _, _ := net.SplitHostPort(addr)
-	if host == "" {
-		host = "127.0.0.1"
-	}
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	s.URL = "http://" + net.JoinHostPort(host, port)
+	s.URL = "http://" + net.JoinHostPort(cmp.Or(host, "127.0.0.1"), port)
 	if s.Config != nil && s.Config.TLSConfig != nil {
 		s.URL = "https" + strings.TrimPrefix(s.URL, "http")
 	}

@@ -222,6 +222,9 @@ func TestMisusePanics(t *testing.T) {
 		"ConnectExpired": func() { server.ConnectExpired("unknown") },
 		"RotateSecret":   func() { server.RotateSecret("unknown") },
 		"DeleteApp":      func() { server.DeleteApp("unknown") },
+		"FailNext": func() {
+			server.FailNext(applebusinesstest.Failure{StatusCode: 503, ClientID: "unknown"})
+		},
 	} {
 		assert.PanicsWithValue(t, fmt.Sprintf(`applebusinesstest: %s: the client_id "unknown" is not registered; %s`, strings.TrimSuffix(method, "Expired"), known), misuse)
 	}
@@ -364,7 +367,7 @@ func TestCloseReportsFailures(t *testing.T) {
 	require.NoError(t, server.Start())
 	config := newConfig(server)
 	token := server.ConnectExpired(config.ClientID)
-	server.FailNext(applebusinesstest.Failure{StatusCode: 502, Times: 1})
+	server.FailNext(applebusinesstest.Failure{StatusCode: 502})
 	server.FailNext(applebusinesstest.Failure{StatusCode: 503, Times: 3, GrantType: "refresh_token"})
 	for range 2 {
 		_, err := refresh(server, config, token.RefreshToken)

@@ -175,4 +175,6 @@ func TestTrickle(t *testing.T) {
 	body, err := io.ReadAll(response.Body)
 	assert.ErrorIs(t, err, context.Canceled)
 	assert.Empty(t, body)
+	status, _ := me(t, server, "")
+	assert.Equal(t, http.StatusUnauthorized, status, "only the token endpoint does")
 }

@@ -1,7 +1,6 @@
 package grants
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -48,11 +47,12 @@ type attempt struct {
 	rounds      int
 	version     int64 // of the row that was looked at last
 	leased      bool
+	surely      bool // leased, since Lease has said so
 	leasedAt    time.Time
 	leasedSince time.Time // a sibling has the lease
 	leaseAt     time.Time // when to try for it again
 	poll        time.Duration
-	graced      bool
+	graced      int64 // the version whose successor had time to be stored
 	sentAt      time.Duration
 	unsaved     *unsavedToken
 	remember    time.Duration // how long a failure is remembered; 0: by the number of failures
@@ -126,11 +126,16 @@ func (a *attempt) run() {
 	}
 }
 
-// release ends a's lease. What fails is tried again in the background, lest the lease block the grant until it runs out.
+// release ends a's lease. What fails is tried again until the lease has run out, so that it does not block the grant; where
+// Lease failed, so that there is none as like as not, for some seconds.
 func (m *Manager) release(a *attempt) {
+	most := m.leaseTime()
+	if !a.surely {
+		most = 5 * time.Second
+	}
 	for tries := 0; ; tries++ {
 		err := m.call(m.work, func(ctx context.Context) error { return m.store.Release(ctx, a.grant, a.holder) })
-		if err == nil || errors.Is(err, ErrNoGrant) || time.Since(a.leasedAt) > m.leaseTime() || sleep(m.queued, saveBackoff(tries)) != nil {
+		if err == nil || errors.Is(err, ErrNoGrant) || time.Since(a.leasedAt) > most || sleep(m.queued, saveBackoff(tries)) != nil {
 			return
 		}
 	}
@@ -139,10 +144,7 @@ func (m *Manager) release(a *attempt) {
 // report calls OnRefresh.
 func (m *Manager) report(event Refresh) {
 	if m.options.OnRefresh != nil {
-		_, _ = enter(m.work, m, "OnRefresh", func(context.Context) (struct{}, error) {
-			m.options.OnRefresh(event)
-			return struct{}{}, nil
-		})
+		_ = m.through(m.work, "OnRefresh", func(context.Context) error { m.options.OnRefresh(event); return nil })
 	}
 }
 
@@ -161,7 +163,7 @@ func (a *attempt) refresh() (*oauth2.Token, error) {
 		case repair:
 			record, err = a.repair(record)
 		case condemn:
-			record, err = a.condemn(record, a.e.verdict)
+			record, err = a.condemn(record, d.verdict)
 		case send:
 			if !a.ready() {
 				record, err = a.acquire()
@@ -199,7 +201,7 @@ func (a *attempt) decide(record Record) decision {
 	a.version = record.Version
 	a.want.callers = a.callers > 0
 	d := decide(record, memory{
-		now: time.Now(), older: m.see(e, record.Token), bad: e.bad, condemned: e.verdict != nil, refusal: refusal,
+		now: time.Now(), older: m.see(e, record.Token), bad: e.bad, verdict: e.verdict, refusal: refusal,
 	}, a.want)
 	if d.good {
 		m.use(e, record.Token, false)
@@ -271,10 +273,10 @@ func (a *attempt) acquire() (Record, error) {
 	case err != nil:
 		m.lockedGiveBack(a)
 		return Record{}, err
-	case record.Unfinished && !a.graced && !a.knowsLost(record.Version):
+	case record.Unfinished && a.graced != record.Version && !a.knowsLost(record.Version):
 		// Whoever has fetched the successor and could not store it does so now.
 		m.lockedGiveBack(a)
-		a.graced = true
+		a.graced = record.Version
 		if err := a.sleep(grace); err != nil {
 			return Record{}, err
 		}
@@ -373,175 +375,6 @@ func (a *attempt) repair(record Record) (Record, error) {
 	return a.again(errUnsettled)
 }
 
-// send sends the record's refresh token. It returns the token, or the row to look at next, or an error.
-func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
-	m := a.m
-	secret, err := m.clientSecret(a.ctx)
-	if err != nil {
-		return nil, Record{}, err
-	}
-	if !a.commit() {
-		return nil, Record{}, a.ended()
-	}
-	token, err := a.request(record.Token.RefreshToken, secret)
-	if err == nil {
-		return a.keep(record, token), record, nil
-	}
-	record, err = a.failed(record, err, secret)
-	return nil, record, err
-}
-
-// commit reports whether the request may be sent. From then on Close waits for its response.
-func (a *attempt) commit() bool {
-	m := a.m
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if a.ctx.Err() != nil {
-		return false
-	}
-	a.sent, a.event.Sent, a.sentAt = true, true, m.now()
-	m.pass(a.turn)
-	a.turn = nil
-	return true
-}
-
-// request sends a refresh token to Apple. It does not end with the callers' contexts, nor with Close.
-func (a *attempt) request(refreshToken, secret string) (*oauth2.Token, error) {
-	m := a.m
-	ctx, cancel := withPatience(m.work, m.timeout)
-	defer cancel()
-	config := *m.config
-	config.ClientSecret = secret
-	token, err := enter(ctx, m, "the HTTP client", func(ctx context.Context) (*oauth2.Token, error) {
-		return config.TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken}).Token()
-	})
-	if err == nil && (token == nil || token.AccessToken == "") {
-		err = waitError(applebusiness.ErrMalformedResponse, 0)
-	}
-	return token, err
-}
-
-// keep makes the token that was fetched with record's the grant's newest, which is stored next.
-func (a *attempt) keep(record Record, token *oauth2.Token) *oauth2.Token {
-	m, e := a.m, a.e
-	token = copyToken(token)
-	token.RefreshToken = cmp.Or(token.RefreshToken, record.Token.RefreshToken)
-	a.leased = false // Save ends the lease
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.queue.pauses = 0
-	e.line.follow(m, token, max(m.now(), 1))
-	m.use(e, token, true)
-	m.noteSuccess(a)
-	a.unsaved = &unsavedToken{a: a, version: record.Version, token: token, leasedAt: a.leasedAt, since: time.Now()}
-	e.unsaved = a.unsaved
-	m.unsaved[a.unsaved] = struct{}{}
-	return token
-}
-
-// failed records what a request came to that brought no token.
-func (a *attempt) failed(record Record, err error, secret string) (Record, error) {
-	m := a.m
-	if m.work.Err() != nil {
-		a.leased = false // nothing can be written any more: the lease runs out, and makes the record Unfinished
-		return Record{}, ErrClosed
-	}
-	e, failure := tokenFailure(err)
-	k, lost := classify(e)
-	if k == refused {
-		note, err := m.noteRefusal(a, record)
-		if err != nil {
-			return Record{}, err
-		}
-		dead := *e
-		dead.ResponseLost = e.ResponseLost || record.Unfinished
-		return a.condemn(record, &verdict{note, &dead})
-	}
-	if k == ours && e.Reason == applebusiness.ErrInvalidCredentials {
-		switch other, err := m.askSecret(a.ctx, secret, a.sentAt); {
-		case err != nil:
-			failure = err
-		case other != secret:
-			a.spare()
-			return a.again(errUnsettled) // wrong credentials have spent nothing
-		}
-	}
-	if k == limited {
-		a.remember, a.held = m.pause(a, e.RetryAfter), true
-		return Record{}, withWait(failure, a.remember)
-	}
-	mark := Mark{Unfinished: record.Unfinished || lost}
-	if k == outage {
-		m.mu.Lock()
-		a.remember = cmp.Or(e.RetryAfter, backoff(a.e.outages))
-		a.e.outages++
-		m.mu.Unlock()
-		failure = withWait(failure, a.remember)
-		mark.RetryAt = time.Now().Add(a.remember + jitter(time.Second))
-	}
-	if held, wait := m.noteFailure(a, a.grant, k, e); held {
-		a.remember, a.held = wait, true
-		failure = withWait(failure, wait)
-	}
-	if mark.RetryAt.IsZero() && mark.Unfinished == record.Unfinished {
-		return Record{}, failure // of this process alone; Release follows
-	}
-	switch err := a.mark(record.Version, mark); {
-	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
-		return a.again(err) // somebody has put in another token meanwhile
-	case err == nil && lost:
-		m.mu.Lock()
-		a.e.lost, a.e.lostAt = record.Version, m.now()
-		m.mu.Unlock()
-	case err != nil && mark.Unfinished:
-		a.leased = false // no Release: a lease that runs out says the same
-	}
-	return Record{}, failure
-}
-
-// spare ends what commit has begun: there is nothing to lose any more.
-func (a *attempt) spare() {
-	a.m.mu.Lock()
-	defer a.m.mu.Unlock()
-	a.sent = false
-}
-
-// condemn records that Apple has refused the record's refresh token for good. The write comes first: if it conflicts, the
-// refused token was no longer the grant's, and nobody may be told to reconnect.
-func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
-	m := a.m
-	dead := *v.err
-	err := a.mark(record.Version, Mark{Dead: &dead, Unfinished: record.Unfinished})
-	m.mu.Lock()
-	if a.e.verdict = v; err == nil {
-		a.e.verdict = nil
-	}
-	m.mu.Unlock()
-	switch {
-	case err == nil:
-		if doubted := m.noteRecorded(v.note); doubted != nil {
-			return Record{}, doubted
-		}
-		a.remember = failureMemory // the row says it from now on
-		return Record{}, v.err
-	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
-		return a.again(err)
-	}
-	return Record{}, a.storeError(err) // the verdict is recorded at the next chance, without a request
-}
-
-func (a *attempt) mark(version int64, mark Mark) error {
-	m := a.m
-	err := m.call(m.work, func(ctx context.Context) error {
-		return m.store.Mark(ctx, a.grant, a.holder, version, mark)
-	})
-	if err == nil {
-		a.leased = false
-	}
-	a.spare()
-	return err
-}
-
 // settle gives the outcome to all who wait, and remembers a failure.
 func (a *attempt) settle(token *oauth2.Token, err error) {
 	m, e := a.m, a.e
@@ -553,6 +386,9 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 	a.detach()
 	e.lookAt = m.now() + lookAgain
 	c := e.current.Load()
+	if c != nil && c.token.AccessToken != a.want.replaces {
+		c = nil // it does not come due
+	}
 	switch {
 	case err == nil, err == ErrClosed, err == errAbandoned:
 	case err == errSkipped, a.known:
@@ -632,6 +468,7 @@ func (a *attempt) lease() (Record, error) {
 		return Record{}, ErrLeased
 	}
 	a.leased = !errors.Is(err, ErrNoGrant) // after any other error it may be
+	a.surely = err == nil
 	return a.check(record, err)
 }
 

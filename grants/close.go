@@ -31,6 +31,7 @@ func (m *Manager) Close(ctx context.Context) error {
 		}
 		return nil
 	})
+	m.completeConnects(ctx)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closers--
@@ -96,6 +97,7 @@ func (m *Manager) closeError(ctx context.Context) error {
 	for u := range m.unsaved {
 		errs[u.a.grant] = newStoreError(u.a.grant, cmp.Or(u.err, ctx.Err(), context.Canceled), u.token)
 	}
+	m.nameConnects(ctx, errs)
 	if len(errs) == 0 {
 		return nil
 	}

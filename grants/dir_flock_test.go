@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -254,6 +255,9 @@ func TestDirStoreHangingDisk(t *testing.T) {
 	require.NoError(t, err, "reading goes on")
 	assert.Equal(t, "first", record.Token.RefreshToken)
 
+	late := make(chan error)
+	go func() { late <- store.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "third"}) }()
+	time.Sleep(20 * time.Millisecond)
 	closed := make(chan error)
 	go func() { closed <- store.Close() }()
 	select {
@@ -265,5 +269,8 @@ func TestDirStoreHangingDisk(t *testing.T) {
 	require.NoError(t, err)
 	defer reader.Close()
 	require.NoError(t, <-closed)
-	openDir(t, dir, nil)
+	assert.ErrorIs(t, <-late, fs.ErrClosed, "what has waited finds the folder closed")
+	record, err = openDir(t, dir, nil).Load(t.Context(), "a")
+	require.NoError(t, err)
+	assert.Equal(t, "first", record.Token.RefreshToken)
 }

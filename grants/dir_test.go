@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,18 +47,22 @@ func fileOf(t *testing.T, dir string) string {
 	return paths[0]
 }
 
-func TestDirStore(t *testing.T) {
-	t.Run("the contract", func(t *testing.T) {
-		require.NoError(t, grantstest.TestStore(openDir(t, t.TempDir(), nil)))
-	})
-	t.Run("the contract, encrypted", func(t *testing.T) {
-		dir := t.TempDir()
+func TestDirStoreContract(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if shared, err := os.MkdirTemp("/dev/shm", "grants"); err == nil { // in memory, since it syncs some thousand times
+		dir = shared
+		t.Cleanup(func() { assert.NoError(t, os.RemoveAll(dir)) })
+	}
+	synctest.Test(t, func(t *testing.T) { // since it waits for leases to run out, too
 		require.NoError(t, grantstest.TestStore(openDir(t, dir, testKey)))
-		left, err := filepath.Glob(filepath.Join(dir, "*"))
-		require.NoError(t, err)
-		assert.Equal(t, []string{filepath.Join(dir, "lock")}, left, "what was deleted leaves nothing")
 	})
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	require.NoError(t, err)
+	assert.Equal(t, []string{filepath.Join(dir, "lock")}, left, "what was deleted leaves nothing")
+}
 
+func TestDirStore(t *testing.T) {
 	t.Run("keeps everything over a restart", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "new", "folder")
 		store := openDir(t, dir, testKey)
@@ -109,15 +114,20 @@ func TestDirStore(t *testing.T) {
 			dir := t.TempDir()
 			store := openDir(t, dir, nil)
 			require.NoError(t, store.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh"}))
-			_, err := store.Lease(t.Context(), "a", "first", time.Minute)
+			_, err := store.Lease(t.Context(), "a", "first", time.Second)
 			require.NoError(t, err)
+			require.NoError(t, store.Close())
+
+			store = openDir(t, dir, nil)
+			_, err = store.Lease(t.Context(), "a", "first", time.Minute)
+			require.NoError(t, err, "it is the same holder's")
 			require.NoError(t, store.Close())
 
 			time.Sleep(time.Minute - 1)
 			store = openDir(t, dir, nil)
 			_, err = store.Lease(t.Context(), "a", "second", time.Minute)
 			require.ErrorIs(t, err, grants.ErrLeased)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			record, err := store.Load(t.Context(), "a")
 			require.NoError(t, err)
 			assert.True(t, record.Unfinished)
@@ -181,7 +191,7 @@ func TestDirStore(t *testing.T) {
 		for _, store := range []*grants.DirStore{closed, new(grants.DirStore), nil} {
 			for name, err := range callAll(t.Context(), store) {
 				assert.ErrorIs(t, err, fs.ErrClosed, name)
-				assert.EqualError(t, err, "applebusiness/grants: the DirStore is closed, or was not made by NewDirStore: file already closed")
+				assert.EqualError(t, err, "applebusiness/grants: the folder is closed, or was never opened: file already closed")
 			}
 			assert.NoError(t, store.Close())
 		}
@@ -197,6 +207,52 @@ func TestDirStore(t *testing.T) {
 			_, err := grants.NewDirStore(dir, nil)
 			assert.EqualError(t, err, want)
 		}
+	})
+
+	t.Run("a file that somebody has removed", func(t *testing.T) {
+		dir := t.TempDir()
+		store := openDir(t, dir, nil)
+		require.NoError(t, store.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh"}))
+		require.NoError(t, os.Remove(fileOf(t, dir)))
+		record, err := store.Lease(t.Context(), "a", "holder", time.Minute)
+		require.NoError(t, err)
+		assert.Equal(t, "refresh", record.Token.RefreshToken)
+		require.NoError(t, os.Remove(fileOf(t, dir)), "it is there again")
+		require.NoError(t, store.Delete(t.Context(), "a"))
+		_, err = store.Load(t.Context(), "a")
+		assert.ErrorIs(t, err, grants.ErrNoGrant)
+	})
+
+	t.Run("folders in the place of files", func(t *testing.T) {
+		dir := t.TempDir()
+		store := openDir(t, dir, nil)
+		require.NoError(t, store.Put(t.Context(), "a", &oauth2.Token{}))
+		path := fileOf(t, dir)
+		require.NoError(t, os.Remove(path))
+		require.NoError(t, os.MkdirAll(filepath.Join(path, "x"), 0o700))
+		assert.ErrorContains(t, store.Put(t.Context(), "a", &oauth2.Token{}), "applebusiness/grants: the grant's file is not written: rename ")
+		assert.ErrorContains(t, store.Delete(t.Context(), "a"), "applebusiness/grants: the grant's file is not removed: remove ")
+		require.NoError(t, store.Close())
+
+		store = openDir(t, dir, nil)
+		_, err := store.Load(t.Context(), "a")
+		assert.ErrorContains(t, err, "applebusiness/grants: the grant's file cannot be read: read ")
+		require.NoError(t, store.Close())
+
+		temporary := strings.TrimSuffix(path, ".json") + ".tmp"
+		require.NoError(t, os.MkdirAll(filepath.Join(temporary, "x"), 0o700))
+		for range 2 { // the lock is given up
+			_, err = grants.NewDirStore(dir, nil)
+			assert.ErrorContains(t, err, fmt.Sprintf("applebusiness/grants: the folder %q cannot be read: remove ", dir))
+		}
+		require.NoError(t, os.RemoveAll(temporary))
+		require.NoError(t, openDir(t, dir, nil).Close())
+
+		lock := filepath.Join(dir, "lock")
+		require.NoError(t, os.Remove(lock))
+		require.NoError(t, os.Mkdir(lock, 0o700))
+		_, err = grants.NewDirStore(dir, nil)
+		assert.ErrorContains(t, err, fmt.Sprintf("applebusiness/grants: the folder %q cannot be used: open ", dir))
 	})
 
 	t.Run("a name that JSON would change", func(t *testing.T) {
@@ -254,6 +310,8 @@ func TestDirStoreDamage(t *testing.T) {
 					assert.EqualError(t, err, want, method)
 				}
 			}
+			_, err := store.Load(t.Context(), "a")
+			assert.ErrorIs(t, err, grants.ErrNoGrant, "it is deleted for good")
 		})
 	}
 
@@ -413,12 +471,12 @@ func TestStoresShowNoSecret(t *testing.T) {
 	require.NoError(t, memory.Put(t.Context(), "a", token))
 	require.NoError(t, dir.Put(t.Context(), "a", token))
 	for _, value := range []any{memory, dir, *dir} {
-		assert.NotContains(t, rendered(t, value), "SECRET")
+		showsNoSecret(t, value)
 	}
 }
 
-// rendered returns what every verb of fmt, every handler of slog and JSON make of value.
-func rendered(t *testing.T, value any) string {
+// showsNoSecret tries every verb of fmt, every handler of slog and JSON on value, which holds texts that begin with SECRET.
+func showsNoSecret(t *testing.T, value any) {
 	t.Helper()
 	var text bytes.Buffer
 	for verb := range rune(128) {
@@ -429,31 +487,37 @@ func rendered(t *testing.T, value any) string {
 	slog.New(slog.NewTextHandler(&text, nil)).Info("x", "value", value)
 	slog.New(slog.NewJSONHandler(&text, nil)).Info("x", "value", value)
 	_ = json.NewEncoder(&text).Encode(value)
-	return text.String()
+	for line := range strings.Lines(text.String()) {
+		assert.NotContains(t, line, "SECRET")
+		assert.NotContains(t, line, hex.EncodeToString([]byte("SECRET")))
+	}
 }
 
 func BenchmarkDirStore(b *testing.B) {
 	token := &oauth2.Token{AccessToken: strings.Repeat("a", 500), RefreshToken: strings.Repeat("r", 500), TokenType: "Bearer", Expiry: time.Now().Add(time.Hour)}
-	for name, op := range map[string]func(store *grants.DirStore, grant string) error{
-		"Put": func(store *grants.DirStore, grant string) error { return store.Put(b.Context(), grant, token) },
-		"Lease": func(store *grants.DirStore, grant string) error {
+	for _, bench := range []struct {
+		name string
+		op   func(store *grants.DirStore, grant string) error
+	}{
+		{"Put", func(store *grants.DirStore, grant string) error { return store.Put(b.Context(), grant, token) }},
+		{"Lease", func(store *grants.DirStore, grant string) error {
 			_, err := store.Lease(b.Context(), grant, "holder", time.Minute)
 			return err
-		},
-		"Save": func(store *grants.DirStore, grant string) error {
+		}},
+		{"Save", func(store *grants.DirStore, grant string) error {
 			record, err := store.Load(b.Context(), grant)
 			return errors.Join(err, store.Save(b.Context(), grant, "holder", record.Version, token))
-		},
+		}},
 	} {
 		for _, callers := range []int{1, 32} {
-			b.Run(fmt.Sprintf("%s/callers=%d", name, callers), func(b *testing.B) {
+			b.Run(fmt.Sprintf("%s/callers=%d", bench.name, callers), func(b *testing.B) {
 				store := openDir(b, b.TempDir(), testKey)
 				var next atomic.Int64
 				b.SetParallelism(max(1, callers/runtime.GOMAXPROCS(0)))
 				run := func(grant string, more func() bool) {
 					require.NoError(b, store.Put(b.Context(), grant, token))
 					for more() {
-						if err := op(store, grant); err != nil {
+						if err := bench.op(store, grant); err != nil {
 							b.Error(err)
 							return
 						}

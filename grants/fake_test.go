@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/oauth2"
 
+	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
@@ -38,6 +39,8 @@ type apple struct {
 	grants   map[string]int // how often it was refreshed
 	revoked  map[string]bool
 	failures []func(r *http.Request) (*http.Response, error) // for the next requests, after the latency
+	every    func(r *http.Request) (*http.Response, error)   // for all other requests; nil, or both results nil: none
+	secret   string                                          // the client_secret that came last
 	before   func(r *http.Request)                           // before each token request is looked at
 	after    func()                                          // after each token was issued, before the response
 	api      func(r *http.Request) (*http.Response, error)
@@ -72,6 +75,12 @@ func (a *apple) RoundTrip(r *http.Request) (*http.Response, error) {
 	var failure func(*http.Request) (*http.Response, error)
 	if len(a.failures) > 0 {
 		failure, a.failures = a.failures[0], a.failures[1:]
+	} else if every := a.every; every != nil {
+		a.secret = params["client_secret"]
+		answer, err := every(r)
+		if answer != nil || err != nil {
+			failure = func(*http.Request) (*http.Response, error) { return answer, err }
+		}
 	}
 	isOver := false
 	if a.perSec > 0 {
@@ -203,8 +212,10 @@ func (a *apple) lose(err error) func(*http.Request) (*http.Response, error) {
 func (a *apple) last() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.sent[len(a.sent)-1]
+	return a.lastLocked()
 }
+
+func (a *apple) lastLocked() string { return a.sent[len(a.sent)-1] }
 
 // limit lets everything pass, or what it was given.
 type limit func(ctx context.Context) error
@@ -407,4 +418,9 @@ func (w *world) row(grant string) grants.Record {
 	record, err := w.store.Store.Load(context.Background(), grant)
 	require.NoError(w.t, err)
 	return record
+}
+
+// told counts the answers that ask a customer to reconnect.
+func told(err error) bool {
+	return applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize
 }

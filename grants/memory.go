@@ -51,10 +51,13 @@ func (r *row) endLease(holder string, now time.Time) {
 }
 
 // newRow returns the row of a grant with a new token.
-func newRow(token *oauth2.Token) *row {
+func newRow(token *oauth2.Token) (*row, error) {
+	if token == nil {
+		return nil, errNothingToStore
+	}
 	kept := copyToken(token)
 	kept.Expiry = kept.Expiry.Round(0)
-	return &row{Record: Record{Token: kept, Version: newVersion()}}
+	return &row{Record: Record{Token: kept, Version: newVersion()}}, nil
 }
 
 // rule is what a method of the contract does to a row. It gets nil if there is no such grant, and returns nil if there is to
@@ -90,11 +93,11 @@ func (s *MemoryStore) update(ctx context.Context, grant string, rule rule) error
 
 // set is called with mu held.
 func (s *MemoryStore) set(grant string, next *row) {
-	if next == nil {
+	switch {
+	case next == nil:
 		delete(s.grants, grant)
 		return
-	}
-	if s.grants == nil {
+	case s.grants == nil:
 		s.grants = make(map[string]*row)
 	}
 	s.grants[grant] = next
@@ -179,14 +182,14 @@ func (s *MemoryStore) Lease(ctx context.Context, grant, holder string, d time.Du
 
 // Save implements [Store].
 func (s *MemoryStore) Save(ctx context.Context, grant, holder string, version int64, token *oauth2.Token) error {
-	if token == nil {
-		return errNothingToStore
-	}
 	return s.update(ctx, grant, func(old *row, now time.Time) (*row, error) {
 		if old == nil || old.Version != version {
 			return nil, ErrConflict
 		}
-		next := newRow(token)
+		next, err := newRow(token)
+		if err != nil {
+			return nil, err
+		}
 		next.holder, next.until = old.holder, old.until
 		next.endLease(holder, now)
 		return next, nil
@@ -224,10 +227,7 @@ func (s *MemoryStore) Release(ctx context.Context, grant, holder string) error {
 
 // Put implements [Store].
 func (s *MemoryStore) Put(ctx context.Context, grant string, token *oauth2.Token) error {
-	if token == nil {
-		return errNothingToStore
-	}
-	return s.change(ctx, grant, func(*row, time.Time) (*row, error) { return newRow(token), nil })
+	return s.change(ctx, grant, func(*row, time.Time) (*row, error) { return newRow(token) })
 }
 
 // Delete implements [Store].
@@ -270,13 +270,12 @@ func (s *MemoryStore) Dead(ctx context.Context, since time.Duration, after DeadG
 		return nil, err
 	}
 	byAge := func(a, b DeadGrant) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Grant, b.Grant)) }
-	first := after.Grant == "" && after.Since.IsZero()
 	var dead []DeadGrant
 	s.mu.Lock()
 	latest := time.Now().Add(-since)
 	for grant, row := range s.grants {
 		found := DeadGrant{Grant: grant, Error: row.Dead, Since: row.since, Version: row.Version}
-		if row.Dead != nil && !row.since.After(latest) && (first || byAge(found, after) > 0) {
+		if row.Dead != nil && !row.since.After(latest) && byAge(found, after) > 0 {
 			dead = append(dead, found)
 		}
 	}

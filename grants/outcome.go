@@ -1,8 +1,11 @@
 package grants
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"net/http"
+	"time"
 
 	"golang.org/x/oauth2"
 
@@ -95,4 +98,176 @@ type outcome struct {
 	token *oauth2.Token
 	err   error
 	held  bool // err is a pause's, or the held app's: RefreshDue waits for its end
+}
+
+// send sends the record's refresh token. It returns the token, or the row to look at next, or an error.
+func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
+	m := a.m
+	secret, err := m.clientSecret(a.ctx)
+	if err != nil {
+		if a.ctx.Err() != nil {
+			err = a.ended()
+		}
+		return nil, Record{}, err
+	}
+	if !a.commit() {
+		return nil, Record{}, a.ended()
+	}
+	token, err := a.request(record.Token.RefreshToken, secret)
+	if err == nil {
+		return a.keep(record, token), record, nil
+	}
+	record, err = a.failed(record, err, secret)
+	return nil, record, err
+}
+
+// commit reports whether the request may be sent. From then on Close waits for its response.
+func (a *attempt) commit() bool {
+	m := a.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if a.ctx.Err() != nil {
+		return false
+	}
+	a.sent, a.event.Sent, a.sentAt = true, true, m.now()
+	m.pass(a.turn)
+	a.turn = nil
+	return true
+}
+
+// request sends a refresh token to Apple. It does not end with the callers' contexts, nor with Close.
+func (a *attempt) request(refreshToken, secret string) (*oauth2.Token, error) {
+	m := a.m
+	ctx, cancel := withPatience(m.work, m.timeout)
+	defer cancel()
+	config := *m.config
+	config.ClientSecret = secret
+	token, err := enter(ctx, m, "the HTTP client", func(ctx context.Context) (*oauth2.Token, error) {
+		return config.TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken}).Token()
+	})
+	if err == nil && (token == nil || token.AccessToken == "") {
+		err = waitError(applebusiness.ErrMalformedResponse, 0)
+	}
+	return token, err
+}
+
+// keep makes the token that was fetched with record's the grant's newest, which is stored next.
+func (a *attempt) keep(record Record, token *oauth2.Token) *oauth2.Token {
+	m, e := a.m, a.e
+	token = copyToken(token)
+	token.RefreshToken = cmp.Or(token.RefreshToken, record.Token.RefreshToken)
+	a.leased = false // Save ends the lease
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.queue.pauses = 0
+	e.line.follow(m, token, max(m.now(), 1))
+	m.use(e, token, true)
+	m.noteSuccess(a)
+	a.unsaved = &unsavedToken{a: a, version: record.Version, token: token, leasedAt: a.leasedAt, since: time.Now()}
+	e.unsaved = a.unsaved
+	m.unsaved[a.unsaved] = struct{}{}
+	return token
+}
+
+// failed records what a request came to that brought no token.
+func (a *attempt) failed(record Record, err error, secret string) (Record, error) {
+	m := a.m
+	if m.work.Err() != nil {
+		a.leased = false // nothing can be written any more: the lease runs out, and makes the record Unfinished
+		return Record{}, ErrClosed
+	}
+	e, failure := tokenFailure(err)
+	k, lost := classify(e)
+	if k == refused {
+		note, err := m.noteRefusal(a, record)
+		if err != nil {
+			return Record{}, err
+		}
+		dead := *e
+		dead.ResponseLost = e.ResponseLost || record.Unfinished
+		return a.condemn(record, &verdict{note, &dead})
+	}
+	if k == ours && e.Reason == applebusiness.ErrInvalidCredentials {
+		switch other, err := m.askSecret(a.ctx, secret, a.sentAt); {
+		case err != nil:
+			failure = err
+		case other != secret:
+			a.spare()
+			return a.again(errUnsettled) // wrong credentials have spent nothing
+		}
+	}
+	if k == limited {
+		a.remember, a.held = m.pause(a, e.RetryAfter), true
+		return Record{}, withWait(failure, a.remember)
+	}
+	mark := Mark{Unfinished: record.Unfinished || lost}
+	if k == outage {
+		m.mu.Lock()
+		a.remember = cmp.Or(e.RetryAfter, backoff(a.e.outages))
+		a.e.outages++
+		m.mu.Unlock()
+		failure = withWait(failure, a.remember)
+		mark.RetryAt = time.Now().Add(a.remember + jitter(time.Second))
+	}
+	if held, wait := m.noteFailure(a, a.grant, k, e); held {
+		a.remember, a.held = wait, true
+		failure = withWait(failure, wait)
+	}
+	if mark.RetryAt.IsZero() && mark.Unfinished == record.Unfinished {
+		return Record{}, failure // of this process alone; Release follows
+	}
+	switch err := a.mark(record.Version, mark); {
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
+		return a.again(err) // somebody has put in another token meanwhile
+	case err == nil && lost:
+		m.mu.Lock()
+		a.e.lost, a.e.lostAt = record.Version, m.now()
+		m.mu.Unlock()
+	case err != nil && mark.Unfinished:
+		a.leased = false // no Release: a lease that runs out says the same
+	}
+	return Record{}, failure
+}
+
+// spare ends what commit has begun: there is nothing to lose any more.
+func (a *attempt) spare() {
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	a.sent = false
+}
+
+// condemn records that Apple has refused the record's refresh token for good. The write comes first: if it conflicts, the
+// refused token was no longer the grant's, and nobody may be told to reconnect.
+func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
+	m := a.m
+	dead := *v.err
+	err := a.mark(record.Version, Mark{Dead: &dead, Unfinished: record.Unfinished})
+	m.mu.Lock()
+	if a.e.verdict = v; err == nil {
+		a.e.verdict = nil
+	}
+	m.mu.Unlock()
+	switch {
+	case err == nil:
+		if doubted := m.noteRecorded(v.note); doubted != nil {
+			return Record{}, doubted
+		}
+		a.remember = failureMemory // the row says it from now on
+		return Record{}, v.err
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
+		return a.again(err)
+	}
+	return Record{}, a.storeError(err) // the verdict is recorded at the next chance, without a request
+}
+
+func (a *attempt) mark(version int64, mark Mark) error {
+	m := a.m
+	err := m.call(m.work, func(ctx context.Context) error {
+		return m.store.Mark(ctx, a.grant, a.holder, version, mark)
+	})
+	if err == nil {
+		a.leased = false
+	}
+	a.spare()
+	return err
 }

@@ -86,16 +86,7 @@ func (m *Manager) askLimit(t *turn) error {
 	m.queue.spareUntil = 0
 	m.mu.Unlock()
 	if !spare {
-		_, err := enter(a.ctx, m, "Options.Limit", func(ctx context.Context) (struct{}, error) {
-			select {
-			case m.queue.asking <- struct{}{}:
-				defer func() { <-m.queue.asking }()
-			case <-ctx.Done():
-				return struct{}{}, ctx.Err()
-			}
-			return struct{}{}, m.queue.limit.Wait(ctx)
-		})
-		if err != nil {
+		if err := m.waitForLimit(a.ctx); err != nil {
 			m.lockedGiveBack(a)
 			if a.ctx.Err() != nil {
 				return a.ended()
@@ -112,6 +103,20 @@ func (m *Manager) askLimit(t *turn) error {
 		m.pass(t)
 	})
 	return nil
+}
+
+// waitForLimit asks Limit, one goroutine at a time.
+func (m *Manager) waitForLimit(ctx context.Context) error {
+	_, err := enter(ctx, m, "Options.Limit", func(ctx context.Context) (struct{}, error) {
+		select {
+		case m.queue.asking <- struct{}{}:
+			defer func() { <-m.queue.asking }()
+		case <-ctx.Done():
+			return struct{}{}, ctx.Err()
+		}
+		return struct{}{}, m.queue.limit.Wait(ctx)
+	})
+	return err
 }
 
 // pass ends a turn; m.mu is held.
@@ -158,8 +163,9 @@ func (m *Manager) giveBack(a *attempt) {
 	if t == nil {
 		return
 	}
-	if a.turn = nil; t.granted {
-		m.queue.spareUntil = m.now() + spareLife
+	a.turn = nil
+	if now := m.now(); t.granted && now >= m.queue.pausedUntil {
+		m.queue.spareUntil = now + spareLife
 	}
 	m.pass(t)
 }
@@ -210,7 +216,7 @@ func (m *Manager) pauseFleet(d time.Duration) {
 		defer m.end()
 		ctx, cancel := context.WithTimeout(m.queued, storeTimeout)
 		defer cancel()
-		_, _ = enter(ctx, m, "Options.Limit", func(ctx context.Context) (struct{}, error) { return struct{}{}, fleet.Pause(ctx, d) })
+		_ = m.through(ctx, "Options.Limit", func(ctx context.Context) error { return fleet.Pause(ctx, d) })
 	}()
 }
 

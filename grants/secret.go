@@ -2,14 +2,12 @@ package grants
 
 import (
 	"context"
-	"sync"
 	"time"
 )
 
-// secret is the app's client secret, where Options.ClientSecret says it. mu is held while that is asked, so that all who
-// wait have one answer.
+// secret is the app's client secret, where Options.ClientSecret says it.
 type secret struct {
-	mu       sync.Mutex
+	lock     chan struct{} // holds a value while the fields are used, and ClientSecret is asked: all who wait have one answer
 	value    string
 	err      error         // of the last answer
 	answered time.Duration // when it came, by Manager.now; 0: never asked
@@ -22,8 +20,12 @@ func (m *Manager) clientSecret(ctx context.Context) (string, error) {
 		return m.config.ClientSecret, nil
 	}
 	s := &m.secret
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	select {
+	case s.lock <- struct{}{}:
+		defer func() { <-s.lock }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 	if s.answered != 0 && (s.err == nil || m.now()-s.answered < backoff(s.failures-1)) {
 		return s.value, s.err
 	}
@@ -36,15 +38,19 @@ func (m *Manager) askSecret(ctx context.Context, refused string, sentAt time.Dur
 		return m.config.ClientSecret, nil
 	}
 	s := &m.secret
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	select {
+	case s.lock <- struct{}{}:
+		defer func() { <-s.lock }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 	if s.value != refused || s.answered > sentAt {
 		return s.value, s.err
 	}
 	return m.askLocked(ctx)
 }
 
-// askLocked asks ClientSecret; secret.mu is held.
+// askLocked asks ClientSecret; secret.lock is held.
 func (m *Manager) askLocked(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()

@@ -87,7 +87,9 @@ type Store interface {
 
 	// Lease gives holder the grant for the duration d, and returns its record. It returns ErrLeased while another holder's
 	// lease runs, and ErrNoGrant if there is no such grant. To the same holder it gives the lease again, from now on. It is
-	// a write, even where nothing but the lease changes: where it fails, a Save would have failed too.
+	// a write, even where nothing but the lease changes: where it fails, a Save would have failed too. A lease that does not
+	// exclude lets two processes send one refresh token: the later one is refused, and its caller told to reconnect,
+	// although the other one's Save heals the grant.
 	//
 	// A lease that has run out without Save, Mark or Release makes the record Unfinished, for Load as for Lease. It stays
 	// so until a Save, a Put or a Mark.
@@ -120,8 +122,9 @@ type Store interface {
 
 	// Dead returns at most limit grants that have been dead for at least the duration since, the longest dead first, and by
 	// name among those that died at the same instant. It begins with the first one that comes after the given one in this
-	// order; the zero DeadGrant is before all. A grant stays in the list until it is put again, saved or deleted. Since is
-	// when the verdict was marked, and is the same at each call; a Mark of a grant that is dead already does not move it.
+	// order; the zero DeadGrant is before all. A grant stays in the list until it is put again, saved, deleted, or marked
+	// without Dead. Since is when the verdict was marked, and is the same at each call; a Mark of a grant that is dead
+	// already does not move it.
 	Dead(ctx context.Context, since time.Duration, after DeadGrant, limit int) ([]DeadGrant, error)
 }
 

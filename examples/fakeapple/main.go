@@ -26,14 +26,15 @@ fails as a test asks.
 
   go build -o fakeapple ./examples/fakeapple
   ./fakeapple -client-id my-app -client-secret s3cret -redirect-uri http://127.0.0.1:8080/redirect -consent allow
-  curl -d '{"reason":"invalid_refresh_token"}' -H 'Content-Type: application/json' http://127.0.0.1:PORT/_fake/fail
+  curl -d '{"reason":"invalid_refresh_token"}' http://127.0.0.1:PORT/_fake/fail
 
 The first line on stdout is a JSON object: authorization_url, token_url, api_url, client_id, client_secret, redirect_uris, and
 with -tls the path of the certificate. Requests are accepted from then on, until SIGINT or SIGTERM.
 
-A test steers it by requests to api_url + /_fake/…, with a JSON object or with parameters in the query. The response is JSON, or
-204 where there is nothing to say; 400 for a request that is wrong or of which a part would be ignored, 404 for a route, a label, a
-client or a token that is not known, 405 for another method, each with an "error" that helps.
+A test steers it by requests to api_url + /_fake/…, with a JSON object, whose Content-Type may be missing or curl's, or with
+parameters in the query. The response is JSON, or 204 where there is nothing to say; 400 for a request that is wrong or of which a
+part would be ignored, 404 for a route, a label, a client or a token that is not known, 405 for another method, each with an "error"
+that helps.
 
   GET  health                             {"status":"ok"}
   POST reset                              begins anew: secrets, apps, consent and clock as at the start, and no grants, failures
@@ -63,7 +64,8 @@ client or a token that is not known, 405 for another method, each with an "error
                                           old one ends at once
   POST delete-app                         of the app or of "client_id", with all grants
   POST consent {"consent":"deny"}         what the user does: ask, allow or deny
-  POST clock {"advance":"6m"}             the clock for all lifetimes; GET clock tells the time
+  POST clock {"advance":"6m"}             the clock for all lifetimes, -rate-limit and the time of requests; GET clock tells the
+                                          time
   GET  requests                           what has arrived at the two endpoints, without secrets: endpoint, time, grant_type,
                                           content_type as it was sent, params, request_id and the response's status (0: none)
   GET  reasons                            the rows of Apple's tables, with the label of each

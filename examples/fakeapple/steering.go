@@ -117,9 +117,9 @@ func misuse(do func() error) (err error) {
 	defer func() {
 		if text, ok := recover().(string); ok {
 			text = strings.TrimPrefix(text, "applebusinesstest: ")
-			err = errors.New(text)
+			err = errors.New(goNames.Replace(text))
 			if unknowns.MatchString(text) {
-				err = unknown(text)
+				err = unknown(strings.TrimPrefix(text, "FailNext: "))
 			}
 		}
 	}()
@@ -128,6 +128,15 @@ func misuse(do func() error) (err error) {
 
 // unknowns are the panics about a client or a token that is not known.
 var unknowns = regexp.MustCompile("is not registered|was not issued here|has no customers")
+
+// goNames replaces the package's names by those of the flags and of the steering.
+var goNames = strings.NewReplacer(
+	"FailNext: ", "", "Options: ", "",
+	"AccessTokenLife", "-access-token-life", "RefreshTokenLife", "-refresh-token-life", "KeepRefreshToken", "-keep-refresh-token",
+	"OmitRefreshToken", "-omit-refresh-token", "GracePeriod", "-grace-period", "RateLimit", "-rate-limit", "Trickle", "-trickle",
+	"an Entry", "a reason", "Entry", "reason", "StatusCode", "status", "Header", "header", "Body", "body", "TakesEffect", "takes_effect",
+	"Delay", "delay", "Hang", "hang", "Drop", "drop", "Endpoint", "endpoint", "GrantType", "grant_type", "RefreshToken", "refresh_token",
+)
 
 // write writes JSON; an error is an object with its text.
 func write(w http.ResponseWriter, status int, result any) {
@@ -173,6 +182,11 @@ func readMembers(members map[string]any, rawQuery string, into any) error {
 		switch name {
 		case "status", "times", "count", "drop", "hang", "takes_effect", "expired": // numbers and booleans
 			members[name] = json.RawMessage(values[0])
+		}
+	}
+	for name, value := range members {
+		if name != "body" && (value == "" || value == nil) { // a variable of a shell that is not set, perhaps
+			return fmt.Errorf("%q is empty", name)
 		}
 	}
 	text, err := json.Marshal(members)
@@ -344,12 +358,12 @@ func (s *steering) revoke(asked struct {
 }
 
 func (s *steering) rotateSecret(asked struct {
-	ClientID     string  `json:"client_id"`
-	ClientSecret *string `json:"client_secret"`
+	ClientID     string `json:"client_id"`
+	ClientSecret string `json:"client_secret"`
 }) (any, error) {
 	var given []string
-	if asked.ClientSecret != nil {
-		given = []string{*asked.ClientSecret}
+	if asked.ClientSecret != "" {
+		given = []string{asked.ClientSecret}
 	}
 	return map[string]string{"client_secret": s.server.RotateSecret(cmp.Or(asked.ClientID, s.app.ClientID), given...)}, nil
 }

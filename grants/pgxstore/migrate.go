@@ -2,58 +2,102 @@ package pgxstore
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// migration creates the two tables, in one statement. The advisory lock lasts as long as the statement's transaction, so it is
-// no trouble behind a pooler.
-const migration = `DO $migration$
+// Each object is made if it is not there, and only then: IF NOT EXISTS needs the privilege to create also where there is
+// nothing to do. An advisory lock lasts as long as the statement's transaction, so it is no trouble behind a pooler.
+const (
+	migrateTables = `DO $migration$
 BEGIN
 	PERFORM pg_advisory_xact_lock(hashtextextended('{name}', 0));
-	IF to_regclass('{table}') IS NOT NULL THEN
-		RETURN;
+	IF to_regclass('{table}') IS NULL THEN
+		CREATE TABLE {table} (
+			name         text COLLATE "C" PRIMARY KEY,
+			token        bytea NOT NULL,                 -- JSON: access_token, refresh_token, token_type; or what the AEAD made of it
+			expiry       timestamptz,                    -- of the access token, by this database's clock; NULL: never
+			version      bigint NOT NULL,                -- another one with each token
+			holder       text,                           -- of the lease
+			leased_until timestamptz,                    -- NULL: no lease, or one that was ended
+			unfinished   boolean NOT NULL DEFAULT false, -- a response with the next refresh token may be lost
+			retry_at     timestamptz,                    -- no process sends a request before
+			dead         json,                           -- why the customer has to connect again; NULL: alive
+			dead_since   timestamptz
+		) WITH (fillfactor = 70); -- room for leases, which change no index
 	END IF;
-	CREATE TABLE {table} (
-		name         text COLLATE "C" PRIMARY KEY,
-		token        bytea NOT NULL,                 -- JSON: access_token, refresh_token, token_type; or what Seal made of it
-		expiry       timestamptz,                    -- of the access token, by this database's clock; NULL: never
-		version      bigint NOT NULL,                -- another one with each token
-		holder       text,                           -- of the lease
-		leased_until timestamptz,                    -- NULL: no lease, or one that was ended
-		unfinished   boolean NOT NULL DEFAULT false, -- a response with the next refresh token may be lost
-		retry_at     timestamptz,                    -- no process sends a request before
-		dead         json,                           -- why the customer has to connect again; NULL: alive
-		dead_since   timestamptz
-	) WITH (fillfactor = 70); -- room for leases, which change no index
-	CREATE INDEX {due} ON {table} (expiry, name) WHERE dead IS NULL;
-	CREATE INDEX {dead} ON {table} (dead_since, name) WHERE dead IS NOT NULL;
-	CREATE TABLE {limit} (
-		id   boolean PRIMARY KEY DEFAULT true CHECK (id), -- one row
-		next timestamptz NOT NULL                         -- when the next request may be sent
-	) WITH (fillfactor = 10);
-	INSERT INTO {limit} (next) VALUES (clock_timestamp());
+	IF to_regclass('{limit}') IS NULL THEN
+		CREATE TABLE {limit} (
+			id           boolean PRIMARY KEY DEFAULT true CHECK (id), -- one row
+			next         timestamptz NOT NULL,                        -- when the next request may be sent
+			paused_until timestamptz NOT NULL                         -- no process sends a request before
+		) WITH (fillfactor = 10);
+	END IF;
 END
 $migration$`
 
-// Migrate creates the table of a [Store] with the default Options, if it is not there. Many processes can call it at once, at
-// each start. Creating needs the privilege to do so; once the table is there, nothing is needed.
+	migrateRest = `DO $migration$
+BEGIN
+	PERFORM pg_advisory_xact_lock(hashtextextended('{name}', 0));
+	IF to_regclass('{due}') IS NULL THEN
+		CREATE INDEX {due index} ON {table} (expiry, coalesce(retry_at, '-infinity')) WHERE dead IS NULL;
+	END IF;
+	IF to_regclass('{dead}') IS NULL THEN
+		CREATE INDEX {dead index} ON {table} (dead_since, name) WHERE dead IS NOT NULL;
+	END IF;
+	IF NOT EXISTS (SELECT FROM {limit}) THEN
+		INSERT INTO {limit} (next, paused_until) VALUES (clock_timestamp(), clock_timestamp());
+	END IF;
+END
+$migration$`
+)
+
+// Migrate creates the tables of a [Store] with the default Options: what is not there of two tables, two indexes and a row.
+// Many processes can call it at once, at each start. Creating needs the privilege to do so; once all is there, reading both
+// tables is enough. A table of another program's that has one of the names is an error, and is left as it is.
 func Migrate(ctx context.Context, pool *pgxpool.Pool) error { return New(pool, nil).Migrate(ctx) }
 
 // Migrate is the function of that name for a Store with another table.
 func (s *Store) Migrate(ctx context.Context) error {
-	return s.do(ctx, "migrate", func(conn *pgxpool.Conn) error {
-		parts := strings.Split(s.name, ".")
-		index := parts[len(parts)-1]
-		_, err := conn.Exec(ctx, strings.NewReplacer(
-			"{name}", s.name, "{table}", s.table, "{limit}", s.limitTable(),
-			"{due}", pgx.Identifier{index + "_due"}.Sanitize(), "{dead}", pgx.Identifier{index + "_dead"}.Sanitize(),
-		).Replace(migration), pgx.QueryExecModeExec)
+	sibling := func(suffix string) pgx.Identifier { return strings.Split(s.name+suffix, ".") }
+	index := func(suffix string) string { // which is created without its schema
+		name := sibling(suffix)
+		return name[len(name)-1:].Sanitize()
+	}
+	fill := strings.NewReplacer(
+		"{name}", s.name, "{table}", s.table, "{limit}", s.limitTable(),
+		"{due}", sibling("_due").Sanitize(), "{due index}", index("_due"),
+		"{dead}", sibling("_dead").Sanitize(), "{dead index}", index("_dead"),
+	).Replace
+	return s.do(ctx, "migrate", once, func(conn *pgxpool.Conn) error {
+		if _, err := conn.Exec(ctx, fill(migrateTables), pgx.QueryExecModeExec); err != nil {
+			return err
+		}
+		for table, columns := range map[string]string{s.table: columns + ", name, holder, dead_since", s.limitTable(): "id, next - paused_until"} {
+			_, err := conn.Exec(ctx, "SELECT "+columns+" FROM "+table+" LIMIT 0", pgx.QueryExecModeExec)
+			var database *pgconn.PgError
+			if errors.As(err, &database) && slices.Contains([]string{undefinedColumn, undefinedOperator}, database.Code) {
+				return misused("migrate", "the table "+table+" is another program's: it has other columns (SQLSTATE "+database.Code+")")
+			}
+			if err != nil {
+				return err
+			}
+		}
+		_, err := conn.Exec(ctx, fill(migrateRest), pgx.QueryExecModeExec)
 		return err
 	})
 }
+
+// PostgreSQL's codes for a name that no column has, and for two types that do not go together.
+const (
+	undefinedColumn   = "42703"
+	undefinedOperator = "42883"
+)
 
 func (s *Store) limitTable() string {
 	return pgx.Identifier(strings.Split(s.name+"_limit", ".")).Sanitize()

@@ -6,7 +6,7 @@ replace github.com/seed-a5f25c57/applebusiness => ../..
 
 require (
 	github.com/ory/fosite v0.49.0
-	github.com/seed-a5f25c57/applebusiness v0.0.0-00010101000000-000000000000
+	github.com/seed-a5f25c57/applebusiness v0.1.0
 	github.com/zitadel/oidc/v3 v3.51.17
 	golang.org/x/oauth2 v0.38.0
 	golang.org/x/time v0.16.0

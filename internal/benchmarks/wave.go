@@ -145,12 +145,12 @@ func runWave(w way, n int) wave {
 				tokens := source((grant+other)%waveProcesses, grant)
 				for {
 					_, err := tokens.Token()
-					isRevoked := saysRevoked(err)
-					if err == nil || isRevoked {
+					revoked := saysRevoked(err)
+					if err == nil || revoked {
 						mu.Lock()
 						defer mu.Unlock()
 						result.took = max(result.took, time.Since(apple.start))
-						if isRevoked {
+						if revoked {
 							result.toldRevoked++
 						}
 						return

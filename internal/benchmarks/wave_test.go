@@ -17,14 +17,14 @@ func TestWave(t *testing.T) {
 		t.Run(w.name, func(t *testing.T) {
 			var got wave
 			synctest.Test(t, func(*testing.T) { got = runWave(w, n) })
-			isManager := w.name == "grants.Manager"
-			if isManager != (got.requests() == n && got.tooMany == 0) {
+			manager := w.name == "grants.Manager"
+			if manager != (got.requests() == n && got.tooMany == 0) {
 				t.Errorf("%d requests, of them %d too many", got.requests(), got.tooMany)
 			}
-			if isRotationUnknown := w.name == "x/oauth2 alone"; isRotationUnknown != (got.toldRevoked > 0) {
+			if alone := w.name == "x/oauth2 alone"; alone != (got.toldRevoked > 0) {
 				t.Errorf("%d customers were told to reconnect", got.toldRevoked)
 			}
-			if isManager && got.took > idealTime(n)+time.Second {
+			if manager && got.took > idealTime(n)+time.Second {
 				t.Errorf("it took %s, where %s are ideal", got.took, idealTime(n))
 			}
 		})

@@ -31,8 +31,7 @@ type apple struct {
 	lost     map[string]bool   // grants of which a response was lost
 	requests int               // to refresh, those too many left out
 	tooMany  int
-	refused  int // by "Invalid refresh_token"
-	answered int
+	refused  int     // by "Invalid refresh_token"
 	budget   float64 // requests that are allowed now
 	filled   time.Time
 }
@@ -88,13 +87,12 @@ func (a *apple) serve(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	a.fake.ServeHTTP(recorder, r)
 	a.requests++
-	a.answered++
 	a.seen[sent.RefreshToken] = true
 	grant := a.grantOf[sent.RefreshToken]
-	isLost := false
+	lost := false
 	if _ = json.Unmarshal(recorder.Body.Bytes(), &received); received.RefreshToken != "" {
 		a.grantOf[received.RefreshToken], a.newest[grant] = grant, received.RefreshToken
-		if isLost = a.options.lose && a.answered%10 == 0; isLost {
+		if lost = a.options.lose && a.requests%10 == 0; lost {
 			a.lost[grant] = true
 		}
 	} else {
@@ -102,7 +100,7 @@ func (a *apple) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	a.mu.Unlock()
 	time.Sleep(a.options.latency / 2)
-	if isLost {
+	if lost {
 		panic(http.ErrAbortHandler) // net/http breaks the connection
 	}
 	for name, values := range recorder.Header() {

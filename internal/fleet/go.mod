@@ -9,8 +9,8 @@ replace (
 
 require (
 	github.com/jackc/pgx/v5 v5.12.0
-	github.com/seed-a5f25c57/applebusiness v0.0.0
-	github.com/seed-a5f25c57/applebusiness/grants/pgxstore v0.0.0
+	github.com/seed-a5f25c57/applebusiness v0.1.0
+	github.com/seed-a5f25c57/applebusiness/grants/pgxstore v0.1.0
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/oauth2 v0.38.0
 )

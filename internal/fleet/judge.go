@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/seed-a5f25c57/applebusiness/grants"
 	"github.com/seed-a5f25c57/applebusiness/grants/pgxstore"
 )
 
@@ -63,28 +64,41 @@ func (f *fleet) judge(ctx context.Context, store *pgxstore.Store, took time.Dura
 		if err != nil {
 			return result{}, err
 		}
-		isDead, isLost := record.Dead != nil, record.Token.RefreshToken != newest
-		byTrouble := f.apple.lost[grant] || isLost && f.kills > 0
-		if isLost && byTrouble {
-			r.lostToTrouble++
-			if isDead && !record.Dead.ResponseLost {
-				r.withoutResponse++
-			}
+		lost := record.Token.RefreshToken != newest
+		if f.apple.lost[grant] || lost && f.kills > 0 {
+			r.countTrouble(record.Mark, lost)
+		} else {
+			r.count(record.Mark, lost, told[grant])
 		}
-		if isLost && !byTrouble {
-			r.lost++
-		}
-		if (isDead || told[grant]) && !byTrouble {
-			r.told++
-		}
-		if isDead && !byTrouble {
-			r.dead++
-		}
-		if !isLost && !isDead {
+		if record.Dead == nil && !lost {
 			r.working++
 		}
 	}
 	return r, nil
+}
+
+// count counts a grant of which neither a kill nor a lost response can have taken anything.
+func (r *result) count(mark grants.Mark, lost, told bool) {
+	if lost {
+		r.lost++
+	}
+	if mark.Dead != nil {
+		r.dead++
+	}
+	if mark.Dead != nil || told {
+		r.told++
+	}
+}
+
+// countTrouble counts another one.
+func (r *result) countTrouble(mark grants.Mark, lost bool) {
+	if !lost {
+		return
+	}
+	r.lostToTrouble++
+	if mark.Dead != nil && !mark.Dead.ResponseLost {
+		r.withoutResponse++
+	}
 }
 
 // goal is a figure, and what it may be at most.
@@ -100,10 +114,11 @@ func (r result) goals() []goal {
 		{"grants lost by a kill or a lost response", r.lostToTrouble, r.kills + r.lostResponses},
 		{"of those, verdicts that do not say so", r.withoutResponse, 0},
 	}
-	if r.options.freeze == 0 { // a process that stands still is late, and nobody knows whether it will go on
-		goals = append(goals,
-			goal{"requests", r.requests, r.tokens + r.kills + r.lostResponses},
-			goal{"ms that a caller waited longer than its deadline", int(r.late.Milliseconds()), 500}) // on busy cores
+	if r.options.restore == 0 && r.options.freeze == 0 { // else a process cannot know that what it has is spent
+		goals = append(goals, goal{"requests", r.requests, r.tokens + r.kills + r.lostResponses})
+	}
+	if r.options.freeze == 0 {
+		goals = append(goals, goal{"ms that a caller waited longer than its deadline", int(r.late.Milliseconds()), 500}) // on busy cores
 	}
 	if r.options.wave {
 		goals = append(goals,

@@ -112,7 +112,10 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	longest := max(o.freeze, o.restart, o.restore, o.refuseWrites)
+	longest := max(o.freeze, o.restart, o.refuseWrites)
+	if o.restore > 0 {
+		longest = max(longest, o.restore+accessTokenLife)
+	}
 	switch {
 	case flags.NArg() > 0:
 		return o, fmt.Errorf("unknown argument %q", flags.Arg(0))
@@ -121,8 +124,10 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	case o.processes < 1 || o.grants < 1 || o.pool < 1 || o.limit < 0 || o.latency < 0 || o.duration < time.Second,
 		min(o.freeze, o.restart, o.restore, o.refuseWrites) < 0:
 		return o, errors.New("a number or a duration is too small")
-	case longest > 0 && (o.wave || o.duration < calm+longest+calm):
-		return o, fmt.Errorf("a trouble of %s needs a run of %s at least, and no -wave", longest, calm+longest+calm)
+	case o.wave && (longest > 0 || o.kill || o.terminate || o.environment):
+		return o, errors.New("a trouble that begins and ends, and -wave")
+	case longest > 0 && o.duration < calm+longest+calm:
+		return o, fmt.Errorf("such a trouble needs a run of %s at least", calm+longest+calm)
 	case o.pooler && o.poolerURL == "":
 		return o, errors.New("-pooler, and no $POOLER_URL")
 	case (o.restart > 0 || o.restore > 0) && o.postgresCtl == "":

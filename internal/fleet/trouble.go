@@ -26,7 +26,7 @@ func (f *fleet) trouble(ctx context.Context) error {
 	var errs []error
 	every := func(pause, lasts time.Duration, do func(ctx context.Context) error) {
 		tasks.Go(func() {
-			for sleep(ctx, pause) && (lasts == 0 || time.Until(end) > lasts) {
+			for sleep(ctx, pause) && (lasts == 0 || time.Until(end) > lasts+calm) {
 				if err := do(ctx); err != nil {
 					mu.Lock()
 					errs = append(errs, err)
@@ -51,7 +51,7 @@ func (f *fleet) trouble(ctx context.Context) error {
 		every(calm, o.restart, f.crashDatabase)
 	}
 	if o.restore > 0 {
-		every(calm, o.restore, f.restoreBackup)
+		every(calm, o.restore+accessTokenLife, f.restoreBackup) // each process looks at each row once more
 	}
 	if o.terminate {
 		every(50*time.Millisecond, 0, func(context.Context) error {
@@ -64,7 +64,7 @@ func (f *fleet) trouble(ctx context.Context) error {
 		every(calm, o.refuseWrites, f.refuseWrites)
 	}
 	if o.environment {
-		every(o.duration/2, o.duration/4, f.rollBack) // once, since a quarter is not left for a second time
+		every(o.duration/2, o.duration/4, f.rollBack) // not a second time, since no quarter is left then
 	}
 	tasks.Wait()
 	return errors.Join(errs...)

@@ -35,12 +35,12 @@ const (
 )
 
 const (
-	canceled   = "the request was canceled"
-	noHost     = "DNS does not know the host"
-	noDNS      = "DNS failed"
-	notTrusted = "TLS: the certificate is not trusted"
-	proxyOften = "the proxy refused the connection"
-	proxyOnce  = proxyOften + " for the moment"
+	canceled        = "the request was canceled"
+	noHost          = "DNS does not know the host"
+	noDNS           = "DNS failed"
+	notTrusted      = "TLS: the certificate is not trusted"
+	proxyRefuses    = "the proxy refused the connection"
+	proxyRefusesNow = proxyRefuses + " for the moment"
 )
 
 // failures are told by the texts of Go's packages, since most have no exported type, and of other clients. The texts are
@@ -89,10 +89,10 @@ var failures = []struct {
 	{"this process has no free port", passes | unsent | own, []string{"cannot assign requested address", "eaddrnotavail"}},
 	{noDNS, passes | unsent, []string{"server misbehaving", "temporary failure in name resolution", "eai_again"}},
 	{"the connection was refused", passes, []string{"connection refused", "actively refused", "econnrefused", "err_connection_refused"}},
-	{"the network is unreachable", passes, []string{"network is unreachable", "no route to host", "enetunreach", "ehostunreach"}},
+	{"the network is unreachable", passes, []string{"network is unreachable", "no route to host", "network is down", "host is down", "unreachable network", "unreachable host", "enetunreach", "ehostunreach"}},
 	{"timed out", passes | isHTTP, []string{"client.timeout", "timeout awaiting response headers"}},
 	{"timed out", passes, []string{
-		"i/o timeout", "context deadline exceeded", "connection timed out", "operation timed out", "read timed out", "connect timed out",
+		"i/o timeout", "context deadline exceeded", "connection timed out", "operation timed out", "read timed out", "connect timed out", "did not properly respond",
 		"etimedout", "econnaborted", "execution expired", "err_timed_out", "err_connection_timed_out",
 	}},
 	{"the connection was reset: HTTP/2 GOAWAY", passes | isHTTP, []string{"goaway"}},
@@ -101,12 +101,12 @@ var failures = []struct {
 	{"the connection was reset: HTTP/2", passes | isHTTP, []string{"http2: "}},
 	{"the connection was reset", passes | isHTTP, []string{"server closed idle connection", "transport connection broken"}},
 	{"the connection was reset", passes, []string{
-		"connection reset", "connection was reset", "broken pipe", "forcibly closed", "use of closed network connection", "connection aborted", "socket hang up",
+		"connection reset", "connection was reset", "broken pipe", "forcibly closed", "use of closed network connection", "connection abort", "socket hang up",
 		"econnreset", "epipe", "err_connection_reset", "err_connection_closed", "empty reply from server", "remote end closed connection",
 	}},
 	{"the response was truncated", passes, []string{"unexpected eof", "err_incomplete"}},
-	{proxyOften, lasts | isHTTP, nil}, // told by a status, see proxyFailure
-	{proxyOnce, passes | isHTTP, nil},
+	{proxyRefuses, lasts | isHTTP, nil}, // told by its status: see OfText
+	{proxyRefusesNow, passes | isHTTP, nil},
 }
 
 // Needles returns the texts in lower case of which OfText looks for any, for a reader of many lines. It knows a little
@@ -184,9 +184,11 @@ func OfText(text string) Failure {
 		}
 	}
 	if !found.Known {
-		switch words := proxyFailure(text); {
-		case words != "":
-			found, _ = OfWords(words)
+		switch status := StatusOf(text); { // net/http says no more of a proxy that refuses CONNECT
+		case StatusPasses(status):
+			found, _ = OfWords(proxyRefusesNow)
+		case status != 0:
+			found, _ = OfWords(proxyRefuses)
 		case text == "EOF" || strings.HasSuffix(text, ": EOF"):
 			found = Failure{Words: "the connection was reset", Known: true, Passes: true, HTTP: true, needle: "EOF"}
 		}
@@ -209,7 +211,7 @@ func OfWords(words string) (Failure, bool) {
 	}
 	needle := http.StatusText(http.StatusProxyAuthRequired)
 	switch row := failures[best]; {
-	case row.words == proxyOnce:
+	case row.words == proxyRefusesNow:
 		needle = http.StatusText(http.StatusBadGateway)
 	case len(row.needles) > 0:
 		needle = row.needles[0]
@@ -254,18 +256,15 @@ func contains(text, needle string) bool {
 	return false
 }
 
-// proxyFailure returns the words for a proxy that refuses CONNECT, if text is the reason phrase of a status: net/http says
-// no more of that.
-func proxyFailure(text string) string {
-	for status := 400; status <= 599; status++ {
+// StatusOf returns the status from 400 to 511 of which text is the reason phrase, in whatever letters, and 0 for another
+// text.
+func StatusOf(text string) int {
+	for status := http.StatusBadRequest; status <= http.StatusNetworkAuthenticationRequired; status++ {
 		if phrase := http.StatusText(status); phrase != "" && strings.EqualFold(text, phrase) {
-			if StatusPasses(status) {
-				return proxyOnce
-			}
-			return proxyOften
+			return status
 		}
 	}
-	return ""
+	return 0
 }
 
 // StatusPasses reports whether an HTTP status says that the server fails at the moment, so that the same request may

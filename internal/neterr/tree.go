@@ -121,12 +121,3 @@ func count(err error, left *int) bool {
 	}
 	return true
 }
-
-// As returns the first error of type T in err's tree.
-func As[T error](err error) (found T, ok bool) {
-	Visit(err, func(node error) bool {
-		found, ok = node.(T)
-		return ok
-	})
-	return found, ok
-}

@@ -6,6 +6,8 @@
 package redact
 
 import (
+	"bytes"
+	"encoding/hex"
 	"html"
 	"net/url"
 	"regexp"
@@ -106,14 +108,17 @@ func lowerASCII(text string) string {
 }
 
 // Show returns one line of at most limit bytes with what may be shown of text: words (ASCII letters, at most 15, in lower
-// case or with a capital first, with ' or - between them), numbers of up to 3 digits and the vocabulary of OAuth, each with
-// the punctuation around it. Anything else is ***. So are single letters and numbers where three or more stand in a row,
+// case or with a capital first, with ' or - between them), numbers of up to 3 digits, the vocabulary of OAuth and the code
+// after SQLSTATE, each with the punctuation around it. Anything else is ***. So are single letters and numbers where three or more stand in a row,
 // what is *** among them: they may spell something.
 func Show(text string, limit int) string {
 	pieces := strings.Fields(text)
 	scraps := 0 // in a row, up to here
 	for i, piece := range pieces {
 		shown, scrap := show(piece)
+		if i > 0 && strings.HasSuffix(pieces[i-1], "SQLSTATE") && sqlState.MatchString(piece) {
+			shown, scrap = piece, false
+		}
 		if !scrap {
 			scraps = 0
 		} else if scraps++; scraps >= 3 {
@@ -157,8 +162,10 @@ func show(piece string) (shown string, scrap bool) {
 var (
 	word   = regexp.MustCompile(`^[A-Za-z][a-z]*(['-][a-z]+)*$`)
 	number = regexp.MustCompile(`^[0-9]{1,3}$`)
-	uuid   = regexp.MustCompile(`^(?i)[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+	uuid   = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 	name   = regexp.MustCompile(`^[a-z_]{1,64}$`)
+
+	sqlState = regexp.MustCompile(`^[0-9A-Z]{5}\)?$`)
 )
 
 func isWord(text string) bool {
@@ -173,7 +180,7 @@ var vocabulary = newVocabulary(`
 	access_denied internal_server_error invalid_client invalid_grant invalid_request invalid_scope server_error
 	temporarily_unavailable unauthorized_client unsupported_grant_type unsupported_response_type
 	business_connect 127.0.0.1 2.0 OAuth POST S256 IP AN_UNKNOWN_ERROR_OCCURRED
-	DNS EOF ERROR GET HTTP HTTPS HTTP/1 HTTP/2 JSON SQL SQLSTATE TLS URI URL i/o`)
+	applebusiness/grants applebusiness/grants/pgxstore DNS EOF ERROR GET HTTP HTTPS HTTP/1 HTTP/2 JSON SQL SQLSTATE TLS URI URL i/o`)
 
 func newVocabulary(texts string) map[string]bool {
 	known := make(map[string]bool)
@@ -191,13 +198,11 @@ func Code(code string) string {
 	return Mask
 }
 
-// RequestID returns id if it looks like one that a server has made: a UUID, whose bits are such that no text has them in
-// hexadecimal, or at most 15 bytes of words and a number with '-', '_' or '.' between them, such as "req-1". Of any other
-// it returns what [Show] does.
+// RequestID returns id if it looks like one that a server has made: a UUID that is no text in hexadecimal, or at most 15
+// bytes of words and a number with '-', '_' or '.' between them, such as "req-1". Of any other it returns what [Show] does.
 func RequestID(id string) string {
-	parts := strings.FieldsFunc(id, func(r rune) bool { return strings.ContainsRune("-_.", r) })
 	numbers := 0
-	for _, part := range parts {
+	for part := range strings.FieldsFuncSeq(id, func(r rune) bool { return strings.ContainsRune("-_.", r) }) {
 		switch {
 		case number.MatchString(part):
 			numbers++
@@ -205,10 +210,18 @@ func RequestID(id string) string {
 			numbers = 2
 		}
 	}
-	if uuid.MatchString(id) || len(id) <= longestWord && numbers <= 1 {
+	if isUUID(id) || len(id) <= longestWord && numbers <= 1 {
 		return id
 	}
 	return Show(id, 64)
+}
+
+func isUUID(id string) bool {
+	if !uuid.MatchString(id) {
+		return false
+	}
+	decoded, _ := hex.DecodeString(strings.ReplaceAll(id, "-", ""))
+	return bytes.ContainsFunc(decoded, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
 // URI returns uri if it is an absolute URL of nothing but words and numbers, without a query, a fragment or a user;

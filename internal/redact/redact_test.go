@@ -78,6 +78,9 @@ func TestShow(t *testing.T) {
 		{"[104 117 110 116]", "*** *** *** ***"},
 		{"104, 117, and 110", "104, 117, and 110"},
 		{"73 6f 74", "*** *** ***"},
+		{"ERROR: cannot execute INSERT here (SQLSTATE 25006) 25006", "ERROR: cannot execute *** here (SQLSTATE 25006) ***"},
+		{"SQLSTATE rt-SE SQLSTATE 123456 xSQLSTATE 42P01", "SQLSTATE *** SQLSTATE *** *** ***"},
+		{"applebusiness/grants: no such grant", "applebusiness/grants: no such grant"},
 		{"one - two / three", "one - two / three"},
 		{"§ x", "*** x"},
 		{"\x80\xff x", "*** x"},
@@ -98,14 +101,14 @@ func TestCode(t *testing.T) {
 }
 
 func TestRequestID(t *testing.T) {
-	for _, id := range []string{"", "7f9c24e8-3b1a-4c0d-9e5f-6a7b8c9d0e1f", "7F9C24E8-3B1A-4C0D-9E5F-6A7B8C9D0E1F", "01890a5d-ac96-774b-bcce-b302099a8057", "req-1", "abc-12", "a_b.c", "id 1"} {
+	for _, id := range []string{"", "7f9c24e8-3b1a-4c0d-9e5f-6a7b8c9d0e1f", "7F9C24E8-3B1A-4C0D-9E5F-6A7B8C9D0E1F", "01890a5d-ac96-774b-bcce-b302099a8057", "12345678-1234-1234-1234-123456789012", "req-1", "abc-12", "a_b.c", "id 1"} {
 		assert.Equal(t, id, redact.RequestID(id))
 	}
 	asUUID := func(digits string) string {
 		return strings.Join([]string{digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]}, "-")
 	}
 	for _, id := range []string{
-		asUUID(hex.EncodeToString([]byte("hunter2-hunter2-"))), "7f9c24e8-3b1a-4c0d-1e5f-6a7b8c9d0e1f", "7f9c24e83b1a4c0d9e5f6a7b8c9d0e1f",
+		asUUID(hex.EncodeToString([]byte("hunter2-hunter2-"))), strings.ToUpper(asUUID(hex.EncodeToString([]byte("0123456789abcdef")))), "7f9c24e83b1a4c0d9e5f6a7b8c9d0e1f", "8f-3b1a-4c0d-9e5f-6a7b8c9d0e1f",
 		"7f3c", "rt-SECRET", "104-117-110-116", "hunter2", "a-b-c-d-e-f-g-h-i", "é",
 	} {
 		assert.Equal(t, redact.Mask, redact.RequestID(id), id)

@@ -7,7 +7,7 @@ replace github.com/seed-a5f25c57/applebusiness => ../../..
 require (
 	github.com/coreos/go-oidc/v3 v3.21.0
 	github.com/markbates/goth v1.82.0
-	github.com/seed-a5f25c57/applebusiness v0.0.0-00010101000000-000000000000
+	github.com/seed-a5f25c57/applebusiness v0.1.0
 	github.com/stretchr/testify v1.12.1
 	github.com/zitadel/oidc/v3 v3.51.17
 	go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp v0.71.0

@@ -1,0 +1,88 @@
+package pgxstore
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/redact"
+)
+
+// storeError is a failure of a method, in one line.
+type storeError struct {
+	method, text string
+	err          error
+}
+
+func (e *storeError) Error() string {
+	return "applebusiness/grants/pgxstore: " + e.method + ": " + e.text
+}
+func (e *storeError) Unwrap() error { return e.err }
+
+// failed returns the error of a method that failed with err. What is ours is shown as it is: it quotes nothing.
+func failed(method string, err error) error {
+	var own *storeError
+	if errors.As(err, &own) {
+		return err
+	}
+	if text, ok := strings.CutPrefix(err.Error(), "applebusiness/grants: "); ok {
+		return &storeError{method, text, err}
+	}
+	return &storeError{method, describe(err), err}
+}
+
+// misused returns the error of a method whose use is wrong, or whose database is not set up, as text says.
+func misused(method, text string) error { return &storeError{method, text, errors.New(text)} }
+
+// undefinedTable is PostgreSQL's code for a table that is not there.
+const undefinedTable = "42P01"
+
+var sqlState = regexp.MustCompile(`^[0-9A-Z]{5}$`)
+
+// describe returns what may be shown of what the database or the driver says: a server's text may quote what it was sent.
+func describe(err error) string {
+	var database *pgconn.PgError
+	switch {
+	case !errors.As(err, &database):
+		return shown(err.Error())
+	case database.Code == undefinedTable:
+		return "the table is missing: call Migrate (SQLSTATE " + undefinedTable + ")"
+	case !sqlState.MatchString(database.Code):
+		return "the database says: " + shown(database.Message)
+	}
+	return "the database says: " + shown(database.Message) + " (SQLSTATE " + database.Code + ")"
+}
+
+func shown(text string) string { return redact.Show(text, 512) }
+
+// What is printed of a Store and its Options is the table's name: a pool knows the database's password, and an AEAD the key.
+
+// Format implements [fmt.Formatter] for every verb: it shows the table's name, and neither the pool nor the AEAD.
+func (s Store) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "pgxstore.Store{Table: %q}", s.name) }
+
+// LogValue implements [slog.LogValuer]: it shows the table's name alone.
+func (s Store) LogValue() slog.Value { return slog.GroupValue(slog.String("table", s.name)) }
+
+// Format implements [fmt.Formatter] for every verb: it shows Table and not AEAD.
+func (o Options) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "pgxstore.Options{Table: %q}", o.Table) }
+
+// LogValue implements [slog.LogValuer]: it shows Table alone.
+func (o Options) LogValue() slog.Value { return slog.GroupValue(slog.String("table", o.Table)) }
+
+// Format implements [fmt.Formatter] for every verb: it shows the table's name and the rate.
+func (l Limiter) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "pgxstore.Limiter{PerSecond: %d, Store: %v}", l.perSecond, l.store)
+}
+
+// LogValue implements [slog.LogValuer]: it shows the table's name and the rate.
+func (l Limiter) LogValue() slog.Value {
+	table := ""
+	if l.store != nil {
+		table = l.store.name
+	}
+	return slog.GroupValue(slog.String("table", table), slog.Int("per_second", l.perSecond))
+}

@@ -57,11 +57,11 @@ var (
 	valueEnd     = regexp.MustCompile("^\\.? ?(?:$|[\"'`&,;\\])}<>#|]|[\\w.]+[:=])")
 	commonBefore = regexp.MustCompile(`["'=:>[()\]] ?$`)
 	quoted       = regexp.MustCompile(`(?:oauth2|applebusiness): "([^"]*)"`)
-	nothing      = regexp.MustCompile(`^(?:$|["',0-9]|null|none|nil|false|true|undefined)`)
+	noValue      = regexp.MustCompile(`^(?:$|["',0-9]|null|none|nil|false|true|undefined)`)
 	urlWord      = regexp.MustCompile("[^\\s\"`<>'|]+")
 	outgoing     = regexp.MustCompile("(?i)(?:post|get) [\"'`]$")
 	statusLine   = regexp.MustCompile("(?:^|[\n\"'`=:>}])\\s*(?:< )?http/[0-9.]+ $")
-	response     = regexp.MustCompile(`http/[0-9.]+ [1-5]\d\d|cannot fetch token: [1-5]\d\d`)
+	shownAt      = regexp.MustCompile(`http/[0-9.]+ [1-5]\d\d|cannot fetch token: [1-5]\d\d`)
 	bodyAfter    = regexp.MustCompile(`^\)?: *\{`)
 	statusBefore = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|http|/[\d.]+")*$`)
 )
@@ -110,13 +110,13 @@ func collect(record string) *facts {
 
 // findErrors looks at the errors and descriptions that are not in our vocabulary.
 func (f *facts) findErrors() {
-	shown := append(response.FindStringIndex(f.lower), len(f.lower))[0]
+	shown := append(shownAt.FindStringIndex(f.lower), len(f.lower))[0]
 	for at := range f.members("error", "error_code", "errorcode") {
 		value, _, _ := strings.Cut(f.lower[at:min(len(f.lower), at+256)], `"`)
 		word := value[:wordAt(value, 0)]
 		isObject := strings.HasPrefix(value, "{") && !strings.ContainsAny(f.lower[at-1:at], "\"'`")
 		switch {
-		case isObject, codeWords[word] != "", codeWords[value] != "", labelWords[word] != "", nothing.MatchString(value):
+		case isObject, codeWords[word] != "", codeWords[value] != "", labelWords[word] != "", noValue.MatchString(value):
 		case slices.Contains(phrases, value):
 			f.isFramework = true
 		default:
@@ -125,7 +125,7 @@ func (f *facts) findErrors() {
 		}
 	}
 	for at := range f.members("error_description", "errordescription") {
-		if !nothing.MatchString(f.lower[at:min(len(f.lower), at+9)]) {
+		if !noValue.MatchString(f.lower[at:min(len(f.lower), at+9)]) {
 			f.isDescribed, f.isForeign = true, f.isForeign || !isApples(f.lower[at:])
 		}
 	}

@@ -213,8 +213,8 @@ func (f *facts) finish(e *applebusiness.Error) *failure {
 			failed.advice = applebusiness.Advice{} // the line says nothing because it knew nothing
 		}
 	}
-	isSafe := f.action != applebusiness.ActionReauthorize || !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
-	if f.action != "" && f.isOwn() && f.action != failed.advice.Action && isSafe {
+	isDead := (e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant) && !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
+	if f.action != "" && f.isOwn() && f.action != failed.advice.Action && (isDead || f.action != applebusiness.ActionReauthorize) {
 		failed.advice = applebusiness.Advice{Action: f.action, Impact: f.impact, Remedy: "So says the line itself: the program that logged it knew the cause, which the line does not show."}
 	}
 	if failed.provider = f.provider(); failed.provider != "" {

@@ -79,6 +79,8 @@ func TestMentions(t *testing.T) {
 		`level=WARN msg=failed err="Post \"https://x.example/token\": dial tcp 1.2.3.4:443: connect: connection refused" grant_type=authorization_code`: "retry",
 		`level=WARN error.endpoint=token error.reason=invalid_refresh_token error.action=start_over`:                                                    "start_over",
 		`level=WARN error.endpoint=token error.reason=invalid_refresh_token error.status=503 error.action=reauthorize`:                                  "retry",
+		`level=WARN error.endpoint=token error.reason=invalid_credentials error.action=reauthorize`:                                                     "fix_registration",
+		`level=WARN error.endpoint=token error.reason=invalid_refresh_token error.grant_type=authorization_code error.action=reauthorize`:               "start_over",
 	} {
 		assert.Equal(t, want, actionOf(input), input)
 	}

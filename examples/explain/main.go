@@ -167,15 +167,17 @@ type explanation struct {
 	Endpoint           applebusiness.Endpoint `json:"endpoint,omitempty" text:"endpoint   %s"`
 	Code               string                 `json:"code,omitempty" text:"code       %s"`
 	Description        string                 `json:"description,omitempty" text:"text       %q"`
-	Status             int                    `json:"status,omitempty" text:"status     HTTP %d"`
+	Status             int                    `json:"status,omitempty"`
 	Documented         bool                   `json:"documented"`
-	DocumentedStatuses []int                  `json:"documented_statuses,omitempty" text:"documented HTTP %d"`
+	DocumentedStatuses []int                  `json:"documented_statuses,omitempty"`
+	StatusText         string                 `json:"-" text:"status     %s"`
 	Parameter          string                 `json:"parameter,omitempty" text:"parameter  %s"`
 	GrantType          string                 `json:"grant_type,omitempty" text:"grant_type %s"`
 	RetryAfterSeconds  int                    `json:"retry_after_seconds,omitempty" text:"wait       %d seconds before the next request"`
 	Affected           string                 `json:"-" text:"affected   %s"`
 	Impact             applebusiness.Impact   `json:"impact"`
-	Causes             []cause                `json:"causes" text:"cause      %s"`
+	Causes             []cause                `json:"causes"`
+	CausesText         string                 `json:"-" text:"causes     %s"`
 	ActionText         string                 `json:"-" text:"action     %s"`
 	Action             applebusiness.Action   `json:"action"`
 	Remedy             string                 `json:"remedy" text:"           %s"`
@@ -189,8 +191,6 @@ type cause struct {
 	Cause       applebusiness.Cause `json:"cause"`
 	Description string              `json:"description"`
 }
-
-func (c cause) String() string { return c.Description }
 
 func explain(f *failure) explanation {
 	e, advice := f.Error, f.advice
@@ -207,11 +207,18 @@ func explain(f *failure) explanation {
 	}
 	for _, c := range advice.Causes {
 		x.Causes = append(x.Causes, cause{c, c.Description()})
+		x.CausesText = strings.TrimPrefix(x.CausesText+"\n             "+c.Description(), "\n             ")
+	}
+	if e.StatusCode != 0 {
+		x.StatusText = fmt.Sprintf("HTTP %d", e.StatusCode)
 	}
 	for entry := range applebusiness.Catalog() {
 		if entry.Reason == e.Reason && entry.StatusCode != 0 && !slices.Contains(x.DocumentedStatuses, entry.StatusCode) {
 			x.DocumentedStatuses = append(x.DocumentedStatuses, entry.StatusCode)
 		}
+	}
+	if statuses := strings.Trim(fmt.Sprint(x.DocumentedStatuses), "[]"); statuses != "" {
+		x.StatusText = strings.TrimPrefix(x.StatusText+"; Apple documents: HTTP "+strings.ReplaceAll(statuses, " ", ", "), "; ")
 	}
 	if e.Reason != "" {
 		x.Constant = reasonName(e.Reason)
@@ -300,12 +307,8 @@ func (x explanation) text() string {
 		head = x.Constant + ", in a form that Apple does not document"
 	}
 	for field, value := range reflect.ValueOf(x).Fields() {
-		format, isText := field.Tag.Lookup("text")
-		if value.Kind() != reflect.Slice && isText && !value.IsZero() {
+		if format, isText := field.Tag.Lookup("text"); isText && !value.IsZero() {
 			head += "\n  " + fmt.Sprintf(format, value.Interface())
-		}
-		for i := 0; value.Kind() == reflect.Slice && i < value.Len(); i++ {
-			head += "\n  " + fmt.Sprintf(format, value.Index(i).Interface())
 		}
 	}
 	return head + "\n"

@@ -87,14 +87,12 @@ ErrInvalidRefreshToken, documented by Apple
   endpoint   token
   code       invalid_grant
   text       "Invalid refresh_token"
-  status     HTTP 401
-  documented HTTP 400
-  documented HTTP 401
+  status     HTTP 401; Apple documents: HTTP 400, 401
   wait       7 seconds before the next request
   affected   customer: this grant, and no other customer's
-  cause      The customer revoked the partner's access to their Apple Business account.
-  cause      The authorization code was older than 5 minutes.
-  cause      Another process refreshed this grant first, and its refresh token is the valid one.
+  causes     The customer revoked the partner's access to their Apple Business account.
+             The authorization code was older than 5 minutes.
+             Another process refreshed this grant first, and its refresh token is the valid one.
   action     reauthorize
              REMEDY
   in Go      errors.Is(err, applebusiness.ErrInvalidRefreshToken)
@@ -114,7 +112,7 @@ ErrMissingParameter, documented by Apple
   endpoint   token
   code       invalid_request
   text       "OAuth 2.0 Parameter: <parameter name> missing"
-  documented HTTP 400
+  status     Apple documents: HTTP 400
   parameter  redirect_uri
   affected   app: the partner's app, and so all customers
   action     fix_request
@@ -126,7 +124,7 @@ ErrUserDenied, found by package applebusiness, not documented by Apple
   endpoint   authorization
   code       access_denied
   affected   customer: this grant, and no other customer's
-  cause      The user declined on Apple's consent page.
+  causes     The user declined on Apple's consent page.
   action     start_over
              REMEDY
   in Go      errors.Is(err, applebusiness.ErrUserDenied)

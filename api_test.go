@@ -174,6 +174,7 @@ var noExample = map[string]string{
 	"grants.StoreError.Foreign":                    "called by package applebusiness",
 	"grants.UnmarshalVerdict":                      "in the one of MarshalVerdict",
 	"grants.OpenToken":                             "in the one of SealToken",
+	"grantstest.TestStores":                        "as the one of TestStore",
 	"pgxstore.New":                                 "in the one of the package",
 	"pgxstore.Migrate":                             "in the one of the package",
 	"pgxstore.Store.Migrate":                       "in the one of Options",

@@ -2,6 +2,7 @@ package grantstest
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/seed-a5f25c57/applebusiness/grants"
@@ -11,7 +12,6 @@ import (
 type sentence struct{ of, text string }
 
 var (
-	noGrant       = sentence{"ErrNoGrant", "ErrNoGrant is returned for a grant that the Store does not hold."}
 	recordExpiry  = sentence{"Record.Token", "Its Expiry is by this process's clock: the Store converts it from its own."}
 	recordDead    = sentence{"Record.Token", "It is kept when Dead is set."}
 	versionStays  = sentence{"Record.Version", "Version changes exactly when Token does."}
@@ -65,13 +65,15 @@ var (
 	deadSince   = sentence{"Dead", "Since is when the verdict was marked, and is the same at each call; a Mark of a grant that is dead already does not move it."}
 )
 
-// broken are the sentences that do not hold if a call returns something else, or leaves something else behind.
+// broken are the sentences that do not hold if a call returns something else, or leaves something else behind: by the
+// method, and by what is wrong.
 var broken = map[string]map[string]sentence{
+	"":        {"expiry": recordExpiry, "retry": markRetryAt, "dead": deadKept, "kept": recordDead},
 	"Load":    {"result": loadLast, "refused": loadNone, "unfinished": leaseUnfinished, "": loadLast},
 	"Lease":   {"refused": leaseExcludes, "none": leaseNone, "again": leaseAgain, "token": versionStays, "lease": leaseExcludes, "unfinished": unfinishedStays, "over": leaseUnfinished, "": leaseGives},
 	"Save":    {"result": saveWhoever, "refused": saveConflict, "": saveStores},
 	"Mark":    {"result": markWhoever, "refused": markConflict, "token": markStays, "": markReplaces},
-	"Release": {"result": releaseNil, "token": versionStays, "unfinished": releaseUnfinished, "over": unfinishedStays, "": releaseEnds},
+	"Release": {"none": releaseNil, "token": versionStays, "unfinished": releaseUnfinished, "over": unfinishedStays, "": releaseEnds},
 	"Put":     {"mark": putClears, "unfinished": putClears, "lease": putClears, "": putStores},
 	"Delete":  {"none": deleteNil, "": deleteRemoves},
 }
@@ -93,20 +95,7 @@ type call struct {
 }
 
 func (c call) String() string {
-	text := c.method
-	if what := c.token + c.mark; what != "" {
-		text += fmt.Sprintf(" of %q", what)
-	}
-	if c.d != 0 {
-		text += fmt.Sprintf(" for %v", c.d)
-	}
-	if c.under != "" {
-		text += " under " + c.under
-	}
-	if c.holder != "" {
-		text += " by " + c.holder
-	}
-	return text
+	return strings.TrimSpace(fmt.Sprintf("%s %s %s %s", c.method, c.token+c.mark, c.under, c.holder))
 }
 
 // Two holders whose names differ at the end, as those of a Manager may, and one whose name begins with another letter.
@@ -160,31 +149,25 @@ func (c call) apply(r row) (row, error) {
 	return r, nil
 }
 
-// unless returns s, or the other one if so.
-func (s sentence) unless(so bool, other sentence) sentence {
-	if so {
-		return other
-	}
-	return s
-}
-
-// breaks returns the sentence that does not hold if, after a call on r that had to return want, what is wrong is the
-// result, the record that it returned, or what it left behind: token (or version), mark, unfinished, lease.
+// breaks returns the sentence that does not hold if, after a call on r that had to return want, this is wrong: the result,
+// or what the grant is then.
 func (c call) breaks(r row, want error, wrong string) sentence {
-	_, over := broken[c.method]["over"]
+	none := r.token == "" && (c.method == "Lease" || c.method == "Delete" && wrong == "result") ||
+		c.method == "Release" && r.holder != c.holder && wrong == "result"
+	over, again := broken[c.method]["over"], broken[c.method]["again"]
 	switch {
+	case broken[""][wrong].text != "":
+		return broken[""][wrong]
 	case c.method == "Save" && r.token == "" && wrong != "result":
 		return saveNever
-	case r.token == "" && (c.method == "Lease" || c.method == "Delete" && wrong == "result"):
-		wrong = "none"
+	case none:
+		return broken[c.method]["none"]
 	case want != nil:
 		wrong = "refused"
-	case over && r.over && wrong == "unfinished":
-		wrong = "over"
-	case c.method == "Release" && r.holder == c.holder && wrong == "result":
-		wrong = ""
-	case c.method == "Lease" && r.holder == c.holder && wrong != "token" && wrong != "lease":
-		wrong = "again"
+	case over.text != "" && r.over && wrong == "unfinished":
+		return over
+	case again.text != "" && r.holder == c.holder && wrong != "token" && wrong != "lease":
+		return again
 	}
 	if s, ok := broken[c.method][wrong]; ok {
 		return s

@@ -4,40 +4,59 @@ import (
 	"cmp"
 	"crypto/subtle"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
 )
 
 // Redirect is what Apple's authorization endpoint sends to the redirect URI on success (RFC 6749 section 4.1.2). Both
-// fields are as received; Code is a credential, keep it out of logs.
+// fields are as received, and neither is printed or logged: Code is a credential. Its JSON holds both.
 type Redirect struct {
 	Code  string // lives 5 minutes, may be used once
 	State string
 }
 
+const redirectText = "applebusiness.Redirect{Code: ***, State: ***}"
+
+// Format writes the type and none of the values, whatever the verb. It implements [fmt.Formatter].
+func (Redirect) Format(state fmt.State, verb rune) { formatText(state, verb, redirectText) }
+
+// LogValue returns the type and none of the values. It implements [slog.LogValuer].
+func (Redirect) LogValue() slog.Value { return slog.StringValue(redirectText) }
+
 // VerifyRedirect returns the authorization code of a redirect whose state is the expected one. Like [ParseRedirect] it
 // reads the URL's query whatever the method: Apple documents a POST with the parameters in the query.
 //
-// State comes first. If it cannot be decoded or is repeated, the error is [ErrMalformedRedirect]. If it differs from the
-// expected state, compared in constant time, or if the expected state is empty, the error is [ErrStateMismatch]. Only then
-// is the rest looked at: the error is the one that Apple sent, also where a code stands beside it, or ErrMalformedRedirect
-// if an OAuth parameter is repeated or there is neither a code nor an error. Another parameter that cannot be decoded
-// counts as absent.
+// HEAD, OPTIONS and what a browser fetches ahead (Sec-Purpose, Purpose or X-Moz with "prefetch") are no user who comes back
+// from Apple: the error is [ErrMalformedRedirect], before anything else is looked at. Then comes state. If it cannot be
+// decoded or is repeated, the error is ErrMalformedRedirect. If it differs from the expected state, compared in constant
+// time, or if the expected state is empty, the error is [ErrStateMismatch]. Only then is the rest looked at: the error is
+// the one that Apple sent, also where a code stands beside it, or ErrMalformedRedirect if an OAuth parameter is repeated or
+// there is neither a code nor an error. Another parameter that cannot be decoded counts as absent.
 //
 // A redirect that is refused for its state may come from anybody. If it claims an error, the text names the claimed code,
 // marked as unverified; errors.Is does not find it.
 //
-// The expected state must come from the browser that started the flow, and be forgotten after its first use.
+// The expected state must come from the browser that started the flow. Forget it after its first use, but only once
+// VerifyRedirect has returned no error or an error of Apple's, or what a scanner fetches first ends the user's attempt.
+//
+// Apple sends the user back by a POST from its own site, and a browser leaves a SameSite=Lax cookie out of that. Where such
+// a cookie leads to the state there are two ways out: a cookie for this attempt alone with SameSite=None and Secure, or a
+// handler that answers a POST without a cookie by a redirect (303) to its own URL with the same query, since the cookie
+// comes with the GET that follows.
 func VerifyRedirect(r *http.Request, state string) (code string, err error) {
 	if r == nil || r.URL == nil {
 		return "", malformedRedirect("there is no request URL")
 	}
+	if sender := noPerson(r); sender != "" {
+		return "", malformedRedirect(sender + " is no user who comes back from Apple")
+	}
 	found, err := decodeRedirect(r.URL.RawQuery)
-	if err == nil && (state == "" || subtle.ConstantTimeCompare([]byte(found.state), []byte(state)) != 1) {
-		err = &Error{
-			Endpoint: AuthorizationEndpoint, Reason: ErrStateMismatch,
-			detail: "the state is not the expected one",
+	if err == nil {
+		if wrong := found.wrongState(r, state); wrong != "" {
+			err = &Error{Endpoint: AuthorizationEndpoint, Reason: ErrStateMismatch, detail: wrong}
 		}
 	}
 	if err != nil {
@@ -47,6 +66,36 @@ func VerifyRedirect(r *http.Request, state string) (code string, err error) {
 		return "", err
 	}
 	return found.result()
+}
+
+// noPerson returns what sent r, if it was nobody who looks at a page.
+func noPerson(r *http.Request) string {
+	if r.Method == http.MethodHead || r.Method == http.MethodOptions {
+		return r.Method
+	}
+	for _, name := range [...]string{"Sec-Purpose", "Purpose", "X-Moz"} {
+		for _, value := range r.Header.Values(name) {
+			if strings.Contains(strings.ToLower(value), "prefetch") {
+				return "what a browser fetches ahead"
+			}
+		}
+	}
+	return ""
+}
+
+// wrongState returns what is wrong with the state of r's query, "" if it is the expected one.
+func (q redirectQuery) wrongState(r *http.Request, expected string) string {
+	switch {
+	case expected == "":
+		return "no state was expected"
+	case q == (redirectQuery{}) && r.Method == http.MethodPost && r.ContentLength != 0:
+		return "the URL has no state; the parameters may be in the body"
+	case q.state == "":
+		return "the redirect has no state"
+	case subtle.ConstantTimeCompare([]byte(q.state), []byte(expected)) != 1:
+		return "the state is not the expected one"
+	}
+	return ""
 }
 
 // ParseRedirect returns the code and the state of a redirect's raw query; a leading "?" is allowed. It does not verify
@@ -132,7 +181,8 @@ func (q redirectQuery) result() (string, error) {
 		return "", malformedRedirect(q.repeated + " is repeated")
 	case q.errorCode != "":
 		e := &Error{Endpoint: AuthorizationEndpoint}
-		e.describe(q.errorCode, q.description, q.uri, nil)
+		beside := &tokenRequest{fields: map[string]string{"code": q.code, "state": q.state}} // to be masked as what was sent is
+		e.describe(q.errorCode, q.description, q.uri, beside)
 		if e.Reason == "" && isDenial(e.Code) {
 			e.Reason = ErrUserDenied
 		}
@@ -171,53 +221,79 @@ func malformedRedirect(detail string) *Error {
 func CheckAuthorizationURL(rawURL string) error {
 	parsed, err := url.Parse(rawURL)
 	if err != nil {
-		return documentedError(AuthorizationEndpoint, ErrBadRequest)
+		return documentedError(ErrBadRequest)
 	}
 	query, err := url.ParseQuery(parsed.RawQuery)
 	if err != nil {
-		return documentedError(AuthorizationEndpoint, ErrBadRequest)
+		return documentedError(ErrBadRequest)
 	}
 	var errs []error
-	add := func(reason Reason) { errs = append(errs, documentedError(AuthorizationEndpoint, reason)) }
-	for _, name := range [...]string{"response_type", "client_id", "redirect_uri", "state", "code_challenge", "code_challenge_method", "scope"} {
-		if len(query[name]) > 1 {
-			add(ErrBadRequest)
-			break
+	for _, parameter := range authorizationParameters {
+		var wrong Reason
+		switch values := query[parameter.name]; {
+		case len(values) > 1:
+			wrong = ErrBadRequest
+		case len(values) == 1:
+			wrong = parameter.check(values[0])
+		case parameter.required:
+			wrong = ErrMissingParameter
 		}
-	}
-	for _, name := range [...]string{"response_type", "client_id", "redirect_uri", "state", "code_challenge"} {
-		if !query.Has(name) || query.Get(name) == "" && (name == "state" || name == "code_challenge") {
-			errs = append(errs, missingParameter(AuthorizationEndpoint, name))
+		switch wrong {
+		case "":
+		case ErrMissingParameter:
+			errs = append(errs, missingParameter(parameter.name))
+		default:
+			errs = append(errs, documentedError(wrong))
 		}
-	}
-	if query.Has("response_type") && query.Get("response_type") != "code" {
-		add(ErrInvalidResponseType)
-	}
-	if query.Has("code_challenge_method") && query.Get("code_challenge_method") != "S256" {
-		add(ErrInvalidChallengeMethod)
-	}
-	if query.Has("redirect_uri") {
-		if reason := checkRedirectURI(query.Get("redirect_uri")); reason != "" {
-			add(reason)
-		}
-	}
-	if query.Has("scope") && query.Get("scope") == "" {
-		add(ErrEmptyScope)
-	}
-	if query.Has("client_id") && query.Get("client_id") == "" {
-		add(ErrEmptyClientID)
-	}
-	if strings.Trim(query.Get("state"), unreserved) != "" {
-		errs = append(errs, &Error{
-			Endpoint: AuthorizationEndpoint, Reason: ErrUnsafeState,
-			detail: "state holds characters that need percent-encoding",
-		})
 	}
 	return errors.Join(errs...)
 }
 
+// authorizationParameters are the parameters of an authorization URL. check returns what is wrong with a value, or "".
+var authorizationParameters = [...]struct {
+	name     string
+	required bool
+	check    func(value string) Reason
+}{
+	{"response_type", true, only("code", ErrInvalidResponseType)},
+	{"client_id", true, notEmpty(ErrEmptyClientID)},
+	{"redirect_uri", true, checkRedirectURI},
+	{"state", true, checkState},
+	{"code_challenge", true, notEmpty(ErrMissingParameter)},
+	{"code_challenge_method", false, only("S256", ErrInvalidChallengeMethod)},
+	{"scope", false, notEmpty(ErrEmptyScope)},
+}
+
+func only(expected string, otherwise Reason) func(string) Reason {
+	return func(value string) Reason {
+		if value != expected {
+			return otherwise
+		}
+		return ""
+	}
+}
+
+func notEmpty(otherwise Reason) func(string) Reason {
+	return func(value string) Reason {
+		if value == "" {
+			return otherwise
+		}
+		return ""
+	}
+}
+
 // unreserved are the characters that a URL never percent-encodes (RFC 3986 section 2.3).
 const unreserved = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+
+func checkState(state string) Reason {
+	switch {
+	case state == "":
+		return ErrMissingParameter
+	case strings.Trim(state, unreserved) != "":
+		return ErrUnsafeState
+	}
+	return ""
+}
 
 func checkRedirectURI(redirectURI string) Reason {
 	if redirectURI == "" {
@@ -234,9 +310,12 @@ func checkRedirectURI(redirectURI string) Reason {
 	return ""
 }
 
-// documentedError returns the error that endpoint would send for reason.
-func documentedError(endpoint Endpoint, reason Reason) *Error {
-	e := &Error{Endpoint: endpoint, Reason: reason}
+// documentedError returns the error that the authorization endpoint would send for reason.
+func documentedError(reason Reason) *Error {
+	e := &Error{Endpoint: AuthorizationEndpoint, Reason: reason}
+	if reason == ErrUnsafeState {
+		e.detail = "state holds characters that need percent-encoding"
+	}
 	for _, entry := range catalog {
 		if entry.Reason == reason {
 			e.Code, e.Description = entry.Code, entry.Description
@@ -246,9 +325,9 @@ func documentedError(endpoint Endpoint, reason Reason) *Error {
 	return e
 }
 
-// missingParameter returns the error that endpoint would send for the lack of the parameter name.
-func missingParameter(endpoint Endpoint, name string) *Error {
-	e := documentedError(endpoint, ErrMissingParameter)
+// missingParameter returns the error that the authorization endpoint would send for the lack of the parameter name.
+func missingParameter(name string) *Error {
+	e := documentedError(ErrMissingParameter)
 	e.Description = strings.Replace(e.Description, "<parameter name>", name, 1)
 	e.Parameter = name
 	return e

@@ -1,7 +1,9 @@
 package applebusiness_test
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -17,6 +19,7 @@ import (
 
 func TestVerifyRedirect(t *testing.T) {
 	const mismatch = "applebusiness: state_mismatch: the state is not the expected one"
+	const absent, unexpected = "applebusiness: state_mismatch: the redirect has no state", "applebusiness: state_mismatch: no state was expected"
 	for _, test := range []struct {
 		name, query, state, code, err string
 	}{
@@ -25,16 +28,16 @@ func TestVerifyRedirect(t *testing.T) {
 		{"Apple's error", "error=server_error&error_description=server+error&state=s1", "s1", "", `applebusiness: server_error: "server error"`},
 		{"code beside an error", "code=abc&error=access_denied&state=s1", "s1", "", "applebusiness: user_denied: access_denied"},
 		{"other state", "code=abc&state=s2", "s1", "", mismatch},
-		{"no state", "code=abc", "s1", "", mismatch},
-		{"nothing expected", "code=abc&state=s1", "", "", mismatch},
-		{"nothing expected, none sent", "code=abc", "", "", mismatch},
-		{"nothing expected, an empty one sent", "code=abc&state=", "", "", mismatch},
+		{"no state", "code=abc", "s1", "", absent},
+		{"an empty state", "code=abc&state=", "s1", "", absent},
+		{"nothing expected", "code=abc&state=s1", "", "", unexpected},
+		{"nothing expected, none sent", "code=abc", "", "", unexpected},
+		{"nothing expected, an empty one sent", "code=abc&state=", "", "", unexpected},
 		{"state comes before an error", "error=access_denied&state=s2", "s1", "", mismatch + " (unverified: the redirect claims access_denied)"},
-		{"an error without state", "error=invalid_request&error_description=bad+request", "s1", "", mismatch + " (unverified: the redirect claims invalid_request)"},
+		{"an error without state", "error=invalid_request&error_description=bad+request", "s1", "", absent + " (unverified: the redirect claims invalid_request)"},
 		{"a refused error of another vocabulary", "error=PLEASE+CALL+555&state=s2", "s1", "", mismatch},
 		{"a refused error beside a repeated state", "error=server_error&state=s1&state=s1", "s1", "", "applebusiness: malformed_redirect: state is repeated (unverified: the redirect claims server_error)"},
 		{"state comes before a repeated code", "code=a&code=b&state=s2", "s1", "", mismatch},
-		{"state comes before nothing", "", "s1", "", mismatch},
 		{"a repeated state comes first", "code=abc&state=s1&state=s1", "s1", "", "applebusiness: malformed_redirect: state is repeated"},
 		{"state comes before decoding", "code=%zz&state=s2", "s1", "", mismatch},
 		{"the state does not decode", "code=abc&state=s1%zz", "s1", "", "applebusiness: malformed_redirect: state cannot be decoded"},
@@ -73,6 +76,79 @@ func TestVerifyRedirect(t *testing.T) {
 		_, err := applebusiness.VerifyRedirect(r, "s1")
 		assert.EqualError(t, err, "applebusiness: malformed_redirect: there is no request URL")
 	}
+}
+
+// The parameters of Apple's POST are in its URL. A redirect that has them in the body is told apart.
+func TestRedirectWithItsParametersInTheBody(t *testing.T) {
+	for body, want := range map[string]string{
+		"":                 "applebusiness: state_mismatch: the redirect has no state",
+		"code=abc&state=s": "applebusiness: state_mismatch: the URL has no state; the parameters may be in the body",
+	} {
+		for _, url := range []string{"/callback", "/callback?tenant=7"} {
+			_, err := applebusiness.VerifyRedirect(httptest.NewRequest(http.MethodPost, url, strings.NewReader(body)), "s")
+			assert.EqualError(t, err, want)
+		}
+		_, err := applebusiness.VerifyRedirect(httptest.NewRequest(http.MethodGet, "/callback", strings.NewReader(body)), "s")
+		assert.EqualError(t, err, "applebusiness: state_mismatch: the redirect has no state")
+	}
+}
+
+// What no user has sent is refused before anything is looked at, so that a handler which verifies before it forgets the
+// state loses nothing.
+func TestNobodyComesBack(t *testing.T) {
+	const good = "/callback?code=abc&state=s1"
+	request := func(method, name, value string) *http.Request {
+		r := httptest.NewRequest(method, good, nil)
+		if name != "" {
+			r.Header.Set(name, value)
+		}
+		return r
+	}
+	for _, test := range []struct{ method, name, value, want string }{
+		{"HEAD", "", "", "HEAD"},
+		{"OPTIONS", "", "", "OPTIONS"},
+		{"GET", "Sec-Purpose", "prefetch", "what a browser fetches ahead"},
+		{"GET", "Sec-Purpose", "prefetch;prerender", "what a browser fetches ahead"},
+		{"GET", "Purpose", "Prefetch", "what a browser fetches ahead"},
+		{"GET", "X-Moz", "prefetch", "what a browser fetches ahead"},
+		{"POST", "Sec-Purpose", "prefetch;anonymous-client-ip", "what a browser fetches ahead"},
+	} {
+		for _, state := range []string{"s1", "", "another"} {
+			code, err := applebusiness.VerifyRedirect(request(test.method, test.name, test.value), state)
+			assert.Empty(t, code)
+			assert.EqualError(t, err, "applebusiness: malformed_redirect: "+test.want+" is no user who comes back from Apple")
+			assert.ErrorIs(t, err, applebusiness.ErrMalformedRedirect)
+		}
+	}
+	for _, r := range []*http.Request{
+		request("GET", "", ""), request("POST", "", ""), request("", "", ""), request("GET", "Purpose", "other"), request("GET", "X-Moz", ""), request("GET", "Sec-Fetch-Site", "cross-site"),
+	} {
+		code, err := applebusiness.VerifyRedirect(r, "s1")
+		assert.NoError(t, err)
+		assert.Equal(t, "abc", code)
+	}
+}
+
+// A description that repeats the code or the state beside it does not keep them, either.
+func TestRedirectDescriptionKeepsNoSecret(t *testing.T) {
+	_, err := applebusiness.ParseRedirect("error=bad_c0de-SECRET&error_description=Code+c0de-SECRET+of+st4te-SECRET&error_uri=https://x.example/c0de-SECRET&code=c0de-SECRET&state=st4te-SECRET")
+	var e *applebusiness.Error
+	require.ErrorAs(t, err, &e)
+	assert.Equal(t, applebusiness.Code("bad_***"), e.Code)
+	assert.Equal(t, "Code *** of ***", e.Description)
+	assert.Equal(t, "https://x.example/***", e.URI)
+	assert.EqualError(t, err, `applebusiness: "***": "Code *** of ***"`)
+}
+
+func TestRedirectIsNotPrinted(t *testing.T) {
+	const want = "applebusiness.Redirect{Code: ***, State: ***}"
+	redirect := applebusiness.Redirect{Code: "c0de-SECRET", State: "st4te-SECRET"}
+	assert.Equal(t, want, fmt.Sprint(redirect))
+	assert.Equal(t, want+" "+want, fmt.Sprintf("%+v %s", &redirect, redirect))
+	assert.Equal(t, want, redirect.LogValue().String())
+	text, err := json.Marshal(redirect)
+	require.NoError(t, err)
+	assert.Equal(t, `{"Code":"c0de-SECRET","State":"st4te-SECRET"}`, string(text), "the caller's own wish")
 }
 
 func TestCheckAuthorizationURL(t *testing.T) {
@@ -164,4 +240,55 @@ func TestCheckAuthorizationURLOfOAuth2(t *testing.T) {
 	assert.Equal(t, "https://api.example/api/v1/oauth2/token", config.Endpoint.TokenURL)
 	assert.Equal(t, oauth2.AuthStyleInParams, config.Endpoint.AuthStyle)
 	assert.Equal(t, config.Endpoint, applebusiness.OAuth2Endpoint("https://business.example", "https://api.example"))
+}
+
+func TestParseRedirect(t *testing.T) {
+	long := "code=" + strings.Repeat("x", 64<<10)
+	for query, want := range map[string]struct {
+		redirect applebusiness.Redirect
+		err      string
+	}{
+		"code=abc&state=s":             {applebusiness.Redirect{"abc", "s"}, ""},
+		"?code=abc&state=s&utm=1&utm=": {applebusiness.Redirect{"abc", "s"}, ""},
+		"code=abc":                     {applebusiness.Redirect{"abc", ""}, ""},
+		"code=abc&error=&state=s":      {applebusiness.Redirect{"abc", "s"}, ""},
+		"error=access_denied&state=s":  {applebusiness.Redirect{"", "s"}, "applebusiness: user_denied: access_denied"},
+		"error=unsupported_response_type&error_description=response_type+must+be+code&state=xyzABC123": {applebusiness.Redirect{"", "xyzABC123"}, `applebusiness: unsupported_response_type: "response_type must be code"`},
+		"error=x&code=abc&state=s":              {applebusiness.Redirect{"", "s"}, `applebusiness: "x"`},
+		"":                                      {applebusiness.Redirect{}, "applebusiness: malformed_redirect: neither code nor error"},
+		"?":                                     {applebusiness.Redirect{}, "applebusiness: malformed_redirect: neither code nor error"},
+		"code=&state=s":                         {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: neither code nor error"},
+		"state=s&code=a&code=a":                 {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: code is repeated"},
+		"state=s&error=a&error=b":               {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: error is repeated"},
+		"state=s&error=a&error_uri=&error_uri=": {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: error_uri is repeated"},
+		"state=s&state=s&code=a":                {applebusiness.Redirect{}, "applebusiness: malformed_redirect: state is repeated"},
+		"state=s&code=%zz":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: code cannot be decoded"},
+		"state=s&code=a;b":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: code cannot be decoded"},
+		long:                                    {applebusiness.Redirect{}, "applebusiness: malformed_redirect: the query is too long"},
+	} {
+		t.Run(query[:min(len(query), 80)], func(t *testing.T) {
+			redirect, err := applebusiness.ParseRedirect(query)
+			assert.Equal(t, want.redirect, redirect)
+			if want.err == "" {
+				assert.NoError(t, err)
+				return
+			}
+			require.EqualError(t, err, want.err)
+			var e *applebusiness.Error
+			require.ErrorAs(t, err, &e)
+			assert.Equal(t, applebusiness.AuthorizationEndpoint, e.Endpoint)
+			assert.Zero(t, e.StatusCode)
+		})
+	}
+}
+
+// A query as long as the limit is read.
+func TestLongestQuery(t *testing.T) {
+	query := "code=c&state=s&padding="
+	query += strings.Repeat("x", 64<<10-len(query))
+	redirect, err := applebusiness.ParseRedirect(query)
+	require.NoError(t, err)
+	assert.Equal(t, applebusiness.Redirect{Code: "c", State: "s"}, redirect)
+	_, err = applebusiness.ParseRedirect(query + "x")
+	assert.EqualError(t, err, "applebusiness: malformed_redirect: the query is too long")
 }

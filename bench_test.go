@@ -1,6 +1,7 @@
 package applebusiness_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -106,6 +107,25 @@ func BenchmarkTransport(b *testing.B) {
 			for b.Loop() {
 				if _, err := config.Exchange(ctx, "code"); err != nil {
 					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// A failure of x/oauth2 with its type, against the failure alone; the network is left out.
+func BenchmarkWrap(b *testing.B) {
+	base := roundTrip(func(r *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 401, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewReader(benchBody)), Request: r}, nil
+	})
+	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: base})
+	config := &oauth2.Config{ClientID: "id", ClientSecret: "secret", Endpoint: applebusiness.OAuth2Endpoint("", "https://api.example")}
+	for name, wrap := range map[string]func(error) error{"Wrap": applebusiness.Wrap, "baseline": func(err error) error { return err }} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := config.Exchange(ctx, "code"); wrap(err) == nil {
+					b.Fatal("no failure")
 				}
 			}
 		})

@@ -149,16 +149,18 @@ const (
 	ErrNoResponse Reason = "no_response"
 	// ErrRateLimited is returned for status 429; wait for [Error.RetryAfter] and send less.
 	ErrRateLimited Reason = "rate_limited"
-	// ErrUnavailable is returned for a transient status (408, 425, and 5xx except 501 and 505) in a response without an OAuth error; try again later.
+	// ErrUnavailable is returned for a transient status (408, 425, and 5xx except 501, 505 and 511) in a response without an OAuth error; try again later.
 	ErrUnavailable Reason = "unavailable"
 	// ErrMalformedResponse is returned for any other response without an OAuth error, such as a 2xx without a token, a 3xx, or a proxy's 403 or 407; look at what stands between you and Apple.
 	ErrMalformedResponse Reason = "malformed_response"
 	// ErrUnsafeTokenRequest is returned when a token request is refused before it is sent; fix the request.
 	ErrUnsafeTokenRequest Reason = "unsafe_token_request"
-	// ErrNoRefreshToken is returned when the access token has expired and there is no refresh token; load the stored token again.
+	// ErrNoRefreshToken is returned when the access token has expired and there is no refresh token, and by Put and Connect of package grants for a token that has none; load or store the one that has it.
 	ErrNoRefreshToken Reason = "no_refresh_token"
 	// ErrUnsafeState is returned for a state with characters that need percent-encoding; use [golang.org/x/oauth2.GenerateVerifier]'s alphabet.
 	ErrUnsafeState Reason = "unsafe_state"
+	// ErrManyRefusals is returned by package grants when Apple refuses the refresh tokens of many customers at once; look for the wrong environment or client_id, a restored database or a fault of Apple's, and ask nobody to reconnect.
+	ErrManyRefusals Reason = "many_refusals"
 )
 
 // Entry is one row of Apple's error tables.
@@ -256,7 +258,7 @@ func match(statusCode int, code Code, description string) (reason Reason, parame
 		found.codes = index.codes[found.reason]
 	}
 	switch {
-	case found.reason != "" && (code == "" || slices.Contains(found.codes, code)):
+	case found.reason != "" && (code == "" && !isCommonPhrase(found.reason) || slices.Contains(found.codes, code)):
 		return found.reason, parameter
 	case statusCode == http.StatusNotFound && isNotFound(code, description):
 		return ErrEndpointNotFound, ""
@@ -264,10 +266,19 @@ func match(statusCode int, code Code, description string) (reason Reason, parame
 	return "", ""
 }
 
+// isCommonPhrase reports whether the text of a Reason is one that every server says: "bad request" and "server error" are
+// Apple's only beside Apple's code.
+func isCommonPhrase(reason Reason) bool { return reason == ErrBadRequest || reason == ErrServer }
+
 // meansAnything reports whether a description is a text of the catalog, whatever code it came with.
 func meansAnything(description string) bool {
 	reason, _ := match(0, "", description)
-	return reason != ""
+	return reason != "" || isCatalogText(description)
+}
+
+// isCatalogText reports whether description is a text of the catalog, apart from those that vary.
+func isCatalogText(description string) bool {
+	return index.byText[description].reason != "" || index.byText[foldText(description)].reason != ""
 }
 
 func matchPattern(text string) (reason Reason, parameter string) {

@@ -29,7 +29,10 @@
 //
 // Every function and method can be called from any number of goroutines. Zero values, a nil *Error, a request without a
 // URL and a nil pointer in an error's tree do no harm, and nothing that comes from outside makes this package panic.
-// Nothing that this package renders holds a body, a URL, a state or a credential.
+//
+// Nothing that this package renders holds a body, a state or a credential. Texts of Apple's table are shown as they are,
+// and of any other text what is recognised: words of at most 15 ASCII letters, numbers of up to 3 digits and the names of
+// OAuth's parameters. The rest is ***, since a secret that a server repeats can be encoded in any way.
 //
 // Apple Business is not the API of Apple Business Manager or Apple School Manager (device management): that one signs
 // in with a JWT assertion and the scope business.api, and none of this applies to it.
@@ -39,34 +42,29 @@ package applebusiness
 
 import (
 	"cmp"
+	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/url"
-	"reflect"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
+	"github.com/seed-a5f25c57/applebusiness/internal/redact"
 )
 
 const prefix = "applebusiness: "
 
-// What a rendering shows at most of a text from outside, in bytes; the fields hold more.
-const (
-	renderedCode        = 64
-	renderedDescription = 256
-)
-
-// masked stands where a text from outside held something that is not for a log.
-const masked = "***"
+// renderedText is how many bytes of a text from outside are shown at most; the fields hold more.
+const renderedText = 256
 
 // Error is an OAuth 2.0 error of Apple Business, or a failure that this package found itself.
 //
 // Its Reason and Code are matched by errors.Is. The zero Error is usable. An Error must not be changed once it is
-// shared; its methods can then be called concurrently, also on a nil *Error. As JSON it is an object with the members
-// of RFC 6749 section 5.2 (error, error_description and error_uri), and no others.
+// shared; its methods can then be called concurrently, also on a nil *Error. Its fields hold more than is rendered, but of
+// a token request's failure never a value of 8 bytes and more that was sent.
 type Error struct {
 	Endpoint    Endpoint      `json:"-"`                           // "" if unknown
 	StatusCode  int           `json:"-"`                           // HTTP status; 0 for a redirect
@@ -79,8 +77,8 @@ type Error struct {
 	RequestID   string        `json:"-"`                           // apple-request-id, to quote to Apple's support
 	RetryAfter  time.Duration `json:"-"`                           // Retry-After (seconds or date), never negative, at most an hour
 
-	// ResponseLost says that the response to an earlier refresh of this grant, and a new refresh token with it, may never
-	// have arrived. Only package grants sets it.
+	// ResponseLost says that the response to an earlier request with the same token or code, and a new refresh token with
+	// it, may never have arrived. Package grants sets it, and [Transport] where its request was written twice.
 	ResponseLost bool `json:"-"`
 
 	detail string // what this package has to say about a Reason of its own; holds nothing from outside
@@ -91,8 +89,8 @@ type Error struct {
 	edge   bool // the response looks like those by which Apple's edge drops a request that works minutes later
 }
 
-// Error returns one line of printable text, at most 2 KiB long: the code, the description in quotes and the status,
-// each where known. The code of another server is quoted too. An example:
+// Error returns one line of ASCII, at most 2 KiB long: the code, the description in quotes and the status, each where known.
+// The code of another server is quoted too. An example:
 //
 //	applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401)
 func (e *Error) Error() string {
@@ -108,7 +106,7 @@ func (e *Error) Error() string {
 		parts = append(parts, e.Code.text())
 	}
 	if e.Description != "" {
-		parts = append(parts, strconv.Quote(cut(e.Description, renderedDescription)))
+		parts = append(parts, strconv.QuoteToASCII(e.shownDescription()))
 	}
 	if e.detail != "" {
 		parts = append(parts, e.detail)
@@ -121,6 +119,48 @@ func (e *Error) Error() string {
 		text += " (HTTP " + strconv.Itoa(e.StatusCode) + ")"
 	}
 	return text
+}
+
+// shownDescription returns a text of Apple's table as it is, and what may be shown of any other.
+func (e *Error) shownDescription() string {
+	if isCatalogText(e.Description) {
+		return redact.Cut(e.Description, renderedText)
+	}
+	return redact.Show(e.Description, renderedText)
+}
+
+// text returns c as renderings show it: bare if it is in this package's vocabulary, else quoted.
+func (c Code) text() string {
+	if c.isKnown() {
+		return string(c)
+	}
+	return strconv.Quote(c.shown())
+}
+
+func (c Code) shown() string {
+	if c.isKnown() {
+		return string(c)
+	}
+	return redact.Code(string(c))
+}
+
+// isKnown reports whether c is one of this package's constants.
+func (c Code) isKnown() bool {
+	switch c {
+	case CodeInvalidRequest, CodeInvalidClient, CodeInvalidGrant, CodeInvalidScope, CodeUnsupportedResponseType,
+		CodeServerError, CodeInternalServerError, CodeNotFound,
+		CodeAccessDenied, CodeUnauthorizedClient, CodeUnsupportedGrantType, CodeTemporarilyUnavailable:
+		return true
+	}
+	return false
+}
+
+// text returns r as renderings show it: bare if it is a label.
+func (r Reason) text() string {
+	if label := redact.Code(string(r)); label == string(r) {
+		return label
+	}
+	return strconv.Quote(redact.Mask)
 }
 
 // Is reports whether target is the Reason or the Code of e. The status never matters.
@@ -146,50 +186,78 @@ func (e *Error) Unwrap() error {
 	return e.err
 }
 
-// Format writes what [Error.Error] returns for every verb, so that an Error printed by value shows no more than one
-// printed by pointer. It implements [fmt.Formatter].
-func (e Error) Format(state fmt.State, verb rune) {
-	fmt.Fprintf(state, fmt.FormatString(state, verb), e.Error())
+// Format writes what [Error.Error] returns, for %v, %s and %q and by any other verb, so that an Error printed by value shows
+// no more than one printed by pointer. It implements [fmt.Formatter].
+func (e Error) Format(state fmt.State, verb rune) { formatText(state, verb, e.Error()) }
+
+// formatText is the Format method of a type that is printed as text whatever the verb.
+func formatText(state fmt.State, verb rune, text string) {
+	fmt.Fprintf(state, fmt.FormatString(state, verb), text)
 }
 
-// LogValue returns a group of endpoint, code, reason, description, status, parameter, grant_type, request_id,
-// retry_after (a text such as "30s"), response_lost, action and impact; empty ones are left out. Texts from outside are
-// freed of control characters and cut as in [Error.Error]. It implements [slog.LogValuer]; [LogAttr] finds an *Error
-// inside another error too.
+// MarshalJSON returns an object with the members of RFC 6749 section 5.2 (error, error_description and error_uri) that are
+// known, as [Error.Error] shows them. An error_uri is shown if it is an https URL of nothing but words.
+func (e Error) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Code        string `json:"error,omitempty"`
+		Description string `json:"error_description,omitempty"`
+		URI         string `json:"error_uri,omitempty"`
+	}{e.Code.shown(), e.shownDescription(), redact.URI(e.URI)})
+}
+
+// LogValue returns a group of endpoint, code, reason, description, detail, status, parameter, grant_type, request_id,
+// retry_after (a text such as "30s"), response_lost, action and impact; empty ones are left out. detail is what this
+// package found, in a fixed set of words. Texts from outside are shown as in [Error.Error]; a request_id is shown if it
+// is a UUID or made of words and a number. It implements [slog.LogValuer]; [LogAttr] finds an *Error inside another error
+// too.
 func (e *Error) LogValue() slog.Value {
 	if e == nil {
 		return slog.AnyValue(nil)
 	}
-	advice := Troubleshoot(e)
-	attrs := make([]slog.Attr, 0, 12)
-	add := func(key, value string, limit int) {
+	attrs := make([]slog.Attr, 0, 13)
+	add := func(key, value string) {
 		if value != "" {
-			attrs = append(attrs, slog.String(key, printable(value, limit)))
+			attrs = append(attrs, slog.String(key, value))
 		}
 	}
-	add("endpoint", string(e.Endpoint), renderedCode)
-	add("code", string(e.Code), renderedCode)
-	add("reason", string(e.Reason), renderedCode)
-	add("description", e.Description, renderedDescription)
+	add("endpoint", redact.Code(string(e.Endpoint)))
+	add("code", e.Code.shown())
+	add("reason", redact.Code(string(e.Reason)))
+	add("description", e.shownDescription())
+	add("detail", e.detail)
 	if e.StatusCode != 0 {
 		attrs = append(attrs, slog.Int("status", e.StatusCode))
 	}
-	add("parameter", e.Parameter, renderedCode)
-	add("grant_type", e.GrantType, renderedCode)
-	add("request_id", e.RequestID, renderedCode)
+	add("parameter", redact.Code(e.Parameter))
+	add("grant_type", redact.Code(e.GrantType))
+	add("request_id", redact.RequestID(e.RequestID))
 	if e.RetryAfter != 0 {
-		attrs = append(attrs, slog.String("retry_after", e.RetryAfter.String())) // slog's JSON would show nanoseconds
+		add("retry_after", e.RetryAfter.String()) // slog's JSON would show nanoseconds
 	}
 	if e.ResponseLost {
 		attrs = append(attrs, slog.Bool("response_lost", true))
 	}
-	add("action", string(advice.Action), renderedCode)
-	add("impact", string(advice.Impact), renderedCode)
-	return slog.GroupValue(attrs...)
+	return slog.GroupValue(appendAdvice(attrs, Troubleshoot(e))...)
+}
+
+func appendAdvice(attrs []slog.Attr, advice Advice) []slog.Attr {
+	if advice.Action != "" {
+		attrs = append(attrs, slog.String("action", string(advice.Action)))
+	}
+	if advice.Impact != "" {
+		attrs = append(attrs, slog.String("impact", string(advice.Impact)))
+	}
+	return attrs
 }
 
 // Timeout reports whether e is about a request that took too long, so that a *url.Error around it says so too.
-func (e *Error) Timeout() bool { return e != nil && isTimeout(e.err) }
+func (e *Error) Timeout() bool { return e != nil && neterr.Timeout(e.err) }
+
+// Unsent reports whether the token request certainly did not leave: no connection was made, the context had ended, or
+// [Transport] refused it. What it carried is then not spent: an authorization code can be exchanged again, even where
+// [Retryable] is false because the request has to be corrected first. False means that nobody knows. Only an error of
+// Transport, or one made of it, says so. Compare SafeToRetry of github.com/jackc/pgx/v5/pgconn.
+func (e *Error) Unsent() bool { return e != nil && e.unsent }
 
 // CodeOf returns the Code of the first *Error in err's tree, else the first bare [Code] in it, else "".
 func CodeOf(err error) Code {
@@ -200,8 +268,8 @@ func CodeOf(err error) Code {
 	return e.Code
 }
 
-// ReasonOf returns the Reason of the first *Error in err's tree, else the first bare [Reason] in it, else "". It
-// serves for a switch and, as string(ReasonOf(err)), for a metric's label: its values are bounded in number.
+// ReasonOf returns the Reason of the first *Error in err's tree, else the first bare [Reason] in it, else "". It serves for
+// a switch; a metric takes [Label], since "" says both that Apple's page has changed and that the error is no OAuth error.
 func ReasonOf(err error) Reason {
 	e := find(err)
 	if e == nil {
@@ -210,29 +278,49 @@ func ReasonOf(err error) Reason {
 	return e.Reason
 }
 
+// Label returns a label for a metric, one of a bounded number. It is the label of the [Reason] of what [Wrap] finds in
+// err's tree, or "undocumented" for an OAuth error that Apple's table does not list: if their number rises, Apple's page
+// has changed. For other errors it is "canceled" if a context was canceled, "network" for a failure of the network, or
+// "other". For nil it is "".
+func Label(err error) string {
+	if err == nil {
+		return ""
+	}
+	if e := find(Wrap(err)); e != nil {
+		_, isOurs := adviceByReason[e.Reason]
+		switch {
+		case isOurs:
+			return string(e.Reason)
+		case e.Reason == "" && e.Code != "":
+			return "undocumented"
+		}
+		return "other"
+	}
+	switch {
+	case neterr.Is(err, context.Canceled):
+		return "canceled"
+	case neterr.Of(err).Known:
+		return "network"
+	}
+	return "other"
+}
+
 // LogAttr returns an attribute with the key "error" for a log line about err. Its value is a group: the members of
 // [Error.LogValue] for the *Error that [Wrap] finds anywhere in err's tree, and as "context" what was added around it.
 // For another error the group holds its text as "message", and the action and impact of [Troubleshoot] where there are
-// any. Texts are shown without URLs, freed of control characters and cut at 256 bytes.
+// any. Context and message are shown as [Error.Error] shows texts from outside, so a customer's id is better an attribute
+// of its own.
 //
-//	slog.Error("refresh failed", applebusiness.LogAttr(fmt.Errorf("customer 7: %w", err)))
+//	slog.Error("refresh failed", "customer", id, applebusiness.LogAttr(err))
 func LogAttr(err error) slog.Attr {
 	const key = "error"
 	if err == nil {
 		return slog.Any(key, nil)
 	}
-	wrapped := Wrap(err)
-	e := find(wrapped)
+	e := find(Wrap(err))
 	if e == nil {
-		advice := Troubleshoot(err)
-		attrs := []slog.Attr{slog.String("message", withoutURLs(textOf(err)))}
-		if advice.Action != "" {
-			attrs = append(attrs, slog.String("action", string(advice.Action)))
-		}
-		if advice.Impact != "" {
-			attrs = append(attrs, slog.String("impact", string(advice.Impact)))
-		}
-		return slog.Attr{Key: key, Value: slog.GroupValue(attrs...)}
+		attrs := []slog.Attr{slog.String("message", redact.Show(neterr.Text(err), renderedText))}
+		return slog.Attr{Key: key, Value: slog.GroupValue(appendAdvice(attrs, Troubleshoot(err))...)}
 	}
 	attrs := e.LogValue().Group()
 	if context := addedContext(err); context != "" {
@@ -245,7 +333,7 @@ func LogAttr(err error) slog.Attr {
 // wrapper with a text.
 func addedContext(err error) string {
 	var failure error
-	visit(err, func(node error) bool {
+	neterr.Visit(err, func(node error) bool {
 		switch node.(type) {
 		case *Error, Reason, Code, *url.Error:
 			failure = node
@@ -256,49 +344,17 @@ func addedContext(err error) string {
 		}
 		return failure != nil
 	})
-	before, after, found := strings.Cut(textOf(err), textOf(failure))
+	before, after, found := strings.Cut(neterr.Text(err), neterr.Text(failure))
 	if failure == nil || !found {
 		return ""
 	}
-	return withoutURLs(strings.Trim(before+after, ": \n"))
-}
-
-// urlLike is what may hold a secret in a text: a URL with a scheme, or a query.
-var urlLike = regexp.MustCompile(`[^\s"'<>]*(://|\?[^\s"'<>]*=)[^\s"'<>]*`)
-
-func withoutURLs(text string) string {
-	return printable(urlLike.ReplaceAllLiteralString(text, masked), renderedDescription)
-}
-
-// visit calls f for err and each error in its tree, in the order of errors.Is, until f returns true. It looks neither
-// at nil pointers nor into an error with a method Foreign, which is somebody else's failure whatever it wraps.
-func visit(err error, f func(error) bool) bool {
-	if value := reflect.ValueOf(err); err == nil || value.Kind() == reflect.Pointer && value.IsNil() {
-		return false
-	}
-	if _, foreign := err.(interface{ Foreign() }); foreign {
-		return false
-	}
-	if f(err) {
-		return true
-	}
-	switch wrapper := err.(type) {
-	case interface{ Unwrap() error }:
-		return visit(wrapper.Unwrap(), f)
-	case interface{ Unwrap() []error }:
-		for _, err := range wrapper.Unwrap() {
-			if visit(err, f) {
-				return true
-			}
-		}
-	}
-	return false
+	return redact.Show(strings.Trim(before+after, ": \n"), renderedText)
 }
 
 // find returns the first *Error in err's tree, else one for the first bare Reason or Code in it, else nil.
 func find(err error) *Error {
 	var found, bare *Error
-	visit(err, func(node error) bool {
+	neterr.Visit(err, func(node error) bool {
 		switch node := node.(type) {
 		case *Error:
 			found = node
@@ -310,72 +366,4 @@ func find(err error) *Error {
 		return found != nil
 	})
 	return cmp.Or(found, bare)
-}
-
-// is is errors.Is by way of visit.
-func is(err, target error) bool {
-	return visit(err, func(node error) bool {
-		if node == target {
-			return true
-		}
-		same, ok := node.(interface{ Is(error) bool })
-		return ok && same.Is(target)
-	})
-}
-
-// textOf returns err's text, and "" for one whose Error method panics, as a zero *oauth2.RetrieveError's does.
-func textOf(err error) (text string) {
-	defer func() { _ = recover() }()
-	if err != nil {
-		text = err.Error()
-	}
-	return text
-}
-
-// text returns c as renderings show it: bare if it is in this package's vocabulary, else quoted.
-func (c Code) text() string {
-	if c.isKnown() {
-		return string(c)
-	}
-	return strconv.Quote(cut(string(c), renderedCode))
-}
-
-// isKnown reports whether c is one of this package's constants.
-func (c Code) isKnown() bool {
-	switch c {
-	case CodeInvalidRequest, CodeInvalidClient, CodeInvalidGrant, CodeInvalidScope, CodeUnsupportedResponseType,
-		CodeServerError, CodeInternalServerError, CodeNotFound,
-		CodeAccessDenied, CodeUnauthorizedClient, CodeUnsupportedGrantType, CodeTemporarilyUnavailable:
-		return true
-	}
-	return false
-}
-
-// text returns r as renderings show it: bare if it is a label, else quoted.
-func (r Reason) text() string {
-	if isName(string(r)) && len(r) <= renderedCode {
-		return string(r)
-	}
-	return strconv.Quote(cut(string(r), renderedCode))
-}
-
-// cut returns text, or what of it ends on a rune boundary within limit bytes.
-func cut(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	for limit > 0 && !utf8.RuneStart(text[limit]) {
-		limit--
-	}
-	return text[:limit]
-}
-
-// printable returns text cut at limit, with U+FFFD for whatever cannot be printed.
-func printable(text string, limit int) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return utf8.RuneError
-	}, cut(text, limit))
 }

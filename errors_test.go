@@ -2,20 +2,25 @@ package applebusiness_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
@@ -33,9 +38,19 @@ func TestErrorText(t *testing.T) {
 			StatusCode: 404, Code: applebusiness.CodeNotFound, Description: "invalid_request", Reason: applebusiness.ErrEndpointNotFound,
 		},
 		`applebusiness: access_denied`: {Code: applebusiness.CodeAccessDenied},
-		`applebusiness: "slow_down": "two\nlines \"quoted\" \u202e" (HTTP 400)`: {
+		`applebusiness: "slow_down": "two lines \"quoted\" ***" (HTTP 400)`: {
 			StatusCode: 400, Code: "slow_down", Description: "two\nlines \"quoted\" \u202e",
 		},
+		`applebusiness: "***": "Token *** of client_id *** is unknown" (HTTP 400)`: {
+			StatusCode: 400, Code: "E42", Description: "Token cnQtU0VDUkVU of client_id BUSINESSAPI.7 is unknown",
+		},
+		`applebusiness: invalid_request: "OAuth 2.0 Parameter: code_verifier missing" (HTTP 400)`: {
+			StatusCode: 400, Code: applebusiness.CodeInvalidRequest, Description: "OAuth 2.0 Parameter: code_verifier missing", Reason: applebusiness.ErrMissingParameter,
+		},
+		`applebusiness: invalid_scope: "scope is invalid. Accepted values: ***, business_connect" (HTTP 400)`: {
+			StatusCode: 400, Code: applebusiness.CodeInvalidScope, Description: "scope is invalid. Accepted values: rt-SECRET, business_connect", Reason: applebusiness.ErrScopeNotAccepted,
+		},
+		`applebusiness: "***"`:                    {Reason: "rt-SECRET"},
 		`applebusiness: "only a text" (HTTP 400)`: {StatusCode: 400, Description: "only a text"},
 		`applebusiness: invalid_refresh_token`:    {Reason: applebusiness.ErrInvalidRefreshToken},
 		`applebusiness: state_mismatch`:           {Reason: applebusiness.ErrStateMismatch},
@@ -116,6 +131,64 @@ func TestLogValue(t *testing.T) {
 	}
 }
 
+// The words that Error has of this package's own are in the log, too.
+func TestDetailIsLogged(t *testing.T) {
+	s := newJSONOnlyServer(t, answerWith(200, "<html>Sign in</html>"))
+	_, fetched := s.config().Exchange(s.context(), "code")
+	_, mismatch := applebusiness.VerifyRedirect(httptest.NewRequest("GET", "/?code=c&state=x&error=access_denied", nil), "s1")
+	for _, err := range []error{applebusiness.Wrap(fetched), mismatch, applebusiness.CheckAuthorizationURL("https://x.example/?response_type=code&client_id=i&redirect_uri=x:/y&state=a+b&code_challenge=c")} {
+		var e *applebusiness.Error
+		require.ErrorAs(t, err, &e)
+		var detail string
+		for _, attr := range e.LogValue().Group() {
+			if attr.Key == "detail" {
+				detail = attr.Value.String()
+			}
+		}
+		require.NotEmpty(t, detail, err)
+		assert.Contains(t, err.Error(), detail)
+		assert.Contains(t, applebusiness.LogAttr(fmt.Errorf("x: %w", err)).String(), "detail="+detail)
+	}
+}
+
+func TestLabel(t *testing.T) {
+	post := func(err error) error { return &url.Error{Op: "Post", URL: "https://api.example", Err: err} }
+	undocumented := applebusiness.ParseTokenError(400, nil, []byte(`{"error":"invalid_request","error_description":"new words"}`))
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{nil, ""},
+		{applebusiness.ErrInvalidRefreshToken, "invalid_refresh_token"},
+		{fmt.Errorf("x: %w", &applebusiness.Error{StatusCode: 503, Reason: applebusiness.ErrUnavailable}), "unavailable"},
+		{applebusiness.ErrManyRefusals, "many_refusals"},
+		{&oauth2.RetrieveError{Response: &http.Response{StatusCode: 502}}, "unavailable"},
+		{errors.New("oauth2: token expired and refresh token is not set"), "no_refresh_token"},
+		{undocumented, "undocumented"},
+		{fmt.Errorf("x: %w", post(undocumented)), "undocumented"},
+		{applebusiness.Code("slow_down"), "undocumented"},
+		{&applebusiness.Error{}, "other"},
+		{(*applebusiness.Error)(nil), "other"},
+		{&applebusiness.Error{StatusCode: 400, Description: "x"}, "other"},
+		{applebusiness.Reason("a label of somebody's own"), "other"},
+		{context.Canceled, "canceled"},
+		{post(context.Canceled), "canceled"},
+		{context.DeadlineExceeded, "network"},
+		{post(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}), "network"},
+		{post(io.EOF), "network"},
+		{errors.New("disk full"), "other"},
+		{hidden{applebusiness.ErrServer}, "other"},
+		{hidden{context.Canceled}, "other"},
+	} {
+		assert.Equal(t, test.want, applebusiness.Label(test.err), "%v", test.err)
+	}
+	for _, c := range constants(t, "codes.go") {
+		if c.typ == "Reason" {
+			assert.Equal(t, c.value, applebusiness.Label(applebusiness.Reason(c.value)))
+		}
+	}
+}
+
 func TestMarshalJSON(t *testing.T) {
 	e := &applebusiness.Error{
 		Endpoint: applebusiness.TokenEndpoint, StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token", URI: "https://x.example/e",
@@ -129,6 +202,15 @@ func TestMarshalJSON(t *testing.T) {
 	text, err := json.Marshal(&applebusiness.Error{Reason: applebusiness.ErrStateMismatch})
 	require.NoError(t, err)
 	assert.Equal(t, `{}`, string(text))
+	// What a terminal or a browser would obey is not in it.
+	for _, hostile := range []string{"\u202e", "\u2066", "\u200b", "\u2060", "\ufeff", "\x1b[2J", "\x00", "\u0085", "\u2028"} {
+		text, err := json.Marshal(&applebusiness.Error{Code: applebusiness.Code("a" + hostile), Description: "two" + hostile + "words " + hostile + " here", URI: "https://x.example/" + hostile})
+		require.NoError(t, err)
+		assert.Regexp(t, `^{"error":"\*\*\*","error_description":"[ -~]+ here","error_uri":"\*\*\*"}$`, string(text))
+	}
+	decoded := new(applebusiness.Error)
+	require.NoError(t, json.Unmarshal([]byte(`{"error":"slow_down","error_description":"d","error_uri":"u"}`), decoded))
+	assert.Equal(t, &applebusiness.Error{Code: "slow_down", Description: "d", URI: "u"}, decoded)
 }
 
 // renderings returns every way in which err reaches a log or a person.
@@ -198,12 +280,6 @@ func TestLimits(t *testing.T) {
 		{256, func(text string) string {
 			return applebusiness.ParseTokenError(400, http.Header{"Apple-Request-Id": {text}}, nil).RequestID
 		}},
-		{64, func(text string) string {
-			return strings.TrimSuffix(strings.TrimPrefix((&applebusiness.Error{Code: applebusiness.Code(text)}).Error(), `applebusiness: "`), `"`)
-		}},
-		{256, func(text string) string {
-			return strings.TrimSuffix(strings.TrimPrefix((&applebusiness.Error{Code: "x", Description: text}).Error(), `applebusiness: "x": "`), `"`)
-		}},
 	} {
 		whole := strings.Repeat("a", test.limit)
 		assert.Equal(t, whole, test.field(whole), test.limit)
@@ -214,7 +290,123 @@ func TestLimits(t *testing.T) {
 	}
 	label := strings.Repeat("a", 64)
 	assert.Equal(t, "applebusiness: "+label, applebusiness.Reason(label).Error())
-	assert.Equal(t, `applebusiness: "`+label+`"`, applebusiness.Reason(label+"a").Error())
-	// What is no text at all is cut too.
-	assert.Equal(t, `applebusiness: ""`, applebusiness.Reason(strings.Repeat("\x80", 65)).Error())
+	assert.Equal(t, `applebusiness: "***"`, applebusiness.Reason(label+"a").Error())
+	assert.Equal(t, `applebusiness: "`+label+`"`, applebusiness.Code(label).Error())
+	assert.Equal(t, `applebusiness: "***"`, applebusiness.Code(label+"a").Error())
+	assert.Equal(t, `applebusiness: "`+strings.Repeat("word ", 51)+`w"`, (&applebusiness.Error{Description: strings.Repeat("word ", 51) + "w words"}).Error())
+}
+
+// What a server repeats of the request is not shown again. Package redact's tests look for other encodings and parts.
+func TestEchoedSecretsAreMasked(t *testing.T) {
+	const refresh, secret = "rt-SECRET+/%", "client+secret/&%"
+	for name, test := range map[string]struct {
+		body, header, want string // %s stands for the echo
+		status             int
+	}{
+		"in the description":     {`{"error":"invalid_grant","error_description":"Token %s is unknown"}`, "", `applebusiness: invalid_grant: "Token *** is unknown" (HTTP 400)`, 400},
+		"the whole description":  {`{"error":"invalid_grant","error_description":"%s"}`, "", `applebusiness: invalid_grant: "***" (HTTP 400)`, 400},
+		"in the code":            {`{"error":"bad_%s","error_description":"d"}`, "", `applebusiness: "***": "d" (HTTP 400)`, 400},
+		"in the URI":             {`{"error":"invalid_client","error_uri":"https://x.example/?t=%s"}`, "", `applebusiness: invalid_client (HTTP 400)`, 400},
+		"in the parameter":       {`{"error":"invalid_request","error_description":"%s %s"}`, "", `applebusiness: invalid_request: "*** ***" (HTTP 400)`, 400},
+		"in another dialect":     {`[{"code":"Unauthorized","message":"Token %s"}]`, "", `applebusiness: malformed_response: "***": "Token ***" (HTTP 401)`, 401},
+		"in the request id":      {`{"error":"invalid_client"}`, "%s", `applebusiness: invalid_client (HTTP 400)`, 400},
+		"at 200":                 {`{"error":"invalid_grant","error_description":"Token %s is unknown"}`, "", `applebusiness: invalid_grant: "Token *** is unknown" (HTTP 200)`, 200},
+		"behind a long text":     {`{"error":"x","error_description":"` + strings.Repeat("x", 240) + ` %s"}`, "", `applebusiness: "x": "*** ***" (HTTP 400)`, 400},
+		"at the end of 4 KiB":    {`{"error":"x","error_description":"` + strings.Repeat("x", 4<<10-5) + `%s"}`, "", `applebusiness: "x": "***" (HTTP 400)`, 400},
+		"a row stays as it is":   {`{"error":"invalid_grant","error_description":"Invalid refresh_token"}`, "", `applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 400)`, 400},
+		"a public value stays":   {`{"error":"x","error_description":"grant_type refresh_token or authorization_code"}`, "", `applebusiness: "x": "grant_type refresh_token or authorization_code" (HTTP 400)`, 400},
+		"a short value stays":    {`{"error":"x","error_description":"id id id"}`, "", `applebusiness: "x": "id id id" (HTTP 400)`, 400},
+		"echoed without a body":  {`%s`, "", `applebusiness: unavailable (HTTP 503)`, 503},
+		"in a form-coded error":  {`error=invalid_grant&error_description=Token:%s`, "", "", 400},
+		"beside a wrong success": {`{"message":"%s"}`, "", `applebusiness: malformed_response: "***": a success without an access_token (HTTP 200)`, 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, echo := range []string{refresh, secret, url.QueryEscape(secret), strings.ToUpper(refresh)} {
+				quoted := strings.Trim(string(must(json.Marshal(echo))), `"`)
+				s := newJSONOnlyServer(t, func(w http.ResponseWriter, _ *http.Request) {
+					w.Header().Set("apple-request-id", strings.ReplaceAll(test.header, "%s", echo))
+					w.WriteHeader(test.status)
+					io.WriteString(w, strings.ReplaceAll(test.body, "%s", quoted))
+				})
+				config := s.config()
+				config.ClientSecret = secret
+				_, err := config.TokenSource(s.context(), &oauth2.Token{RefreshToken: refresh}).Token()
+				err = applebusiness.Wrap(err)
+				if test.want != "" {
+					assert.EqualError(t, err, test.want)
+				}
+				for _, text := range append(renderings(t, err), applebusiness.LogAttr(fmt.Errorf("customer 7: %w", err)).String()) {
+					assert.NotContains(t, text, echo)
+					assert.NotContains(t, text, "SECRET")
+				}
+			}
+		})
+	}
+	t.Run("a success is not touched", func(t *testing.T) {
+		s := newJSONOnlyServer(t, answerWith(200, `{"access_token":"`+refresh+`","refresh_token":"`+refresh+`","expires_in":3600}`))
+		token, err := s.config().TokenSource(s.context(), &oauth2.Token{RefreshToken: refresh}).Token()
+		require.NoError(t, err)
+		assert.Equal(t, refresh, token.AccessToken)
+		assert.Equal(t, refresh, token.RefreshToken)
+	})
+	t.Run("without Transport", func(t *testing.T) {
+		s := httptest.NewServer(answerWith(400, `{"error":"invalid_grant","error_description":"Token `+refresh+` is unknown"}`))
+		defer s.Close()
+		config := &oauth2.Config{Endpoint: oauth2.Endpoint{TokenURL: s.URL, AuthStyle: oauth2.AuthStyleInParams}}
+		_, err := config.Exchange(context.Background(), refresh)
+		assert.EqualError(t, applebusiness.Wrap(err), `applebusiness: invalid_grant: "Token *** is unknown" (HTTP 400)`)
+	})
+}
+
+// What is attached to a log line is found wherever it stands in err's tree.
+func TestLogAttr(t *testing.T) {
+	dead := &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token",
+		Reason: applebusiness.ErrInvalidRefreshToken, GrantType: "refresh_token", RetryAfter: 7 * time.Second}
+	const members = `"endpoint":"token","code":"invalid_grant","reason":"invalid_refresh_token","description":"Invalid refresh_token","status":401,"grant_type":"refresh_token","retry_after":"7s","action":"reauthorize","impact":"customer"`
+	s := httptest.NewServer(answerWith(503, "SECRET"))
+	defer s.Close()
+	config := &oauth2.Config{Endpoint: oauth2.Endpoint{TokenURL: s.URL + "/?secret=SECRET", AuthStyle: oauth2.AuthStyleInParams}}
+	_, retrieve := config.Exchange(context.Background(), "code-SECRET")
+	refused := &url.Error{Op: "Post", URL: "https://api.example/?SECRET", Err: &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}}
+	const outage = `"endpoint":"token","reason":"unavailable","status":503,"grant_type":"authorization_code","action":"start_over","impact":"service"`
+	for name, test := range map[string]struct {
+		err  error
+		want string
+	}{
+		"nil":                   {nil, `null`},
+		"bare":                  {dead, `{` + members + `}`},
+		"wrapped":               {fmt.Errorf("customer 7: %w", dead), `{"context":"customer 7",` + members + `}`},
+		"wrapped on both sides": {fmt.Errorf("customer 7: %w (try 3)", dead), `{"context":"customer 7: (try 3)",` + members + `}`},
+		"joined":                {errors.Join(errors.New("x"), dead), `{"context":"x",` + members + `}`},
+		"x/oauth2's":            {retrieve, `{` + outage + `}`},
+		"x/oauth2's, wrapped":   {fmt.Errorf("customer 7: %w", retrieve), `{"context":"customer 7",` + outage + `}`},
+		"x/oauth2's, in a client's error": {fmt.Errorf("customer 7: %w", &url.Error{Op: "Get", URL: "https://x.example/?SECRET", Err: retrieve}),
+			`{"context":"customer 7",` + outage + `}`},
+		"a URL in the context":   {fmt.Errorf("GET https://x.example/cb?code=SECRET from /cb?state=SECRET&x: %w", dead), `{"context":"GET *** from ***",` + members + `}`},
+		"a Reason":               {fmt.Errorf("x: %w", applebusiness.ErrServer), `{"context":"x","reason":"server","action":"retry","impact":"service"}`},
+		"the network's":          {fmt.Errorf("customer 7: %w", refused), `{"message":"customer 7: Post \"***\": dial tcp: connection refused","action":"retry","impact":"service"}`},
+		"foreign":                {errors.New("disk\nfull"), `{"message":"disk full"}`},
+		"one that hides another": {hidden{dead}, `{"message":"the store failed"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var line bytes.Buffer
+			slog.New(slog.NewJSONHandler(&line, nil)).Error("m", applebusiness.LogAttr(test.err))
+			_, attr, _ := strings.Cut(strings.TrimSuffix(line.String(), "}\n"), `"error":`)
+			assert.Equal(t, test.want, attr)
+			line.Reset()
+			slog.New(slog.NewTextHandler(&line, nil)).Error("m", applebusiness.LogAttr(test.err))
+			assert.Equal(t, 1, strings.Count(line.String(), "\n"))
+			assert.NotContains(t, line.String(), "SECRET")
+			if strings.Contains(test.want, "7s") {
+				assert.Contains(t, line.String(), "error.retry_after=7s")
+			}
+		})
+	}
+}
+
+func must[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
 }

@@ -100,8 +100,8 @@ func ExampleVerifyRedirect() {
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		code, err := applebusiness.VerifyRedirect(r, state)
 		switch {
-		case errors.Is(err, applebusiness.ErrStateMismatch):
-			http.Error(w, "This connection was not started here.", http.StatusBadRequest)
+		case errors.Is(err, applebusiness.ErrStateMismatch), errors.Is(err, applebusiness.ErrMalformedRedirect):
+			http.Error(w, "This connection was not started here.", http.StatusBadRequest) // the state is still good: forget it below
 		case errors.Is(err, applebusiness.ErrUserDenied):
 			fmt.Fprintln(w, "The connection was not made.")
 		case err != nil:
@@ -138,7 +138,7 @@ func ExampleTokenSource() {
 			fmt.Println("save it:", token.RefreshToken != stored.RefreshToken)
 			return nil
 		},
-		OnError: func(err error) { fmt.Println("count it:", applebusiness.ReasonOf(err)) },
+		OnError: func(err error) { fmt.Println("count it:", applebusiness.Label(err)) },
 		Hold:    true,
 	}
 	response, err := oauth2.NewClient(ctx, source).Get(apple.URL + "/api/v1/me")
@@ -231,9 +231,9 @@ func ExampleLogAttr() {
 		}
 		return a
 	}}))
-	logger.Error("no token", applebusiness.LogAttr(fmt.Errorf("customer 7: %w", err)))
+	logger.Error("no token", "customer", "cus_7f3c", applebusiness.LogAttr(fmt.Errorf("refreshing early: %w", err)))
 	// Output:
-	// level=ERROR msg="no token" error.context="customer 7" error.endpoint=token error.reason=unavailable error.status=503 error.retry_after=2m0s error.action=retry error.impact=service
+	// level=ERROR msg="no token" customer=cus_7f3c error.context="refreshing early" error.endpoint=token error.reason=unavailable error.status=503 error.retry_after=2m0s error.action=retry error.impact=service
 }
 
 // A library that hides why a refresh failed takes an http.Client: give it this one.
@@ -265,6 +265,35 @@ func ExampleRetryable() {
 	// Output:
 	// true
 	// false start_over
+}
+
+// A counter of failures by label. Only "undocumented" says that Apple's page has changed.
+func ExampleLabel() {
+	failures := make(map[string]int)
+	for _, err := range []error{
+		applebusiness.ParseTokenError(401, nil, []byte(`{"error":"invalid_client","error_description":"Invalid client_id or client_secret"}`)),
+		applebusiness.ParseTokenError(400, nil, []byte(`{"error":"invalid_request","error_description":"a new text of Apple's"}`)),
+		applebusiness.ParseTokenError(503, nil, nil),
+		context.Canceled,
+		errors.New("the database is down"),
+	} {
+		failures[applebusiness.Label(err)]++
+	}
+	fmt.Println(failures)
+	// Output:
+	// map[canceled:1 invalid_credentials:1 other:1 unavailable:1 undocumented:1]
+}
+
+// A code lives once. Only where the request certainly did not leave may it be sent again.
+func ExampleError_Unsent() {
+	endpoint := applebusiness.OAuth2Endpoint("", "http://127.0.0.1:1") // where nothing listens
+	config := &oauth2.Config{ClientID: "id", ClientSecret: "secret", Endpoint: endpoint}
+	_, err := config.Exchange(applebusiness.WithJSON(context.Background(), endpoint.TokenURL), "the-code")
+	var failure *applebusiness.Error
+	if errors.As(err, &failure) {
+		fmt.Println(failure.Unsent(), failure)
+	}
+	// Output: true applebusiness: no_response: the connection was refused; nothing was sent
 }
 
 func ExampleTroubleshoot() {

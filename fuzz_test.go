@@ -2,6 +2,7 @@ package applebusiness_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -89,12 +90,20 @@ func FuzzParseTokenResponse(f *testing.F) {
 			t.Skip()
 		}
 		token, err := applebusiness.ParseTokenResponse(&http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body))})
+		fetched, fetchErr := fetchedFrom(status, body)
 		if err == nil {
-			assert.NotEmpty(t, token.AccessToken)
 			assert.True(t, status >= 200 && status <= 299)
+			assert.Regexp(t, `^[!-~]+$`, token.AccessToken)
+			assert.Regexp(t, `^[!-~]*$`, token.RefreshToken)
+			life := time.Until(token.Expiry)
+			assert.True(t, life <= 24*time.Hour, life)
+			require.NoError(t, fetchErr, "the other path")
+			assert.Equal(t, []string{token.AccessToken, token.RefreshToken, token.Type()}, []string{fetched.AccessToken, fetched.RefreshToken, fetched.Type()})
+			assert.InDelta(t, life.Seconds(), time.Until(fetched.Expiry).Seconds(), 10)
 			return
 		}
 		assert.Nil(t, token)
+		assert.Equal(t, err.Error(), fetchErr.Error(), "the other path")
 		assertSafe(t, err)
 		// The same with secrets beside it.
 		if beside, found := strings.CutPrefix(body, "{"); found {
@@ -104,6 +113,17 @@ func FuzzParseTokenResponse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// fetchedFrom returns the token that x/oauth2 makes of a response by way of Transport.
+func fetchedFrom(status int, body string) (*oauth2.Token, error) {
+	config := &oauth2.Config{Endpoint: applebusiness.OAuth2Endpoint("", "https://api.example")}
+	base := roundTrip(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: status, Header: make(http.Header), Body: io.NopCloser(strings.NewReader(body))}, nil
+	})
+	client := &http.Client{Transport: &applebusiness.Transport{TokenURL: config.Endpoint.TokenURL, Base: base}}
+	token, err := config.Exchange(context.WithValue(context.Background(), oauth2.HTTPClient, client), "the-code")
+	return token, applebusiness.Wrap(err)
 }
 
 func FuzzParseRedirect(f *testing.F) {
@@ -181,6 +201,30 @@ func FuzzTransport(f *testing.F) {
 			assert.Equal(t, []string{value}, values[name])
 		}
 		assert.Equal(t, int64(len(sent)), base.requests[0].ContentLength)
+	})
+}
+
+// No form with a grant_type goes to TokenURL's host but to TokenURL itself.
+func FuzzTransportElsewhere(f *testing.F) {
+	for _, path := range []string{"/api/v1/oauth2/token", "/api/v1/oauth2/token/", "//api/v1/oauth2/token", "/api/v1/oauth2%2Ftoken", "/API/v1/oauth2/token", ""} {
+		f.Add("https", "api.example", path, "grant_type=refresh_token&refresh_token=x")
+	}
+	f.Add("http", "API.example.:80", "/api/v1/oauth2/token", "%67rant_type=x")
+	f.Add("https", "api.example:8443", "/", "a=b;grant_type=x")
+	f.Fuzz(func(t *testing.T, scheme, host, path, form string) {
+		target := &url.URL{Scheme: scheme, Host: host, Path: path}
+		base := &recordingBase{}
+		r := &http.Request{Method: http.MethodPost, URL: target, Header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}, Body: io.NopCloser(strings.NewReader(form))}
+		_, err := (&applebusiness.Transport{TokenURL: "https://api.example/api/v1/oauth2/token", Base: base}).RoundTrip(r)
+		values, _ := url.ParseQuery(form)
+		if err != nil || !values.Has("grant_type") || !strings.EqualFold(strings.TrimSuffix(target.Hostname(), "."), "api.example") {
+			return
+		}
+		require.Len(t, base.requests, 1)
+		assert.Equal(t, "application/json", base.requests[0].Header.Get("Content-Type"))
+		assert.Equal(t, "/api/v1/oauth2/token", path)
+		assert.True(t, strings.EqualFold(scheme, "https"), scheme)
+		assert.Contains(t, []string{"", "443"}, target.Port())
 	})
 }
 

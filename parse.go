@@ -6,19 +6,20 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"errors"
-	"html"
 	"io"
-	"iter"
-	"maps"
 	"math"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
+	"github.com/seed-a5f25c57/applebusiness/internal/redact"
 )
 
 const (
@@ -26,18 +27,20 @@ const (
 	maxTokenBody   = 1 << 20  // of a success, as x/oauth2 has it
 	maxCode        = 256
 	maxDescription = 4 << 10
-	maxRetryAfter  = time.Hour
 
 	documentedLife = 60 * time.Minute // of an access token
+	longestLife    = 24 * time.Hour
 )
 
 // ParseTokenResponse returns the token that a response of the token endpoint holds, or an *Error. It reads at most 1 MiB
 // of a 2xx body and 64 KiB of any other, and closes it.
 //
-// A success is a 2xx whose body is a JSON object with an access_token and without an error. Expiry comes from expires_in,
-// any number or numeric text of seconds: 0 or less means expired at once, and where it is absent or cannot be read it is
-// Apple's documented 60 minutes. Token.Extra gives the other members. A 2xx with an error is that error, and with
-// anything else [ErrMalformedResponse].
+// A success is a 2xx whose body is a JSON object with an access_token and without an error. A token is a text of printable
+// ASCII without space (RFC 6749 appendix A): a response whose access_token or refresh_token is anything else is no success,
+// lest it replace a token that works. A refresh_token of null or "" counts as absent. Expiry comes from expires_in, any
+// number or numeric text of seconds: 0 or less means expired at once, and where it is absent, cannot be read or is over 24
+// hours (milliseconds, or an instant) it is Apple's documented 60 minutes. Token.Extra gives the other members. A 2xx with
+// an error is that error, and with anything else [ErrMalformedResponse].
 //
 // A body that breaks off is searched for a token or an error too; if it holds neither, the *Error is [ErrNoResponse] and
 // unwraps to what the read returned. See [ParseTokenError] for the rest. Values of response.Request's body are masked as
@@ -66,8 +69,11 @@ func parseFailure(response *http.Response, body []byte, readErr error, sent *tok
 		e.err = readErr
 		if e.Code == "" && e.Description == "" {
 			e.Reason, e.detail = ErrNoResponse, "the response was truncated"
-			if isTimeout(readErr) {
+			switch {
+			case neterr.Timeout(readErr):
 				e.detail = "the response timed out"
+			case neterr.Is(readErr, gzip.ErrHeader):
+				e.detail = "the response is labelled gzip and is not"
 			}
 		}
 	}
@@ -82,8 +88,13 @@ func parseFailure(response *http.Response, body []byte, readErr error, sent *tok
 // although another member has a wrong type, a byte order mark precedes, the body is gzip without a label, or it is cut
 // after the error.
 //
-// A response without RFC 6749's error has a Reason of its own: [ErrRateLimited] at status 429, [ErrUnavailable] at 408,
-// 425 and 5xx except 501 and 505, else [ErrMalformedResponse]. So the empty Reason means that Apple, or somebody who speaks
+// Retry-After becomes [Error.RetryAfter] at whatever status: seconds, also with a fraction or the first of a list, a date in
+// any of HTTP's forms or with a numeric zone, less the response's own Date where it has one, and an instant in seconds or
+// milliseconds since 1970.
+//
+// An "error" of several words, or one that is the reason phrase of an HTTP status ("Bad Request", "Unauthorized"), is a
+// framework's page and no OAuth error. A response without RFC 6749's error has a Reason of its own: [ErrRateLimited] at status 429, [ErrUnavailable] at 408,
+// 425 and 5xx except 501, 505 and 511, else [ErrMalformedResponse]. So the empty Reason means that Apple, or somebody who speaks
 // OAuth, sent an error that Apple's table does not list.
 func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
 	return parseError(statusCode, header, body, nil)
@@ -102,12 +113,12 @@ func parseError(statusCode int, header http.Header, body []byte, sent *tokenRequ
 	e.receive(statusCode, header, sent)
 	if json.Unmarshal(body, &parsed) == nil && parsed.Error != "" && parsed.Description != "" { // as nearly always
 		e.describe(parsed.Error, parsed.Description, parsed.URI, sent)
-		e.classify(true, header, body)
+		e.classify(parsed.Error, header, body)
 		return e
 	}
 	found := decodeTexts(body)
 	e.describe(cmp.Or(found.Error, found.Code), cmp.Or(found.Description, found.Message), found.URI, sent)
-	e.classify(found.Error != "", header, body)
+	e.classify(found.Error, header, body)
 	return e
 }
 
@@ -115,23 +126,23 @@ func parseError(statusCode int, header http.Header, body []byte, sent *tokenRequ
 func (e *Error) receive(statusCode int, header http.Header, sent *tokenRequest) {
 	e.Endpoint, e.StatusCode = TokenEndpoint, statusCode
 	if ids := header["Apple-Request-Id"]; len(ids) > 0 { // the canonical name, which Get would check first
-		e.RequestID = cut(sent.mask(ids[0]), maxCode)
+		e.RequestID = redact.Cut(sent.mask(ids[0]), maxCode)
 	}
 	if waits := header["Retry-After"]; len(waits) > 0 {
-		e.RetryAfter = parseRetryAfter(waits[0])
+		e.RetryAfter = neterr.RetryAfter(waits[0], header.Get("Date"))
 	}
 }
 
-// classify sets the Reason of a response that is no OAuth error of Apple's table. isOAuth says that it has an "error" member.
-func (e *Error) classify(isOAuth bool, header http.Header, body []byte) {
-	switch {
+// classify sets the Reason of a response that is no OAuth error of Apple's table. member is its "error", "" if it has none.
+func (e *Error) classify(member string, header http.Header, body []byte) {
+	switch isOAuth := isCode(member); {
 	case isSuccess(e.StatusCode) && !isOAuth:
-		e.Reason, e.Parameter, e.detail = ErrMalformedResponse, "", "a success without an access_token"
+		e.Reason, e.Parameter, e.detail = ErrMalformedResponse, "", noToken(body)
 	case e.Reason != "" || isOAuth && (e.StatusCode != http.StatusTooManyRequests || e.Code.isKnown()):
-		return // an OAuth error: of the table, or one that its reader has to know of
+		return // an undocumented OAuth error keeps the empty Reason
 	case e.StatusCode == http.StatusTooManyRequests:
 		e.Reason = ErrRateLimited
-	case isTransient(e.StatusCode):
+	case neterr.StatusPasses(e.StatusCode):
 		e.Reason = ErrUnavailable
 	default:
 		e.Reason = ErrMalformedResponse
@@ -139,15 +150,42 @@ func (e *Error) classify(isOAuth bool, header http.Header, body []byte) {
 	e.edge = isEdge(e.StatusCode, header, body)
 }
 
-// isTransient reports whether a status says that the server fails at the moment.
-func isTransient(statusCode int) bool {
-	switch statusCode {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+// isCode reports whether an "error" member can be the code of an OAuth error. A sentence is none, nor a number, nor the
+// reason phrase of an HTTP status, which frameworks put there.
+func isCode(member string) bool {
+	if Code(member).isKnown() {
 		return true
-	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
-		return false
 	}
-	return statusCode >= 500 && statusCode <= 599
+	return strings.Trim(member, "0123456789") != "" && !strings.ContainsFunc(member, unicode.IsSpace) && neterr.StatusOf(member) == 0
+}
+
+// noToken says what the body of a success is that holds no token.
+func noToken(body []byte) string {
+	const without = "a success without an access_token"
+	if body == nil { // nobody has seen it
+		return without
+	}
+	body = bytes.TrimSpace(trimMark(body))
+	found, _, _ := decodeSuccess(body)
+	switch {
+	case len(body) == 0:
+		return without + ": the body is empty"
+	case body[0] == '<':
+		return without + ": the body is HTML or XML"
+	case found.AccessToken != nil && found.AccessToken != "" && !isToken(found.AccessToken):
+		return "a success whose access_token is no token"
+	case found.hasToken() && !found.hasRefreshToken():
+		return "a success whose refresh_token is no token"
+	case found.hasToken():
+		return "a success with an error beside its access_token"
+	case !json.Valid(body) && body[0] == '{':
+		return without + ": the body is broken JSON"
+	case !json.Valid(body):
+		return without + ": the body is not JSON"
+	case body[0] != '{':
+		return without + ": the body is JSON, but no object"
+	}
+	return without
 }
 
 // isEdge reports whether a response looks like those by which the edge in front of Apple's services drops a request: an
@@ -282,18 +320,36 @@ type success struct {
 	Error        any `json:"error"`
 }
 
-// decodeSuccess returns what of a success the body begins with, and the JSON object that it was read from.
+// isToken reports whether a member can be an access token or a refresh token: a text of VSCHAR without space.
+func isToken(member any) bool {
+	text, _ := member.(string)
+	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+func (s success) hasToken() bool { return isToken(s.AccessToken) }
+
+// hasRefreshToken reports whether the refresh token is one, or absent.
+func (s success) hasRefreshToken() bool {
+	return s.RefreshToken == nil || s.RefreshToken == "" || isToken(s.RefreshToken)
+}
+
+// decodeSuccess returns what of a success the body begins with, the JSON object that it was read from, and whether it is
+// one.
 func decodeSuccess(body []byte) (found success, value []byte, ok bool) {
 	value = trimMark(body)
 	if len(value) == 0 || value[0] != '{' {
 		return success{}, nil, false
 	}
 	if !decodes(value, &found) {
+		found = success{}
 		if value = firstValue(value); !decodes(value, &found) {
 			return success{}, nil, false
 		}
 	}
-	return found, value, textMember(found.AccessToken) != "" && (found.Error == nil || found.Error == "")
+	if !isToken(found.TokenType) {
+		found.TokenType = nil
+	}
+	return found, value, found.hasToken() && found.hasRefreshToken() && (found.Error == nil || found.Error == "")
 }
 
 // parseToken returns the token that the body of a success holds, or nil.
@@ -338,7 +394,8 @@ func firstValue(body []byte) []byte {
 }
 
 // parseLife returns the life of an access token: what expires_in says in any number or numeric text of seconds, never
-// negative; else the documented one. A number that no float64 holds, such as 1e400, has to be read from body.
+// negative and at most a day; else the documented one. A number that no float64 holds, such as 1e400, has to be read from
+// body.
 func parseLife(member any, body []byte) time.Duration {
 	seconds, ok := member.(float64)
 	if !ok {
@@ -356,7 +413,10 @@ func parseLife(member any, body []byte) time.Duration {
 		}
 		seconds = number
 	}
-	return time.Duration(min(max(seconds, 0), math.MaxInt32)) * time.Second
+	if seconds > longestLife.Seconds() { // milliseconds, or an instant: such a token would never be refreshed
+		return documentedLife
+	}
+	return time.Duration(max(seconds, 0)) * time.Second
 }
 
 // readResponse reads a response's body up to the limit for its status, unzips it if need be, and closes it.
@@ -398,156 +458,63 @@ func trimMark(body []byte) []byte {
 
 func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 299 }
 
-// parseRetryAfter returns the wait that a Retry-After header asks for (RFC 9110 section 10.2.3), 0 if it cannot be read.
-func parseRetryAfter(value string) time.Duration {
-	wait := time.Duration(0)
-	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
-		wait = time.Duration(min(max(seconds, 0), int64(maxRetryAfter/time.Second))) * time.Second
-	} else if date, err := http.ParseTime(value); err == nil {
-		wait = time.Until(date)
-	}
-	return min(max(wait, 0), maxRetryAfter)
-}
-
 // describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
 // matched.
 func (e *Error) describe(code, description, uri string, sent *tokenRequest) {
-	e.Code = Code(cut(code, maxCode))
-	e.Description = cut(description, maxDescription)
-	e.URI = cut(uri, maxDescription)
+	e.Code = Code(redact.Cut(code, maxCode))
+	e.Description = redact.Cut(description, maxDescription)
+	e.URI = redact.Cut(uri, maxDescription)
 	e.Reason, e.Parameter = match(e.StatusCode, e.Code, e.Description)
 	if sent == nil {
 		return
 	}
 	if !e.Code.isKnown() {
-		e.Code = Code(cut(sent.mask(code), maxCode))
+		e.Code = Code(redact.Cut(sent.mask(code), maxCode))
 	}
 	if !isCatalogText(e.Description) {
-		e.Description = cut(sent.mask(description), maxDescription)
+		e.Description = redact.Cut(sent.mask(description), maxDescription)
 	}
-	e.URI = cut(sent.mask(uri), maxDescription)
+	e.URI = redact.Cut(sent.mask(uri), maxDescription)
 	e.Parameter = sent.mask(e.Parameter)
 }
 
-// isCatalogText reports whether description is a text of the catalog, apart from those that vary.
-func isCatalogText(description string) bool {
-	return index.byText[description].reason != "" || index.byText[foldText(description)].reason != ""
+// readBody returns the body of a request, or why it is not to be sent.
+func readBody(r *http.Request) ([]byte, *Error) {
+	body, err := readAll(r.Body, maxBody+1)
+	switch {
+	case err != nil:
+		failure := unsafeRequest("its body cannot be read")
+		failure.err = err
+		return nil, failure
+	case len(body) > maxBody:
+		return nil, unsafeRequest("its body is larger than 64 KiB")
+	}
+	return body, nil
 }
 
-// tokenRequest is what a token request carried, a form or JSON, for its grant_type and for what has to be masked. A nil
-// one stands for a request that is not known.
-type tokenRequest struct {
-	body   string
-	fields map[string]string // instead of body, once decoded
-}
-
-// readTokenRequest returns nil for a request whose body cannot be had again.
-func readTokenRequest(request *http.Request) *tokenRequest {
-	if request == nil {
-		return nil
+// readForm returns the fields of a token request's body, and closes it.
+func readForm(r *http.Request) (map[string]string, *Error) {
+	fields := make(map[string]string)
+	if r.Body == nil {
+		return fields, nil
 	}
-	if request.GetBody == nil {
-		if public, ok := request.Body.(*publicBody); ok {
-			return &tokenRequest{body: public.form}
-		}
-		return nil
+	defer r.Body.Close()
+	body, failure := readBody(r)
+	if failure != nil {
+		return nil, failure
 	}
-	reader, err := request.GetBody()
-	if err != nil || reader == nil {
-		return nil
-	}
-	defer reader.Close()
-	body, err := readAll(reader, maxBody)
+	form, err := url.ParseQuery(string(body))
 	if err != nil {
-		return nil
+		return nil, unsafeRequest("its form does not decode")
 	}
-	return &tokenRequest{body: string(body)}
-}
-
-// all returns the names and values of the request.
-func (r *tokenRequest) all() iter.Seq2[string, string] {
-	if r.fields == nil && strings.HasPrefix(strings.TrimLeft(r.body, " \t\r\n"), "{") {
-		r.fields = make(map[string]string)
-		var members map[string]any
-		_ = json.Unmarshal([]byte(r.body), &members)
-		for name, value := range members {
-			r.fields[name] = textMember(value)
+	for name, values := range form {
+		if len(values) > 1 {
+			return nil, unsafeRequest("a field of its form is repeated")
 		}
-	}
-	if r.fields != nil {
-		return maps.All(r.fields)
-	}
-	return func(yield func(string, string) bool) {
-		for field := range strings.SplitSeq(r.body, "&") {
-			name, value, _ := strings.Cut(field, "=")
-			value, err := url.QueryUnescape(value)
-			if err == nil && !yield(name, value) {
-				return
-			}
+		if !utf8.ValidString(name) || !utf8.ValidString(values[0]) {
+			return nil, unsafeRequest("a field of its form is not UTF-8")
 		}
+		fields[name] = values[0]
 	}
-}
-
-// grantType returns the grant_type, "" if there is none.
-func (r *tokenRequest) grantType() string {
-	if r == nil {
-		return ""
-	}
-	for name, value := range r.all() {
-		if name == "grant_type" {
-			return cut(value, maxCode)
-		}
-	}
-	return ""
-}
-
-// mask returns text with each value of the request replaced, in whatever letters, also as it stands in a URL, a form or
-// HTML. The public grant_type and scope and values under 8 bytes, which stand in many a harmless text, are left.
-func (r *tokenRequest) mask(text string) string {
-	if r == nil || text == "" {
-		return text
-	}
-	var shown []string
-	lower := lowerASCII(text)
-	for name, value := range r.all() {
-		if len(value) < 8 || name == "grant_type" || name == "scope" {
-			continue
-		}
-		for _, value := range [...]string{
-			value, url.QueryEscape(value), url.PathEscape(value), strings.ReplaceAll(value, "+", " "), html.EscapeString(value),
-		} {
-			if value = lowerASCII(value); strings.Contains(lower, value) {
-				shown = append(shown, value)
-			}
-		}
-	}
-	slices.SortFunc(shown, func(a, b string) int { return len(b) - len(a) }) // a value may hold another
-	for _, value := range shown {
-		text = replaceInAnyCase(text, value, masked)
-	}
-	return text
-}
-
-// replaceInAnyCase is strings.ReplaceAll without regard to the case of ASCII letters. old is in lower case.
-func replaceInAnyCase(text, old, replacement string) string {
-	var out strings.Builder
-	for lower := lowerASCII(text); ; {
-		i := strings.Index(lower, old)
-		if i < 0 {
-			return out.String() + text
-		}
-		out.WriteString(text[:i] + replacement)
-		text, lower = text[i+len(old):], lower[i+len(old):]
-	}
-}
-
-// lowerASCII leaves every byte in its place, as strings.ToLower does not.
-func lowerASCII(text string) string {
-	lower := []byte(text)
-	for i, b := range lower {
-		if b >= 'A' && b <= 'Z' {
-			lower[i] = b + 'a' - 'A'
-		}
-	}
-	return string(lower)
+	return fields, nil
 }

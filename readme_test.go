@@ -1,9 +1,12 @@
 package applebusiness_test
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -31,62 +34,118 @@ func readFile(t *testing.T, path string) string {
 	return string(text)
 }
 
-// linesWith returns the lines of text that begin so, without what begins them.
-func linesWith(text, beginning string) []string {
-	var found []string
-	for line := range strings.Lines(text) {
-		if rest, ok := strings.CutPrefix(line, beginning); ok {
-			found = append(found, strings.TrimSuffix(rest, "\n"))
-		}
-	}
-	return found
+// The tables of the README and of Troubleshoot's documentation are written from the catalog and the advice. In the README
+// each stands between <!-- name --> and <!-- /name -->. After a change:
+//
+//	go test -run TestTables -update .
+func TestTables(t *testing.T) {
+	tables := map[string]func(*testing.T) string{"errors": errorsTable, "advice": adviceTable, "actions": actionsTable}
+	count := 0
+	readme := regexp.MustCompile(`(?s)(<!-- (\w+) -->\n)(.*?)(<!-- /\w+ -->\n)`)
+	rewrite(t, "README.md", func(text string) string {
+		return readme.ReplaceAllStringFunc(text, func(section string) string {
+			parts := readme.FindStringSubmatch(section)
+			table := tables[parts[2]]
+			require.NotNil(t, table, "no table is called %s", parts[2])
+			require.Equal(t, "<!-- /"+parts[2]+" -->\n", parts[4])
+			count++
+			return parts[1] + table(t) + parts[4]
+		})
+	})
+	assert.NotZero(t, count, "the README has no table")
+	comment := regexp.MustCompile(`//\tReason  .*\n(//\tErr.*\n)+`)
+	rewrite(t, "troubleshoot.go", func(text string) string {
+		require.Len(t, comment.FindAllString(text, -1), 1)
+		return comment.ReplaceAllLiteralString(text, adviceComment(t))
+	})
 }
 
-func TestReadmeTable(t *testing.T) {
-	readme := readFile(t, "README.md")
-	rows := append(linesWith(readme, "| token "), linesWith(readme, "| authorization ")...)
+// rewrite compares the text of a file with what change makes of it, or with -update writes that.
+func rewrite(t *testing.T, path string, change func(string) string) {
+	text := readFile(t, path)
+	changed := change(text)
+	if *update {
+		require.NoError(t, os.WriteFile(path, []byte(changed), 0o644))
+		return
+	}
+	assert.Equal(t, changed, text, "%s: go test -run TestTables -update .", path)
+}
+
+func errorsTable(t *testing.T) string {
+	table := "| Endpoint | HTTP | `error` | `error_description` | Reason |\n|---|---|---|---|---|\n"
 	names := constantNames(t)
-	var want []string
 	for entry := range applebusiness.Catalog() {
-		status := fmt.Sprint(entry.StatusCode)
+		status := strconv.Itoa(entry.StatusCode)
 		if entry.StatusCode == 0 {
 			status = "redirect"
 		}
-		want = append(want, fmt.Sprintf("| %s | `%s` | `%s` | `%s` |", status, string(entry.Code), entry.Description, names[entry.Reason]))
+		table += fmt.Sprintf("| %s | %s | `%s` | `%s` | `%s` |\n", string(entry.Endpoint), status, string(entry.Code), entry.Description, names[entry.Reason])
 	}
-	assert.Equal(t, want, rows)
+	return table
 }
 
-// The table of advice in the README and the one in Troubleshoot's documentation say what the functions say.
-func TestAdviceTables(t *testing.T) {
-	isOfRedirect := make(map[applebusiness.Reason]bool)
+// advised is a Reason with its advice, as the tables have it.
+type advised struct{ name, action, impact, retryable string }
+
+// advisedReasons returns the advice for each Reason, in the order of codes.go: for a refresh, or for a redirect that has it.
+func advisedReasons(t *testing.T) []advised {
+	isOfRedirect := map[applebusiness.Reason]bool{applebusiness.ErrStateMismatch: true, applebusiness.ErrMalformedRedirect: true, applebusiness.ErrUserDenied: true}
 	for entry := range applebusiness.Catalog() {
 		isOfRedirect[entry.Reason] = entry.Endpoint == applebusiness.AuthorizationEndpoint && entry.Reason != applebusiness.ErrServer
 	}
-	var markdown, comment []string
+	var all []advised
 	for _, c := range constants(t, "codes.go") {
 		if c.typ != "Reason" {
 			continue
 		}
 		failed := &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.Reason(c.value), GrantType: applebusiness.GrantTypeRefreshToken}
-		switch {
-		case isOfRedirect[failed.Reason], failed.Reason == applebusiness.ErrStateMismatch, failed.Reason == applebusiness.ErrMalformedRedirect, failed.Reason == applebusiness.ErrUserDenied:
+		if isOfRedirect[failed.Reason] {
 			failed.Endpoint, failed.GrantType = applebusiness.AuthorizationEndpoint, ""
 		}
 		advice := applebusiness.Troubleshoot(failed)
-		retryable := "no"
+		row := advised{c.name, string(advice.Action), cmp.Or(string(advice.Impact), "unknown"), "no"}
 		if applebusiness.Retryable(failed) {
-			retryable = "yes"
+			row.retryable = "yes"
 		}
-		impact := string(advice.Impact)
-		if impact == "" {
-			impact = "unknown"
-		}
-		markdown = append(markdown, fmt.Sprintf("%s` | `%s` | `%s` | %s |", strings.TrimPrefix(c.name, "Err"), advice.Action, impact, retryable))
-		comment = append(comment, strings.TrimRight(fmt.Sprintf("%-24s%-18s%-10s%s", strings.TrimPrefix(c.name, "Err"), advice.Action, impact, retryable), " "))
+		all = append(all, row)
 	}
-	assert.Equal(t, markdown, linesWith(readFile(t, "README.md"), "| `Err"), "README.md")
-	assert.Equal(t, comment, linesWith(readFile(t, "troubleshoot.go"), "//\tErr"), "troubleshoot.go")
+	return all
+}
+
+func adviceTable(t *testing.T) string {
+	table := "| Reason | Action | Impact | Retryable |\n|---|---|---|---|\n"
+	for _, row := range advisedReasons(t) {
+		table += fmt.Sprintf("| `%s` | `%s` | `%s` | %s |\n", row.name, row.action, row.impact, row.retryable)
+	}
+	return table
+}
+
+func adviceComment(t *testing.T) string {
+	rows := append([]advised{{"Reason", "Action", "Impact", "Retryable"}}, advisedReasons(t)...)
+	table := ""
+	for _, row := range rows {
+		table += fmt.Sprintf("//\t%-27s%-18s%-10s%s\n", row.name, row.action, row.impact, row.retryable)
+	}
+	return table
+}
+
+// actionsTable has a row for each Action, with the first sentence of its documentation.
+func actionsTable(t *testing.T) string {
+	table := "| Action | It means that | Reasons |\n|---|---|---|\n"
+	for _, c := range constants(t, "troubleshoot.go") {
+		if c.typ != "Action" || c.value == "" {
+			continue
+		}
+		var names []string
+		for _, row := range advisedReasons(t) {
+			if row.action == c.value {
+				names = append(names, "`"+row.name+"`")
+			}
+		}
+		sentence, _, _ := strings.Cut(strings.Join(strings.Fields(c.doc), " "), ". ")
+		table += fmt.Sprintf("| `%s` | %s | %s |\n", c.name, strings.TrimPrefix(sentence, c.name+" means that "), strings.Join(names, ", "))
+	}
+	return table
 }
 
 // Every test that the guide for contributors names exists.
@@ -98,9 +157,9 @@ func TestContributingNamesTests(t *testing.T) {
 		sources.WriteString(readFile(t, file))
 	}
 	count := 0
-	for word := range strings.FieldsFuncSeq(readFile(t, ".github/CONTRIBUTING.md"), func(r rune) bool { return strings.ContainsRune("` \n,.|", r) }) {
+	for word := range strings.FieldsFuncSeq(readFile(t, ".github/CONTRIBUTING.md"), func(r rune) bool { return strings.ContainsRune("` \n,.|'", r) }) {
 		if strings.HasPrefix(word, "Test") && !strings.HasPrefix(word, "Testing") {
-			assert.Contains(t, sources.String(), "func "+word+"(t *testing.T)")
+			assert.True(t, strings.Contains(sources.String(), "func "+word+"(t *testing.T)"), word)
 			count++
 		}
 	}

@@ -3,13 +3,24 @@ package applebusiness
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"maps"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
+	"github.com/seed-a5f25c57/applebusiness/internal/redact"
 )
 
 // The values of grant_type that Apple's token endpoint takes. A caller of [ParseTokenError] sets [Error.GrantType] to the
@@ -40,7 +51,7 @@ func OAuth2Endpoint(authBaseURL, apiBaseURL string) oauth2.Endpoint {
 // ctx holds under [oauth2.HTTPClient], or around [http.DefaultClient] if ctx holds none. That client is not changed, and
 // its Timeout, Jar and CheckRedirect stay in force. To apply WithJSON twice does no harm.
 //
-// Put a client with a Timeout into ctx, since http.DefaultClient has none. And give Config.TokenSource a context of the
+// That client must send a request once: see [Transport.Base]. Put one with a Timeout into ctx, since http.DefaultClient has none. And give Config.TokenSource a context of the
 // process, not of a request: x/oauth2 keeps it, and every refresh after the request's end would fail.
 func WithJSON(ctx context.Context, tokenURL string) context.Context {
 	client, _ := ctx.Value(oauth2.HTTPClient).(*http.Client)
@@ -65,7 +76,7 @@ func Wrap(err error) error {
 		return parseError(0, nil, nil, nil) // without err, whose nil pointer panics when it is printed
 	}
 	var failed *oauth2.RetrieveError
-	isWrapped := visit(err, func(node error) bool {
+	isWrapped := neterr.Visit(err, func(node error) bool {
 		switch node := node.(type) {
 		case *Error:
 			return true
@@ -81,7 +92,7 @@ func Wrap(err error) error {
 		return wrapRetrieveError(failed, err)
 	}
 	if plain := findPlain(err); plain != nil {
-		return &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, err: err}
+		return &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, err: err, unsent: plain.reason == ErrNoRefreshToken}
 	}
 	return err
 }
@@ -104,7 +115,7 @@ func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
 	if failed.ErrorCode != "" { // the body was decoded before
 		e.receive(response.StatusCode, response.Header, sent)
 		e.describe(failed.ErrorCode, failed.ErrorDescription, failed.ErrorURI, sent)
-		e.classify(true, response.Header, nil)
+		e.classify(failed.ErrorCode, response.Header, failed.Body)
 	} else {
 		e = parseError(response.StatusCode, response.Header, failed.Body, sent)
 	}
@@ -128,10 +139,14 @@ type plainError struct {
 	detail string
 }
 
-// findPlain looks for an untyped error of x/oauth2 in err's tree.
+// findPlain looks for an untyped error of x/oauth2 in err's tree. None of them wraps another one.
 func findPlain(err error) (found *plainError) {
-	visit(err, func(node error) bool {
-		text := textOf(node)
+	neterr.Visit(err, func(node error) bool {
+		switch node.(type) {
+		case interface{ Unwrap() error }, interface{ Unwrap() []error }:
+			return false
+		}
+		text := neterr.Text(node)
 		for i, plain := range plainErrors {
 			// What follows is a status if the text was a RetrieveError's.
 			if after, ok := strings.CutPrefix(text, plain.text); ok && strings.IndexAny(after, "0123456789") != len(": ") {
@@ -186,8 +201,17 @@ type TokenSource struct {
 	until   time.Time // zero: held for good
 }
 
+// Format writes the type and none of its tokens, whatever the verb. It implements [fmt.Formatter].
+func (*TokenSource) Format(state fmt.State, verb rune) {
+	formatText(state, verb, "applebusiness.TokenSource")
+}
+
+// LogValue returns the type and none of its tokens. It implements [slog.LogValuer].
+func (*TokenSource) LogValue() slog.Value { return slog.StringValue("applebusiness.TokenSource") }
+
 // Token returns a copy of Source's token, since x/oauth2 writes into the tokens that it hands out. An error is what
-// [Wrap] makes of Source's, or what OnToken returned.
+// [Wrap] makes of Source's, or what OnToken returned; a text that cannot be a token (see [ParseTokenResponse]) is
+// [ErrMalformedResponse], so that OnToken saves none over one that works.
 func (s *TokenSource) Token() (*oauth2.Token, error) {
 	if s == nil || s.Source == nil {
 		return nil, errNoSource
@@ -232,7 +256,7 @@ func (s *TokenSource) save(token *oauth2.Token) (*oauth2.Token, error) {
 
 // hold remembers err if it says that the next requests cannot succeed.
 func (s *TokenSource) hold(err error) {
-	e, _ := errors.AsType[*Error](err)
+	e := find(err)
 	switch {
 	case !s.Hold:
 	case Troubleshoot(err).Action == ActionReauthorize:
@@ -252,8 +276,7 @@ func (s *TokenSource) holding() error {
 		s.held = nil
 		return nil
 	}
-	e, _ := errors.AsType[*Error](s.held)
-	remaining := *e
+	remaining := *find(s.held)
 	remaining.RetryAfter, remaining.err = wait, s.held
 	return &remaining
 }
@@ -264,8 +287,13 @@ func copyToken(source oauth2.TokenSource) (*oauth2.Token, error) {
 	if err != nil {
 		return nil, Wrap(err)
 	}
-	if token == nil {
+	switch {
+	case token == nil:
 		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "the source returned no token"}
+	case token.AccessToken != "" && !isToken(token.AccessToken):
+		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "the source returned an access token that is none"}
+	case token.RefreshToken != "" && !isToken(token.RefreshToken):
+		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "the source returned a refresh token that is none"}
 	}
 	copied := *token
 	return &copied, nil
@@ -277,3 +305,199 @@ func isSameToken(a, b *oauth2.Token) bool {
 }
 
 var errNoSource = errors.New(prefix + "the TokenSource has no Source")
+
+// tokenRequest is what a token request carried, a form or JSON, for its grant_type and for what has to be masked. A nil
+// one stands for a request that is not known.
+type tokenRequest struct {
+	body   string
+	fields map[string]string // instead of body, once decoded
+}
+
+// readTokenRequest returns nil for a request whose body cannot be had again.
+func readTokenRequest(request *http.Request) *tokenRequest {
+	if request == nil {
+		return nil
+	}
+	if request.GetBody == nil {
+		if public, ok := request.Body.(*publicBody); ok {
+			return &tokenRequest{body: public.form}
+		}
+		return nil
+	}
+	reader, err := request.GetBody()
+	if err != nil || reader == nil {
+		return nil
+	}
+	defer reader.Close()
+	body, err := readAll(reader, maxBody)
+	if err != nil {
+		return nil
+	}
+	return &tokenRequest{body: string(body)}
+}
+
+// all returns the names and values of the request.
+func (r *tokenRequest) all() iter.Seq2[string, string] {
+	if r.fields == nil && strings.HasPrefix(strings.TrimLeft(r.body, " \t\r\n"), "{") {
+		r.fields = make(map[string]string)
+		var members map[string]any
+		_ = json.Unmarshal([]byte(r.body), &members)
+		for name, value := range members {
+			r.fields[name] = textMember(value)
+		}
+	}
+	if r.fields != nil {
+		return maps.All(r.fields)
+	}
+	return func(yield func(string, string) bool) {
+		for field := range strings.SplitSeq(r.body, "&") {
+			name, value, _ := strings.Cut(field, "=")
+			value, err := url.QueryUnescape(value)
+			if err == nil && !yield(name, value) {
+				return
+			}
+		}
+	}
+}
+
+// grantType returns the grant_type, "" if there is none.
+func (r *tokenRequest) grantType() string {
+	if r == nil {
+		return ""
+	}
+	for name, value := range r.all() {
+		if name == "grant_type" {
+			return redact.Cut(value, maxCode)
+		}
+	}
+	return ""
+}
+
+// mask returns text without the values of the request, but for the public grant_type and scope.
+func (r *tokenRequest) mask(text string) string {
+	if r == nil || text == "" {
+		return text
+	}
+	var secrets []string
+	for name, value := range r.all() {
+		if name != "grant_type" && name != "scope" {
+			secrets = append(secrets, value)
+		}
+	}
+	return redact.Values(text, secrets...)
+}
+
+// publicRequest returns what of a token request may be seen by whoever gets its response: where it went, and the
+// grant_type.
+func publicRequest(r *http.Request, grantType string) *http.Request {
+	form := url.Values{"grant_type": {grantType}}.Encode()
+	public := &http.Request{
+		Method:        http.MethodPost,
+		URL:           &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path, RawPath: r.URL.RawPath},
+		Proto:         r.Proto,
+		ProtoMajor:    r.ProtoMajor,
+		ProtoMinor:    r.ProtoMinor,
+		Host:          r.Host,
+		Header:        http.Header{"Content-Type": {formType}},
+		ContentLength: int64(len(form)),
+		Response:      r.Response,
+		GetBody:       func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(form)), nil },
+	}
+	public.Body = &publicBody{Reader: strings.NewReader(form), form: form}
+	return public.WithContext(r.Context())
+}
+
+// publicBody is the body of a public request, from which readTokenRequest has the form where a RoundTripper dropped GetBody.
+type publicBody struct {
+	*strings.Reader
+	form string
+}
+
+func (*publicBody) Close() error { return nil }
+
+// carried is the value under which a response's Request holds the failure that the response means.
+type carried struct {
+	request *http.Request // not a copy of it, which may be about something else
+	failure *Error
+}
+
+type carriedKey struct{}
+
+// carry returns a copy of request that holds failure.
+func carry(request *http.Request, failure *Error) *http.Request {
+	value := &carried{failure: failure}
+	value.request = request.WithContext(context.WithValue(request.Context(), carriedKey{}, value))
+	return value.request
+}
+
+// carriedError returns the failure that request holds, or nil.
+func carriedError(request *http.Request) *Error {
+	if request == nil {
+		return nil
+	}
+	value, _ := request.Context().Value(carriedKey{}).(*carried)
+	if value == nil || value.request != request {
+		return nil
+	}
+	return value.failure
+}
+
+// wireToken is what x/oauth2 decodes. It rejects the whole body if one member has another type.
+type wireToken struct {
+	AccessToken  string      `json:"access_token"`
+	TokenType    string      `json:"token_type"`
+	RefreshToken string      `json:"refresh_token"`
+	ExpiresIn    json.Number `json:"expires_in"`
+	Error        string      `json:"error"`
+	Description  string      `json:"error_description"`
+	URI          string      `json:"error_uri"`
+}
+
+// fitToken returns the body of a success so that x/oauth2 reads the same token from it as [ParseTokenResponse] does, and
+// nil for one without a token. A body of which it does so anyway is returned as it is.
+func fitToken(body []byte) []byte {
+	var plain wireToken
+	if err := json.Unmarshal(trimMark(body), &plain); err == nil && plain.Error == "" && isToken(plain.AccessToken) && isToken(plain.TokenType) &&
+		(plain.RefreshToken == "" || isToken(plain.RefreshToken)) {
+		if seconds, err := plain.ExpiresIn.Int64(); err == nil && seconds > 0 && seconds <= int64(longestLife/time.Second) {
+			return body
+		}
+	}
+	found, value, ok := decodeSuccess(body)
+	if !ok {
+		return nil
+	}
+	members := make(map[string]json.RawMessage)
+	decodes(value, &members)
+	for name := range members {
+		switch strings.ToLower(name) {
+		case "access_token", "token_type", "refresh_token", "expires_in", "error", "error_description", "error_uri":
+			delete(members, name)
+		}
+	}
+	seconds := int64(parseLife(found.ExpiresIn, value) / time.Second)
+	if seconds == 0 {
+		seconds = -1 // x/oauth2 takes 0 for a token that never expires
+	}
+	members["expires_in"] = json.RawMessage(strconv.FormatInt(seconds, 10))
+	for name, member := range map[string]any{"access_token": found.AccessToken, "token_type": found.TokenType, "refresh_token": found.RefreshToken} {
+		if text, ok := member.(string); ok {
+			members[name], _ = json.Marshal(text)
+		}
+	}
+	fitted, _ := json.Marshal(members)
+	return fitted
+}
+
+// fitError returns the body of a 2xx without a token so that x/oauth2 takes it for an error, and the response with it. A
+// body of which it does so anyway is returned as it is.
+func fitError(body []byte, failure *Error) []byte {
+	var plain wireToken
+	if json.Unmarshal(trimMark(body), &plain) == nil && plain.Error != "" {
+		return body
+	}
+	fitted := *failure
+	fitted.Code = cmp.Or(fitted.Code, Code(fitted.Reason))
+	body, _ = json.Marshal(&fitted)
+	return body
+}

@@ -1,13 +1,10 @@
 package applebusiness_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -16,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -25,420 +23,6 @@ import (
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
-
-const (
-	tokenPath    = "/api/v1/oauth2/token"
-	tokenBody    = `{"access_token":"new-access","expires_in":3600,"refresh_token":"new-refresh","token_type":"Bearer"}`
-	deadBody     = `{"error":"invalid_grant","error_description":"Invalid refresh_token"}`
-	mediaTypeRow = `{"error":"invalid_request","error_description":"Unsupported Media Type for POST body. Must be json."}`
-)
-
-// jsonOnlyServer is a token endpoint that accepts JSON only, as Apple's does, and keeps what it was sent.
-type jsonOnlyServer struct {
-	*httptest.Server
-	answer http.HandlerFunc // for a well-formed request
-
-	mu     sync.Mutex
-	bodies []string
-	fields []map[string]string
-}
-
-func newJSONOnlyServer(t testing.TB, answer http.HandlerFunc) *jsonOnlyServer {
-	s := &jsonOnlyServer{answer: answer}
-	s.Server = httptest.NewServer(s)
-	t.Cleanup(s.Close)
-	return s
-}
-
-func (s *jsonOnlyServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path != tokenPath {
-		fmt.Fprintf(w, "bearer %s", r.Header.Get("Authorization"))
-		return
-	}
-	body, _ := io.ReadAll(r.Body)
-	var fields map[string]string
-	wellFormed := r.Method == http.MethodPost && r.Header.Get("Content-Type") == "application/json" &&
-		r.Header.Get("Accept") == "application/json" && r.ContentLength == int64(len(body)) &&
-		r.Header.Get("Authorization") == "" && json.Unmarshal(body, &fields) == nil
-	s.mu.Lock()
-	s.bodies = append(s.bodies, string(body))
-	s.fields = append(s.fields, fields)
-	s.mu.Unlock()
-	w.Header().Set("Content-Type", "application/json")
-	if !wellFormed {
-		w.WriteHeader(http.StatusBadRequest)
-		io.WriteString(w, mediaTypeRow)
-		return
-	}
-	s.answer(w, r)
-}
-
-func (s *jsonOnlyServer) requests() []map[string]string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]map[string]string(nil), s.fields...)
-}
-
-func (s *jsonOnlyServer) config() *oauth2.Config {
-	return &oauth2.Config{
-		ClientID: "id", ClientSecret: "client+secret/&%", RedirectURL: "https://partner.example/callback",
-		Endpoint: applebusiness.OAuth2Endpoint("https://business.example", s.URL),
-	}
-}
-
-func (s *jsonOnlyServer) context() context.Context {
-	return applebusiness.WithJSON(context.Background(), s.config().Endpoint.TokenURL)
-}
-
-func answerWith(status int, body string) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(status)
-		io.WriteString(w, body)
-	}
-}
-
-func TestOAuth2SpeaksToApple(t *testing.T) {
-	s := newJSONOnlyServer(t, answerWith(200, tokenBody))
-	config, ctx := s.config(), s.context()
-
-	t.Run("without the transport every request fails", func(t *testing.T) {
-		_, err := config.Exchange(context.Background(), "the-code")
-		assert.ErrorIs(t, applebusiness.Wrap(err), applebusiness.ErrUnsupportedMediaType)
-	})
-	for name, test := range map[string]struct {
-		token func() (*oauth2.Token, error)
-		sent  map[string]string
-	}{
-		"authorization code": {
-			func() (*oauth2.Token, error) {
-				return config.Exchange(ctx, "the-code", oauth2.VerifierOption("the-verifier"))
-			},
-			map[string]string{
-				"grant_type": "authorization_code", "client_id": "id", "client_secret": "client+secret/&%", "code": "the-code",
-				"code_verifier": "the-verifier", "redirect_uri": "https://partner.example/callback",
-			},
-		},
-		"refresh": {
-			config.TokenSource(ctx, &oauth2.Token{RefreshToken: "old-refresh"}).Token,
-			map[string]string{"grant_type": "refresh_token", "client_id": "id", "client_secret": "client+secret/&%", "refresh_token": "old-refresh"},
-		},
-		"service account, business": {
-			(&clientcredentials.Config{ClientID: "sa", ClientSecret: "ss", TokenURL: s.URL + tokenPath, Scopes: []string{"business"}}).TokenSource(ctx).Token,
-			map[string]string{"grant_type": "client_credentials", "client_id": "sa", "client_secret": "ss", "scope": "business"},
-		},
-		"service account, business_connect": {
-			(&clientcredentials.Config{ClientID: "sa", ClientSecret: "ss", TokenURL: s.URL + tokenPath, Scopes: []string{"business_connect"}, AuthStyle: oauth2.AuthStyleInParams}).TokenSource(ctx).Token,
-			map[string]string{"grant_type": "client_credentials", "client_id": "sa", "client_secret": "ss", "scope": "business_connect"},
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			before := len(s.requests())
-			token, err := test.token()
-			require.NoError(t, err)
-			assert.Equal(t, "new-access", token.AccessToken)
-			require.Len(t, s.requests(), before+1)
-			assert.Equal(t, test.sent, s.requests()[before])
-		})
-	}
-	t.Run("API calls", func(t *testing.T) {
-		client := oauth2.NewClient(ctx, config.TokenSource(ctx, &oauth2.Token{RefreshToken: "old-refresh"}))
-		for _, method := range []string{http.MethodGet, http.MethodPost} {
-			request, err := http.NewRequest(method, s.URL+"/api/v1/me", strings.NewReader("a=b"))
-			require.NoError(t, err)
-			request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-			response, err := client.Do(request)
-			require.NoError(t, err)
-			body, _ := io.ReadAll(response.Body)
-			response.Body.Close()
-			assert.Equal(t, "bearer Bearer new-access", string(body))
-		}
-	})
-}
-
-// With the zero AuthStyle x/oauth2 tries Basic credentials first; that one is refused before it leaves.
-func TestAutoDetectSendsOneRequest(t *testing.T) {
-	for _, test := range []struct {
-		status int
-		body   string
-		want   error
-	}{{200, tokenBody, nil}, {400, deadBody, applebusiness.ErrInvalidRefreshToken}} {
-		s := newJSONOnlyServer(t, answerWith(test.status, test.body))
-		config := s.config()
-		config.Endpoint.AuthStyle = oauth2.AuthStyleAutoDetect
-		_, err := config.Exchange(s.context(), "the-code")
-		assert.ErrorIs(t, applebusiness.Wrap(err), test.want)
-		require.Len(t, s.requests(), 1)
-		assert.Equal(t, "client+secret/&%", s.requests()[0]["client_secret"])
-	}
-}
-
-func TestNoRedirectCarriesASecret(t *testing.T) {
-	for _, status := range []int{301, 302, 303, 307, 308} {
-		for _, path := range []string{"/elsewhere", tokenPath} {
-			t.Run(fmt.Sprint(status, path), func(t *testing.T) {
-				var elsewhere atomic.Int32
-				other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
-				defer other.Close()
-				s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) {
-					http.Redirect(w, r, other.URL+path, status)
-				})
-				_, err := s.config().Exchange(s.context(), "the-code")
-				assert.ErrorIs(t, err, applebusiness.ErrMalformedResponse)
-				assert.ErrorIs(t, applebusiness.Wrap(err), applebusiness.ErrMalformedResponse)
-				assert.ErrorContains(t, err, fmt.Sprintf("applebusiness: malformed_response: the token endpoint sent a redirect, which no token request may follow (HTTP %d)", status))
-				assert.Equal(t, applebusiness.ActionCheckNetwork, applebusiness.Troubleshoot(err).Action)
-				assert.Zero(t, elsewhere.Load())
-				assert.Len(t, s.requests(), 1)
-			})
-		}
-	}
-	t.Run("to itself", func(t *testing.T) {
-		s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
-		})
-		_, err := s.config().Exchange(s.context(), "the-code")
-		assert.ErrorIs(t, err, applebusiness.ErrMalformedResponse)
-		assert.Len(t, s.requests(), 1)
-	})
-	t.Run("an API's redirects are followed", func(t *testing.T) {
-		var last string
-		api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			body, _ := io.ReadAll(r.Body)
-			last = r.URL.Path + " " + string(body)
-			if r.URL.Path == "/a" {
-				http.Redirect(w, r, "/b", http.StatusTemporaryRedirect)
-			}
-		}))
-		defer api.Close()
-		client := &http.Client{Transport: &applebusiness.Transport{TokenURL: api.URL + tokenPath}}
-		response, err := client.PostForm(api.URL+"/a", url.Values{"x": {"1"}})
-		require.NoError(t, err)
-		response.Body.Close()
-		assert.Equal(t, "/b x=1", last)
-	})
-}
-
-// recordingBase is a RoundTripper that keeps what it was given.
-type recordingBase struct {
-	requests []*http.Request
-	idle     int
-}
-
-func (b *recordingBase) RoundTrip(r *http.Request) (*http.Response, error) {
-	b.requests = append(b.requests, r)
-	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(tokenBody)), Request: r}, nil
-}
-func (b *recordingBase) CloseIdleConnections() { b.idle++ }
-
-func formRequest(tokenURL, form string) *http.Request {
-	r := httptest.NewRequest(http.MethodPost, tokenURL, nil)
-	r.Body = &closeRecorder{Reader: strings.NewReader(form)}
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
-	return r
-}
-
-func TestTransportRefuses(t *testing.T) {
-	const tokenURL = "https://api.example/api/v1/oauth2/token"
-	basic := formRequest(tokenURL, "grant_type=x")
-	basic.Header.Set("Authorization", "basic aWQ6c2VjcmV0")
-	for name, test := range map[string]struct {
-		tokenURL string
-		request  *http.Request
-		detail   string
-	}{
-		"Basic credentials":         {tokenURL, basic, "it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body"},
-		"repeated field":            {tokenURL, formRequest(tokenURL, "code=secret&code=secret"), "a field of its form is repeated"},
-		"bad escape":                {tokenURL, formRequest(tokenURL, "code=%zzsecret"), "its form does not decode"},
-		"not UTF-8":                 {tokenURL, formRequest(tokenURL, "code=secret%ff"), "a field of its form is not UTF-8"},
-		"name not UTF-8":            {tokenURL, formRequest(tokenURL, "%ff=secret"), "a field of its form is not UTF-8"},
-		"65 KiB":                    {tokenURL, formRequest(tokenURL, "code="+strings.Repeat("x", 65<<10)), "its body is larger than 64 KiB"},
-		"no TokenURL":               {"", formRequest(tokenURL, "code=secret"), "the Transport has no usable TokenURL"},
-		"unparsable TokenURL":       {"https://api.example/\x00", formRequest(tokenURL, "code=secret"), "the Transport has no usable TokenURL"},
-		"TokenURL without a scheme": {"api.example/api/v1/oauth2/token", formRequest(tokenURL, "code=secret"), "the Transport has no usable TokenURL"},
-		"TokenURL without a host":   {"/api/v1/oauth2/token", formRequest(tokenURL, "code=secret"), "the Transport has no usable TokenURL"},
-		"scheme in clear":           {tokenURL, formRequest("http://api.example/api/v1/oauth2/token", "code=secret"), "its scheme is not the TokenURL's"},
-		"scheme in clear, port":     {tokenURL, formRequest("http://api.example:8080/api/v1/oauth2/token", "code=secret"), "its scheme is not the TokenURL's"},
-		"no TokenURL, foreign":      {"", formRequest("https://other.example/", "code=secret"), "the Transport has no usable TokenURL"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			base := &recordingBase{}
-			response, err := (&applebusiness.Transport{TokenURL: test.tokenURL, Base: base}).RoundTrip(test.request)
-			assert.Nil(t, response)
-			assert.EqualError(t, err, "applebusiness: unsafe_token_request: "+test.detail)
-			assert.Empty(t, base.requests)
-			assert.True(t, test.request.Body.(*closeRecorder).closed, "the body is closed")
-		})
-	}
-	for _, transport := range []*applebusiness.Transport{{}} {
-		for _, r := range []*http.Request{nil, {}, {Method: "POST"}, {Method: "POST", URL: &url.URL{}}} {
-			_, err := transport.RoundTrip(r)
-			assert.ErrorIs(t, err, applebusiness.ErrUnsafeTokenRequest)
-		}
-		transport.CloseIdleConnections()
-	}
-}
-
-func TestTransportLeavesOtherRequestsAlone(t *testing.T) {
-	const tokenURL = "https://api.example/api/v1/oauth2/token"
-	get := httptest.NewRequest(http.MethodGet, tokenURL, nil)
-	alreadyJSON := formRequest(tokenURL, "{}")
-	alreadyJSON.Header.Set("Content-Type", "application/json")
-	for name, r := range map[string]*http.Request{
-		"GET":        get,
-		"other host": formRequest("https://other.example/api/v1/oauth2/token", "a=b"),
-		"other path": formRequest("https://api.example/api/v1/oauth2/token/", "a=b"),
-		"other port": formRequest("https://api.example:8443/api/v1/oauth2/token", "a=b"),
-		"JSON":       alreadyJSON,
-	} {
-		t.Run(name, func(t *testing.T) {
-			base := &recordingBase{}
-			transport := &applebusiness.Transport{TokenURL: tokenURL, Base: base}
-			response, err := transport.RoundTrip(r)
-			require.NoError(t, err)
-			assert.Same(t, r, base.requests[0])
-			assert.Empty(t, response.Header, "the answer is left alone too")
-			transport.CloseIdleConnections()
-			assert.Equal(t, 1, base.idle)
-		})
-	}
-}
-
-func TestTransportKeepsTheRoundTripperContract(t *testing.T) {
-	base := &recordingBase{}
-	transport := &applebusiness.Transport{TokenURL: "HTTPS://API.example:443/api/v1/oauth2/token?x", Base: base}
-	r := formRequest("https://api.example/api/v1/oauth2/token", "grant_type=refresh_token&note=%3Cü%3E")
-	r.Header.Set("X-Partner", "kept")
-	r.TransferEncoding = []string{"chunked"}
-	before, body := r.Header.Clone(), r.Body
-	response, err := transport.RoundTrip(r)
-	require.NoError(t, err)
-
-	assert.Equal(t, before, r.Header, "the caller's request is not changed")
-	assert.Same(t, body, r.Body)
-	assert.True(t, body.(*closeRecorder).closed)
-	assert.NotSame(t, r, response.Request, "its body is secret")
-	assert.Equal(t, "https://api.example/api/v1/oauth2/token", response.Request.URL.String())
-	assert.NotContains(t, fmt.Sprint(response.Request.Header), "kept")
-	for _, get := range []func() (io.ReadCloser, error){response.Request.GetBody, func() (io.ReadCloser, error) { return response.Request.Body, nil }} {
-		reader, err := get()
-		require.NoError(t, err)
-		public, err := io.ReadAll(reader)
-		require.NoError(t, err)
-		assert.Equal(t, "grant_type=refresh_token", string(public))
-	}
-	assert.Equal(t, int64(len(tokenBody)), response.ContentLength)
-
-	sent := base.requests[0]
-	assert.NotSame(t, r, sent)
-	assert.Equal(t, "kept", sent.Header.Get("X-Partner"))
-	assert.Equal(t, "application/json", sent.Header.Get("Content-Type"))
-	assert.Equal(t, "application/json", sent.Header.Get("Accept"))
-	assert.Empty(t, sent.TransferEncoding)
-	for range 2 {
-		copied, err := sent.GetBody()
-		require.NoError(t, err)
-		content, err := io.ReadAll(copied)
-		require.NoError(t, err)
-		assert.JSONEq(t, `{"grant_type":"refresh_token","note":"<ü>"}`, string(content))
-		assert.Equal(t, int64(len(content)), sent.ContentLength)
-	}
-}
-
-func TestMislabelledAnswers(t *testing.T) {
-	for _, contentType := range []string{"text/plain", "application/x-www-form-urlencoded", "text/html; charset=utf-8", ""} {
-		for _, mark := range []string{"", "\ufeff", "\n "} {
-			s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) {
-				w.Header()["Content-Type"] = []string{contentType}
-				io.WriteString(w, mark+tokenBody)
-			})
-			token, err := s.config().Exchange(s.context(), "the-code")
-			require.NoError(t, err, contentType)
-			assert.Equal(t, "new-access", token.AccessToken)
-			assert.InDelta(t, 3600, time.Until(token.Expiry).Seconds(), 600)
-
-			s.answer = func(w http.ResponseWriter, r *http.Request) {
-				w.Header()["Content-Type"] = []string{contentType}
-				w.WriteHeader(401)
-				io.WriteString(w, mark+deadBody)
-			}
-			_, err = s.config().Exchange(s.context(), "the-code")
-			var failed *oauth2.RetrieveError
-			require.ErrorAs(t, err, &failed)
-			assert.Equal(t, "invalid_grant", failed.ErrorCode, "x/oauth2 itself understands the answer")
-		}
-	}
-}
-
-func TestFailedReadsKeepTheirCause(t *testing.T) {
-	t.Run("broken off", func(t *testing.T) {
-		s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Length", "1000")
-			io.WriteString(w, `{"access_token":"a"`)
-		})
-		_, err := s.config().TokenSource(s.context(), &oauth2.Token{RefreshToken: "r"}).Token()
-		assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
-		assert.Same(t, err, applebusiness.Wrap(err))
-		assert.True(t, applebusiness.Retryable(err))
-		_, err = s.config().Exchange(s.context(), "the-code")
-		assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
-		assert.False(t, applebusiness.Retryable(err), "the code may be spent")
-		assert.Equal(t, applebusiness.ActionStartOver, applebusiness.Troubleshoot(err).Action)
-	})
-	t.Run("deadline in the middle of a body", func(t *testing.T) {
-		for _, viaContext := range []bool{true, false} {
-			arrived := make(chan struct{})
-			s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) {
-				io.WriteString(w, `{"access_token":"a"`)
-				w.(http.Flusher).Flush()
-				close(arrived)
-				<-r.Context().Done()
-			})
-			client := &http.Client{}
-			ctx := context.Background()
-			if viaContext {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, 200*time.Millisecond)
-				defer cancel()
-			} else {
-				client.Timeout = 200 * time.Millisecond
-			}
-			ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, client), s.config().Endpoint.TokenURL)
-			_, err := s.config().Exchange(ctx, "the-code")
-			<-arrived
-			assert.ErrorIs(t, err, context.DeadlineExceeded)
-			var timeout net.Error
-			require.ErrorAs(t, err, &timeout)
-			assert.True(t, timeout.Timeout())
-			if viaContext { // http.Client may replace the error, and so the grant, when its own Timeout fires
-				assert.False(t, applebusiness.Retryable(err))
-			}
-		}
-	})
-	t.Run("canceled", func(t *testing.T) {
-		ctx, cancel := context.WithCancel(context.Background())
-		s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) { cancel(); <-r.Context().Done() })
-		_, err := s.config().Exchange(applebusiness.WithJSON(ctx, s.config().Endpoint.TokenURL), "the-code")
-		assert.ErrorIs(t, err, context.Canceled)
-		assert.False(t, applebusiness.Retryable(err))
-	})
-}
-
-func TestTransportReadsABoundedAnswer(t *testing.T) {
-	s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) {
-		w.WriteHeader(401)
-		io.WriteString(w, strings.TrimSuffix(deadBody, "}"))
-		for range 1024 {
-			if _, err := w.Write(bytes.Repeat([]byte(" "), 1<<10)); err != nil {
-				return
-			}
-		}
-	})
-	_, err := s.config().Exchange(s.context(), "the-code")
-	var failed *oauth2.RetrieveError
-	require.ErrorAs(t, err, &failed)
-	assert.Len(t, failed.Body, 64<<10)
-	assert.ErrorIs(t, applebusiness.Wrap(err), applebusiness.ErrInvalidRefreshToken)
-}
 
 func TestWithJSON(t *testing.T) {
 	s := newJSONOnlyServer(t, answerWith(200, tokenBody))
@@ -459,24 +43,6 @@ func TestWithJSON(t *testing.T) {
 	_, err = s.config().Exchange(twice, "the-code")
 	require.NoError(t, err)
 	assert.Len(t, s.requests(), 1)
-}
-
-func TestTransportConcurrently(t *testing.T) {
-	s := newJSONOnlyServer(t, answerWith(200, tokenBody))
-	ctx := s.context()
-	var group sync.WaitGroup
-	for i := range 20 {
-		group.Go(func() {
-			_, err := s.config().Exchange(ctx, fmt.Sprint("code", i))
-			assert.NoError(t, err)
-		})
-	}
-	group.Wait()
-	codes := map[string]bool{}
-	for _, fields := range s.requests() {
-		codes[fields["code"]] = true
-	}
-	assert.Len(t, codes, 20)
 }
 
 // What this package relies on in x/oauth2, so that an upgrade that changes it fails here by name.
@@ -639,6 +205,8 @@ func TestWrapHandmadeRetrieveErrors(t *testing.T) {
 		"fields alone":    {&oauth2.RetrieveError{ErrorCode: "invalid_grant", ErrorDescription: "Invalid refresh_token"}, `applebusiness: invalid_grant: "Invalid refresh_token"`, ""},
 		"body alone":      {&oauth2.RetrieveError{Body: []byte(deadBody)}, `applebusiness: invalid_grant: "Invalid refresh_token"`, ""},
 		"404":             {&oauth2.RetrieveError{Response: &http.Response{StatusCode: 404}, ErrorCode: "invalid_request"}, `applebusiness: invalid_request (HTTP 404)`, ""},
+		"a framework":     {&oauth2.RetrieveError{Response: &http.Response{StatusCode: 400}, ErrorCode: "Bad Request"}, `applebusiness: malformed_response: "***" (HTTP 400)`, ""},
+		"a gateway":       {&oauth2.RetrieveError{Response: &http.Response{StatusCode: 500}, Body: []byte(`{"message":"server error"}`)}, `applebusiness: unavailable: "server error" (HTTP 500)`, ""},
 		"no request body": {&oauth2.RetrieveError{Response: &http.Response{StatusCode: 400, Request: &http.Request{}}}, `applebusiness: malformed_response (HTTP 400)`, ""},
 		"JSON request":    {&oauth2.RetrieveError{Response: request(`{"grant_type":"refresh_token"}`)}, `applebusiness: malformed_response (HTTP 400)`, "refresh_token"},
 		"form request":    {&oauth2.RetrieveError{Response: request(`grant_type=refresh_token&x=%zz`)}, `applebusiness: malformed_response (HTTP 400)`, "refresh_token"},
@@ -654,135 +222,299 @@ func TestWrapHandmadeRetrieveErrors(t *testing.T) {
 	}
 }
 
-// What each bound of Transport lets through, and what not.
-func TestTransportBounds(t *testing.T) {
-	const tokenURL = "https://api.example/api/v1/oauth2/token"
-	send := func(status int, header http.Header, body, form string) (*http.Response, []*applebusiness.Error, error) {
-		var reported []*applebusiness.Error
-		transport := &applebusiness.Transport{
-			TokenURL: tokenURL,
-			Base: roundTrip(func(r *http.Request) (*http.Response, error) {
-				return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
-			}),
-			OnError: func(e *applebusiness.Error) { reported = append(reported, e) },
-		}
-		response, err := transport.RoundTrip(formRequest(tokenURL, form))
-		return response, reported, err
-	}
+// sourceFunc is an oauth2.TokenSource that caches nothing.
+type sourceFunc func() (*oauth2.Token, error)
 
-	t.Run("the length of a secret that is masked", func(t *testing.T) {
-		for value, masked := range map[string]bool{"1234567": false, "12345678": true} {
-			_, reported, _ := send(400, nil, `{"error":"x","error_description":"see `+value+`"}`, "refresh_token="+value)
-			require.Len(t, reported, 1)
-			assert.Equal(t, masked, reported[0].Description == "see ***", reported[0].Description)
-		}
-	})
-	t.Run("the letters of a secret in another case", func(t *testing.T) {
-		for _, test := range [][2]string{{"A-secret-Z", "a-SECRET-z"}, {"a-secret-z", "A-SECRET-Z"}, {"@-secret-[", "@-SECRET-["}} {
-			_, reported, _ := send(400, nil, `{"error":"x","error_description":"see `+test[1]+`"}`, "refresh_token="+url.QueryEscape(test[0]))
-			assert.Equal(t, "see ***", reported[0].Description)
-		}
-		_, reported, _ := send(400, nil, `{"error":"x","error_description":"see `+"`-SECRET-{"+`"}`, "refresh_token="+url.QueryEscape("@-secret-["))
-		assert.Equal(t, "see `-SECRET-{", reported[0].Description, "@ and [ are no letters")
-	})
-	t.Run("a secret within a secret", func(t *testing.T) {
-		for range 20 { // the order of a form's fields is random
-			_, reported, _ := send(400, nil, `{"error":"x","error_description":"see 12345678-and-more"}`, "client_secret=12345678&refresh_token=12345678-and-more")
-			assert.Equal(t, "see ***", reported[0].Description)
-		}
-	})
-	t.Run("redirects", func(t *testing.T) {
-		for status, isRedirect := range map[int]bool{299: false, 300: true, 399: true, 400: false} {
-			_, reported, _ := send(status, http.Header{"Location": {"https://other.example/"}}, "", "a=b")
-			require.Len(t, reported, 1)
-			assert.Equal(t, isRedirect, strings.Contains(reported[0].Error(), "the token endpoint sent a redirect"), status)
-		}
-		_, reported, _ := send(302, nil, "", "a=b")
-		assert.NotContains(t, reported[0].Error(), "sent a redirect", "there is no Location")
-	})
-	t.Run("the largest form", func(t *testing.T) {
-		_, _, err := send(400, nil, "", "a="+strings.Repeat("x", 64<<10-2))
-		assert.NoError(t, err)
-		_, _, err = send(400, nil, "", "a="+strings.Repeat("x", 64<<10-1))
-		assert.EqualError(t, err, "applebusiness: unsafe_token_request: its body is larger than 64 KiB")
-	})
-	t.Run("the label of a body", func(t *testing.T) {
-		for body, label := range map[string]string{`{"error":"x"}`: "application/json", `[{"code":"x"}]`: "application/json", "<html>": "text/html", "": "text/html"} {
-			response, _, err := send(400, http.Header{"Content-Type": {"text/html"}}, body, "a=b")
-			require.NoError(t, err)
-			assert.Equal(t, label, response.Header.Get("Content-Type"), body)
-		}
-	})
-	t.Run("requests that are passed on", func(t *testing.T) {
-		base := &recordingBase{}
-		transport := &applebusiness.Transport{TokenURL: tokenURL, Base: base}
-		for i := range 3 {
-			r := httptest.NewRequest(http.MethodGet, tokenURL, nil)
-			_, err := transport.RoundTrip(r)
-			require.NoError(t, err)
-			assert.Same(t, r, base.requests[i], "one after the other: as they are")
-		}
-	})
-	// http.Client judges a redirect by the response's Request.
-	t.Run("the Request of a response to a request that is passed on", func(t *testing.T) {
-		other := httptest.NewRequest(http.MethodGet, "https://other.example/", nil)
-		for name, test := range map[string]struct {
-			of   func(sent *http.Request) *http.Request
-			want func(r *http.Request) *http.Request
-		}{
-			"none":          {func(*http.Request) *http.Request { return nil }, func(r *http.Request) *http.Request { return r }},
-			"the one sent":  {func(sent *http.Request) *http.Request { return sent }, func(r *http.Request) *http.Request { return r }},
-			"another's own": {func(*http.Request) *http.Request { return other }, func(*http.Request) *http.Request { return other }},
-		} {
-			t.Run(name, func(t *testing.T) {
-				inner := false
-				var transport *applebusiness.Transport
-				transport = &applebusiness.Transport{TokenURL: tokenURL, Base: roundTrip(func(sent *http.Request) (*http.Response, error) {
-					if !inner { // a second one beside it is not sent as it is
-						inner = true
-						r := httptest.NewRequest(http.MethodGet, "https://api.example/api/v1/me", nil)
-						response, err := transport.RoundTrip(r)
-						require.NoError(t, err)
-						assert.Same(t, test.want(r), response.Request, "the second")
-					}
-					return &http.Response{StatusCode: 200, Body: http.NoBody, Request: test.of(sent)}, nil
-				})}
-				r := httptest.NewRequest(http.MethodGet, tokenURL, nil)
-				response, err := transport.RoundTrip(r)
-				require.NoError(t, err)
-				assert.Same(t, test.want(r), response.Request)
-			})
-		}
-	})
+func (f sourceFunc) Token() (*oauth2.Token, error) { return f() }
+
+func fixed(token *oauth2.Token, err error) sourceFunc {
+	return func() (*oauth2.Token, error) { return token, err }
 }
 
-// A 2xx that is no success reaches x/oauth2 as an error with all that is known of it, whatever else is in the body.
-func TestNoTokenAtStatus200(t *testing.T) {
-	for _, body := range []string{
-		`{"expires_in":3600,"token_type":"Bearer"}`, `{"access_token":"","expires_in":3600}`, `{"access_token":"a","expires_in":3600,"error":"x"}`,
-		`{"error":"invalid_grant","error_description":"Invalid refresh_token","expires_in":3600}`,
+func TestTokenSourceZeroValues(t *testing.T) {
+	for _, source := range []*applebusiness.TokenSource{nil, {}, {Hold: true, OnError: func(error) { t.Error("Source was not reached") }}} {
+		token, err := source.Token()
+		assert.Nil(t, token)
+		assert.EqualError(t, err, "applebusiness: the TokenSource has no Source")
+	}
+	for _, hold := range []bool{false, true} {
+		token, err := (&applebusiness.TokenSource{Source: fixed(nil, nil), Hold: hold}).Token()
+		assert.Nil(t, token)
+		assert.EqualError(t, err, "applebusiness: malformed_response: the source returned no token")
+	}
+}
+
+// A Source without Transport may return what no server will ever take: it is not saved over what works.
+func TestTokenSourceReturnsTokensAlone(t *testing.T) {
+	for want, token := range map[string]*oauth2.Token{
+		"applebusiness: malformed_response: the source returned an access token that is none": {AccessToken: "at\n", RefreshToken: "r"},
+		"applebusiness: malformed_response: the source returned a refresh token that is none": {AccessToken: "a", RefreshToken: "r t"},
 	} {
-		s := newJSONOnlyServer(t, func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "application/json")
-			w.Header().Set("Apple-Request-Id", "7f3c")
-			_, _ = io.WriteString(w, body)
-		})
-		_, err := s.config().Exchange(s.context(), "c")
-		var failed *oauth2.RetrieveError
-		require.ErrorAs(t, err, &failed, body)
-		assert.NotEmpty(t, failed.ErrorCode, body)
-		var e *applebusiness.Error
-		require.ErrorAs(t, applebusiness.Wrap(err), &e)
-		assert.Equal(t, "7f3c", e.RequestID, body)
+		var reported error
+		source := &applebusiness.TokenSource{
+			Source: fixed(token, nil), OnError: func(err error) { reported = err },
+			OnToken: func(*oauth2.Token) error { t.Error("saved"); return nil },
+		}
+		got, err := source.Token()
+		assert.Nil(t, got)
+		assert.EqualError(t, err, want)
+		assert.Same(t, err, reported)
+	}
+	token, err := (&applebusiness.TokenSource{Source: fixed(&oauth2.Token{AccessToken: "a"}, nil)}).Token()
+	require.NoError(t, err)
+	assert.Empty(t, token.RefreshToken)
+}
+
+func TestTokenSourceReturnsACopy(t *testing.T) {
+	original := &oauth2.Token{AccessToken: "a"}
+	for _, source := range []*applebusiness.TokenSource{
+		{Source: fixed(original, nil)},
+		{Source: fixed(original, nil), OnToken: func(token *oauth2.Token) error { token.AccessToken = "changed"; return nil }},
+	} {
+		first, err := source.Token()
+		require.NoError(t, err)
+		first.AccessToken = "changed"
+		second, err := source.Token()
+		require.NoError(t, err)
+		assert.Equal(t, "a", second.AccessToken)
+		assert.Equal(t, "a", original.AccessToken)
 	}
 }
 
-// expires_in 0 is a token that has expired, by a second and not by the margin of Valid.
-func TestExpiresInZero(t *testing.T) {
-	s := newJSONOnlyServer(t, func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, `{"access_token":"a","expires_in":0}`)
+// Two x/oauth2 sources over one TokenSource write into their tokens; the race detector watches.
+func TestTokenSourceUnderTwoReuseSources(t *testing.T) {
+	shared := &applebusiness.TokenSource{Source: fixed(&oauth2.Token{AccessToken: "a", Expiry: time.Now().Add(time.Hour)}, nil)}
+	var group sync.WaitGroup
+	for i := range 8 {
+		group.Go(func() {
+			_, err := oauth2.ReuseTokenSourceWithExpiry(nil, shared, time.Duration(i)*time.Second).Token()
+			assert.NoError(t, err)
+		})
+	}
+	group.Wait()
+}
+
+func TestOnToken(t *testing.T) {
+	expiry := time.Now().Add(time.Hour)
+	stored := &oauth2.Token{AccessToken: "a1", RefreshToken: "r1", Expiry: expiry}
+	var next *oauth2.Token
+	var saved []string
+	source := &applebusiness.TokenSource{
+		Source: sourceFunc(func() (*oauth2.Token, error) { return next, nil }),
+		Stored: stored,
+		OnToken: func(token *oauth2.Token) error {
+			saved = append(saved, token.AccessToken+token.RefreshToken)
+			return nil
+		},
+	}
+	for _, next = range []*oauth2.Token{
+		{AccessToken: "a1", RefreshToken: "r1", Expiry: expiry.UTC().Round(0)}, // the stored one, from a database
+		{AccessToken: "a2", RefreshToken: "r1", Expiry: expiry},
+		{AccessToken: "a2", RefreshToken: "r1", Expiry: expiry},
+		{AccessToken: "a2", RefreshToken: "r2", Expiry: expiry},
+		{AccessToken: "a2", RefreshToken: "r2", Expiry: expiry.Add(time.Hour)},
+		stored,
+	} {
+		token, err := source.Token()
+		require.NoError(t, err)
+		assert.Equal(t, next.AccessToken, token.AccessToken)
+	}
+	assert.Equal(t, []string{"a2r1", "a2r2", "a2r2", "a1r1"}, saved)
+}
+
+func TestOnTokenFails(t *testing.T) {
+	full := errors.New("disk full")
+	for name, lifetime := range map[string]time.Duration{"valid": time.Hour, "expired meanwhile": -time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			requests, broken := 0, true
+			var saved []string
+			source := &applebusiness.TokenSource{
+				Source: sourceFunc(func() (*oauth2.Token, error) {
+					requests++
+					return &oauth2.Token{AccessToken: fmt.Sprint("a", requests), Expiry: time.Now().Add(lifetime)}, nil
+				}),
+				OnToken: func(token *oauth2.Token) error {
+					if broken {
+						token.AccessToken = "changed by the callback"
+						return full
+					}
+					saved = append(saved, token.AccessToken)
+					return nil
+				},
+				OnError: func(err error) { t.Errorf("no failure of Source: %v", err) },
+			}
+			for range 3 {
+				_, err := source.Token()
+				assert.Same(t, full, err)
+			}
+			assert.Equal(t, 1, requests, "saved again without a second request")
+			broken = false
+			token, err := source.Token()
+			require.NoError(t, err)
+			if lifetime > 0 {
+				assert.Equal(t, "a1", token.AccessToken)
+				assert.Equal(t, []string{"a1"}, saved)
+			} else {
+				assert.Equal(t, "a2", token.AccessToken)
+				assert.Equal(t, []string{"a1", "a2"}, saved, "its refresh token may be the only one that lives")
+			}
+		})
+	}
+}
+
+func TestOnError(t *testing.T) {
+	network := errors.New("connection refused")
+	failures := []error{&oauth2.RetrieveError{ErrorCode: "invalid_client"}, network, io.EOF}
+	i := 0
+	var seen []error
+	source := &applebusiness.TokenSource{
+		Source:  sourceFunc(func() (*oauth2.Token, error) { i++; return nil, failures[i-1] }),
+		OnError: func(err error) { seen = append(seen, err) },
+	}
+	for range failures {
+		_, err := source.Token()
+		assert.Same(t, seen[len(seen)-1], err)
+	}
+	assert.ErrorIs(t, seen[0], applebusiness.CodeInvalidClient)
+	assert.Equal(t, []error{network, io.EOF}, seen[1:])
+}
+
+func TestHoldOnARevokedGrant(t *testing.T) {
+	s := newJSONOnlyServer(t, answerWith(401, deadBody))
+	var reported atomic.Int32
+	source := &applebusiness.TokenSource{
+		Source:  s.config().TokenSource(s.context(), &oauth2.Token{RefreshToken: "r"}),
+		OnToken: func(*oauth2.Token) error { return nil },
+		OnError: func(error) { reported.Add(1) },
+		Hold:    true,
+	}
+	var group sync.WaitGroup
+	for range 1000 {
+		group.Go(func() {
+			_, err := source.Token()
+			assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
+			assert.Equal(t, applebusiness.ActionReauthorize, applebusiness.Troubleshoot(err).Action)
+		})
+	}
+	group.Wait()
+	assert.Len(t, s.requests(), 1)
+	assert.EqualValues(t, 1, reported.Load())
+}
+
+func TestWithoutHoldEachCallAsks(t *testing.T) {
+	s := newJSONOnlyServer(t, answerWith(401, deadBody))
+	source := &applebusiness.TokenSource{Source: s.config().TokenSource(s.context(), &oauth2.Token{RefreshToken: "r"}), OnError: func(error) {}}
+	for range 3 {
+		_, err := source.Token()
+		assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
+	}
+	assert.Len(t, s.requests(), 3)
+}
+
+func TestHoldUntilRetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		requests, reported := 0, 0
+		busy := &applebusiness.Error{StatusCode: 429, RetryAfter: time.Minute, RequestID: "req-1"}
+		answer := fmt.Errorf("customer 7: %w", busy)
+		source := &applebusiness.TokenSource{
+			Source: sourceFunc(func() (*oauth2.Token, error) {
+				requests++
+				if requests == 1 {
+					return nil, answer
+				}
+				return &oauth2.Token{AccessToken: "a"}, nil
+			}),
+			OnError: func(error) { reported++ },
+			Hold:    true,
+		}
+		_, err := source.Token()
+		assert.Same(t, answer, err)
+		time.Sleep(20 * time.Second)
+		_, err = source.Token()
+		var e *applebusiness.Error
+		require.ErrorAs(t, err, &e)
+		assert.Equal(t, 40*time.Second, e.RetryAfter, "what remains of the wait")
+		assert.Equal(t, "req-1", e.RequestID)
+		assert.ErrorIs(t, err, busy)
+		assert.Equal(t, time.Minute, busy.RetryAfter, "a copy was changed")
+		assert.True(t, applebusiness.Retryable(err))
+		assert.Equal(t, 1, requests)
+		assert.Equal(t, 1, reported)
+
+		time.Sleep(40 * time.Second)
+		token, err := source.Token()
+		require.NoError(t, err)
+		assert.Equal(t, "a", token.AccessToken)
+		assert.Equal(t, 2, requests)
 	})
-	token, err := s.config().Exchange(s.context(), "c")
-	require.NoError(t, err)
-	assert.True(t, token.Expiry.Before(time.Now()), token.Expiry)
+}
+
+func TestNothingElseHolds(t *testing.T) {
+	for _, failure := range []error{
+		applebusiness.ErrInvalidCredentials, applebusiness.ErrServer, applebusiness.ErrInvalidGrantType, applebusiness.ErrEndpointNotFound, &applebusiness.Error{StatusCode: 503}, io.EOF, context.DeadlineExceeded,
+	} {
+		requests := 0
+		source := &applebusiness.TokenSource{Hold: true, Source: sourceFunc(func() (*oauth2.Token, error) {
+			if requests++; requests > 1 {
+				return &oauth2.Token{AccessToken: "a"}, nil
+			}
+			return nil, failure
+		})}
+		_, err := source.Token()
+		assert.ErrorIs(t, err, failure)
+		_, err = source.Token()
+		assert.NoError(t, err, "%v heals by itself", failure)
+	}
+}
+
+func TestPanicsLeaveNothingLocked(t *testing.T) {
+	panicking := true
+	tripped := func() {
+		if panicking {
+			panic("callback")
+		}
+	}
+	for name, source := range map[string]*applebusiness.TokenSource{
+		"Source":  {Hold: true, Source: sourceFunc(func() (*oauth2.Token, error) { tripped(); return &oauth2.Token{AccessToken: "a"}, nil })},
+		"OnToken": {Source: fixed(&oauth2.Token{AccessToken: "a"}, nil), OnToken: func(*oauth2.Token) error { tripped(); return nil }},
+	} {
+		panicking = true
+		assert.PanicsWithValue(t, "callback", func() { source.Token() }, name)
+		panicking = false
+		token, err := source.Token()
+		assert.NoError(t, err, name)
+		assert.Equal(t, "a", token.AccessToken, name)
+	}
+	source := &applebusiness.TokenSource{Hold: true, Source: fixed(nil, applebusiness.ErrInvalidRefreshToken), OnError: func(error) { panic("callback") }}
+	assert.PanicsWithValue(t, "callback", func() { source.Token() })
+	_, err := source.Token()
+	assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken, "held, although OnError panicked")
+}
+
+func TestCallbacksAreSerialised(t *testing.T) {
+	var inside atomic.Int32
+	var calls int // written without a lock of its own: the race detector watches
+	alone := func() {
+		assert.EqualValues(t, 1, inside.Add(1))
+		calls++
+		inside.Add(-1)
+	}
+	var n atomic.Int32
+	source := &applebusiness.TokenSource{
+		Source: sourceFunc(func() (*oauth2.Token, error) {
+			if i := n.Add(1); i%2 == 0 {
+				return &oauth2.Token{AccessToken: fmt.Sprint(i)}, nil
+			}
+			return nil, io.EOF
+		}),
+		OnToken: func(*oauth2.Token) error { alone(); return nil },
+		OnError: func(error) { alone() },
+		Hold:    true,
+	}
+	var group sync.WaitGroup
+	for range 200 {
+		group.Go(func() { source.Token() })
+	}
+	group.Wait()
+	assert.Equal(t, 200, calls)
 }

@@ -6,27 +6,38 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
-	"net"
+	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"net/url"
-	"strconv"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
+	"github.com/seed-a5f25c57/applebusiness/internal/redact"
 )
 
 // Transport is an [http.RoundTripper] that sends the form of a token request as JSON, the only content that Apple's
 // token endpoint takes, and gives each failure a type. [WithJSON] hands one to x/oauth2.
 //
-// It acts on POSTs of a form to TokenURL, and passes every other request to Base as it is. It refuses, with
-// [ErrUnsafeTokenRequest] and nothing sent: HTTP Basic credentials (the first of the two requests by which x/oauth2
-// finds out the AuthStyle; the second then is the only one), a request to TokenURL's host and path by another scheme, a
-// repeated field, a form that does not decode, and a body over 64 KiB. A request that a redirect of a token request
-// caused is refused with [ErrMalformedResponse] and the status of that redirect, since it could carry the secrets
-// elsewhere.
+// It acts on POSTs of a form to TokenURL, and passes other requests to Base as they are. It refuses, with
+// [ErrUnsafeTokenRequest] and nothing sent, what could carry a secret to where it does not belong: a form with a grant_type
+// that goes to TokenURL's host but not to TokenURL itself (a slash more, other letters, another port), a token request by
+// plain http to a host that is not loopback, HTTP Basic credentials (the first of the two requests by which x/oauth2 finds
+// out the AuthStyle; the second then is the only one), a repeated field, a form that does not decode, and one over 64 KiB.
+// No redirect of a token request is followed: the response loses its Location, which http.Client would show in an error,
+// and a request that a redirect of a form with a grant_type caused is refused with [ErrMalformedResponse] and the status
+// of that redirect.
+//
+// A token request has a connection of its own, and asks for no encoding. A kept connection can be dead without a word, or
+// lead to a server that fails, and each refresh that times out on it may be one whose refresh token is spent. The price is
+// a TCP and TLS handshake for each token request: one an hour and grant.
 //
 // A whole response is returned whatever its status. It is read inside RoundTrip, 1 MiB of a 2xx and 64 KiB of any other.
 // A response that breaks off is returned if it is no 2xx, or if what came is a whole JSON object with an access token.
@@ -35,22 +46,28 @@ import (
 // by a quarter of the time that is left and half a second at most, because http.Client would replace its error at the
 // deadline by one that has lost all that.
 //
-// x/oauth2 loses what it does not expect, so the body that it gets is made to fit where need be: an unlabelled gzip is
-// read, JSON is labelled application/json, expires_in becomes a whole number of seconds as [ParseTokenResponse] reads it,
-// and a 2xx that holds no token gets an "error" member. The response's Request holds the URL and the grant_type, and none
-// of the secrets.
+// x/oauth2 loses what it does not expect, so the body that it gets is made to fit where need be: a gzip is read, JSON is
+// labelled application/json, expires_in becomes a whole number of seconds as [ParseTokenResponse] reads it, and a 2xx that
+// holds no token gets an "error" member. The response's Request holds the URL and the grant_type, and none of the secrets.
 //
-// Whatever the response says, values of the request are not shown again: those of 8 bytes and more stand as *** in the
-// Code, Description, URI, Parameter and RequestID of the *Error, except for grant_type and scope. Texts and codes of the
-// catalog stay as they are, and a success is not touched.
+// Whatever the response says, values of the request are not kept: those of 8 bytes and more stand as *** in the Code,
+// Description, URI, Parameter and RequestID of the *Error, except for grant_type and scope. Texts and codes of the catalog
+// stay as they are, and a success is not touched.
 //
-// The zero Transport refuses every POST. A Transport is safe for concurrent use if Base is.
+// The zero Transport refuses every POST. A Transport is safe for concurrent use if Base is; it must not be copied.
 type Transport struct {
-	// TokenURL is the token endpoint, compared by scheme, host and path. If it lacks a scheme or a host, every POST is
-	// refused rather than let a form pass.
+	// TokenURL is the token endpoint, compared by scheme, host, port and path. If it is no absolute http or https URL, every
+	// POST is refused rather than let a form pass.
 	TokenURL string
-	// Base sends the requests; nil means [http.DefaultTransport]. A Transport that would be its own Base, also through
-	// another RoundTripper, returns an error.
+	// Base sends the requests; nil means [http.DefaultTransport]. An *http.Transport is used with its settings (but not
+	// with what RegisterProtocol added), and none of its kept connections takes a token request; another RoundTripper is
+	// told by Request.Close to keep none. A Transport that would be its own Base, also through another RoundTripper,
+	// returns an error.
+	//
+	// Base must send a request once: whoever sends a refresh again spends the refresh token, whose successor was in the lost
+	// response, and reports the refusal of the second. Clients that do so, at least as they come: go-retryablehttp,
+	// failsafe-go, resty v2 and heimdall. Transport counts what is written, as far as Base supports net/http/httptrace: a
+	// refusal after a second write has [Error.ResponseLost].
 	Base http.RoundTripper
 	// OnError is called with each token request that failed, with a response or without, but not with the refused Basic
 	// probe. It is for libraries that hide why: RefreshTokens of zitadel/oidc returns an error of its own type, and
@@ -59,8 +76,20 @@ type Transport struct {
 	// before it returns, and may be called concurrently.
 	OnError func(*Error)
 
-	passing int32 // requests that are passed on at the moment
+	forwarding atomic.Int32              // requests that are forwarded at the moment
+	unkept     atomic.Pointer[unkeptOne] // what sends token requests where Base is an *http.Transport
 }
+
+// unkeptOne is an *http.Transport like another one, without its connections and without keeping any.
+type unkeptOne struct{ like, transport *http.Transport }
+
+// Format writes the type and nothing of what it holds, whatever the verb. It implements [fmt.Formatter].
+func (*Transport) Format(state fmt.State, verb rune) {
+	formatText(state, verb, "applebusiness.Transport")
+}
+
+// LogValue returns the type and nothing of what it holds. It implements [slog.LogValuer].
+func (*Transport) LogValue() slog.Value { return slog.StringValue("applebusiness.Transport") }
 
 // ownBase marks the context of a request that a Transport has sent, to find one that is its own Base.
 type ownBase struct{ t *Transport }
@@ -70,111 +99,196 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r == nil || r.URL == nil {
 		return nil, unsafeRequest("there is no request URL")
 	}
-	tokenURL, _ := url.Parse(t.TokenURL)
-	usable := tokenURL != nil && tokenURL.Scheme != "" && tokenURL.Host != ""
-	isPost := strings.EqualFold(r.Method, http.MethodPost)
-	switch first, caused := redirectedTokenRequest(r, tokenURL); {
-	case caused:
-		return t.refuse(r, t.redirectRefused(first))
-	case !isPost:
-		return t.pass(r)
-	case !usable:
-		return t.refuse(r, unsafeRequest("the Transport has no usable TokenURL"))
-	case !isSamePlace(r.URL, tokenURL):
-		return t.pass(r)
-	case !strings.EqualFold(r.URL.Scheme, tokenURL.Scheme):
-		return t.refuse(r, unsafeRequest("its scheme is not the TokenURL's"))
-	case port(r.URL) != port(tokenURL):
-		return t.pass(r)
+	tokenURL := parseTokenURL(t.TokenURL)
+	if first, caused := redirectedTokenRequest(r, tokenURL); caused {
+		return t.refuse(r, redirectRefused(first, first.Request))
+	}
+	isToken, failure := judge(r, tokenURL)
+	switch {
+	case failure != nil:
+		return t.refuse(r, failure)
+	case !isToken:
+		return t.forward(r, t.base())
 	case hasBasicCredentials(r):
 		closeBody(r) // not reported: x/oauth2 sends the request again, as it should be
 		return nil, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body")
-	case !isForm(r.Header):
-		return t.pass(r)
+	case !isForm(r):
+		return t.forwardToken(r)
 	}
 	form, failure := readForm(r)
 	if failure != nil {
 		return t.refuse(r, failure)
 	}
-	response, failure := t.send(r, form)
+	response, failure := t.send(&sending{r: r, form: form})
 	if failure != nil {
-		failure.Endpoint, failure.GrantType = TokenEndpoint, cut(form["grant_type"], maxCode) // a new *Error, nobody has it yet
+		failure.Endpoint, failure.GrantType = TokenEndpoint, redact.Cut(form["grant_type"], maxCode) // a new *Error, nobody has it yet
 		return nil, t.report(failure)
 	}
 	return response, nil
 }
 
+// parseTokenURL returns nil for what is no absolute URL of HTTP.
+func parseTokenURL(tokenURL string) *url.URL {
+	parsed, err := url.Parse(tokenURL)
+	if err != nil || parsed.Host == "" || !strings.EqualFold(parsed.Scheme, "http") && !strings.EqualFold(parsed.Scheme, "https") {
+		return nil
+	}
+	return parsed
+}
+
+// judge reports whether r is a POST to the token endpoint, or returns why it must not be sent. It fails closed: what looks
+// like a token request and is not quite one does not pass.
+func judge(r *http.Request, tokenURL *url.URL) (isToken bool, failure *Error) {
+	switch {
+	case tokenURL == nil && isPost(r):
+		return false, unsafeRequest("the Transport has no usable TokenURL")
+	case tokenURL == nil || hostOf(r.URL) != hostOf(tokenURL):
+		return false, nil
+	case isPost(r) && pathOf(r.URL) == pathOf(tokenURL) && !strings.EqualFold(r.URL.Scheme, tokenURL.Scheme):
+		return false, unsafeRequest("its scheme is not the TokenURL's")
+	case isPost(r) && isSamePlace(r.URL, tokenURL):
+		if strings.EqualFold(r.URL.Scheme, "http") && !isLoopback(r.URL) {
+			return false, unsafeRequest("plain http would show its secrets; use https, which only loopback may do without")
+		}
+		return true, nil
+	}
+	hasGrantType, failure := lookForGrantType(r)
+	if hasGrantType {
+		failure = unsafeRequest("a form with a grant_type goes to the TokenURL's host, and not to the TokenURL itself")
+	}
+	return false, failure
+}
+
+// lookForGrantType reports whether r is a form with a grant_type, and leaves its body as it was.
+func lookForGrantType(r *http.Request) (bool, *Error) {
+	if !isForm(r) || r.Body == nil {
+		return false, nil
+	}
+	body, failure := readBody(r)
+	if len(body) > 0 { // a RoundTripper may consume a body, and the next one has to find it whole
+		r.Body = struct {
+			io.Reader
+			io.Closer
+		}{bytes.NewReader(body), r.Body}
+	}
+	return hasField(string(body), "grant_type"), failure
+}
+
+// hasField reports whether a form has a field, in whatever letters.
+func hasField(form, field string) bool {
+	for piece := range strings.FieldsFuncSeq(form, func(r rune) bool { return r == '&' || r == ';' }) {
+		name, _, _ := strings.Cut(piece, "=")
+		if decoded, err := url.QueryUnescape(name); err == nil && strings.EqualFold(strings.TrimSpace(decoded), field) {
+			return true
+		}
+	}
+	return false
+}
+
+// sending is a token request on its way.
+type sending struct {
+	r    *http.Request // as it came
+	form map[string]string
+
+	looked, connected atomic.Bool  // for a connection; it had one
+	writes            atomic.Int32 // several where Base sends again
+}
+
 // send sends a token request and returns a whole response, or why there is none.
-func (t *Transport) send(r *http.Request, form map[string]string) (*http.Response, *Error) {
-	if err := r.Context().Err(); err != nil {
+func (t *Transport) send(s *sending) (*http.Response, *Error) {
+	if err := s.r.Context().Err(); err != nil {
 		return nil, &Error{Reason: ErrNoResponse, detail: "the context had ended before anything was sent", err: err, ended: true, unsent: true}
 	}
-	if r.Context().Value(ownBase{t}) != nil {
+	if s.r.Context().Value(ownBase{t}) != nil {
 		return nil, unsafeRequest(isItsOwnBase)
 	}
-	ctx, cancel := earlierDeadline(context.WithValue(r.Context(), ownBase{t}, true))
+	ctx, cancel := earlierDeadline(context.WithValue(s.r.Context(), ownBase{t}, true))
 	defer cancel()
-	var looked, connected atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn: func(string) { looked.Store(true) },
-		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+		GetConn:      func(string) { s.looked.Store(true) },
+		GotConn:      func(httptrace.GotConnInfo) { s.connected.Store(true) },
+		WroteHeaders: func() { s.writes.Add(1) },
 	})
-	response, err := t.base().RoundTrip(jsonRequest(r.WithContext(ctx), form))
+	base, out := t.unkeptBase(), jsonRequest(s.r.WithContext(ctx), s.form)
+	if _, ok := base.(*http.Transport); ok {
+		pace(out)
+	}
+	response, err := base.RoundTrip(out)
 	if err == nil && response == nil {
 		err = errNoResult
 	}
-	if err != nil {
-		if e := find(err); e != nil { // another Transport's
-			copied := *e
-			return nil, &copied
-		}
-		failed := describeNetwork(err)
-		return nil, &Error{
-			Reason: ErrNoResponse, detail: failed.text, err: err,
-			unsent: failed.unsent || looked.Load() && !connected.Load(),
-		}
+	if err == nil {
+		body, readErr := readResponse(response)
+		return t.finish(s, response, body, readErr)
 	}
-	body, readErr := readResponse(response)
-	return t.finish(r, response, body, readErr, form)
+	if e := find(err); e != nil { // another Transport's
+		copied := *e
+		return nil, &copied
+	}
+	failed := neterr.Of(err)
+	e := &Error{Reason: ErrNoResponse, detail: failed.Words, err: err}
+	e.unsent = !s.connected.Load() && (failed.Unsent || s.looked.Load())
+	switch {
+	case err == errNoResult:
+		e.detail = "the Transport's Base returned neither a response nor an error"
+	case e.unsent:
+		e.detail += "; nothing was sent"
+	}
+	return nil, e
 }
 
-// finish makes of what Base returned what x/oauth2 understands. If the response breaks off and holds nothing, it returns
-// why there is none.
-func (t *Transport) finish(r *http.Request, response *http.Response, body []byte, readErr error, form map[string]string) (*http.Response, *Error) {
+// finish rewrites the response so that x/oauth2 decodes it. If it breaks off and holds nothing, finish returns why there is
+// none.
+func (t *Transport) finish(s *sending, response *http.Response, body []byte, readErr error) (*http.Response, *Error) {
 	if response.Header == nil {
 		response.Header = make(http.Header)
 	}
-	response.Request = publicRequest(r, form["grant_type"])
+	response.Request = publicRequest(s.r, s.form["grant_type"])
 	if isSuccess(response.StatusCode) {
 		if fitted := fitToken(body); fitted != nil {
 			return withBody(response, fitted), nil
 		}
 	}
-	failure := parseFailure(response, body, readErr, &tokenRequest{fields: form})
-	switch isRedirect := response.StatusCode >= 300 && response.StatusCode <= 399 && response.Header.Get("Location") != ""; {
+	failure := parseFailure(response, body, readErr, &tokenRequest{fields: s.form})
+	failure.ResponseLost = s.writes.Load() > 1 && (failure.Reason == ErrInvalidRefreshToken || failure.Reason == "" && failure.Code == CodeInvalidGrant)
+	switch {
 	case isSuccess(response.StatusCode) && failure.Reason == ErrNoResponse:
 		return nil, failure
 	case isSuccess(response.StatusCode):
 		body = fitError(body, failure)
-	case isRedirect && failure.Reason == ErrMalformedResponse:
+	case isRedirect(response) && failure.Reason == ErrMalformedResponse:
 		failure.detail = redirected
 	}
-	_ = t.report(failure)
-	response.Request = carry(response.Request, failure)
-	return withBody(response, body), nil
+	return withBody(t.withFailure(response, failure), body), nil
 }
 
-// pass hands a request that is no token request to Base.
-func (t *Transport) pass(r *http.Request) (*http.Response, error) {
-	base := t.base()
+// withFailure reports failure, and returns response with it, and without what would make http.Client follow a redirect.
+func (t *Transport) withFailure(response *http.Response, failure *Error) *http.Response {
+	deleteHeader(response.Header, "Location")
+	_ = t.report(failure)
+	response.Request = carry(response.Request, failure)
+	return response
+}
+
+// forwardToken hands a POST to the token endpoint that is no form to Base. Its redirect is not followed either.
+func (t *Transport) forwardToken(r *http.Request) (*http.Response, error) {
+	response, err := t.forward(r, t.unkeptBase())
+	if err == nil && isRedirect(response) {
+		return t.withFailure(response, redirectRefused(response, r)), nil
+	}
+	return response, err
+}
+
+// forward hands a request to base as it is.
+func (t *Transport) forward(r *http.Request, base http.RoundTripper) (*http.Response, error) {
 	if base == http.RoundTripper(t) || r.Context().Value(ownBase{t}) != nil {
 		closeBody(r)
 		return nil, unsafeRequest(isItsOwnBase)
 	}
 	sent := r
 	if _, ok := base.(*http.Transport); !ok { // it may lead back to t, which shows at the second pass
-		defer atomic.AddInt32(&t.passing, -1)
-		if atomic.AddInt32(&t.passing, 1) > 1 {
+		defer t.forwarding.Add(-1)
+		if t.forwarding.Add(1) > 1 {
 			sent = r.WithContext(context.WithValue(r.Context(), ownBase{t}, true))
 		}
 	}
@@ -206,6 +320,39 @@ func (t *Transport) base() http.RoundTripper {
 	return t.Base
 }
 
+// unkeptBase returns Base, or instead of an *http.Transport one like it that keeps no connections. Request.Close alone
+// would still take one that a request to the API has left there.
+func (t *Transport) unkeptBase() http.RoundTripper {
+	base, ok := t.base().(*http.Transport)
+	if !ok || base == nil {
+		return t.base()
+	}
+	found := t.unkept.Load()
+	if found == nil || found.like != base {
+		found = &unkeptOne{like: base, transport: base.Clone()}
+		found.transport.DisableKeepAlives = true
+		if base.TLSNextProto["h2"] != nil { // it has base's connections of HTTP/2
+			found.transport.TLSNextProto, found.transport.ForceAttemptHTTP2 = nil, true
+		}
+		t.unkept.Store(found)
+	}
+	return found.transport
+}
+
+// pace makes net/http wait before it sends r again: what HTTP/2 refuses unprocessed, each time on a new connection.
+func pace(r *http.Request) {
+	getBody, wait := r.GetBody, 50*time.Millisecond
+	r.GetBody = func() (io.ReadCloser, error) {
+		select {
+		case <-time.After(wait):
+			wait *= 2
+			return getBody()
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	}
+}
+
 // report hands failure to OnError, and returns it.
 func (t *Transport) report(failure *Error) error {
 	if t.OnError != nil {
@@ -221,9 +368,6 @@ func unsafeRequest(detail string) *Error {
 // refuse closes the body of r, as a RoundTripper must.
 func (t *Transport) refuse(r *http.Request, failure *Error) (*http.Response, error) {
 	closeBody(r)
-	if carriedError(causeOf(r)) == failure {
-		return nil, failure // reported with the response
-	}
 	return nil, t.report(failure)
 }
 
@@ -233,24 +377,17 @@ func closeBody(r *http.Request) {
 	}
 }
 
-// causeOf returns the request whose response made http.Client send r, or nil.
-func causeOf(r *http.Request) *http.Request {
-	if r.Response == nil {
-		return nil
-	}
-	return r.Response.Request
-}
-
 // redirectedTokenRequest reports whether http.Client sends r because a token request was redirected, and returns the
-// token endpoint's response. Where a RoundTripper has removed a request from that chain nobody can tell, and a POST is
-// taken for one.
+// response that did so. Where a RoundTripper has removed a request from that chain nobody can tell, and a POST is taken
+// for one.
 func redirectedTokenRequest(r *http.Request, tokenURL *url.URL) (first *http.Response, caused bool) {
 	for response := r.Response; response != nil; {
 		earlier := response.Request
 		if earlier == nil {
-			return response, strings.EqualFold(r.Method, http.MethodPost)
+			return response, isPost(r)
 		}
-		if strings.EqualFold(earlier.Method, http.MethodPost) && earlier.URL != nil && tokenURL != nil && isSamePlace(earlier.URL, tokenURL) {
+		toEndpoint := earlier.URL != nil && tokenURL != nil && isSamePlace(earlier.URL, tokenURL)
+		if isPost(earlier) && (toEndpoint || readTokenRequest(earlier).grantType() != "") {
 			return response, true
 		}
 		response = earlier.Response
@@ -258,24 +395,33 @@ func redirectedTokenRequest(r *http.Request, tokenURL *url.URL) (first *http.Res
 	return nil, false
 }
 
-// redirectRefused returns the error for a redirect of a token request: the one that came with its response, if there is.
-func (t *Transport) redirectRefused(first *http.Response) *Error {
-	if e := carriedError(first.Request); e != nil {
+// redirectRefused returns the error for a redirect of the token request r: the one that came with its response, if there
+// is.
+func redirectRefused(response *http.Response, r *http.Request) *Error {
+	if e := carriedError(r); e != nil {
 		return e
 	}
-	return &Error{
-		Endpoint: TokenEndpoint, StatusCode: first.StatusCode, Reason: ErrMalformedResponse,
-		GrantType: readTokenRequest(first.Request).grantType(), detail: redirected,
-	}
+	sent := readTokenRequest(r)
+	e := &Error{Reason: ErrMalformedResponse, GrantType: sent.grantType(), detail: redirected}
+	e.receive(response.StatusCode, response.Header, sent)
+	return e
 }
 
 const redirected = "the token endpoint sent a redirect, which no token request may follow"
 
-// isSamePlace compares host and path.
-func isSamePlace(a, b *url.URL) bool {
-	host := func(u *url.URL) string { return strings.TrimSuffix(u.Hostname(), ".") }
-	return strings.EqualFold(host(a), host(b)) && cmp.Or(a.Path, "/") == cmp.Or(b.Path, "/")
+func isRedirect(response *http.Response) bool {
+	return response.StatusCode >= 300 && response.StatusCode <= 399 && response.Header.Get("Location") != ""
 }
+
+func isPost(r *http.Request) bool { return strings.EqualFold(r.Method, http.MethodPost) }
+
+func isSamePlace(a, b *url.URL) bool {
+	return strings.EqualFold(a.Scheme, b.Scheme) && hostOf(a) == hostOf(b) && port(a) == port(b) && pathOf(a) == pathOf(b)
+}
+
+func hostOf(u *url.URL) string { return strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")) }
+
+func pathOf(u *url.URL) string { return cmp.Or(u.Opaque, u.EscapedPath(), "/") }
 
 func port(u *url.URL) string {
 	switch {
@@ -288,14 +434,38 @@ func port(u *url.URL) string {
 	}
 }
 
-func hasBasicCredentials(r *http.Request) bool {
-	scheme, _, _ := strings.Cut(strings.TrimSpace(r.Header.Get("Authorization")), " ")
-	return strings.EqualFold(scheme, "Basic")
+func isLoopback(u *url.URL) bool {
+	address, err := netip.ParseAddr(hostOf(u))
+	return hostOf(u) == "localhost" || err == nil && address.Unmap().IsLoopback()
 }
 
-func isForm(header http.Header) bool {
-	mediaType, _, _ := strings.Cut(header.Get("Content-Type"), ";")
-	return strings.EqualFold(strings.TrimSpace(mediaType), formType)
+// headerValues returns all values of a header, however its name is written in the map.
+func headerValues(header http.Header, name string) []string {
+	var values []string
+	for key, several := range header {
+		if strings.EqualFold(key, name) {
+			values = append(values, several...)
+		}
+	}
+	return values
+}
+
+func deleteHeader(header http.Header, name string) {
+	maps.DeleteFunc(header, func(key string, _ []string) bool { return strings.EqualFold(key, name) })
+}
+
+func hasBasicCredentials(r *http.Request) bool {
+	return slices.ContainsFunc(headerValues(r.Header, "Authorization"), func(value string) bool {
+		fields := strings.Fields(value)
+		return len(fields) > 0 && strings.EqualFold(fields[0], "Basic")
+	})
+}
+
+func isForm(r *http.Request) bool {
+	return slices.ContainsFunc(headerValues(r.Header, "Content-Type"), func(value string) bool {
+		mediaType, _, _ := strings.Cut(value, ";")
+		return strings.EqualFold(strings.TrimSpace(mediaType), formType)
+	})
 }
 
 const (
@@ -303,49 +473,20 @@ const (
 	jsonType = "application/json"
 )
 
-// readForm returns the fields of a token request's body, and closes it.
-func readForm(r *http.Request) (map[string]string, *Error) {
-	fields := make(map[string]string)
-	if r.Body == nil {
-		return fields, nil
-	}
-	defer r.Body.Close()
-	body, err := readAll(r.Body, maxBody+1)
-	if err != nil {
-		e := unsafeRequest("its body cannot be read")
-		e.err = err
-		return nil, e
-	}
-	if len(body) > maxBody {
-		return nil, unsafeRequest("its body is larger than 64 KiB")
-	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return nil, unsafeRequest("its form does not decode")
-	}
-	for name, values := range form {
-		if len(values) > 1 {
-			return nil, unsafeRequest("a field of its form is repeated")
-		}
-		if !utf8.ValidString(name) || !utf8.ValidString(values[0]) {
-			return nil, unsafeRequest("a field of its form is not UTF-8")
-		}
-		fields[name] = values[0]
-	}
-	return fields, nil
-}
-
-// jsonRequest returns a copy of r that carries fields as one flat JSON object.
+// jsonRequest returns a copy of r that carries fields as one flat JSON object, on a connection of its own.
 func jsonRequest(r *http.Request, fields map[string]string) *http.Request {
 	body, _ := json.Marshal(fields) // strings always marshal
 	out := r.Clone(r.Context())
 	out.Method = http.MethodPost
-	out.Header.Set("Content-Type", jsonType)
-	out.Header.Set("Accept", jsonType)
+	for name, value := range map[string]string{"Content-Type": jsonType, "Accept": jsonType, "Accept-Encoding": "identity"} {
+		deleteHeader(out.Header, name)
+		out.Header.Set(name, value)
+	}
 	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	out.Body, _ = out.GetBody()
 	out.ContentLength = int64(len(body))
 	out.TransferEncoding = nil
+	out.Close = true
 	return out
 }
 
@@ -358,261 +499,17 @@ func earlierDeadline(parent context.Context) (context.Context, context.CancelFun
 	return context.WithDeadline(parent, deadline.Add(-min(time.Until(deadline)/4, 500*time.Millisecond)))
 }
 
-// publicRequest returns what of a token request may be seen by whoever gets its response: where it went, and the
-// grant_type.
-func publicRequest(r *http.Request, grantType string) *http.Request {
-	form := url.Values{"grant_type": {grantType}}.Encode()
-	public := &http.Request{
-		Method:        http.MethodPost,
-		URL:           &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path, RawPath: r.URL.RawPath},
-		Proto:         r.Proto,
-		ProtoMajor:    r.ProtoMajor,
-		ProtoMinor:    r.ProtoMinor,
-		Host:          r.Host,
-		Header:        http.Header{"Content-Type": {formType}},
-		ContentLength: int64(len(form)),
-		Response:      r.Response,
-		GetBody:       func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(form)), nil },
-	}
-	public.Body = &publicBody{Reader: strings.NewReader(form), form: form}
-	return public.WithContext(r.Context())
-}
-
-// publicBody is the body of a public request, from which readTokenRequest has the form where a RoundTripper dropped GetBody.
-type publicBody struct {
-	*strings.Reader
-	form string
-}
-
-func (*publicBody) Close() error { return nil }
-
-// carried is the value under which a response's Request holds the failure that the response means.
-type carried struct {
-	request *http.Request // not a copy of it, which may be about something else
-	failure *Error
-}
-
-type carriedKey struct{}
-
-// carry returns a copy of request that holds failure.
-func carry(request *http.Request, failure *Error) *http.Request {
-	value := &carried{failure: failure}
-	value.request = request.WithContext(context.WithValue(request.Context(), carriedKey{}, value))
-	return value.request
-}
-
-// carriedError returns the failure that request holds, or nil.
-func carriedError(request *http.Request) *Error {
-	if request == nil {
-		return nil
-	}
-	value, _ := request.Context().Value(carriedKey{}).(*carried)
-	if value == nil || value.request != request {
-		return nil
-	}
-	return value.failure
-}
-
 // withBody gives response a body that was read.
 func withBody(response *http.Response, body []byte) *http.Response {
 	body = trimMark(body)
 	response.Body = io.NopCloser(bytes.NewReader(body))
 	response.ContentLength = int64(len(body))
 	response.TransferEncoding = nil
-	if strings.EqualFold(response.Header.Get("Content-Encoding"), "gzip") {
+	if strings.HasSuffix(strings.ToLower(response.Header.Get("Content-Encoding")), "gzip") {
 		response.Header.Del("Content-Encoding") // unzipped by now
 	}
 	if isSuccess(response.StatusCode) || len(body) > 0 && (body[0] == '{' || body[0] == '[') {
 		response.Header.Set("Content-Type", jsonType)
 	}
 	return response
-}
-
-// wireToken is what x/oauth2 takes: one member of another type, and it takes nothing.
-type wireToken struct {
-	AccessToken  string      `json:"access_token"`
-	TokenType    string      `json:"token_type"`
-	RefreshToken string      `json:"refresh_token"`
-	ExpiresIn    json.Number `json:"expires_in"`
-	Error        string      `json:"error"`
-	Description  string      `json:"error_description"`
-	URI          string      `json:"error_uri"`
-}
-
-// fitToken returns the body of a success so that x/oauth2 reads the same token from it as [ParseTokenResponse] does, and
-// nil for one without a token. A body of which it does so anyway is returned as it is.
-func fitToken(body []byte) []byte {
-	var plain wireToken
-	if err := json.Unmarshal(trimMark(body), &plain); err == nil && plain.AccessToken != "" && plain.Error == "" {
-		if seconds, err := plain.ExpiresIn.Int64(); err == nil && seconds != 0 {
-			return body
-		}
-	}
-	found, value, ok := decodeSuccess(body)
-	if !ok {
-		return nil
-	}
-	members := make(map[string]json.RawMessage)
-	decodes(value, &members)
-	for name := range members {
-		switch strings.ToLower(name) {
-		case "access_token", "token_type", "refresh_token", "expires_in", "error", "error_description", "error_uri":
-			delete(members, name)
-		}
-	}
-	seconds := int64(parseLife(found.ExpiresIn, value) / time.Second)
-	if seconds == 0 {
-		seconds = -1 // x/oauth2 takes 0 for a token that never expires
-	}
-	members["expires_in"] = json.RawMessage(strconv.FormatInt(seconds, 10))
-	for name, member := range map[string]any{"access_token": found.AccessToken, "token_type": found.TokenType, "refresh_token": found.RefreshToken} {
-		if text, ok := member.(string); ok {
-			members[name], _ = json.Marshal(text)
-		}
-	}
-	fitted, _ := json.Marshal(members)
-	return fitted
-}
-
-// fitError returns the body of a 2xx without a token so that x/oauth2 takes it for an error, and the response with it. A
-// body of which it does so anyway is returned as it is.
-func fitError(body []byte, failure *Error) []byte {
-	var plain wireToken
-	if json.Unmarshal(trimMark(body), &plain) == nil && plain.Error != "" {
-		return body
-	}
-	fitted := *failure
-	fitted.Code = cmp.Or(fitted.Code, Code(fitted.Reason))
-	body, _ = json.Marshal(&fitted)
-	return body
-}
-
-// networkFailure is what this package knows about an error of an HTTP client.
-type networkFailure struct {
-	text   string // in our own words
-	passes bool   // the same may work later
-	known  bool   // to be a failure of the network
-	unsent bool   // no connection was made
-	own    bool   // this process lacks something
-}
-
-// networkFailures tells failures of net/http and the packages below it by their texts, since most have no exported type. The
-// first that matches is it: those that do not pass come first, for their text may hold another one's.
-var networkFailures = []struct {
-	text string
-	networkFailure
-}{
-	{"malformed HTTP", networkFailure{text: "the response is not HTTP", known: true}},
-	{"malformed MIME header", networkFailure{text: "the response is not HTTP", known: true}},
-	{"malformed chunked encoding", networkFailure{text: "the response is not HTTP", known: true}},
-	{"multiple Content-Length", networkFailure{text: "the response is not HTTP", known: true}},
-	{"bad Content-Length", networkFailure{text: "the response is not HTTP", known: true}},
-	{"unsupported transfer encoding", networkFailure{text: "the response is not HTTP", known: true}},
-	{"too many transfer encodings", networkFailure{text: "the response is not HTTP", known: true}},
-	{"server response headers exceeded", networkFailure{text: "the response is not HTTP", known: true}},
-	{"invalid byte in chunk length", networkFailure{text: "the response is not HTTP", known: true}},
-	{"no such host", networkFailure{text: "DNS does not know the host", known: true, unsent: true}},
-	{"x509: ", networkFailure{text: "TLS: the certificate is not trusted", known: true}},
-	{"tls: failed to verify certificate", networkFailure{text: "TLS: the certificate is not trusted", known: true}},
-	{"tls: first record does not look like a TLS handshake", networkFailure{text: "TLS: the server does not speak it", known: true}},
-	{"server gave HTTP response to HTTPS client", networkFailure{text: "TLS: the server does not speak it", known: true}},
-	{"tls: internal error", networkFailure{text: "TLS failed", known: true, passes: true}},
-	{"tls: bad record MAC", networkFailure{text: "TLS failed", known: true, passes: true}},
-	{"tls: use of closed connection", networkFailure{text: "TLS failed", known: true, passes: true}},
-	{"tls: ", networkFailure{text: "TLS failed", known: true}},
-	{"unsupported protocol scheme", networkFailure{text: "the URL's scheme is not HTTP", known: true, unsent: true}},
-	{"no Host in request URL", networkFailure{text: "the URL has no host", known: true, unsent: true}},
-	{"stopped after 10 redirects", networkFailure{text: "the redirects do not end", known: true}},
-	{"too many open files", networkFailure{text: "this process has too many open files", known: true, passes: true, unsent: true, own: true}},
-	{"cannot assign requested address", networkFailure{text: "this process has no free port", known: true, passes: true, unsent: true, own: true}},
-	{"TLS handshake timeout", networkFailure{text: "the TLS handshake timed out", known: true, passes: true, unsent: true}},
-	{"server misbehaving", networkFailure{text: "DNS failed", known: true, passes: true, unsent: true}},
-	{"connection refused", networkFailure{text: "the connection was refused", known: true, passes: true}},
-	{"actively refused", networkFailure{text: "the connection was refused", known: true, passes: true}}, // Windows
-	{"connection reset", networkFailure{text: "the connection was reset", known: true, passes: true}},
-	{"broken pipe", networkFailure{text: "the connection was reset", known: true, passes: true}},
-	{"forcibly closed", networkFailure{text: "the connection was reset", known: true, passes: true}}, // Windows
-	{"use of closed network connection", networkFailure{text: "the connection was reset", known: true, passes: true}},
-	{"network is unreachable", networkFailure{text: "the network is unreachable", known: true, passes: true}},
-	{"no route to host", networkFailure{text: "the network is unreachable", known: true, passes: true}},
-	{"http: server closed idle connection", networkFailure{text: "the connection was reset", known: true, passes: true}},
-	{"GOAWAY", networkFailure{text: "the connection was reset: HTTP/2 GOAWAY", known: true, passes: true}},
-	{"stream error: ", networkFailure{text: "the connection was reset: HTTP/2 stream error", known: true, passes: true}},
-	{"connection error: ", networkFailure{text: "the connection was reset: HTTP/2 connection error", known: true, passes: true}},
-	{"http2: ", networkFailure{text: "the connection was reset: HTTP/2", known: true, passes: true}},
-	{"transport connection broken", networkFailure{text: "the connection was reset", known: true, passes: true}},
-	{"context canceled", networkFailure{text: "the request was canceled", known: true}},
-	{"i/o timeout", networkFailure{text: "timed out", known: true, passes: true}},
-	{"context deadline exceeded", networkFailure{text: "timed out", known: true, passes: true}},
-	{"Client.Timeout", networkFailure{text: "timed out", known: true, passes: true}},
-	{"timeout awaiting response headers", networkFailure{text: "timed out", known: true, passes: true}},
-	{"unexpected EOF", networkFailure{text: "the response was truncated", known: true, passes: true}},
-}
-
-// describeNetwork tells a failure of an HTTP client that passes (a timeout, a connection that broke) from one that does
-// not (an unknown host, a certificate). What it does not know is not known to be the network's; out of Transport that
-// passes too.
-func describeNetwork(err error) networkFailure {
-	text := textOf(err)
-	visit(err, func(node error) bool { // a URL may hold any word
-		if wrapper, ok := node.(*url.Error); ok {
-			text = textOf(wrapper.Err)
-		}
-		return false
-	})
-	found := networkFailure{text: "the connection failed", passes: true}
-	for _, candidate := range networkFailures {
-		if strings.Contains(text, candidate.text) {
-			found = candidate.networkFailure
-			break
-		}
-	}
-	switch {
-	case is(err, errNoResult):
-		return networkFailure{text: "the Transport's Base returned neither a response nor an error", known: true, own: true}
-	case found.known:
-	case proxyStatus(text) != 0:
-		found = networkFailure{text: "the proxy refused the connection", known: true, passes: isTransient(proxyStatus(text))}
-	case isTimeout(err):
-		found = networkFailure{text: "timed out", known: true, passes: true}
-	case is(err, io.EOF) || text == "EOF" || is(err, io.ErrUnexpectedEOF):
-		found = networkFailure{text: "the connection was reset", known: true, passes: true}
-	}
-	for _, op := range []string{"dial ", "proxyconnect ", "socks connect "} {
-		found.unsent = found.unsent || strings.HasPrefix(text, op) // a *net.OpError of which only the text is left
-	}
-	visit(err, func(node error) bool {
-		switch node := node.(type) {
-		case *net.OpError:
-			found.known = true
-			found.unsent = found.unsent || node.Op == "dial" || node.Op == "proxyconnect" || node.Op == "socks connect"
-		case *net.DNSError:
-			found = networkFailure{text: "DNS failed", known: true, passes: !node.IsNotFound, unsent: true}
-			if node.IsNotFound {
-				found.text = "DNS does not know the host"
-			}
-		}
-		return false
-	})
-	return found
-}
-
-// proxyStatus returns the status of which text is the reason phrase, and 0 for another text. The phrase is all that
-// net/http says of a proxy that refuses CONNECT.
-func proxyStatus(text string) int {
-	for status := 400; status <= 599; status++ {
-		if phrase := http.StatusText(status); phrase != "" && strings.EqualFold(text, phrase) {
-			return status
-		}
-	}
-	return 0
-}
-
-// isTimeout reports whether err is about something that took too long.
-func isTimeout(err error) bool {
-	return visit(err, func(node error) (found bool) {
-		defer func() { _ = recover() }() // a *url.Error asks what it wraps, which may be a nil pointer
-		timeout, ok := node.(interface{ Timeout() bool })
-		return ok && timeout.Timeout()
-	})
 }

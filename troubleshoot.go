@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
 
 // Action says what the caller should do about an error.
@@ -76,7 +78,8 @@ const (
 	CauseClientSecretReplaced Cause = "client_secret_replaced"
 	// CauseAppRemoved means that the partner's app was deleted at Apple, which ends all grants for good.
 	CauseAppRemoved Cause = "app_removed"
-	// CauseResponseLost means that the response to an earlier refresh was lost, and with it the refresh token that it brought.
+	// CauseResponseLost means that the response to an earlier request with the same token or code was lost, and with it the
+	// refresh token that it brought.
 	CauseResponseLost Cause = "response_lost"
 	// CauseVerifierMismatch means that the code_verifier does not belong to the code_challenge of the authorization request.
 	CauseVerifierMismatch Cause = "verifier_mismatch"
@@ -100,7 +103,7 @@ func (c Cause) Description() string {
 	case CauseAppRemoved:
 		return "The app was deleted at Apple, which ends all its grants."
 	case CauseResponseLost:
-		return "The response to an earlier refresh was lost, and with it the new refresh token."
+		return "The response to an earlier request was lost, and with it the new refresh token."
 	case CauseVerifierMismatch:
 		return "The code_verifier does not belong to the code_challenge of the authorization request."
 	case CauseUserDenied:
@@ -121,7 +124,7 @@ type Advice struct {
 // [Code], or else about the failure of a context or of the network. It returns the zero Advice for nil, for
 // context.Canceled and for errors that it does not know.
 //
-// A transient status (408, 425, 429, and 5xx except 501 and 505) beats the code, so that during an outage nobody is asked to
+// A transient status (408, 425, 429, and 5xx except 501, 505 and 511) beats the code, so that during an outage nobody is asked to
 // reconnect: errors.Is(err, ErrInvalidRefreshToken) can be true at a 503, and only the Action says that a grant is dead.
 // "Invalid refresh_token" has two causes by Apple's table, and a third in a fleet of processes; the GrantType tells which.
 // A failure that is not known to come from an HTTP client, such as a database's, is never described as Apple's.
@@ -162,6 +165,7 @@ type Advice struct {
 //	ErrUnsafeTokenRequest      fix_request       app       no
 //	ErrNoRefreshToken          fix_request       unknown   no
 //	ErrUnsafeState             fix_request       app       no
+//	ErrManyRefusals            fix_registration  app       no
 //
 // After an authorization_code request ErrInvalidRefreshToken, ErrNoResponse, ErrUnavailable, ErrServer and
 // ErrUnknownServerError are ActionStartOver, except for an ErrNoResponse of which nothing was sent. Errors of the
@@ -173,7 +177,7 @@ func Troubleshoot(err error) Advice {
 	var advice Advice
 	if e := find(err); e != nil {
 		advice = e.advice()
-		if is(err, context.Canceled) && advice.Action == ActionRetry && e.Reason == ErrNoResponse {
+		if neterr.Is(err, context.Canceled) && advice.Action == ActionRetry && e.Reason == ErrNoResponse {
 			advice = Advice{}
 		}
 	} else {
@@ -191,83 +195,110 @@ func Troubleshoot(err error) Advice {
 // nothing was sent: [Transport] knows that no connection was made. Without Transport a failure of the network does not tell
 // the grant_type; let the user start over rather than send a code again.
 func Retryable(err error) bool {
-	if Troubleshoot(err).Action != ActionRetry || is(err, context.Canceled) {
+	if Troubleshoot(err).Action != ActionRetry || neterr.Is(err, context.Canceled) {
 		return false
 	}
 	e := find(err)
 	return e == nil || e.Endpoint != AuthorizationEndpoint
 }
 
-// advice is Troubleshoot for one Error, with shared Causes.
+// advice is Troubleshoot for one Error, with shared Causes. The status is looked at first, then the Reason, then the Code.
 func (e *Error) advice() Advice {
-	advice := e.lookUpAdvice()
-	if e.ResponseLost && advice.Action == ActionReauthorize {
+	advice, ok := e.adviceOfStatus()
+	if !ok {
+		advice, ok = e.adviceOfReason()
+	}
+	if !ok {
+		advice = e.adviceOfCode()
+	}
+	if e.ResponseLost && (advice.Action == ActionReauthorize || e.Reason == ErrInvalidRefreshToken && advice.Action == ActionStartOver) {
 		advice.Causes = append([]Cause{CauseResponseLost}, advice.Causes...)
 	}
-	return advice
+	return e.adviceOfAttempt(advice)
 }
 
-func (e *Error) lookUpAdvice() Advice {
-	isExchange := e.GrantType == GrantTypeAuthorizationCode
-	var advice Advice
-	switch byReason, ok := adviceByReason[e.Reason]; {
-	case e.StatusCode == http.StatusTooManyRequests || e.Reason == ErrRateLimited:
-		advice = adviceByReason[ErrRateLimited]
-		if isExchange && e.RetryAfter >= time.Minute { // nobody waits that long on a page
-			return Advice{ActionStartOver, advice.Impact, nil, advice.Remedy}
-		}
-		return advice
-	case isTransient(e.StatusCode):
-		advice = adviceTransient
-	case e.StatusCode == http.StatusNotImplemented || e.StatusCode == http.StatusHTTPVersionNotSupported || e.StatusCode > 599:
-		return adviceForeign
+func (e *Error) adviceOfStatus() (advice Advice, ok bool) {
+	switch {
+	case e.isRateLimited():
+		return adviceByReason[ErrRateLimited], true
+	case neterr.StatusPasses(e.StatusCode):
+		return adviceTransient, true
+	case e.StatusCode >= 500:
+		return adviceForeign, true
+	}
+	return Advice{}, false
+}
+
+func (e *Error) isRateLimited() bool {
+	return e.StatusCode == http.StatusTooManyRequests || e.Reason == ErrRateLimited
+}
+
+func (e *Error) adviceOfReason() (advice Advice, ok bool) {
+	switch {
+	case e.Reason == ErrInvalidRefreshToken, e.Reason == "" && e.Code == CodeInvalidGrant:
+		return e.deadGrantAdvice(), true
 	case e.Reason == ErrNoResponse:
-		advice = e.noResponseAdvice()
+		return e.noResponseAdvice(), true
 	case e.Reason == ErrMalformedResponse && e.edge:
-		advice = adviceEdge
-	case e.Reason == ErrInvalidRefreshToken || e.Reason == "" && e.Code == CodeInvalidGrant:
-		return e.deadGrantAdvice()
+		return adviceEdge, true
 	case e.Reason == ErrMissingParameter && isOfOneSession(e.Parameter):
-		return adviceMissingOfOneSession
+		return adviceMissingOfOneSession, true
+	}
+	advice, ok = adviceByReason[e.Reason]
+	return advice, ok
+}
+
+func (e *Error) adviceOfCode() Advice {
+	advice, ok := adviceByCode[e.Code]
+	switch {
 	case ok:
-		advice = byReason
+		return advice
 	case e.Endpoint == AuthorizationEndpoint && isDenial(e.Code):
-		advice = adviceByReason[ErrUserDenied]
+		return adviceByReason[ErrUserDenied]
 	case e.Code != "":
-		advice = adviceUndocumented
-		if byCode, ok := adviceByCode[e.Code]; ok {
-			advice = byCode
-		}
+		return adviceUndocumented
 	case e.StatusCode >= 300:
 		return adviceForeign
 	}
-	if advice.Action == ActionRetry && !(isExchange && e.unsent) && (isExchange || e.Endpoint == AuthorizationEndpoint) {
+	return Advice{}
+}
+
+// adviceOfAttempt makes a new start of what would be a retry, where a customer waits on a page and the code may be spent.
+func (e *Error) adviceOfAttempt(advice Advice) Advice {
+	isExchange := e.GrantType == GrantTypeAuthorizationCode
+	switch {
+	case advice.Action != ActionRetry, !isExchange && e.Endpoint != AuthorizationEndpoint:
+	case e.isRateLimited():
+		if isExchange && e.RetryAfter >= time.Minute { // nobody waits that long on a page
+			advice.Action = ActionStartOver
+		}
+	case isExchange && e.Unsent():
+	default:
 		advice.Action, advice.Remedy = ActionStartOver, remedyStartOver
 	}
 	return advice
 }
 
-// noResponseAdvice is about ErrNoResponse. Out of Transport a failure passes unless it is known not to.
+// noResponseAdvice is about ErrNoResponse. A failure that Transport does not know is treated as one that passes.
 func (e *Error) noResponseAdvice() Advice {
-	if e.ended {
+	failed := neterr.Of(e.err)
+	switch {
+	case e.ended:
 		return adviceContextEnded
-	}
-	if e.err == nil {
+	case e.err == nil:
 		return adviceConnection
-	}
-	switch failed := describeNetwork(e.err); {
-	case failed.own && !failed.passes:
-		return Advice{ActionFixRequest, ImpactApp, nil, "Correct the Transport's Base: it returned neither a response nor an error."}
-	case failed.own:
+	case neterr.Is(e.err, errNoResult):
+		return adviceNoResult
+	case failed.Own:
 		return adviceOwnLimit
-	case !failed.passes && !is(e.err, context.Canceled):
+	case !failed.Passes && !neterr.Is(e.err, context.Canceled):
 		return adviceUnreachable
 	}
 	return adviceConnection
 }
 
-// deadGrantAdvice is about "Invalid refresh_token", and about an invalid_grant whose text is not known. That the request
-// had a grant_type which Apple accepts excludes the code's other meaning; a text that means another error does not.
+// deadGrantAdvice is about "Invalid refresh_token", and about an invalid_grant whose text is not known. A refresh sends a
+// valid grant_type, so invalid_grant then means a dead grant, unless the text names another error.
 func (e *Error) deadGrantAdvice() Advice {
 	switch {
 	case e.GrantType == GrantTypeAuthorizationCode || e.Endpoint == AuthorizationEndpoint:
@@ -295,9 +326,9 @@ func isOfOneSession(parameter string) bool {
 
 // networkAdvice is about an error without an *Error: only what an HTTP client returned may be Apple's.
 func networkAdvice(err error) Advice {
-	failed := describeNetwork(err)
+	failed := neterr.Of(err)
 	var isRequest, isConnection bool
-	visit(err, func(node error) bool {
+	neterr.Visit(err, func(node error) bool {
 		switch node := node.(type) {
 		case *url.Error:
 			isRequest = isRequest || node.Op != "parse"
@@ -307,94 +338,91 @@ func networkAdvice(err error) Advice {
 		return false
 	})
 	switch {
-	case !failed.known || is(err, context.Canceled):
+	case !failed.Known || neterr.Is(err, context.Canceled):
 		return Advice{}
-	case failed.own:
+	case failed.Own:
 		return adviceOwnLimit
-	case isRequest && failed.passes:
+	case isRequest && failed.Passes:
 		return adviceConnection
 	case isRequest:
 		return adviceUnreachable
-	case failed.passes && (isConnection || isTimeout(err)):
+	case failed.Passes && (isConnection || neterr.Timeout(err)):
 		return adviceSomeConnection
 	}
 	return Advice{}
 }
 
+func fixRequest(remedy string) Advice {
+	return Advice{Action: ActionFixRequest, Impact: ImpactApp, Remedy: remedy}
+}
+
+func fixRegistration(remedy string) Advice {
+	return Advice{Action: ActionFixRegistration, Impact: ImpactApp, Remedy: remedy}
+}
+
 // The advice that several errors share.
 var (
 	adviceTransient = Advice{
-		ActionRetry, ImpactService, nil,
-		"Apple's service fails or is overloaded. Try again later with a backoff; nobody has to reconnect.",
+		Action: ActionRetry, Impact: ImpactService,
+		Remedy: "Apple's service fails or is overloaded. Try again later with a backoff; nobody has to reconnect.",
 	}
 	adviceConnection = Advice{
-		ActionRetry, ImpactService, nil,
-		"The connection to the endpoint failed or took too long. Try again later with a backoff; nobody has to reconnect.",
+		Action: ActionRetry, Impact: ImpactService,
+		Remedy: "The connection to the endpoint failed or took too long. Try again later with a backoff; nobody has to reconnect.",
 	}
 	adviceSomeConnection = Advice{
-		ActionRetry, ImpactUnknown, nil,
-		"A connection failed or took too long, and the error does not say whose. Try again later with a backoff.",
+		Action: ActionRetry, Impact: ImpactUnknown,
+		Remedy: "A connection failed or took too long, and the error does not say whose. Try again later with a backoff.",
 	}
 	adviceOwnLimit = Advice{
-		ActionRetry, ImpactApp, nil,
-		"This process has no file descriptor or port left for a connection. Close what is not used, or raise the limit.",
+		Action: ActionRetry, Impact: ImpactApp,
+		Remedy: "This process has no file descriptor or port left for a connection. Close what is not used, or raise the limit.",
 	}
 	adviceEdge = Advice{
-		ActionRetry, ImpactService, nil,
-		"The response looks like one by which the edge in front of Apple's services drops a request. Try again in a few minutes; nobody has to reconnect.",
+		Action: ActionRetry, Impact: ImpactService,
+		Remedy: "The response looks like one by which the edge in front of Apple's services drops a request. Try again in a few minutes; nobody has to reconnect.",
 	}
 	adviceUnreachable = Advice{
-		ActionCheckNetwork, ImpactService, nil,
-		"The endpoint cannot be reached. Check the host in the token URL, name resolution, the proxy and the trusted certificates. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile.",
+		Action: ActionCheckNetwork, Impact: ImpactService,
+		Remedy: "The endpoint cannot be reached. Check the host in the token URL, name resolution, the proxy and the trusted certificates. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile.",
 	}
 	adviceForeign = Advice{
-		ActionCheckNetwork, ImpactService, nil,
-		"The response does not come from Apple's OAuth endpoint. Check the token URL, and what proxy, firewall or gateway stands before it. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile.",
+		Action: ActionCheckNetwork, Impact: ImpactService,
+		Remedy: "The response does not come from Apple's OAuth endpoint. Check the token URL, and what proxy, firewall or gateway stands before it. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile.",
 	}
 	adviceContextEnded = Advice{
-		ActionFixRequest, ImpactUnknown, nil,
-		"Nothing was sent, because the context of the request had ended. x/oauth2 keeps the context that it is given: give it the process's, not that of a request, and leave a request enough of its time.",
+		Action: ActionFixRequest, Impact: ImpactUnknown,
+		Remedy: "Nothing was sent, because the context of the request had ended. x/oauth2 keeps the context that it is given: give it the process's, not that of a request, and leave a request enough of its time.",
 	}
+	adviceNoResult     = fixRequest("Correct the Transport's Base: it returned neither a response nor an error.")
 	adviceUndocumented = Advice{
-		ActionUnknown, ImpactUnknown, nil,
-		"Apple does not document this error. Read its code and description, and ask nobody to reconnect because of it.",
+		Action: ActionUnknown, Impact: ImpactUnknown,
+		Remedy: "Apple does not document this error. Read its code and description, and ask nobody to reconnect because of it.",
 	}
 	adviceCredentials = Advice{
-		ActionFixRegistration, ImpactApp, []Cause{CauseClientSecretReplaced, CauseAppRemoved},
-		"Configure the current client_id and client secret in every process. All customers are affected, and none has to reconnect; on a code exchange a customer waits on a page meanwhile.",
+		Action: ActionFixRegistration, Impact: ImpactApp, Causes: []Cause{CauseClientSecretReplaced, CauseAppRemoved},
+		Remedy: "Configure the current client_id and client secret in every process. All customers are affected, and none has to reconnect; on a code exchange a customer waits on a page meanwhile.",
 	}
 	adviceClientID = Advice{
-		ActionFixRegistration, ImpactApp, []Cause{CauseAppRemoved},
-		"Configure the client_id of the app as registered at Apple for this environment.",
+		Action: ActionFixRegistration, Impact: ImpactApp, Causes: []Cause{CauseAppRemoved},
+		Remedy: "Configure the client_id of the app as registered at Apple for this environment.",
 	}
-	adviceResponseType = Advice{
-		ActionFixRequest, ImpactApp, nil,
-		"Send response_type=code in the authorization URL.",
-	}
-	adviceGrantType = Advice{
-		ActionFixRequest, ImpactApp, nil,
-		"Send grant_type as authorization_code, refresh_token or client_credentials.",
-	}
-	adviceTokenURL = Advice{
-		ActionFixRequest, ImpactApp, nil,
-		"Correct the token URL: it is the URL that Apple mailed for this environment, followed by /api/v1/oauth2/token.",
-	}
+	adviceResponseType        = fixRequest("Send response_type=code in the authorization URL.")
+	adviceGrantType           = fixRequest("Send grant_type as authorization_code, refresh_token or client_credentials.")
+	adviceTokenURL            = fixRequest("Correct the token URL: it is the URL that Apple mailed for this environment, followed by /api/v1/oauth2/token.")
 	adviceMissingOfOneSession = Advice{
-		ActionFixRequest, ImpactUnknown, nil,
-		"Send the parameter that the description names. If it is missing for one customer only, their session or their stored token was lost; if for all, the code that builds the request is wrong.",
+		Action: ActionFixRequest, Impact: ImpactUnknown,
+		Remedy: "Send the parameter that the description names. If it is missing for one customer only, their session or their stored token was lost; if for all, the code that builds the request is wrong.",
 	}
 	adviceDeadCode = Advice{
-		ActionStartOver, ImpactCustomer, []Cause{CauseAuthorizationCodeExpired, CauseAuthorizationCodeUsed, CauseVerifierMismatch},
-		"The authorization code is expired, was used, or does not belong to the code_verifier. Let the user start over with a new authorization request, and exchange its code once, within 5 minutes, with the verifier of the same attempt.",
+		Action: ActionStartOver, Impact: ImpactCustomer, Causes: []Cause{CauseAuthorizationCodeExpired, CauseAuthorizationCodeUsed, CauseVerifierMismatch},
+		Remedy: "The authorization code is expired, was used, or does not belong to the code_verifier. Let the user start over with a new authorization request, and exchange its code once, within 5 minutes, with the verifier of the same attempt.",
 	}
 	adviceDeadGrant = Advice{
-		ActionReauthorize, ImpactCustomer, []Cause{CauseAccessRevoked, CauseRefreshTokenReplaced},
-		"Read the stored token again. If its refresh token is another one by now, a sibling process has replaced it and the grant is alive; if it is the same, ask this customer to reconnect.",
+		Action: ActionReauthorize, Impact: ImpactCustomer, Causes: []Cause{CauseAccessRevoked, CauseRefreshTokenReplaced},
+		Remedy: "Read the stored token again. If its refresh token is another one by now, a sibling process has replaced it and the grant is alive; if it is the same, ask this customer to reconnect.",
 	}
-	adviceGrantOfAnotherKind = Advice{
-		ActionFixRequest, ImpactApp, nil,
-		"Only a refresh or a code exchange can have a dead grant. Check the grant_type, client_id and client_secret of this request; a Service Account has no refresh token.",
-	}
+	adviceGrantOfAnotherKind = fixRequest("Only a refresh or a code exchange can have a dead grant. Check the grant_type, client_id and client_secret of this request; a Service Account has no refresh token.")
 )
 
 const remedyStartOver = "Apple's service or the way to it failed while this customer connected. Let the user start over with a new authorization request, and do not send an authorization code again that may be spent."
@@ -404,133 +432,77 @@ var adviceByReason = map[Reason]Advice{
 	// Token endpoint
 	ErrInvalidGrantType: adviceGrantType,
 	ErrInvalidRefreshToken: {
-		ActionReauthorize, ImpactCustomer, []Cause{CauseAccessRevoked, CauseAuthorizationCodeExpired, CauseRefreshTokenReplaced},
-		"Read the stored token again. If its refresh token is another one by now, the grant is alive; if it is the same, ask this customer to reconnect. If an authorization code was sent, let the user start over.",
+		Action: ActionReauthorize, Impact: ImpactCustomer, Causes: []Cause{CauseAccessRevoked, CauseAuthorizationCodeExpired, CauseRefreshTokenReplaced},
+		Remedy: "Read the stored token again. If its refresh token is another one by now, the grant is alive; if it is the same, ask this customer to reconnect. If an authorization code was sent, let the user start over.",
 	},
-	ErrInvalidClientID: adviceClientID,
-	ErrMissingFields: {
-		ActionFixRequest, ImpactApp, nil,
-		"Send client_id, client_secret, grant_type and scope in the body.",
-	},
-	ErrMissingParameter: {
-		ActionFixRequest, ImpactApp, nil,
-		"Send the parameter that the description names.",
-	},
-	ErrEmptyBody: {
-		ActionFixRequest, ImpactApp, nil,
-		"Send the parameters as a JSON object in the request body; a redirect or a proxy may have dropped it.",
-	},
-	ErrUnsupportedMediaType: {
-		ActionFixRequest, ImpactApp, nil,
-		"Send the request body as JSON with Content-Type: application/json; plain x/oauth2 sends a form.",
-	},
-	ErrScopeNotAccepted: {
-		ActionFixRequest, ImpactApp, nil,
-		"Send the scope that the description lists; Apple's pages name business_connect and business.",
-	},
-	ErrInvalidCredentials: adviceCredentials,
-	ErrEndpointNotFound:   adviceTokenURL,
-	ErrUnknownServerError: adviceTransient,
-	ErrServer:             adviceTransient,
+	ErrInvalidClientID:      adviceClientID,
+	ErrMissingFields:        fixRequest("Send client_id, client_secret, grant_type and scope in the body."),
+	ErrMissingParameter:     fixRequest("Send the parameter that the description names."),
+	ErrEmptyBody:            fixRequest("Send the parameters as a JSON object in the request body; a redirect or a proxy may have dropped it."),
+	ErrUnsupportedMediaType: fixRequest("Send the request body as JSON with Content-Type: application/json; plain x/oauth2 sends a form."),
+	ErrScopeNotAccepted:     fixRequest("Send the scope that the description lists; Apple's pages name business_connect and business."),
+	ErrInvalidCredentials:   adviceCredentials,
+	ErrEndpointNotFound:     adviceTokenURL,
+	ErrUnknownServerError:   adviceTransient,
+	ErrServer:               adviceTransient,
 
 	// Authorization endpoint
-	ErrInvalidResponseType: adviceResponseType,
-	ErrInvalidChallengeMethod: {
-		ActionFixRequest, ImpactApp, nil,
-		"Send code_challenge_method=S256 in the authorization URL, with the SHA-256 of the code verifier.",
-	},
-	ErrUnregisteredClientID: adviceClientID,
-	ErrBadRequest: {
-		ActionFixRequest, ImpactApp, nil,
-		"Compare each parameter of the authorization URL with Apple's page; CheckAuthorizationURL finds the known mistakes.",
-	},
-	ErrEmptyRedirectURI: {
-		ActionFixRequest, ImpactApp, nil,
-		"Send one of the app's registered redirect URIs as redirect_uri.",
-	},
-	ErrInvalidRedirectURI: {
-		ActionFixRequest, ImpactApp, nil,
-		"Send redirect_uri as an absolute URI without a fragment.",
-	},
-	ErrLocalhostRedirectURI: {
-		ActionFixRequest, ImpactApp, nil,
-		"Use 127.0.0.1 instead of localhost in redirect_uri, and register it so.",
-	},
-	ErrUnregisteredRedirectURI: {
-		ActionFixRegistration, ImpactApp, nil,
-		"Register the redirect URI with the app at Apple, letter for letter as it is sent.",
-	},
-	ErrEmptyScope: {
-		ActionFixRequest, ImpactApp, nil,
-		"Leave scope out of the authorization URL.",
-	},
-	ErrInvalidScope: {
-		ActionFixRequest, ImpactApp, nil,
-		"Leave scope out of the authorization URL: partners cannot choose it.",
-	},
-	ErrEmptyClientID: {
-		ActionFixRequest, ImpactApp, nil,
-		"Send the app's client_id in the authorization URL; the configuration seems to lack it.",
-	},
+	ErrInvalidResponseType:     adviceResponseType,
+	ErrInvalidChallengeMethod:  fixRequest("Send code_challenge_method=S256 in the authorization URL, with the SHA-256 of the code verifier."),
+	ErrUnregisteredClientID:    adviceClientID,
+	ErrBadRequest:              fixRequest("Compare each parameter of the authorization URL with Apple's page; CheckAuthorizationURL finds the known mistakes."),
+	ErrEmptyRedirectURI:        fixRequest("Send one of the app's registered redirect URIs as redirect_uri."),
+	ErrInvalidRedirectURI:      fixRequest("Send redirect_uri as an absolute URI without a fragment."),
+	ErrLocalhostRedirectURI:    fixRequest("Use 127.0.0.1 instead of localhost in redirect_uri, and register it so."),
+	ErrUnregisteredRedirectURI: fixRegistration("Register the redirect URI with the app at Apple, letter for letter as it is sent."),
+	ErrEmptyScope:              fixRequest("Leave scope out of the authorization URL."),
+	ErrInvalidScope:            fixRequest("Leave scope out of the authorization URL: partners cannot choose it."),
+	ErrEmptyClientID:           fixRequest("Send the app's client_id in the authorization URL; the configuration seems to lack it."),
 
 	// Found by this package
 	ErrStateMismatch: {
-		ActionStartOver, ImpactCustomer, nil,
-		"Refuse the redirect, change nothing that is stored, and let the user start over. If many users see this, their state gets lost: a redirect that arrives by POST brings no SameSite=Lax cookie.",
+		Action: ActionStartOver, Impact: ImpactCustomer,
+		Remedy: "Refuse the redirect, change nothing that is stored, and let the user start over. If many users see this, their state gets lost: a redirect that arrives by POST brings no SameSite=Lax cookie.",
 	},
 	ErrMalformedRedirect: {
-		ActionStartOver, ImpactCustomer, nil,
-		"Refuse the redirect, change nothing that is stored, and let the user start over.",
+		Action: ActionStartOver, Impact: ImpactCustomer,
+		Remedy: "Refuse the redirect, change nothing that is stored, and let the user start over.",
 	},
 	ErrUserDenied: {
-		ActionStartOver, ImpactCustomer, []Cause{CauseUserDenied},
-		"Nothing is broken. The user declined on Apple's consent page, or Apple denied the request because the user may not connect this organisation. Say that the connection was not made, and offer to start over.",
+		Action: ActionStartOver, Impact: ImpactCustomer, Causes: []Cause{CauseUserDenied},
+		Remedy: "Nothing is broken. The user declined on Apple's consent page, or Apple denied the request because the user may not connect this organisation. Say that the connection was not made, and offer to start over.",
 	},
 	ErrNoResponse: adviceConnection,
 	ErrRateLimited: {
-		ActionRetry, ImpactApp, nil,
-		"The app sends more requests than Apple allows. Wait as long as Retry-After says, and send fewer in all processes together; nobody has to reconnect.",
+		Action: ActionRetry, Impact: ImpactApp,
+		Remedy: "The app sends more requests than Apple allows. Wait as long as Retry-After says, and send fewer in all processes together; nobody has to reconnect.",
 	},
-	ErrUnavailable:       adviceTransient,
-	ErrMalformedResponse: adviceForeign,
-	ErrUnsafeTokenRequest: {
-		ActionFixRequest, ImpactApp, nil,
-		"Nothing was sent. Send the credentials in the body (oauth2.AuthStyleInParams), each field once, to the token URL itself. On a code exchange a customer waits on a page meanwhile.",
-	},
+	ErrUnavailable:        adviceTransient,
+	ErrMalformedResponse:  adviceForeign,
+	ErrUnsafeTokenRequest: fixRequest("Nothing was sent. Send the credentials in the body (oauth2.AuthStyleInParams), each field once, by https and to the token URL itself. On a code exchange a customer waits on a page meanwhile."),
 	ErrNoRefreshToken: {
-		ActionFixRequest, ImpactUnknown, nil,
-		"Read the stored token again, with its refresh token. If none was ever stored, ask this customer to connect again; a Service Account asks for a new token with its client credentials instead.",
+		Action: ActionFixRequest, Impact: ImpactUnknown,
+		Remedy: "Read the stored token again, with its refresh token, and store none without one. If there never was one, ask this customer to connect again; a Service Account asks for a new token with its client credentials instead.",
 	},
-	ErrUnsafeState: {
-		ActionFixRequest, ImpactApp, nil,
-		"Build state from letters, digits, '-', '.', '_' and '~', as oauth2.GenerateVerifier does.",
-	},
+	ErrManyRefusals: fixRegistration("Apple refuses the refresh tokens of many customers at once, which is nobody's revocation. Look for the token URL or the client_id of another environment, for a database that was restored from a backup, and whether Apple has a fault. Ask nobody to reconnect: nothing was written, and the grants work again once this is mended."),
+	ErrUnsafeState:  fixRequest("Build state from letters, digits, '-', '.', '_' and '~', as oauth2.GenerateVerifier does."),
 }
 
 // adviceByCode holds the advice for a Code whose text is not in Apple's table. CodeAccessDenied is not among them: at the
 // token endpoint it is no user who declined.
 var adviceByCode = map[Code]Advice{
-	CodeInvalidRequest: {
-		ActionFixRequest, ImpactApp, nil,
-		"Compare each parameter of the request with Apple's page; the description may name the wrong one.",
-	},
-	CodeInvalidClient: adviceCredentials,
+	CodeInvalidRequest: fixRequest("Compare each parameter of the request with Apple's page; the description may name the wrong one."),
+	CodeInvalidClient:  adviceCredentials,
 	CodeInvalidGrant: {
-		ActionFixRequest, ImpactUnknown, nil,
-		"Look at grant_type first: this code stands for a wrong grant_type and for a dead grant alike, so ask nobody to reconnect on it alone.",
+		Action: ActionFixRequest, Impact: ImpactUnknown,
+		Remedy: "Look at grant_type first: this code stands for a wrong grant_type and for a dead grant alike, so ask nobody to reconnect on it alone.",
 	},
-	CodeInvalidScope: {
-		ActionFixRequest, ImpactApp, nil,
-		"Correct scope: a Service Account sends business_connect or business, an authorization URL sends none.",
-	},
+	CodeInvalidScope:            fixRequest("Correct scope: a Service Account sends business_connect or business, an authorization URL sends none."),
 	CodeUnsupportedResponseType: adviceResponseType,
 	CodeServerError:             adviceTransient,
 	CodeInternalServerError:     adviceTransient,
 	CodeNotFound:                adviceTokenURL,
-	CodeUnauthorizedClient: {
-		ActionFixRegistration, ImpactApp, nil,
-		"Have the app enabled for this grant at Apple, and check that its client_id is the one for this environment.",
-	},
-	CodeUnsupportedGrantType:   adviceGrantType,
-	CodeTemporarilyUnavailable: adviceTransient,
+	CodeUnauthorizedClient:      fixRegistration("Have the app enabled for this grant at Apple, and check that its client_id is the one for this environment."),
+	CodeUnsupportedGrantType:    adviceGrantType,
+	CodeTemporarilyUnavailable:  adviceTransient,
 }

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"syscall"
@@ -15,6 +18,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
@@ -157,7 +162,7 @@ func TestTransientStatuses(t *testing.T) {
 		switch status {
 		case 408, 425, 429:
 			return true
-		case 501, 505:
+		case 501, 505, 511:
 			return false
 		}
 		return status >= 500 && status <= 599
@@ -204,24 +209,237 @@ func TestVerdictsEverywhere(t *testing.T) {
 			for text := range texts {
 				body := must(json.Marshal(map[string]string{"error": string(code), "error_description": text}))
 				for _, grantType := range []string{"", "refresh_token", "authorization_code", "client_credentials", "password"} {
-					e := applebusiness.ParseTokenError(status, nil, body)
-					e.GrantType = grantType
-					got := fmt.Sprintf("%d %q %q after %q", status, code, text, grantType)
-					action := applebusiness.Troubleshoot(e).Action
-					if action == applebusiness.ActionReauthorize {
-						assert.Less(t, status, 500, got)
-						assert.NotContains(t, []int{408, 425, 429}, status, got)
-						assert.Contains(t, []string{"", "refresh_token"}, grantType, got)
-						isRow := (code == "" || code == "invalid_grant") && text == "Invalid refresh_token"
-						isUnknown := code == "invalid_grant" && grantType == "refresh_token" && (text == "" || text == "The refresh token has expired" || text == "invalid_request")
-						assert.True(t, isRow || isUnknown, got)
-					}
-					if applebusiness.Retryable(e) {
-						assert.Equal(t, applebusiness.ActionRetry, action, got)
-						assert.True(t, grantType != "authorization_code" || status == 429, got)
-					}
+					assertVerdictIsCareful(t, status, code, text, grantType, applebusiness.ParseTokenError(status, nil, body))
 				}
 			}
 		}
 	}
+}
+
+func assertVerdictIsCareful(t *testing.T, status int, code applebusiness.Code, text, grantType string, e *applebusiness.Error) {
+	t.Helper()
+	e.GrantType = grantType
+	got := fmt.Sprintf("%d %q %q after %q", status, code, text, grantType)
+	action := applebusiness.Troubleshoot(e).Action
+	if action == applebusiness.ActionReauthorize {
+		assert.Less(t, status, 500, got)
+		assert.NotContains(t, []int{408, 425, 429}, status, got)
+		assert.Contains(t, []string{"", "refresh_token"}, grantType, got)
+		isRow := (code == "" || code == "invalid_grant") && text == "Invalid refresh_token"
+		isUnknown := code == "invalid_grant" && grantType == "refresh_token" && (text == "" || text == "The refresh token has expired" || text == "invalid_request")
+		assert.True(t, isRow || isUnknown, got)
+	}
+	if applebusiness.Retryable(e) {
+		assert.Equal(t, applebusiness.ActionRetry, action, got)
+		assert.True(t, grantType != "authorization_code" || status == 429, got)
+	}
+}
+
+// outcome is what a caller is told about a failure.
+type outcome struct {
+	reason    applebusiness.Reason
+	action    applebusiness.Action
+	impact    applebusiness.Impact
+	retryable bool
+}
+
+func outcomeOf(err error) outcome {
+	advice := applebusiness.Troubleshoot(err)
+	return outcome{applebusiness.ReasonOf(err), advice.Action, advice.Impact, applebusiness.Retryable(err)}
+}
+
+// Situations from reports of people who run OAuth clients: a response to a refresh and to a code exchange, through
+// x/oauth2, and the same response given to ParseTokenError.
+func TestVerdictOnAResponse(t *testing.T) {
+	type o = outcome
+	const (
+		retry, startOver, reauthorize = applebusiness.ActionRetry, applebusiness.ActionStartOver, applebusiness.ActionReauthorize
+		fixRequest, checkNetwork      = applebusiness.ActionFixRequest, applebusiness.ActionCheckNetwork
+		unknown                       = applebusiness.ActionUnknown
+		app, service, customer, nobod = applebusiness.ImpactApp, applebusiness.ImpactService, applebusiness.ImpactCustomer, applebusiness.ImpactUnknown
+		empty                         = applebusiness.Reason("")
+	)
+	const html = "<html><head><title>403 Forbidden</title></head><body><hr><center>%s</center></body></html>\n"
+	for name, test := range map[string]struct {
+		status            int
+		header            http.Header
+		body              string
+		refresh, exchange outcome
+	}{
+		"gateway timeout":           {504, http.Header{"Retry-After": {"5"}}, "", o{applebusiness.ErrUnavailable, retry, service, true}, o{applebusiness.ErrUnavailable, startOver, service, false}},
+		"outage":                    {503, nil, "<html>", o{applebusiness.ErrUnavailable, retry, service, true}, o{applebusiness.ErrUnavailable, startOver, service, false}},
+		"request timeout":           {408, nil, "", o{applebusiness.ErrUnavailable, retry, service, true}, o{applebusiness.ErrUnavailable, startOver, service, false}},
+		"too early":                 {425, nil, "", o{applebusiness.ErrUnavailable, retry, service, true}, o{applebusiness.ErrUnavailable, startOver, service, false}},
+		"Cloudflare's 520":          {520, nil, "", o{applebusiness.ErrUnavailable, retry, service, true}, o{applebusiness.ErrUnavailable, startOver, service, false}},
+		"Cloudflare's 520, a row":   {520, nil, deadBody, o{applebusiness.ErrInvalidRefreshToken, retry, service, true}, o{applebusiness.ErrInvalidRefreshToken, startOver, service, false}},
+		"599":                       {599, nil, "", o{applebusiness.ErrUnavailable, retry, service, true}, o{applebusiness.ErrUnavailable, startOver, service, false}},
+		"501":                       {501, nil, "", o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}, o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}},
+		"505, a row":                {505, nil, deadBody, o{applebusiness.ErrInvalidRefreshToken, checkNetwork, service, false}, o{applebusiness.ErrInvalidRefreshToken, checkNetwork, service, false}},
+		"rate limit":                {429, nil, "", o{applebusiness.ErrRateLimited, retry, app, true}, o{applebusiness.ErrRateLimited, retry, app, true}},
+		"rate limit, a gateway's":   {429, nil, `{"error":"slow_down"}`, o{applebusiness.ErrRateLimited, retry, app, true}, o{applebusiness.ErrRateLimited, retry, app, true}},
+		"rate limit, minutes":       {429, http.Header{"Retry-After": {"60"}}, "", o{applebusiness.ErrRateLimited, retry, app, true}, o{applebusiness.ErrRateLimited, startOver, app, false}},
+		"rate limit, Apple's code":  {429, nil, `{"error":"invalid_request","error_description":"Too many requests"}`, o{empty, retry, app, true}, o{empty, retry, app, true}},
+		"server error":              {500, nil, `{"error":"internal_server_error","error_description":"server error"}`, o{applebusiness.ErrServer, retry, service, true}, o{applebusiness.ErrServer, startOver, service, false}},
+		"drift at an outage":        {503, nil, `{"error":"invalid_grant","error_description":"new words"}`, o{empty, retry, service, true}, o{empty, startOver, service, false}},
+		"dead":                      {400, nil, deadBody, o{applebusiness.ErrInvalidRefreshToken, reauthorize, customer, false}, o{applebusiness.ErrInvalidRefreshToken, startOver, customer, false}},
+		"dead, reworded":            {400, nil, `{"error":"invalid_grant","error_description":"new words"}`, o{empty, reauthorize, customer, false}, o{empty, startOver, customer, false}},
+		"gateway policy":            {403, nil, `{"error":"access_denied"}`, o{empty, unknown, nobod, false}, o{empty, unknown, nobod, false}},
+		"proxy's 403":               {403, nil, fmt.Sprintf(html, "nginx"), o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}, o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}},
+		"proxy's 407":               {407, nil, "", o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}, o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}},
+		"Apple's edge, 403":         {403, nil, fmt.Sprintf(html, "Apple"), o{applebusiness.ErrMalformedResponse, retry, service, true}, o{applebusiness.ErrMalformedResponse, startOver, service, false}},
+		"Apple's edge, 204":         {204, nil, "", o{applebusiness.ErrMalformedResponse, retry, service, true}, o{applebusiness.ErrMalformedResponse, startOver, service, false}},
+		"Apple's edge, 302":         {302, nil, "", o{applebusiness.ErrMalformedResponse, retry, service, true}, o{applebusiness.ErrMalformedResponse, startOver, service, false}},
+		"Apple's edge, 300":         {300, nil, "", o{applebusiness.ErrMalformedResponse, retry, service, true}, o{applebusiness.ErrMalformedResponse, startOver, service, false}},
+		"Apple's edge, 399":         {399, nil, "", o{applebusiness.ErrMalformedResponse, retry, service, true}, o{applebusiness.ErrMalformedResponse, startOver, service, false}},
+		"Apple's HTML at 401":       {401, nil, fmt.Sprintf(html, "Apple"), o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}, o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}},
+		"Apple's HTML at 200":       {200, nil, fmt.Sprintf(html, "Apple"), o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}, o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}},
+		"HTML at 200":               {200, nil, "<html>Sign in</html>", o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}, o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}},
+		"HTML with a form in it":    {200, nil, "<html>access_token=1&access_token=1</html>", o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}, o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}},
+		"another dialect":           {401, nil, `[{"code":"Unauthorized","message":"Expired Token"}]`, o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}, o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}},
+		"another dialect at 200":    {200, nil, `{"code":"Unauthorized","message":"Expired Token"}`, o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}, o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}},
+		"form-encoded error at 200": {200, nil, "error=invalid_grant&error_description=Invalid+refresh_token", o{applebusiness.ErrInvalidRefreshToken, reauthorize, customer, false}, o{applebusiness.ErrInvalidRefreshToken, startOver, customer, false}},
+		"missing code":              {400, nil, `{"error":"invalid_request","error_description":"OAuth 2.0 Parameter: code missing"}`, o{applebusiness.ErrMissingParameter, fixRequest, nobod, false}, o{applebusiness.ErrMissingParameter, fixRequest, nobod, false}},
+		"missing verifier":          {400, nil, `{"error":"invalid_request","error_description":"OAuth 2.0 Parameter: Code_Verifier missing"}`, o{applebusiness.ErrMissingParameter, fixRequest, nobod, false}, o{applebusiness.ErrMissingParameter, fixRequest, nobod, false}},
+		"missing redirect_uri":      {400, nil, `{"error":"invalid_request","error_description":"OAuth 2.0 Parameter: redirect_uri missing"}`, o{applebusiness.ErrMissingParameter, fixRequest, app, false}, o{applebusiness.ErrMissingParameter, fixRequest, app, false}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "text/plain")
+				w.Header().Set("apple-request-id", "req-1")
+				maps.Copy(w.Header(), test.header)
+				w.WriteHeader(test.status)
+				io.WriteString(w, test.body)
+			})
+			config, ctx := s.config(), s.context()
+			_, refresh := config.TokenSource(ctx, &oauth2.Token{RefreshToken: "r"}).Token()
+			_, exchange := config.Exchange(ctx, "the-code", oauth2.VerifierOption("the-verifier"))
+			for grant, got := range map[string]struct {
+				err  error
+				want outcome
+			}{"refresh_token": {refresh, test.refresh}, "authorization_code": {exchange, test.exchange}} {
+				err := applebusiness.Wrap(got.err)
+				assert.Equal(t, got.want, outcomeOf(err), "%s: %v", grant, err)
+				e, ok := errors.AsType[*applebusiness.Error](err)
+				require.True(t, ok)
+				assert.Equal(t, test.status, e.StatusCode)
+				assert.Equal(t, grant, e.GrantType)
+				assert.Equal(t, "req-1", e.RequestID)
+
+				header := maps.Clone(test.header)
+				parsed := applebusiness.ParseTokenError(test.status, header, []byte(test.body))
+				parsed.GrantType = grant
+				assert.Equal(t, got.want, outcomeOf(parsed), "ParseTokenError, %s: %v", grant, parsed)
+				assert.Equal(t, parsed.Error(), e.Error())
+			}
+		})
+	}
+	t.Run("client_credentials", func(t *testing.T) {
+		e := applebusiness.ParseTokenError(400, nil, []byte(deadBody))
+		e.GrantType = applebusiness.GrantTypeClientCredentials
+		assert.Equal(t, o{applebusiness.ErrInvalidRefreshToken, fixRequest, app, false}, outcomeOf(e))
+	})
+	t.Run("wrong verifier", func(t *testing.T) {
+		e := &applebusiness.Error{Reason: applebusiness.ErrInvalidRefreshToken, GrantType: applebusiness.GrantTypeAuthorizationCode}
+		assert.Contains(t, applebusiness.Troubleshoot(e).Causes, applebusiness.CauseVerifierMismatch)
+	})
+	t.Run("an earlier response was lost", func(t *testing.T) {
+		e := &applebusiness.Error{Reason: applebusiness.ErrInvalidRefreshToken, GrantType: applebusiness.GrantTypeRefreshToken, ResponseLost: true}
+		assert.Equal(t, applebusiness.CauseResponseLost, applebusiness.Troubleshoot(e).Causes[0])
+		assert.NotContains(t, applebusiness.Troubleshoot(applebusiness.ErrInvalidRefreshToken).Causes, applebusiness.CauseResponseLost)
+	})
+}
+
+// Nothing that arrives at the redirect URI is a dead grant, and none of it is sent again.
+func TestVerdictOnARedirect(t *testing.T) {
+	type o = outcome
+	for query, want := range map[string]outcome{
+		"error=server_error&error_description=server+error&state=s1":             {applebusiness.ErrServer, applebusiness.ActionStartOver, applebusiness.ImpactService, false},
+		"error=temporarily_unavailable&state=s1":                                 {"", applebusiness.ActionStartOver, applebusiness.ImpactService, false},
+		"error=access_denied&state=s1":                                           {applebusiness.ErrUserDenied, applebusiness.ActionStartOver, applebusiness.ImpactCustomer, false},
+		"error=user_cancelled_authorize&state=s1":                                {applebusiness.ErrUserDenied, applebusiness.ActionStartOver, applebusiness.ImpactCustomer, false},
+		"error=invalid_grant&error_description=Invalid+refresh_token&state=s1":   {applebusiness.ErrInvalidRefreshToken, applebusiness.ActionStartOver, applebusiness.ImpactCustomer, false},
+		"error=invalid_grant&state=s1":                                           {"", applebusiness.ActionStartOver, applebusiness.ImpactCustomer, false},
+		"error=invalid_scope&error_description=scope+is+not+valid&state=s1":      {applebusiness.ErrInvalidScope, applebusiness.ActionFixRequest, applebusiness.ImpactApp, false},
+		"error=something_new&state=s1":                                           {"", applebusiness.ActionUnknown, applebusiness.ImpactUnknown, false},
+		"code=x&state=evil":                                                      {applebusiness.ErrStateMismatch, applebusiness.ActionStartOver, applebusiness.ImpactCustomer, false},
+		"error=invalid_grant&error_description=Invalid+refresh_token&state=evil": {applebusiness.ErrStateMismatch, applebusiness.ActionStartOver, applebusiness.ImpactCustomer, false},
+		"state=s1": {applebusiness.ErrMalformedRedirect, applebusiness.ActionStartOver, applebusiness.ImpactCustomer, false},
+	} {
+		_, err := applebusiness.VerifyRedirect(httptest.NewRequest(http.MethodPost, "/?"+query, nil), "s1")
+		assert.Equal(t, want, outcomeOf(err), query)
+	}
+	// The text says both who may have denied.
+	remedy := applebusiness.Troubleshoot(applebusiness.ErrUserDenied).Remedy
+	assert.Contains(t, remedy, "user declined")
+	assert.Contains(t, remedy, "Apple denied")
+	// At the token endpoint, or where the endpoint is not known, access_denied is no user.
+	for _, endpoint := range []applebusiness.Endpoint{"", applebusiness.TokenEndpoint} {
+		e := &applebusiness.Error{Endpoint: endpoint, StatusCode: 403, Code: applebusiness.CodeAccessDenied, GrantType: "refresh_token"}
+		assert.Equal(t, o{}, outcomeOf(e))
+	}
+}
+
+// hidden is somebody else's failure, whatever it wraps.
+type hidden struct{ err error }
+
+func (h hidden) Error() string { return "the store failed" }
+func (h hidden) Unwrap() error { return h.err }
+func (h hidden) Foreign()      {}
+
+func TestForeignErrorsAreNotAdvisedOn(t *testing.T) {
+	dead := &applebusiness.Error{Reason: applebusiness.ErrInvalidRefreshToken, Code: applebusiness.CodeInvalidGrant}
+	for _, err := range []error{
+		hidden{dead}, fmt.Errorf("x: %w", hidden{dead}), hidden{&oauth2.RetrieveError{Response: &http.Response{StatusCode: 400}}},
+		hidden{&url.Error{Op: "Post", Err: context.DeadlineExceeded}}, hidden{applebusiness.ErrServer}, hidden{errors.New("oauth2: cannot parse json")},
+	} {
+		assert.Equal(t, outcome{}, outcomeOf(err))
+		assert.Empty(t, applebusiness.CodeOf(err))
+		assert.Equal(t, err, applebusiness.Wrap(err))
+	}
+	assert.ErrorIs(t, hidden{dead}, applebusiness.ErrInvalidRefreshToken, "errors.Is is the standard library's")
+	assert.Equal(t, applebusiness.ActionReauthorize, applebusiness.Troubleshoot(errors.Join(hidden{errors.New("x")}, dead)).Action)
+}
+
+// A nil pointer somewhere in a tree is nobody's failure.
+func TestNilPointersInATree(t *testing.T) {
+	for _, none := range []error{
+		(*net.OpError)(nil), (*url.Error)(nil), (*oauth2.RetrieveError)(nil), (*net.DNSError)(nil), (*applebusiness.Error)(nil), (*http.MaxBytesError)(nil),
+	} {
+		for _, err := range []error{none, errors.Join(io.EOF, none), &url.Error{Op: "Post", URL: "https://x.example", Err: none}} {
+			assert.NotPanics(t, func() {
+				applebusiness.Troubleshoot(err)
+				applebusiness.Retryable(err)
+				applebusiness.ReasonOf(err)
+				applebusiness.CodeOf(err)
+				applebusiness.Wrap(err)
+				_ = applebusiness.LogAttr(err).String()
+				applebusiness.Troubleshoot(applebusiness.Wrap(err))
+			}, "%T", none)
+		}
+		real := &applebusiness.Error{Reason: applebusiness.ErrServer}
+		assert.Equal(t, applebusiness.ErrServer, applebusiness.ReasonOf(errors.Join(none, real)))
+	}
+}
+
+// A failure that is not known to come from an HTTP client is never described as Apple's.
+func TestOtherPeoplesFailures(t *testing.T) {
+	database := &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 5432}, Err: syscall.ECONNREFUSED}
+	wrongURL := fmt.Sprint("https://api.example", ":x") // no constant, of which staticcheck would complain
+	for name, err := range map[string]error{
+		"refused": database, "wrapped": fmt.Errorf("store: %w", database), "deadline": context.DeadlineExceeded, "EOF": io.EOF,
+		"unexpected EOF": io.ErrUnexpectedEOF, "text": errors.New("dial tcp 127.0.0.1:5432: connect: connection refused"),
+		"unknown host":             &net.DNSError{Err: "no such host", IsNotFound: true},
+		"a foreign RoundTripper's": &url.Error{Op: "Post", URL: "https://api.example", Err: errors.New("couldn't fetch token: invalid_grant")},
+		"a URL that is wrong":      must(func() (error, error) { _, err := url.Parse(wrongURL); return err, nil }()),
+	} {
+		advice := applebusiness.Troubleshoot(err)
+		assert.Equal(t, applebusiness.ImpactUnknown, advice.Impact, name)
+		assert.NotContains(t, advice.Remedy, "Apple", name)
+		assert.Contains(t, []applebusiness.Action{applebusiness.ActionUnknown, applebusiness.ActionRetry}, advice.Action, name)
+	}
+	assert.Equal(t, outcome{"", applebusiness.ActionRetry, applebusiness.ImpactUnknown, true}, outcomeOf(context.DeadlineExceeded))
+	assert.Equal(t, applebusiness.Advice{}, applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: errors.New("couldn't fetch token: invalid_grant")}))
+	files := &net.OpError{Op: "dial", Err: syscall.EMFILE}
+	assert.Equal(t, outcome{"", applebusiness.ActionRetry, applebusiness.ImpactApp, true}, outcomeOf(files))
+	assert.Equal(t, outcome{"", applebusiness.ActionRetry, applebusiness.ImpactApp, true}, outcomeOf(&url.Error{Op: "Post", Err: files}))
 }

@@ -1,11 +1,12 @@
 package applebusinesstest
 
 import (
+	"cmp"
 	"crypto/rand"
+	_ "embed"
 	"errors"
 	"fmt"
 	"html/template"
-	"log"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -28,7 +29,7 @@ type redirect struct {
 
 func (r redirect) url() (string, error) {
 	target, err := url.Parse(r.redirectURI)
-	if err != nil || !target.IsAbs() || target.Host == "" && strings.HasPrefix(target.Scheme, "http") {
+	if err != nil || !absolute(target) {
 		return "", errors.New("applebusinesstest: there is no redirect URI")
 	}
 	target.Fragment, target.RawFragment = "", ""
@@ -37,6 +38,20 @@ func (r redirect) url() (string, error) {
 	}
 	target.RawQuery += r.params.Encode()
 	return target.String(), nil
+}
+
+// response returns the status of the response to a browser, and where it is sent.
+func (r redirect) response(deliver Delivery) (status int, target string) {
+	target, err := r.url()
+	switch {
+	case r.params == nil: // the consent page
+		return http.StatusOK, ""
+	case err != nil || !r.registered:
+		return http.StatusBadRequest, ""
+	case deliver == DeliverPost:
+		return http.StatusOK, target
+	}
+	return http.StatusFound, target
 }
 
 // Authorize returns the URL that the user's browser would bring back to the partner from authURL, by Options.Consent;
@@ -56,17 +71,13 @@ func (s *Server) Authorize(authURL string) (redirectURL string, err error) {
 	if base.String() != s.Endpoint().AuthURL {
 		return "", errors.New("applebusinesstest: the authorization URL is not this server's")
 	}
-	consent := s.consent()
-	if consent != ConsentDeny {
-		consent = ConsentAllow
-	}
-	sent := s.authorize(asked.RawQuery, consent, rand.Text())
+	sent := s.authorize(asked.RawQuery, ConsentAllow, Request{RequestID: rand.Text()})
 	if redirectURL, err = sent.url(); err == nil {
 		return redirectURL, nil
 	}
 	s.mu.Lock()
 	fallbacks := s.App.RedirectURIs
-	if registered := s.clients[asked.Query().Get("client_id")]; registered != nil {
+	if registered, ok := s.clients[asked.Query().Get("client_id")]; ok {
 		fallbacks = registered.redirectURIs
 	}
 	s.mu.Unlock()
@@ -76,17 +87,23 @@ func (s *Server) Authorize(authURL string) (redirectURL string, err error) {
 	return sent.url()
 }
 
-// authorize judges a new authorization request. The user has to be asked if the redirect has no params.
-func (s *Server) authorize(rawQuery string, consent Consent, requestID string) redirect {
+// authorize judges a new authorization request, with asked in the place of ConsentAsk. The user has to be asked if the redirect has
+// no params.
+func (s *Server) authorize(rawQuery string, asked Consent, request Request) redirect {
 	query, _ := url.ParseQuery(rawQuery)
 	now := s.now()
+	request.Endpoint, request.Time, request.Params = applebusiness.AuthorizationEndpoint, now, query
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.record(applebusiness.AuthorizationEndpoint, query, requestID)
-	if failure, fails := next(&s.authorizationFailures); fails {
-		return s.redirect(query, errorParams(failure.Entry.Code, failure.Entry.Description))
+	arrived := s.record(request)
+	var sent redirect
+	if failure, fails := s.next(selector{endpoint: applebusiness.AuthorizationEndpoint, clientID: query.Get("client_id")}); fails {
+		sent = s.redirect(query, errorParams(failure.Entry.Code, failure.Entry.Description))
+	} else {
+		sent = s.judge(rawQuery, cmp.Or(s.consent, asked), now)
 	}
-	return s.judge(rawQuery, consent, now)
+	arrived.StatusCode, _ = sent.response(s.options.Deliver)
+	return sent
 }
 
 // decide does what the user chose on the consent page.
@@ -113,11 +130,11 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect
 		return s.redirect(query, errorParams(failed.Code, failed.Description))
 	}
 	clientID, redirectURI := query.Get("client_id"), query.Get("redirect_uri")
-	registered := s.clients[clientID]
+	registered, ok := s.clients[clientID]
 	switch {
 	case query.Has("scope") && !scopes.MatchString(query.Get("scope")):
 		return fail(applebusiness.ErrInvalidScope)
-	case registered == nil || registered.serviceAccount:
+	case !ok || registered.serviceAccount:
 		return fail(applebusiness.ErrUnregisteredClientID)
 	case !slices.Contains(registered.redirectURIs, redirectURI):
 		return fail(applebusiness.ErrUnregisteredRedirectURI)
@@ -141,28 +158,20 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect
 // redirect addresses params to the partner, with the state that came; s.mu is held.
 func (s *Server) redirect(query url.Values, params url.Values) redirect {
 	redirectURI := query.Get("redirect_uri")
-	registered := s.clients[query.Get("client_id")]
 	if params != nil && query.Has("state") {
 		params.Set("state", query.Get("state"))
 	}
-	return redirect{
-		redirectURI: redirectURI,
-		registered:  registered != nil && slices.Contains(registered.redirectURIs, redirectURI),
-		params:      params,
-	}
+	registered := slices.Contains(s.clients[query.Get("client_id")].redirectURIs, redirectURI)
+	return redirect{redirectURI, registered, params}
 }
 
 // logState says what is wrong with a state, which Apple calls no more than a bad request.
 func (s *Server) logState(state string) {
-	const text = "applebusinesstest: the state of an authorization request holds %q at byte %d, which needs percent-encoding: " +
+	const text = "the state of an authorization request holds %q at byte %d, which needs percent-encoding: " +
 		"Apple does not promise to return it as it was; use letters, digits and -._~"
 	for i, r := range state {
 		if !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~", r) {
-			if s.Config != nil && s.Config.ErrorLog != nil {
-				s.Config.ErrorLog.Printf(text, r, i)
-			} else {
-				log.Printf(text, r, i)
-			}
+			s.logf(text, r, i)
 			return
 		}
 	}
@@ -180,31 +189,20 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request, requestI
 	w.Header().Set("Cache-Control", "no-store")
 	var response redirect
 	if r.Method == http.MethodPost {
-		consent := ConsentAsk
-		switch r.PostFormValue("consent") {
-		case "allow":
-			consent = ConsentAllow
-		case "deny":
-			consent = ConsentDeny
-		}
-		response = s.decide(r.URL.RawQuery, consent)
+		choices := map[string]Consent{"allow": ConsentAllow, "deny": ConsentDeny}
+		response = s.decide(r.URL.RawQuery, choices[r.PostFormValue("consent")]) // anything else: asked again
 	} else {
-		response = s.authorize(r.URL.RawQuery, s.consent(), requestID)
+		response = s.authorize(r.URL.RawQuery, ConsentAsk, Request{ContentType: r.Header.Get("Content-Type"), RequestID: requestID})
 	}
-	target, err := response.url()
+	status, target := response.response(s.options.Deliver)
 	switch {
-	case response.params == nil:
-		writePage(w, http.StatusOK, page{ClientID: r.URL.Query().Get("client_id")})
-	case err != nil || !response.registered:
-		writePage(w, http.StatusBadRequest, page{
-			Error:       response.params.Get("error"),
-			Description: response.params.Get("error_description"),
-		})
-	case s.options.Deliver == DeliverPost:
-		writePage(w, http.StatusOK, page{Target: target})
-	default:
+	case status == http.StatusFound:
 		w.Header().Set("Location", target)
-		w.WriteHeader(http.StatusFound)
+		w.WriteHeader(status)
+	case status == http.StatusBadRequest:
+		writePage(w, status, page{Error: response.params.Get("error"), Description: response.params.Get("error_description")})
+	default:
+		writePage(w, status, page{ClientID: r.URL.Query().Get("client_id"), Target: target})
 	}
 }
 
@@ -224,32 +222,7 @@ func writePage(w http.ResponseWriter, status int, content page) {
 	_ = pages.Execute(w, content)
 }
 
-var pages = template.Must(template.New("").Parse(`<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Apple Business (fake)</title>
-<style nonce="{{.Nonce}}">
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 32rem; margin: 3rem auto; padding: 0 1rem; overflow-wrap: anywhere }
-button { font: inherit; padding: .5rem 1rem }
-</style>
-</head>
-<body>
-<main>
-{{if .Error}}<h1>This request is not valid</h1>
-<p><code>{{.Error}}</code></p>
-<p>{{.Description}}</p>
-{{else if .Target}}<h1>Back to the partner</h1>
-<form method="post" action="{{.Target}}"><button>Continue</button></form>
-<script nonce="{{.Nonce}}">document.forms[0].submit()</script>
-{{else}}<h1>Connect to a partner?</h1>
-<p>The app <code>{{.ClientID}}</code> wants access to your company at this fake Apple Business.</p>
-<form method="post">
-<button name="consent" value="allow">Allow</button>
-<button name="consent" value="deny">Deny</button>
-</form>
-{{end}}</main>
-</body>
-</html>
-`))
+//go:embed pages.html
+var pagesHTML string
+
+var pages = template.Must(template.New("").Parse(pagesHTML))

@@ -170,6 +170,26 @@ func ExampleServer_FailNext() {
 	// <nil>
 }
 
+// A gateway loses the response to one customer's refresh, which has taken effect; the other customers notice nothing.
+func ExampleFailure() {
+	server := applebusinesstest.NewServer(nil)
+	defer server.Close()
+	config := &oauth2.Config{ClientID: server.App.ClientID, ClientSecret: server.App.ClientSecret, Endpoint: server.Endpoint()}
+	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, server.Client())
+	one := server.ConnectExpired(config.ClientID)
+	server.FailNext(applebusinesstest.Failure{StatusCode: 504, TakesEffect: true, RefreshToken: one.RefreshToken})
+
+	fmt.Println(refreshAt(server))
+	for range 2 {
+		_, err := config.TokenSource(ctx, one).Token()
+		fmt.Println(applebusiness.ReasonOf(applebusiness.Wrap(err)))
+	}
+	// Output:
+	// <nil>
+	// applebusiness: unavailable
+	// applebusiness: invalid_refresh_token
+}
+
 // The client secret is replaced at Apple: it ends at once, and heals when it is configured.
 func ExampleServer_RotateSecret() {
 	server := applebusinesstest.NewServer(nil)

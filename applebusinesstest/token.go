@@ -2,17 +2,14 @@ package applebusinesstest
 
 import (
 	"bytes"
-	"crypto/rand"
 	"encoding/json"
-	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/oauth2"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
@@ -22,16 +19,6 @@ type response struct {
 	status int
 	header http.Header
 	body   string
-}
-
-func (r response) write(w http.ResponseWriter) {
-	for name, values := range r.header {
-		for _, value := range values {
-			w.Header().Add(name, value)
-		}
-	}
-	w.WriteHeader(r.status)
-	_, _ = io.WriteString(w, r.body)
 }
 
 func jsonResponse(status int, body any) response {
@@ -72,17 +59,26 @@ func missingParameter(name string) string {
 
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID string) {
 	body, _ := io.ReadAll(io.LimitReader(r.Body, maxBody)) // one that breaks off or is longer does not decode
-	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	contentType := r.Header.Get("Content-Type")
+	mediaType, _, _ := mime.ParseMediaType(contentType)
 	params, isObject := decodeParams(mediaType, body)
+	grantType := params.Get("grant_type")
 	now := s.now()
 
 	s.mu.Lock()
-	s.record(applebusiness.TokenEndpoint, params, requestID)
+	arrived := s.record(Request{
+		Endpoint: applebusiness.TokenEndpoint, Time: now, GrantType: grantType, ContentType: contentType, Params: params, RequestID: requestID,
+	})
+	var failure Failure
+	fails, isAdmitted := false, s.admit(now)
+	if isAdmitted {
+		failure, fails = s.next(selector{applebusiness.TokenEndpoint, grantType, params.Get("client_id"), params.Get("refresh_token")})
+	}
 	var sent response
-	failure, fails := next(&s.tokenFailures)
 	switch {
-	case fails && !failure.TakesEffect:
-		sent = response{failure.StatusCode, failure.Header, failure.Body}
+	case !isAdmitted:
+		sent = response{status: http.StatusTooManyRequests, header: http.Header{"Retry-After": {"1"}}}
+	case fails && !failure.TakesEffect: // and so the request has no effect
 	case len(bytes.TrimSpace(body)) == 0:
 		sent = catalogResponse(applebusiness.ErrEmptyBody)
 	case !isObject:
@@ -91,19 +87,71 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID st
 		sent = s.judgeToken(params, now)
 	}
 	s.mu.Unlock()
-	delay := time.NewTimer(failure.Delay)
-	defer delay.Stop()
+	s.send(w, r, failure, sent, arrived)
+}
+
+// admit says whether a token request is within the RateLimit; s.mu is held.
+func (s *Server) admit(now time.Time) bool {
+	if s.options.RateLimit == 0 {
+		return true
+	}
+	s.admitted = slices.DeleteFunc(s.admitted, func(t time.Time) bool { return now.Sub(t) >= time.Second })
+	if len(s.admitted) >= s.options.RateLimit {
+		return false
+	}
+	s.admitted = append(s.admitted, now)
+	return true
+}
+
+// send writes a response, or what a failure makes of it, and keeps its status in the request, unless that is nil.
+func (s *Server) send(w http.ResponseWriter, r *http.Request, failure Failure, sent response, request *Request) {
+	if failure.StatusCode != 0 {
+		sent = response{failure.StatusCode, failure.Header, failure.Body}
+	}
 	if failure.Hang {
-		delay.Stop()
+		<-r.Context().Done()
 	}
-	select {
-	case <-delay.C:
-	case <-r.Context().Done():
-	}
+	isWaiting := pause(r, failure.Delay)
 	if failure.Hang || failure.Drop {
 		panic(http.ErrAbortHandler) // net/http breaks the connection
 	}
-	sent.write(w)
+	if !isWaiting {
+		return
+	}
+	if request != nil {
+		s.mu.Lock()
+		request.StatusCode = sent.status
+		s.mu.Unlock()
+	}
+	for name, values := range sent.header {
+		for _, value := range values {
+			w.Header().Add(name, value)
+		}
+	}
+	w.WriteHeader(sent.status)
+	if s.options.Trickle == 0 || r.URL.Path != tokenPath {
+		_, _ = io.WriteString(w, sent.body)
+		return
+	}
+	for i := range len(sent.body) {
+		_ = http.NewResponseController(w).Flush() // the header at first
+		if !pause(r, s.options.Trickle) {
+			return
+		}
+		_, _ = io.WriteString(w, sent.body[i:i+1])
+	}
+}
+
+// pause waits, and returns false if nobody waits for the response any more.
+func pause(r *http.Request, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-r.Context().Done():
+		return false
+	case <-timer.C:
+		return r.Context().Err() == nil
+	}
 }
 
 // decodeParams returns the members of a JSON object that are strings. A form is decoded too, since a request that is
@@ -134,9 +182,9 @@ func (s *Server) judgeToken(params url.Values, now time.Time) response {
 		return errorResponse(entry)
 	}
 	clientID, grantType := params.Get("client_id"), params.Get("grant_type")
-	registered := s.clients[clientID]
+	registered, ok := s.clients[clientID]
 	switch {
-	case registered == nil:
+	case !ok:
 		return catalogResponse(applebusiness.ErrInvalidClientID)
 	case registered.secret != params.Get("client_secret"):
 		return catalogResponse(applebusiness.ErrInvalidCredentials)
@@ -184,82 +232,4 @@ func checkParams(params url.Values) (reason applebusiness.Reason, parameter stri
 		}
 	}
 	return "", ""
-}
-
-// redeemCode is for grant_type authorization_code; s.mu is held.
-func (s *Server) redeemCode(params url.Values, now time.Time) response {
-	code := s.codes[params.Get("code")]
-	valid := code != nil && !code.used && now.Before(code.expires) && !code.grant.dead &&
-		code.grant.clientID == params.Get("client_id") &&
-		code.redirectURI == params.Get("redirect_uri") &&
-		code.challenge == oauth2.S256ChallengeFromVerifier(params.Get("code_verifier"))
-	if code != nil {
-		code.used = true
-	}
-	if !valid {
-		return errorResponse(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusBadRequest))
-	}
-	return jsonResponse(http.StatusOK, s.issue(code.grant, rand.Text(), now))
-}
-
-// refresh is for grant_type refresh_token; s.mu is held.
-func (s *Server) refresh(params url.Values, now time.Time) response {
-	name := params.Get("refresh_token")
-	token := s.refreshTokens[name]
-	if token == nil || !token.dies.IsZero() && !now.Before(token.dies) || token.grant.dead || token.grant.clientID != params.Get("client_id") {
-		return errorResponse(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusUnauthorized))
-	}
-	if !s.options.KeepRefreshToken {
-		if token.dies.IsZero() {
-			token.dies = now.Add(max(s.options.GracePeriod, 0))
-		}
-		name = rand.Text()
-	}
-	return jsonResponse(http.StatusOK, s.issue(token.grant, name, now))
-}
-
-// tokens is the token endpoint's success.
-type tokens struct {
-	AccessToken  string `json:"access_token"`
-	ExpiresIn    int64  `json:"expires_in"`
-	RefreshToken string `json:"refresh_token,omitempty"`
-	TokenType    string `json:"token_type"`
-}
-
-// issue gives a grant a new access token, and a refresh token unless that is ""; s.mu is held.
-func (s *Server) issue(to *grant, refresh string, now time.Time) tokens {
-	issued := tokens{
-		AccessToken:  rand.Text(),
-		ExpiresIn:    int64(s.options.AccessTokenLife / time.Second),
-		RefreshToken: refresh,
-		TokenType:    "Bearer",
-	}
-	s.accessTokens[issued.AccessToken] = accessToken{grant: to, expires: now.Add(s.options.AccessTokenLife)}
-	if refresh != "" {
-		s.refreshTokens[refresh] = &refreshToken{grant: to}
-	}
-	return issued
-}
-
-// serveMe says which organisation an access token belongs to, or sends an error in the resource API's dialect.
-func (s *Server) serveMe(w http.ResponseWriter, r *http.Request) {
-	scheme, name, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	now := s.now()
-	s.mu.Lock()
-	token, ok := s.accessTokens[name]
-	ok = ok && strings.EqualFold(scheme, "Bearer") && now.Before(token.expires) && !token.grant.dead
-	s.mu.Unlock()
-	if !ok {
-		jsonResponse(http.StatusUnauthorized, []any{map[string]any{
-			"code": "Unauthorized", "message": "Expired Token", "details": map[string]string{"header": "Authorization"},
-		}}).write(w)
-		return
-	}
-	jsonResponse(http.StatusOK, map[string]any{
-		"user": map[string]string{"firstName": "Jane", "lastName": "Appleseed"},
-		"orgDetails": map[string]string{
-			"orgId":     fmt.Sprintf("org-%d", token.grant.organisation),
-			"legalName": fmt.Sprintf("Example Company %d", token.grant.organisation),
-		},
-	}).write(w)
 }

@@ -1,13 +1,9 @@
 package grants
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
-	"net"
-	"net/http"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -18,8 +14,10 @@ import (
 const (
 	minPoll    = 50 * time.Millisecond // while a sibling refreshes
 	maxPoll    = time.Second
-	leaseAgain = 2 * time.Second // it may have died or given up its lease, which a Load does not show
-	maxRounds  = 8               // in which the row turned out to be another than it was a moment ago
+	leaseAgain = 2 * time.Second  // retry Lease this often: Load does not show whether the sibling still has it
+	saveTime   = 15 * time.Second // what a lease leaves after the request, for Save
+	grace      = maxSaveBackoff + time.Second
+	maxRounds  = 8 // in which the row turned out to be another than it was a moment ago
 )
 
 // attempt is one try to have a good token of a grant, in a goroutine of its own. All who want the grant share it.
@@ -27,75 +25,70 @@ type attempt struct {
 	m      *Manager
 	grant  string
 	e      *entry
-	due    bool          // RefreshDue's: the token must live longer than
-	within time.Duration // from now
 	ctx    context.Context
 	cancel context.CancelFunc
 	holder string
+	want   want
+
+	outcome                // for all who wait
+	finished chan struct{} // when the token is stored, too, or the lease is ended
 
 	// Guarded by Manager.mu.
-	outcome  *outcome // for callers
-	final    *outcome // for watchers: when all is done
-	callers  int      // of Token
-	watchers int      // of RefreshDue
-	sent     bool     // a request whose response must not be lost
-	settled  bool
-	arrival  int64 // in the queue
-	myTurn   chan struct{}
+	offered *outcome // a token for callers, found before that for RefreshDue
+	callers int      // of Token
+	due     int      // of RefreshDue
+	sent    bool     // a request whose response must not be lost
+	settled bool
+	judged  bool // its refusal is noted
+	turn    *turn
+	arrival int64 // in the queue
 
 	// The goroutine's own.
-	replaces     string // the access token that was held at the start
-	firstVersion int64
-	rounds       int
-	leased       bool
-	unsaved      *unsavedToken
-	remember     time.Duration // how long a failure is remembered
-	seen         []*oauth2.Token
-	event        Refresh
+	rounds      int
+	version     int64 // of the row that was looked at last
+	leased      bool
+	surely      bool // leased, since Lease has said so
+	leasedAt    time.Time
+	leasedSince time.Time // a sibling has the lease
+	leaseAt     time.Time // when to try for it again
+	poll        time.Duration
+	graced      bool
+	sentAt      time.Duration
+	unsaved     *unsavedToken
+	remember    time.Duration // how long a failure is remembered; 0: by the number of failures
+	known       bool          // the error is what others were told
+	seen        []*oauth2.Token
+	event       Refresh
 }
-
-// outcome is what those who wait get. Its fields do not change after done is closed.
-type outcome struct {
-	done  chan struct{}
-	token *oauth2.Token
-	err   error
-}
-
-// step is what to do after a look at a row.
-type step int
-
-const (
-	stepSend  step = iota // its refresh token has to be sent
-	stepDone              // there is a token or an error
-	stepAgain             // the row is another one by now: load it
-)
 
 // Outcomes that no caller sees.
 var (
 	errSkipped   = errors.New("nobody waits, and a sibling refreshes or has refreshed the grant")
 	errAbandoned = errors.New("RefreshDue was ended")
+	errLookAgain = errors.New("look at the row again")
 )
 
 // begin starts an attempt; m.mu is held.
-func (m *Manager) begin(a *attempt) *attempt {
-	a.m = m
-	a.holder = rand.Text()
-	a.ctx, a.cancel = context.WithCancel(m.queued)
-	a.outcome = &outcome{done: make(chan struct{})}
-	a.final = &outcome{done: make(chan struct{})}
-	if h := a.e.held.Load(); h != nil && !a.due {
-		a.replaces = h.token.AccessToken
+func (m *Manager) begin(grant string, e *entry, want want) *attempt {
+	a := &attempt{
+		m: m, grant: grant, e: e, holder: rand.Text(), want: want, poll: minPoll,
+		outcome: outcome{done: make(chan struct{})}, finished: make(chan struct{}),
+		offered: &outcome{done: make(chan struct{})},
+		event:   Refresh{Grant: grant, Start: time.Now()},
 	}
-	a.event = Refresh{Grant: a.grant, Start: time.Now()}
-	a.remember = failureMemory
-	a.e.attempt = a
+	a.ctx, a.cancel = context.WithCancel(m.queued)
+	if c := e.current.Load(); c != nil && !want.due {
+		a.want.replaces = c.token.AccessToken
+	}
+	e.attempt = a
+	e.lookAt = m.now() + lookAgain
 	m.attempts[a] = struct{}{}
 	m.active++
 	go a.run()
 	return a
 }
 
-// end is called at the end of each goroutine.
+// end is called at the end of each goroutine that Close waits for.
 func (m *Manager) end() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -110,242 +103,227 @@ func (m *Manager) end() {
 func (a *attempt) run() {
 	m := a.m
 	defer m.end()
-	defer func() {
-		a.cancel()
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		delete(m.attempts, a)
-		m.passLocked(a)
-		a.final.err = a.event.Err
-		close(a.final.done)
-	}()
-	err := a.handOut()
+	token, err := a.refresh()
+	a.settle(token, err)
 	switch {
 	case a.unsaved != nil:
 		if a.event.Unsaved = !m.save(m.work, a.unsaved); a.event.Unsaved {
 			m.saveLater(a.unsaved)
 		}
 	case a.leased:
-		_ = m.call(m.work, func(ctx context.Context) error { return m.store.Release(ctx, a.grant, a.holder) })
+		m.release(a)
 	}
-	if m.options.OnRefresh != nil && err != errSkipped && err != errAbandoned {
-		_ = safely(func() error { m.options.OnRefresh(a.event); return nil })
+	m.mu.Lock()
+	a.cancel()
+	delete(m.attempts, a)
+	m.giveBack(a)
+	m.unclaim(a)
+	m.drop(a.grant, a.e)
+	m.mu.Unlock()
+	close(a.finished)
+	if err != errSkipped && err != errAbandoned {
+		m.report(a.event)
 	}
 }
 
-// handOut gives all who wait what refresh returns.
-func (a *attempt) handOut() error {
-	var token *oauth2.Token
-	err := error(a.storeError(errors.New("the goroutine was ended by what it called")))
-	defer func() { a.settle(token, err) }() // also if a Store calls runtime.Goexit, as a test's FailNow does
-	err = safely(func() (err error) {
-		token, err = a.refresh()
-		return err
-	})
-	return err
+// release ends a's lease. What fails is tried again until the lease has run out, so that it does not block the grant; where
+// Lease failed, so that there is none as like as not, for some seconds.
+func (m *Manager) release(a *attempt) {
+	most := m.leaseTime()
+	if !a.surely {
+		most = 5 * time.Second
+	}
+	for tries := 0; ; tries++ {
+		err := m.call(m.work, func(ctx context.Context) error { return m.store.Release(ctx, a.grant, a.holder) })
+		if err == nil || errors.Is(err, ErrNoGrant) || time.Since(a.leasedAt) > most || sleep(m.queued, saveBackoff(tries)) != nil {
+			return
+		}
+	}
+}
+
+// report calls OnRefresh.
+func (m *Manager) report(event Refresh) {
+	if m.options.OnRefresh != nil {
+		_, _ = enter(m.work, m, "OnRefresh", func(context.Context) (struct{}, error) {
+			m.options.OnRefresh(event)
+			return struct{}{}, nil
+		})
+	}
 }
 
 // refresh returns a good token of the grant, or why there is none.
 func (a *attempt) refresh() (*oauth2.Token, error) {
-	m := a.m
-	poll := minPoll
-	var leasedSince, leaseAt time.Time // a sibling has the lease, and when to try for it again
-	for {
-		record, err := a.load()
-		if err != nil {
-			return nil, err
-		}
-		switch step, token, err := a.look(record); step {
-		case stepDone:
-			return token, err
-		case stepAgain:
-			continue
-		}
-
-		// A request has to be sent. Not now?
-		if err := a.waitForPause(); err != nil {
-			return nil, err
-		}
-		if time.Now().Before(leaseAt) {
-			if err := a.poll(&poll); err != nil {
-				return nil, err
+	record, err := a.load()
+	for err == nil {
+		switch d := a.decide(record); d.do {
+		case serve:
+			return record.Token, nil
+		case skip:
+			return nil, errSkipped
+		case refuse:
+			a.known = d.known
+			return nil, d.err
+		case repair:
+			record, err = a.repair(record)
+		case condemn:
+			record, err = a.condemn(record, a.e.verdict)
+		case send:
+			if !a.ready() {
+				record, err = a.acquire()
+				continue
 			}
-			continue
-		}
-		switch err := m.takeTurn(a); {
-		case err == errLookAgain:
-			continue
-		case err != nil:
-			return nil, err
-		}
-		if err := a.waitForPause(); err != nil {
-			return nil, err
-		}
-
-		// The first write comes before the request: where it fails, Save would fail too, with the only refresh token.
-		before := time.Now()
-		record, err = a.lease()
-		if err != nil {
-			m.giveBack(a)
-			if !errors.Is(err, ErrLeased) {
-				return nil, err
+			var token *oauth2.Token
+			if token, record, err = a.send(record); token != nil {
+				return token, nil
 			}
-			if leasedSince.IsZero() {
-				leasedSince = before
-			} else if time.Since(leasedSince) > 2*m.leaseTime() {
-				return nil, a.storeError(errForever)
-			}
-			leaseAt = time.Now().Add(leaseAgain)
-			if err := a.poll(&poll); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		next, token, err := a.look(record)
-		if next == stepSend && time.Since(before) > saveTime {
-			next, err = a.again(errUnsettled) // Lease took so long that the time to save is used up
-		}
-		if next == stepSend && !a.commit() {
-			next, token, err = stepDone, nil, a.ended()
-		}
-		if next == stepSend {
-			if token, err = a.request(record.Token.RefreshToken); err == nil {
-				return a.keep(record, token), nil
-			}
-			next, err = a.failed(record, err)
-		} else {
-			m.giveBack(a)
-		}
-		if next == stepDone {
-			return token, err
 		}
 	}
+	return nil, err
 }
 
-// look decides what to do about a row, and does what the Store is needed for.
-func (a *attempt) look(record Record) (step, *oauth2.Token, error) {
-	m, e, row := a.m, a.e, record.Token
+// decide asks decide, and notes what the row holds.
+func (a *attempt) decide(record Record) decision {
+	m, e := a.m, a.e
 	m.mu.Lock()
-	older := m.isOlder(e, row)
-	var newest *oauth2.Token
-	if older {
-		newest = e.fetched.token
-	}
-	isGood := a.isGood(row, record.Version)
-	if isGood && !older {
-		m.hold(e, row, false)
-	}
-	left := never
-	if !row.Expiry.IsZero() {
-		left = time.Until(row.Expiry)
-	}
-	isDue := a.due && left <= a.within && row.AccessToken != ""
-	if isGood && !older && isDue {
-		a.publish(row, nil) // it serves those who came meanwhile
-	}
-	isIdle := a.due && !isDue && a.callers == 0 && row.AccessToken != "" && row.AccessToken != e.bad
-	if isIdle && !older {
-		a.detach()
-	}
-	if e.verdict != nil && e.verdict.version != record.Version {
+	defer m.mu.Unlock()
+	if e.verdict != nil && e.verdict.note.version != record.Version {
 		e.verdict = nil // it was about another token, or about this one before somebody put it in again
 	}
-	verdict := e.verdict
-	m.mu.Unlock()
-
-	switch {
-	case older:
-		return a.replaceOlder(record, newest)
-	case isGood && !isDue:
-		return stepDone, row, nil
-	case isIdle:
-		return stepDone, nil, errSkipped
-	case verdict != nil:
-		next, err := a.condemn(record, verdict)
-		return next, nil, err
-	case record.Dead != nil:
-		dead := *record.Dead
-		return stepDone, nil, &dead
-	case row.RefreshToken == "":
-		return stepDone, nil, noRefreshToken()
+	if e.refusedVersion != record.Version {
+		e.refusedVersion, e.refusedSince = 0, 0
 	}
-	if wait := time.Until(record.RetryAt); wait > 0 {
-		a.remember = wait
-		return stepDone, nil, waitError(applebusiness.ErrUnavailable, wait)
+	refusal := m.unusableURL
+	if refusal == nil && e.sentVersion == record.Version { // a failure is about the row as it was
+		refusal = m.remembered(e)
 	}
-	return stepSend, nil, nil
-}
-
-// isGood reports whether a row's token can be handed out; m.mu is held.
-func (a *attempt) isGood(row *oauth2.Token, version int64) bool {
-	if row.AccessToken == "" || row.AccessToken == a.replaces || row.AccessToken == a.e.bad {
-		return false
+	a.held = false
+	if refusal == nil {
+		refusal = m.refusal(a)
+		a.held = refusal != nil
 	}
-	if row.Expiry.IsZero() {
-		return true
-	}
-	left := time.Until(row.Expiry)
-	isFresh := version != a.firstVersion // a sibling has fetched it while this attempt waited
-	return left > expiryMargin || isFresh && left > 0
-}
-
-// replaceOlder stores newest over a row that holds a token which newest has replaced: a Save that failed has not been
-// made up for, or the database has lost what it had. The row's refresh token is spent, whatever its mark says.
-func (a *attempt) replaceOlder(record Record, newest *oauth2.Token) (step, *oauth2.Token, error) {
-	m := a.m
-	err := m.call(a.ctx, func(ctx context.Context) error {
-		return m.store.Save(ctx, a.grant, a.holder, record.Version, copyToken(newest))
-	})
-	if err != nil {
-		if errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) {
-			next, err := a.again(err)
-			return next, nil, err
+	a.version = record.Version
+	a.want.callers = a.callers > 0
+	d := decide(record, memory{
+		now: time.Now(), older: m.see(e, record.Token), bad: e.bad, condemned: e.verdict != nil, refusal: refusal,
+	}, a.want)
+	if d.good {
+		m.use(e, record.Token, false)
+		if d.do != serve {
+			a.offer(record.Token)
 		}
-		return stepDone, nil, a.callError(err)
 	}
-	a.leased = false
-	m.mu.Lock()
-	if u := a.e.unsaved; u != nil && u.token == newest {
-		delete(m.unsaved, u)
-		a.e.unsaved = nil
+	if d.do == skip {
+		a.detach()
 	}
-	isGood := a.isGood(newest, record.Version)
-	if isGood {
-		m.hold(a.e, newest, false)
-	}
-	m.mu.Unlock()
-	if isGood && !a.due {
-		return stepDone, newest, nil
-	}
-	next, err := a.again(errUnsettled)
-	return next, nil, err
+	a.held = a.held && d.known
+	return d
 }
 
-// again counts the rounds, so that a Store which breaks its contract does not keep anybody in a loop.
-func (a *attempt) again(err error) (step, error) {
-	if a.rounds++; a.rounds > maxRounds {
-		return stepDone, a.storeError(err)
+// offer gives callers a token that is good enough for them, and not for RefreshDue; Manager.mu is held.
+func (a *attempt) offer(token *oauth2.Token) {
+	if a.offered.token == nil {
+		a.offered.token = token
+		close(a.offered.done)
+		a.callers = 0
 	}
-	return stepAgain, nil
+}
+
+// ready reports whether a has the lease and the turn, and enough of the lease is left to store what comes.
+func (a *attempt) ready() bool {
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	return a.leased && a.turn != nil && a.turn.granted && time.Since(a.leasedAt) <= saveTime
+}
+
+// acquire waits until a request may be sent, and takes the lease: the first write comes before the request, since where it
+// fails, Save would fail too, with the only refresh token. It returns the row as it is then, or as it is meanwhile.
+func (a *attempt) acquire() (Record, error) {
+	m := a.m
+	m.lockedGiveBack(a)
+	if err := a.waitForPause(); err != nil {
+		return Record{}, err
+	}
+	if a.leased && time.Since(a.leasedAt) > saveTime {
+		if a.rounds++; a.rounds > maxRounds {
+			return Record{}, a.storeError(errUnsettled)
+		}
+	}
+	if time.Now().Before(a.leaseAt) {
+		return a.waitForSibling()
+	}
+	switch err := m.takeTurn(a); {
+	case err == errLookAgain:
+		return a.load()
+	case err != nil:
+		return Record{}, err
+	}
+	if m.claim(a) != nil || m.paused() > 0 {
+		m.lockedGiveBack(a)
+		return a.load()
+	}
+	record, err := a.lease()
+	switch {
+	case err == ErrLeased:
+		m.lockedGiveBack(a)
+		now := time.Now()
+		a.leaseAt = now.Add(leaseAgain)
+		if a.leasedSince.IsZero() {
+			a.leasedSince = now
+		} else if now.Sub(a.leasedSince) > 2*m.leaseTime() {
+			return Record{}, a.storeError(errForever)
+		}
+		return a.waitForSibling()
+	case err != nil:
+		m.lockedGiveBack(a)
+		return Record{}, err
+	case record.Unfinished && !a.graced && !a.knowsLost(record.Version):
+		// Whoever has fetched the successor and could not store it does so now.
+		m.lockedGiveBack(a)
+		a.graced = true
+		if err := a.sleep(grace); err != nil {
+			return Record{}, err
+		}
+		return a.load()
+	}
+	return record, nil
+}
+
+// knowsLost reports whether nobody can have the successor of this version: this Manager has lost the response itself, so
+// shortly ago that no other lease can have run out since.
+func (a *attempt) knowsLost(version int64) bool {
+	m := a.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return a.e.lost == version && m.now()-a.e.lostAt < saveTime
+}
+
+// waitForSibling polls the row while a sibling has the lease, unless nobody waits for a.
+func (a *attempt) waitForSibling() (Record, error) {
+	m := a.m
+	m.mu.Lock()
+	idle := a.callers == 0
+	if idle {
+		a.detach()
+	}
+	m.mu.Unlock()
+	if idle {
+		return Record{}, errSkipped
+	}
+	wait := jitter(a.poll)
+	a.poll = min(2*a.poll, maxPoll)
+	if err := a.sleep(wait); err != nil {
+		return Record{}, err
+	}
+	return a.load()
 }
 
 // waitForPause waits out a short pause after a response with status 429, and returns an error for a long one.
 func (a *attempt) waitForPause() error {
 	wait := a.m.paused()
 	if wait > shortPause {
-		a.remember = wait
+		a.held, a.known = true, true
 		return waitError(applebusiness.ErrRateLimited, wait)
 	}
-	return a.sleep(wait)
-}
-
-// poll waits for a sibling, unless nobody waits for a.
-func (a *attempt) poll(d *time.Duration) error {
-	if a.m.isIdle(a) {
-		return errSkipped
-	}
-	wait := jitter(*d)
-	*d = min(2**d, maxPoll)
 	return a.sleep(wait)
 }
 
@@ -359,151 +337,45 @@ func (a *attempt) sleep(d time.Duration) error {
 
 func (a *attempt) addWaited(since time.Time) { a.event.Waited += time.Since(since) }
 
-// isIdle reports whether no caller waits for a, and sees to it that none comes.
-func (m *Manager) isIdle(a *attempt) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if a.callers > 0 {
-		return false
+// again counts the rounds, so that a Store which breaks its contract does not keep anybody in a loop, and loads the row.
+func (a *attempt) again(err error) (Record, error) {
+	if a.rounds++; a.rounds > maxRounds {
+		return Record{}, a.storeError(err)
 	}
-	a.detach()
-	return true
+	return a.load()
 }
 
-// detach keeps callers from joining a; m.mu is held.
-func (a *attempt) detach() {
-	if a.e.attempt == a {
-		a.e.attempt = nil
-	}
-}
-
-// abandon ends an attempt that RefreshDue began and nobody waits for, unless its request was sent; m.mu is held.
-func (m *Manager) abandon(a *attempt) {
-	if a.due && a.callers == 0 && a.watchers == 0 && !a.sent {
-		a.detach()
-		a.cancel()
-	}
-}
-
-// commit reports whether the request may be sent. From then on Close waits for its response.
-func (a *attempt) commit() bool {
-	a.m.mu.Lock()
-	defer a.m.mu.Unlock()
-	if a.ctx.Err() != nil {
-		return false
-	}
-	a.sent, a.event.Sent = true, true
-	a.m.passLocked(a)
-	return true
-}
-
-// request sends a refresh token to Apple. It does not end with the callers' contexts, nor with Close.
-func (a *attempt) request(refreshToken string) (*oauth2.Token, error) {
-	m := a.m
-	ctx, cancel := context.WithTimeout(m.work, m.timeout)
-	defer cancel()
-	var token *oauth2.Token
-	err := safely(func() (err error) {
-		token, err = m.config.TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken}).Token()
-		return err
-	})
-	if err == nil && (token == nil || token.AccessToken == "") {
-		err = waitError(applebusiness.ErrMalformedResponse, 0)
-	}
-	return token, err
-}
-
-// keep makes the token that was fetched with record's the grant's newest, which is stored next.
-func (a *attempt) keep(record Record, token *oauth2.Token) *oauth2.Token {
+// repair stores the newest token over a row that holds an earlier one, whose refresh token is spent.
+func (a *attempt) repair(record Record) (Record, error) {
 	m, e := a.m, a.e
-	token = copyToken(token)
-	if token.RefreshToken == "" {
-		token.RefreshToken = record.Token.RefreshToken
-	}
-	a.leased = false // Save ends the lease
-	a.seen = append(a.seen, token)
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.queue.pauses = 0
-	m.noteFetched(e, record.Token, token)
-	m.hold(e, token, true)
-	a.unsaved = &unsavedToken{e: e, grant: a.grant, holder: a.holder, version: record.Version, token: token}
-	e.unsaved = a.unsaved
-	m.unsaved[a.unsaved] = struct{}{}
-	return token
-}
-
-// failed records what a request came to that brought no token.
-func (a *attempt) failed(record Record, err error) (step, error) {
-	m := a.m
-	if m.work.Err() != nil {
-		a.leased = false // nothing can be written any more: the lease runs out, and makes the record Unfinished
-		return stepDone, ErrClosed
-	}
-	e, failure := a.tokenFailure(err)
-	advice := applebusiness.Troubleshoot(failure)
-	mark := Mark{Unfinished: record.Unfinished || mayBeLost(e)}
-	switch {
-	case advice.Action == applebusiness.ActionReauthorize && isRefusal(e):
-		dead := *e
-		dead.ResponseLost = record.Unfinished
-		return a.condemn(record, &verdict{record.Version, &dead})
-
-	case e.StatusCode == http.StatusTooManyRequests || e.Reason == applebusiness.ErrRateLimited:
-		a.remember = m.pause(e.RetryAfter)
-		return stepDone, withWait(failure, a.remember)
-
-	case isOutage(e) && advice.Action == applebusiness.ActionRetry && advice.Impact == applebusiness.ImpactService:
-		m.mu.Lock()
-		a.remember = cmp.Or(e.RetryAfter, backoff(a.e.outages))
-		a.e.outages++
-		m.mu.Unlock()
-		failure = withWait(failure, a.remember)
-		mark.RetryAt = time.Now().Add(a.remember + jitter(time.Second))
-
-	case mark.Unfinished == record.Unfinished:
-		return stepDone, failure // of this process alone; Release follows
-	}
-	switch err := a.mark(record.Version, mark); {
-	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
-		return a.again(err) // somebody has put in another token meanwhile
-	case err != nil && mark.Unfinished:
-		a.leased = false // no Release: a lease that runs out says the same
-	}
-	return stepDone, failure
-}
-
-// condemn records that Apple has refused the record's refresh token for good. Nobody is told before that is recorded,
-// since only then is it still the grant's token.
-func (a *attempt) condemn(record Record, v *verdict) (step, error) {
-	m := a.m
-	dead := *v.err
-	err := a.mark(record.Version, Mark{Dead: &dead, Unfinished: record.Unfinished})
-	m.mu.Lock()
-	if a.e.verdict = v; err == nil {
-		a.e.verdict = nil
-	}
+	newest, unsaved := e.line.newest, e.unsaved
 	m.mu.Unlock()
+	holder := a.holder
+	if unsaved != nil {
+		holder = unsaved.a.holder // whose lease ends with its token's Save
+	}
+	err := m.call(a.ctx, func(ctx context.Context) error {
+		return m.store.Save(ctx, a.grant, holder, record.Version, copyToken(newest))
+	})
 	switch {
-	case err == nil:
-		return stepDone, v.err
 	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
 		return a.again(err)
+	case err != nil:
+		return Record{}, a.callError(err)
 	}
-	return stepDone, a.storeError(err) // the verdict is recorded at the next chance, without a request
-}
-
-func (a *attempt) mark(version int64, mark Mark) error {
-	err := a.m.call(a.m.work, func(ctx context.Context) error {
-		return a.m.store.Mark(ctx, a.grant, a.holder, version, mark)
-	})
-	if err == nil {
+	if holder == a.holder {
 		a.leased = false
 	}
-	a.m.mu.Lock()
-	defer a.m.mu.Unlock()
-	a.sent = false // there is nothing to lose any more
-	return err
+	m.mu.Lock()
+	if e.line.fetched == 0 && e.line.newest == newest {
+		e.line.yielded = m.fingerprints(record.Token)
+	}
+	if unsaved != nil && unsaved.token == newest {
+		m.settleSave(unsaved, true)
+	}
+	m.mu.Unlock()
+	return a.again(errUnsettled)
 }
 
 // settle gives the outcome to all who wait, and remembers a failure.
@@ -515,72 +387,91 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 	a.event.Duration = time.Since(a.event.Start)
 	a.event.Err = err
 	a.detach()
-	h := e.held.Load()
+	e.lookAt = m.now() + lookAgain
+	c := e.current.Load()
+	if c != nil && c.token.AccessToken != a.want.replaces {
+		c = nil // it does not come due
+	}
 	switch {
 	case err == nil, err == ErrClosed, err == errAbandoned:
-	case err == errSkipped:
-		if h != nil {
-			h.refreshAt.Store(int64(m.now() + jitter(lookAgain)))
+	case err == errSkipped, a.known:
+		if c != nil {
+			c.refreshAt.Store(int64(m.now() + jitter(lookAgain)))
 		}
 	case err == ErrNoGrant:
-		m.entries.CompareAndDelete(a.grant, e)
-	default:
-		if h != nil {
-			h.refreshAt.Store(int64(m.now() + max(a.remember, jitter(2*backoff(e.failures)))))
+		if e.unsaved == nil && e.line.fetched == 0 {
+			m.entries.CompareAndDelete(a.grant, e)
 		}
-		e.failures++
-		e.failure, e.until = err, m.now()+a.remember
+	default:
+		a.rememberFailure(c, err)
 	}
-	m.drop(a.grant, e)
-	a.publish(token, err)
-}
-
-// drop forgets an entry that only RefreshDue has used; m.mu is held.
-func (m *Manager) drop(grant string, e *entry) {
-	if !e.kept && e.unsaved == nil && e.verdict == nil && e.attempt == nil {
-		m.entries.CompareAndDelete(grant, e)
+	m.wakeJudges()
+	a.token, a.err = token, err
+	close(a.done)
+	if a.offered.token == nil {
+		a.offered.token, a.offered.err = token, err
+		close(a.offered.done)
 	}
 }
 
-// publish gives callers their outcome, and prepares another for those who come later; m.mu is held.
-func (a *attempt) publish(token *oauth2.Token, err error) {
-	a.outcome.token, a.outcome.err = token, err
-	close(a.outcome.done)
-	a.outcome = &outcome{done: make(chan struct{})}
-	a.callers = 0
+// rememberFailure keeps callers from asking again at once, the longer the more often the grant has failed alone; m.mu is
+// held.
+func (a *attempt) rememberFailure(c *current, err error) {
+	e, now := a.e, a.m.now()
+	if a.remember == 0 {
+		a.remember = failureMemory
+		if _, ok := errors.AsType[*StoreError](err); !ok && a.event.Sent {
+			a.remember = min(maxMemory, failureMemory<<min(e.failures, 10))
+		}
+	}
+	if c != nil {
+		c.refreshAt.Store(int64(now + max(a.remember, jitter(2*backoff(e.failures)))))
+	}
+	e.failures++
+	e.failure, e.until, e.sentVersion = err, now+a.remember, 0
+	if a.event.Sent {
+		e.sentVersion = a.version
+	}
 }
 
-// call runs f, which calls the Store, for a limited time.
-func (m *Manager) call(ctx context.Context, f func(ctx context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	return safely(func() error { return f(ctx) })
+// detach keeps callers from joining a; m.mu is held.
+func (a *attempt) detach() {
+	if a.e.attempt == a {
+		a.e.attempt = nil
+	}
+}
+
+// abandon ends an attempt that RefreshDue began and nobody waits for, unless its request was sent; m.mu is held.
+func (m *Manager) abandon(a *attempt) {
+	if a.want.due && a.callers == 0 && a.due == 0 && !a.sent {
+		a.detach()
+		a.cancel()
+	}
 }
 
 func (a *attempt) load() (Record, error) {
-	var record Record
-	err := a.m.call(a.ctx, func(ctx context.Context) (err error) {
-		record, err = a.m.store.Load(ctx, a.grant)
-		return err
-	})
+	record, err := ask(a.ctx, a.m, func(ctx context.Context) (Record, error) { return a.m.store.Load(ctx, a.grant) })
 	record, err = a.check(record, err)
-	if a.firstVersion == 0 {
-		a.firstVersion = record.Version
+	if a.want.version == 0 {
+		a.want.version = record.Version
 	}
 	return record, err
 }
 
-// lease returns the Store's record, ErrLeased or what check makes of an error.
+// lease returns the Store's record, ErrLeased or what check makes of an error. It goes on when a ends, so that no lease
+// begins after the Release that would have ended it.
 func (a *attempt) lease() (Record, error) {
-	var record Record
-	err := a.m.call(a.ctx, func(ctx context.Context) (err error) {
-		record, err = a.m.store.Lease(ctx, a.grant, a.holder, a.m.leaseTime())
-		return err
+	m := a.m
+	a.leasedAt = time.Now()
+	record, err := ask(m.work, m, func(ctx context.Context) (Record, error) {
+		return m.store.Lease(ctx, a.grant, a.holder, m.leaseTime())
 	})
 	if errors.Is(err, ErrLeased) {
+		a.leased = false
 		return Record{}, ErrLeased
 	}
 	a.leased = !errors.Is(err, ErrNoGrant) // after any other error it may be
+	a.surely = err == nil
 	return a.check(record, err)
 }
 
@@ -623,56 +514,4 @@ func (a *attempt) ended() error {
 		return ErrClosed
 	}
 	return errAbandoned
-}
-
-// tokenFailure returns the *Error of a failed request, and what callers get for it.
-func (a *attempt) tokenFailure(err error) (*applebusiness.Error, error) {
-	if _, ok := errors.AsType[*panicError](err); ok {
-		e := waitError(applebusiness.ErrNoResponse, 0)
-		return e, &transportPanic{e, err, mask(textOf(err), a.seen)}
-	}
-	if e, ok := errors.AsType[*applebusiness.Error](applebusiness.Wrap(err)); ok && e != nil {
-		return e, e
-	}
-	e := waitError(applebusiness.ErrNoResponse, 0)
-	return e, e
-}
-
-// isRefusal reports whether Apple has said that the refresh token is invalid: nothing else may end a grant.
-func isRefusal(e *applebusiness.Error) bool {
-	return e.StatusCode != 0 && e.StatusCode < 500 &&
-		(e.Reason == applebusiness.ErrInvalidRefreshToken || e.Reason == "" && e.Code == applebusiness.CodeInvalidGrant)
-}
-
-// isOutage reports whether other processes should wait too. Whether the cause is this process alone, the advice says.
-func isOutage(e *applebusiness.Error) bool {
-	switch e.StatusCode {
-	case http.StatusRequestTimeout, http.StatusTooEarly:
-		return true
-	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
-		return false
-	}
-	return e.StatusCode >= 500 || e.Reason == applebusiness.ErrNoResponse || e.Reason == applebusiness.ErrUnavailable
-}
-
-// mayBeLost reports whether Apple may have replaced the refresh token in a response that did not arrive.
-func mayBeLost(e *applebusiness.Error) bool {
-	switch {
-	case e.Reason == applebusiness.ErrNoResponse:
-		return !wasNeverSent(e)
-	case e.StatusCode >= 500:
-		return e.StatusCode != http.StatusServiceUnavailable
-	case e.Reason == applebusiness.ErrMalformedResponse:
-		return e.StatusCode < 300 // 0 where x/oauth2 does not tell
-	}
-	return false
-}
-
-// wasNeverSent reports whether a request failed before it had a connection.
-func wasNeverSent(e *applebusiness.Error) bool {
-	exchange := *e // a code may be sent again only if nothing was sent
-	exchange.GrantType = applebusiness.GrantTypeAuthorizationCode
-	_, noHost := errors.AsType[*net.DNSError](e)
-	_, noTrust := errors.AsType[*tls.CertificateVerificationError](e)
-	return noHost || noTrust || applebusiness.Retryable(&exchange)
 }

@@ -55,6 +55,7 @@ func newLookUp(names []string) *lookUp {
 
 var sink *oauth2.Token
 
+// Token of a valid grant, compared with a mutex, a map and a copy.
 func BenchmarkToken(b *testing.B) {
 	m, names := warm(b, 1000)
 	l := newLookUp(names)
@@ -193,25 +194,9 @@ func BenchmarkRefresh(b *testing.B) {
 	_ = m.Close(context.Background())
 }
 
-// Token of a valid grant is what every request of the partner's calls.
+// Token of a valid grant is what every request of the partner's calls. How long it takes is BenchmarkToken's.
 func TestTokenIsCheap(t *testing.T) {
-	m, names := warm(t, 1000)
+	m, _ := warm(t, 1000)
 	allocs := testing.AllocsPerRun(100, func() { sink, _ = m.Token(t.Context(), "customer-7") })
 	assert.LessOrEqual(t, allocs, 1.0)
-	l := newLookUp(names)
-	ctx := t.Context()
-	best := func(f func()) time.Duration { // of several, since others use the machine too
-		least := time.Hour
-		for range 20 {
-			start := time.Now()
-			for range 20_000 {
-				f()
-			}
-			least = min(least, time.Since(start))
-		}
-		return least
-	}
-	baseline, measured := best(func() { sink = l.token("customer-7") }), best(func() { sink, _ = m.Token(ctx, "customer-7") })
-	t.Logf("Token takes %.1f times a mutex and a map look-up", float64(measured)/float64(baseline))
-	assert.Less(t, measured, 3*baseline)
 }

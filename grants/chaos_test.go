@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -94,7 +95,7 @@ func (c *chaos) start() *mortal {
 		}
 		return nil
 	})
-	p.Manager = grants.New(testConfig, store, &grants.Options{HTTPClient: &http.Client{Transport: p, Timeout: 30 * time.Second}, Limit: limit(nil)})
+	p.Manager = grants.New(testConfig, store, &grants.Options{HTTPClient: &http.Client{Transport: p, Timeout: 30 * time.Second}, Limit: limit(nil), Logger: slog.New(slog.NewTextHandler(c, nil))})
 	return p
 }
 

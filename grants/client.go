@@ -1,18 +1,33 @@
 package grants
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 )
 
-const maxDrain = 64 << 10
+// What of a response that nobody gets is read, so that its connection can be used again: a new one costs about as much.
+const (
+	maxDrain  = 64 << 10
+	drainTime = 250 * time.Millisecond
+)
 
 // Client returns an HTTP client for the API whose requests carry the grant's access token, from [Manager.Token] with the
 // request's context. Each call returns a new client, with a Transport, CheckRedirect and Timeout as those of
 // [Options.HTTPClient]; its Timeout covers the wait for a token too, and can be changed. It has no cookie jar, since what
 // one customer's session is given must not be sent in another's.
+//
+// The token is sent to TokenURL's origin (scheme, host and port), to those of [Options.Origins] and, if TokenURL is on
+// loopback, to loopback; over plain http to loopback alone. A request to anywhere else fails before anything is sent, such
+// as one to a "next" link that names another host. A wrong entry of Options.Origins fails every request. A redirect to
+// another origin is followed without the token, and so is what it redirects to.
 //
 // If the response has status 401, the token is invalidated, replaced once for all requests that met this, and the request
 // is sent once more if it has no body or a GetBody. What the second response is, the caller gets. The first is what the
@@ -21,26 +36,36 @@ const maxDrain = 64 << 10
 // that a customer who has revoked is seen as such; net/http puts a *url.Error around it, in which errors.Is and
 // [applebusiness.Troubleshoot] find it.
 //
-// A redirect to another scheme, host or port is followed without the token. Token requests do not go through the client.
+// Token requests do not go through the client.
 func (m *Manager) Client(grant string) *http.Client {
 	client := new(http.Client)
 	if m != nil && m.client != nil {
-		client.Transport, client.CheckRedirect, client.Timeout = m.client.Transport, m.client.CheckRedirect, m.client.Timeout
+		client.CheckRedirect, client.Timeout = m.client.CheckRedirect, m.client.Timeout
 	}
-	client.Transport = &transport{m, grant, client.Transport}
+	client.Transport = &transport{m, grant}
 	return client
 }
 
-// transport is what Client's RoundTripper is.
+// transport is what Client's RoundTripper is. Package fmt would show the Manager for a verb that does not fit, and for %w it
+// does not ask for Format, so that nothing else may be in it.
 type transport struct {
 	m     *Manager
 	grant string
-	base  http.RoundTripper // nil: http.DefaultTransport
 }
+
+// Format writes whose transport it is, for every verb.
+func (t *transport) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "transport of grant %q", t.grant) }
+
+// LogValue returns what Format writes.
+func (t *transport) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(t)) }
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !isOwnRequest(r) {
 		return t.baseTransport().RoundTrip(r)
+	}
+	if err := t.m.mayCarry(r.URL); err != nil {
+		closeBody(r.Body)
+		return nil, err
 	}
 	token, err := t.m.Token(r.Context(), t.grant)
 	if err != nil {
@@ -66,14 +91,16 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		closeBody(body)
 		return response, nil
 	}
-	// The connection can be used again if the response has been read.
-	_, _ = io.CopyN(io.Discard, response.Body, maxDrain)
-	closeBody(response.Body)
+	drain(response.Body)
 	if err != nil {
 		closeBody(body)
 		return nil, err
 	}
-	return t.send(r, body, other.AccessToken)
+	response, err = t.send(r, body, other.AccessToken)
+	if err == nil && response.StatusCode == http.StatusUnauthorized {
+		t.m.Invalidate(t.grant, other) // which is so new that the API's trouble may be another
+	}
+	return response, err
 }
 
 // send sends a copy of r. The response's Request is r, which does not show the token.
@@ -87,6 +114,9 @@ func (t *transport) send(r *http.Request, body io.ReadCloser, accessToken string
 	response, err := t.baseTransport().RoundTrip(copied)
 	if response != nil {
 		response.Request = r
+		if response.StatusCode < 400 { // others may be a gateway's
+			t.m.noteAPIWorks()
+		}
 	}
 	return response, err
 }
@@ -99,16 +129,34 @@ func (t *transport) CloseIdleConnections() {
 }
 
 func (t *transport) baseTransport() http.RoundTripper {
-	if t.base == nil {
+	if t.m == nil || t.m.client == nil || t.m.client.Transport == nil {
 		return http.DefaultTransport
 	}
-	return t.base
+	return t.m.client.Transport
 }
 
 func closeBody(body io.Closer) {
 	if body != nil {
 		_ = body.Close()
 	}
+}
+
+// drain reads and closes the body of a response that nobody gets.
+func drain(body io.ReadCloser) {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	go func() {
+		defer cancel()
+		defer func() { _ = recover() }() // a body of somebody else's
+		buffer := make([]byte, 8<<10)
+		for total, n := 0, 0; total < maxDrain && ctx.Err() == nil; total += n {
+			var err error
+			if n, err = body.Read(buffer); err != nil {
+				return
+			}
+		}
+	}()
+	<-ctx.Done()
+	closeBody(body) // which ends a Read
 }
 
 // isOwnRequest reports whether r is the caller's request, or a redirect of it that has never left its origin.
@@ -121,10 +169,58 @@ func isOwnRequest(r *http.Request) bool {
 	return true
 }
 
-func isSameOrigin(a, b *url.URL) bool {
-	return a != nil && b != nil && strings.EqualFold(a.Scheme, b.Scheme) &&
-		strings.EqualFold(a.Hostname(), b.Hostname()) && port(a) == port(b)
+// mayCarry returns why a request to u must not carry a token, or nil.
+func (m *Manager) mayCarry(u *url.URL) error {
+	if m == nil || m.config == nil {
+		return nil // there is no token
+	}
+	home, err := url.Parse(m.config.Endpoint.TokenURL)
+	if err != nil {
+		home = nil
+	}
+	isAllowed := isSameOrigin(u, home) || isLoopback(home) && isLoopback(u)
+	for i, text := range m.options.Origins {
+		origin, err := url.Parse(text)
+		if err != nil || !isOrigin(origin) {
+			return fmt.Errorf(prefix+`Options.Origins[%d] has to be a scheme and a host, such as "https://api.example.com", and nothing else; with http the host has to be loopback`, i)
+		}
+		isAllowed = isAllowed || isSameOrigin(u, origin)
+	}
+	switch {
+	case u == nil || u.Host == "":
+		return errors.New(prefix + "the request's URL has no host")
+	case !isSafe(u):
+		return fmt.Errorf(prefix+"a grant's token is sent by https, or by http to loopback, and not to %.200q", u.Scheme+"://"+u.Host)
+	case !isAllowed:
+		return fmt.Errorf(prefix+"a grant's token is sent to the origins of TokenURL and of Options.Origins, and not to %.200q", u.Scheme+"://"+u.Host)
+	}
+	return nil
 }
+
+// isOrigin reports whether u is a scheme and a host to which a token may be sent, and nothing else.
+func isOrigin(u *url.URL) bool {
+	plain := url.URL{Scheme: u.Scheme, Host: u.Host}
+	return u.Host != "" && isSafe(u) && strings.TrimSuffix(u.String(), "/") == plain.String()
+}
+
+// isSafe reports whether nobody on the way to u can read what is sent.
+func isSafe(u *url.URL) bool {
+	return strings.EqualFold(u.Scheme, "https") || strings.EqualFold(u.Scheme, "http") && isLoopback(u)
+}
+
+func isLoopback(u *url.URL) bool {
+	if u == nil {
+		return false
+	}
+	address, err := netip.ParseAddr(hostOf(u))
+	return hostOf(u) == "localhost" || err == nil && address.Unmap().IsLoopback()
+}
+
+func isSameOrigin(a, b *url.URL) bool {
+	return a != nil && b != nil && strings.EqualFold(a.Scheme, b.Scheme) && hostOf(a) == hostOf(b) && port(a) == port(b)
+}
+
+func hostOf(u *url.URL) string { return strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")) }
 
 func port(u *url.URL) string {
 	switch {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"unicode/utf8"
 
 	"golang.org/x/oauth2"
 
@@ -22,8 +23,8 @@ type storedVerdict struct {
 	ResponseLost bool                   `json:"response_lost,omitempty"`
 }
 
-// MarshalVerdict returns, as a JSON object, what a [Store] keeps of a [Mark]'s Dead, and nil for nil. It is not secret: of
-// texts from outside it keeps Apple's documented descriptions, and nothing else.
+// MarshalVerdict returns, as a JSON object, what a [Store] keeps of a [Mark]'s Dead, and nil for nil. It is not secret: a
+// description is kept only if it is one that Apple documents.
 func MarshalVerdict(e *applebusiness.Error) []byte {
 	if e == nil {
 		return nil
@@ -69,10 +70,13 @@ type storedToken struct {
 
 // SealToken returns what a [Store] keeps of a token: the access token, the refresh token and the type as a JSON object,
 // encrypted by aead and bound to the grant's name and the version; in clear if aead is nil. The Expiry is the Store's to
-// keep. An error of aead is wrapped, and quotes nothing.
+// keep. A token that is not UTF-8 is an error. An error of aead is wrapped, and quotes nothing.
 func SealToken(aead AEAD, grant string, version int64, token *oauth2.Token) ([]byte, error) {
 	if token == nil {
-		return nil, errors.New(prefix + "there is no token to store")
+		return nil, errNothingToStore
+	}
+	if !utf8.ValidString(token.AccessToken) || !utf8.ValidString(token.RefreshToken) || !utf8.ValidString(token.TokenType) {
+		return nil, errors.New(prefix + "the token is not UTF-8") // JSON would change it in silence
 	}
 	text, _ := json.Marshal(storedToken{token.AccessToken, token.RefreshToken, token.TokenType}) // strings always marshal
 	if aead == nil {

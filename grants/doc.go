@@ -10,10 +10,10 @@
 //	manager := grants.New(config, store, nil)
 //	defer manager.Close(ctx)
 //
-//	err = manager.Put(ctx, customer, token)      // the customer has connected: token is from config.Exchange
-//	token, err = manager.Token(ctx, customer)    // before each use, or:
-//	response, err := manager.Client(customer).Get(url)
-//	err = manager.RefreshDue(ctx, 10*time.Minute) // every minute: for the grants that nobody uses
+//	connection, err := manager.Connect(r, state, verifier) // a customer comes back from Apple's consent page
+//	token, err := manager.Token(ctx, connection.Grant)     // before each use, or:
+//	response, err := manager.Client(connection.Grant).Get(url)
+//	err = manager.RefreshDue(ctx, 10*time.Minute)          // every minute: for the grants that nobody uses
 //
 // Where an error says [applebusiness.ActionReauthorize], and only there, the customer has to connect again.
 //

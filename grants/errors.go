@@ -3,17 +3,17 @@ package grants
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/oauth2"
 
 	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/internal/redact"
 )
 
 const prefix = "applebusiness/grants: "
@@ -23,7 +23,6 @@ const (
 	maxErrorText  = 512
 	maxErrorGrant = 128
 	maxErrorNames = 20
-	minSecret     = 4 // a shorter text is no token, and would mask half of every sentence
 )
 
 // StoreError is a failure of a Store, or of [Options.Limit], with the grant that it kept from its token. It is never
@@ -37,7 +36,7 @@ type StoreError struct {
 
 // newStoreError returns a StoreError whose text shows none of the tokens.
 func newStoreError(grant string, err error, tokens ...*oauth2.Token) *StoreError {
-	return &StoreError{Grant: grant, Err: err, text: mask(textOf(err), tokens)}
+	return &StoreError{Grant: grant, Err: err, text: shown(textOf(err), tokens...)}
 }
 
 // Error returns one line: the grant, and the text of Err, quoted and cut, with *** in the place of the grant's tokens.
@@ -47,13 +46,21 @@ func (e *StoreError) Error() string {
 	}
 	text := e.text
 	if text == "" {
-		text = textOf(e.Err)
+		text = shown(textOf(e.Err))
 	}
 	grant := ""
 	if e.Grant != "" {
-		grant = " for grant " + strconv.Quote(cut(e.Grant, maxErrorGrant))
+		grant = " for grant " + strconv.Quote(redact.Cut(e.Grant, maxErrorGrant))
 	}
-	return prefix + "the Store failed" + grant + ": " + strconv.Quote(cut(text, maxErrorText))
+	who := "the Store failed"
+	switch e.Err.(type) {
+	case *limitError:
+		who = "Options.Limit failed"
+	}
+	if e.Err == errForever {
+		who = "no lease was to be had"
+	}
+	return prefix + who + grant + ": " + strconv.Quote(text)
 }
 
 // Unwrap returns Err.
@@ -64,6 +71,18 @@ func (e *StoreError) Unwrap() error {
 	return e.Err
 }
 
+// Format writes what [StoreError.Error] returns whatever the verb, since Err may show more. It implements [fmt.Formatter].
+func (e StoreError) Format(state fmt.State, verb rune) {
+	fmt.Fprintf(state, fmt.FormatString(state, verb), e.Error())
+}
+
+// LogValue returns what [StoreError.Error] returns. It implements [slog.LogValuer].
+func (e *StoreError) LogValue() slog.Value { return slog.StringValue(e.Error()) }
+
+// MarshalText returns what [StoreError.Error] returns, which makes it the JSON of e too. It implements
+// [encoding.TextMarshaler].
+func (e StoreError) MarshalText() ([]byte, error) { return []byte(e.Error()), nil }
+
 // Foreign marks e as none of Apple's errors: package applebusiness looks for no advice beyond it.
 func (e *StoreError) Foreign() {}
 
@@ -71,80 +90,37 @@ func (e *StoreError) Foreign() {}
 var (
 	errNoToken   = errors.New("the Store returned neither a token nor an error")
 	errUnsettled = errors.New("the Store does not keep what it is given, or changes all the time")
-	errForever   = errors.New("the Store gives no lease, and no other holder brings a token")
+	errForever   = errors.New("others have had the grant's lease for long, and none has brought a token")
+	errGivenUp   = errors.New("Close gave up while its token was on its way")
+	errNoName    = errors.New(prefix + "a grant needs a name")
+	errReplaced  = errors.New(prefix + "the token was replaced by a newer one, and its refresh token is spent")
 )
 
-// panicError is what a call of foreign code came to that panicked.
-type panicError struct{ value any }
-
-func (e *panicError) Error() string { return "panic: " + fmt.Sprint(e.value) }
-
-// safely calls f, and returns a panic in it as an error.
-func safely(f func() error) (err error) {
-	defer func() {
-		if value := recover(); value != nil {
-			err = &panicError{value}
-		}
-	}()
-	return f()
-}
-
-// textOf returns what err says, also if its Error panics.
-func textOf(err error) (text string) {
-	defer func() {
-		if recover() != nil {
-			text = "an error without a text"
-		}
-	}()
-	if err == nil {
-		return "no error"
-	}
-	return err.Error()
-}
-
-// mask returns text with *** in the place of the tokens.
-func mask(text string, tokens []*oauth2.Token) string {
+// shown returns what of a text from outside may be seen: what package redact recognises, without the tokens.
+func shown(text string, tokens ...*oauth2.Token) string {
 	var secrets []string
 	for _, token := range tokens {
 		if token != nil {
 			secrets = append(secrets, token.AccessToken, token.RefreshToken)
 		}
 	}
-	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) }) // one may be part of another
-	for _, secret := range secrets {
-		if len(secret) < minSecret {
-			continue
-		}
-		for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret), strings.Trim(strconv.Quote(secret), `"`)} {
-			text = strings.ReplaceAll(text, form, "***")
-		}
-	}
-	return text
-}
-
-// cut returns text, or what of it ends on a rune boundary within limit bytes.
-func cut(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	for limit > 0 && !utf8.RuneStart(text[limit]) {
-		limit--
-	}
-	return text[:limit]
+	return redact.Show(redact.Values(text, secrets...), maxErrorText)
 }
 
 // transportPanic is a failed token request whose http.RoundTripper panicked.
 type transportPanic struct {
 	failed *applebusiness.Error
-	cause  error
-	text   string // cause's, without the grant's tokens
+	cause  *panicError
 }
 
-func (e *transportPanic) Error() string {
-	return e.failed.Error() + ": the HTTP client failed: " + strconv.Quote(cut(e.text, maxErrorText))
-}
-
+func (e *transportPanic) Error() string   { return e.failed.Error() + ": " + e.cause.Error() }
 func (e *transportPanic) Unwrap() []error { return []error{e.failed, e.cause} }
+
+// limitError is a failure of Options.Limit.
+type limitError struct{ err error }
+
+func (e *limitError) Error() string { return textOf(e.err) }
+func (e *limitError) Unwrap() error { return e.err }
 
 func noRefreshToken() *applebusiness.Error {
 	return &applebusiness.Error{
@@ -169,7 +145,7 @@ func withWait(failure error, wait time.Duration) error {
 	case *transportPanic:
 		failed := *e.failed
 		failed.RetryAfter = wait
-		return &transportPanic{&failed, e.cause, e.text}
+		return &transportPanic{&failed, e.cause}
 	}
 	return failure
 }
@@ -188,13 +164,17 @@ func newCloseError(errs map[string]*StoreError) closeError {
 func (e closeError) Error() string {
 	var names []string
 	for _, err := range e[:min(len(e), maxErrorNames)] {
-		names = append(names, strconv.Quote(cut(err.Grant, maxErrorGrant)))
+		name := strconv.Quote(redact.Cut(err.Grant, maxErrorGrant))
+		if err.Grant == "" {
+			name = "a customer who was connecting" // Apple has not said yet as whom
+		}
+		names = append(names, name)
 	}
 	text := prefix + "closed before the newest token was stored of " + strings.Join(names, ", ")
 	if more := len(e) - len(names); more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
-	return text + ": " + strconv.Quote(cut(e[0].text, maxErrorText))
+	return text + ": " + strconv.Quote(e[0].text)
 }
 
 // Unwrap returns a *StoreError for each grant.

@@ -2,13 +2,11 @@ package grants_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -44,57 +42,24 @@ func Example() {
 	// Output: error: <nil>
 }
 
-// The redirect that ends a customer's first visit to Apple's consent page, and every later one: the grant is kept under the
-// organisation that the user picked, which can be another one the second time.
+// Put imports a grant that another program has connected, of which only the refresh token is known. A customer who
+// connects here needs no Put: see Manager.Connect.
 func ExampleManager_Put() {
 	apple := applebusinesstest.NewServer(nil) // in the place of Apple
 	defer apple.Close()
-	config := &oauth2.Config{
-		ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, RedirectURL: apple.App.RedirectURIs[0], Endpoint: apple.Endpoint(),
-	}
-	client := &http.Client{Timeout: 30 * time.Second}
-	ctx := applebusiness.WithJSON(context.WithValue(context.Background(), oauth2.HTTPClient, client), config.Endpoint.TokenURL)
+	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	imported := apple.Connect(config.ClientID).RefreshToken
+	ctx := context.Background()
 	manager := grants.New(config, grants.NewMemoryStore(), nil)
 	defer manager.Close(ctx)
 
-	connect := func(r *http.Request, state, verifier string) error {
-		code, err := applebusiness.VerifyRedirect(r, state)
-		if err != nil {
-			return err
-		}
-		token, err := config.Exchange(ctx, code, oauth2.VerifierOption(verifier))
-		if err != nil {
-			return applebusiness.Wrap(err)
-		}
-		if token.RefreshToken == "" {
-			return errors.New("the token has no refresh_token: the grant would end within the hour")
-		}
-		response, err := oauth2.NewClient(ctx, oauth2.StaticTokenSource(token)).Get(apple.URL + "/api/v1/me")
-		if err != nil {
-			return err
-		}
-		defer response.Body.Close()
-		var me struct {
-			OrgDetails struct {
-				OrgID string `json:"orgId"`
-			} `json:"orgDetails"`
-		}
-		if err := json.NewDecoder(response.Body).Decode(&me); err != nil || me.OrgDetails.OrgID == "" {
-			return fmt.Errorf("/api/v1/me does not say which organisation this is: status %d: %w", response.StatusCode, err)
-		}
-		return manager.Put(ctx, me.OrgDetails.OrgID, token)
+	if err := manager.Put(ctx, "org-7", &oauth2.Token{RefreshToken: imported}); err != nil {
+		fmt.Println(err) // it may be stored or not: put it again
+		return
 	}
-
-	state, verifier := oauth2.GenerateVerifier(), oauth2.GenerateVerifier() // kept on the server, for this browser
-	redirectURL, _ := apple.Authorize(config.AuthCodeURL(state, oauth2.S256ChallengeOption(verifier)))
-	err := connect(httptest.NewRequest(http.MethodPost, redirectURL, nil), state, verifier)
-	fmt.Println("connected:", err)
-
-	err = connect(httptest.NewRequest(http.MethodPost, redirectURL, nil), state, verifier) // the user goes back
-	fmt.Println("again:", applebusiness.Troubleshoot(err).Action)
-	// Output:
-	// connected: <nil>
-	// again: start_over
+	token, err := manager.Token(ctx, "org-7")
+	fmt.Println(token.Valid(), err)
+	// Output: true <nil>
 }
 
 // An operator revives a grant that was called dead by mistake: the Store has kept its token, and Put takes the verdict away.
@@ -292,4 +257,20 @@ func ExampleManager_Close() {
 	_, err := manager.Token(ctx, "customer 7")
 	fmt.Println(errors.Is(err, grants.ErrClosed))
 	// Output: true
+}
+
+func ExampleRefresh_Label() {
+	requests := make(map[string]int) // in production: a counter with this label
+	options := &grants.Options{OnRefresh: func(refresh grants.Refresh) { requests[refresh.Label()]++ }}
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	ctx := context.Background()
+	manager := grants.New(config, grants.NewMemoryStore(), options)
+	_ = manager.Put(ctx, "customer 7", apple.ConnectExpired(config.ClientID))
+	_, _ = manager.Token(ctx, "customer 7")
+	_, _ = manager.Token(ctx, "customer 8")
+	_ = manager.Close(ctx)
+	fmt.Println(requests)
+	// Output: map[no_grant:1 ok:1]
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -37,6 +38,8 @@ type apple struct {
 	grants   map[string]int // how often it was refreshed
 	revoked  map[string]bool
 	failures []func(r *http.Request) (*http.Response, error) // for the next requests, after the latency
+	every    func(r *http.Request) (*http.Response, error)   // for all other requests; nil, or both results nil: none
+	secret   string                                          // the client_secret that came last
 	before   func(r *http.Request)                           // before each token request is looked at
 	after    func()                                          // after each token was issued, before the response
 	api      func(r *http.Request) (*http.Response, error)
@@ -71,6 +74,12 @@ func (a *apple) RoundTrip(r *http.Request) (*http.Response, error) {
 	var failure func(*http.Request) (*http.Response, error)
 	if len(a.failures) > 0 {
 		failure, a.failures = a.failures[0], a.failures[1:]
+	} else if every := a.every; every != nil {
+		a.secret = params["client_secret"]
+		answer, err := every(r)
+		if answer != nil || err != nil {
+			failure = func(*http.Request) (*http.Response, error) { return answer, err }
+		}
 	}
 	isOver := false
 	if a.perSec > 0 {
@@ -202,8 +211,10 @@ func (a *apple) lose(err error) func(*http.Request) (*http.Response, error) {
 func (a *apple) last() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.sent[len(a.sent)-1]
+	return a.lastLocked()
 }
+
+func (a *apple) lastLocked() string { return a.sent[len(a.sent)-1] }
 
 // limit lets everything pass, or what it was given.
 type limit func(ctx context.Context) error
@@ -328,6 +339,22 @@ type world struct {
 
 	mu     sync.Mutex
 	events []grants.Refresh
+	log    strings.Builder // what the processes have logged
+}
+
+// Write is for the processes' Loggers.
+func (w *world) Write(line []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.log.Write(line)
+}
+
+// logged returns what was logged since the last call.
+func (w *world) logged() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	defer w.log.Reset()
+	return w.log.String()
 }
 
 // bubble runs f in a bubble of testing/synctest.
@@ -349,6 +376,7 @@ func (w *world) process(options ...func(*grants.Options)) *grants.Manager {
 	o := &grants.Options{
 		HTTPClient: &http.Client{Transport: w.apple, Timeout: 30 * time.Second},
 		Limit:      limit(nil),
+		Logger:     slog.New(slog.NewTextHandler(w, nil)),
 		OnRefresh: func(event grants.Refresh) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

@@ -238,9 +238,11 @@ func TestFetchedTokenIsKept(t *testing.T) {
 			time.Sleep(time.Minute)
 			assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
 			events := w.takeEvents()
-			require.Len(t, events, 1)
+			require.Len(t, events, 2)
 			assert.True(t, events[0].Unsaved)
 			assert.NoError(t, events[0].Err)
+			assert.Equal(t, grants.Refresh{Grant: "a", Start: start, Duration: events[1].Duration}, events[1], "it is stored at last")
+			assert.Greater(t, events[1].Duration, time.Minute)
 		})
 	})
 
@@ -605,12 +607,17 @@ func TestPanics(t *testing.T) {
 			assert.Contains(t, storeFailure(t, err).Error(), "limit")
 			limited.Store(false)
 			time.Sleep(time.Second)
-			w.apple.fail(func(r *http.Request) (*http.Response, error) { panic("transport refresh-a-0") })
+			w.apple.fail(func(r *http.Request) (*http.Response, error) { panic("transport refresh-a-0 Hunter2hunter2") })
 			e := failure(t, m, "a")
 			assert.Equal(t, applebusiness.ErrNoResponse, e.Reason)
 			_, err = m.Token(t.Context(), "a")
 			assert.Contains(t, err.Error(), "transport")
 			assert.NotContains(t, err.Error(), "refresh-a-0")
+			log := w.logged()
+			for _, word := range []string{"panic in Options.Limit", "panic in OnRefresh", "panic in the HTTP client", "manager_test.go"} {
+				assert.Contains(t, log, word)
+			}
+			assert.NotContains(t, log, "unter2")
 			assert.True(t, w.row("a").Unfinished)
 			time.Sleep(2 * time.Second)
 			assert.Equal(t, "access-a-1", token(t, m, "a"))
@@ -859,17 +866,21 @@ func TestLeaseTime(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			m := w.process()
 			w.connect("a", -time.Minute)
-			slow := true
+			var slow atomic.Bool
+			slow.Store(true)
 			w.store.set(nil, func(method, _ string) error {
-				if method == "Lease" && slow {
-					slow = false
+				if method == "Lease" && slow.Swap(false) {
 					time.Sleep(20 * time.Second)
-					assert.Zero(t, w.apple.requests())
 				}
 				return nil
 			})
-			token(t, m, "a")
-			assert.Equal(t, 2, w.store.count("Lease"))
+			start := time.Now()
+			_, err := m.Token(t.Context(), "a")
+			storeFailure(t, err)
+			assert.Equal(t, 11*time.Second, time.Since(start), "its context has ended, and a second later nobody waits for it")
+			assert.Zero(t, w.apple.requests())
+			time.Sleep(20 * time.Second)
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
 		})
 	})
 }
@@ -966,7 +977,7 @@ func TestUnfinished(t *testing.T) {
 			start := time.Now()
 			e := failure(t, m, "a")
 			assert.True(t, e.ResponseLost)
-			assert.InDelta(t, 45, time.Since(start).Seconds(), 4)
+			assert.InDelta(t, 45+6, time.Since(start).Seconds(), 4, "the lease, and the time for whoever has the successor")
 			assert.Equal(t, applebusiness.CauseResponseLost, applebusiness.Troubleshoot(e).Causes[0])
 		})
 	})
@@ -1180,6 +1191,7 @@ func TestRefreshDue(t *testing.T) {
 			assert.LessOrEqual(t, w.apple.most, 64)
 			assert.Zero(t, w.apple.refused)
 			sent := w.apple.requests()
+			time.Sleep(11 * time.Minute) // for ten minutes what was fetched is compared with the Store
 			w.store.mu.Lock()
 			w.store.calls = nil
 			w.store.mu.Unlock()
@@ -1419,10 +1431,13 @@ func TestClose(t *testing.T) {
 			m := w.process()
 			names := []string{"a", "b"}
 			w.store.fail(errDatabase, "Save")
+			w.apple.latency = time.Second // both are under way when the first Save fails
+			var group sync.WaitGroup
 			for _, grant := range names {
 				w.connect(grant, -time.Minute)
-				token(t, m, grant)
+				group.Go(func() { token(t, m, grant) })
 			}
+			group.Wait()
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 			defer cancel()
 			start := time.Now()
@@ -1522,6 +1537,7 @@ func TestIdleManagerHoldsNoGoroutine(t *testing.T) {
 		w.connect("a", -time.Minute)
 		m := grants.New(testConfig, w.store, &grants.Options{HTTPClient: &http.Client{Transport: w.apple}})
 		token(t, m, "a")
+		synctest.Wait()
 		w.connect("b", -time.Minute)
 		w.store.fail(errDatabase, "Save") // even one that has a token to save sleeps without one
 		token(t, m, "b")
@@ -1669,7 +1685,7 @@ func TestStoreErrorText(t *testing.T) {
 		w.store.fail(errors.New("INSERT … ('refresh-a-0', \"access-a-0\")\nfailed"), "Lease")
 		_, err := m.Token(t.Context(), "a")
 		e := storeFailure(t, err)
-		assert.Equal(t, `applebusiness/grants: the Store failed for grant "a": "INSERT … ('***', \"***\")\nfailed"`, e.Error())
+		assert.Equal(t, `applebusiness/grants: the Store failed for grant "a": "*** *** *** *** failed"`, e.Error())
 
 		w.store.fail(errors.New("Put 'a-new-token'"), "Put")
 		err = m.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "a-new-token"})

@@ -2,7 +2,6 @@ package grants
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -13,32 +12,35 @@ const (
 	slowest           = 1.0
 	recovery          = 0.5 // requests a second, for each second without a response with status 429
 
-	shortPause  = time.Second // a pause that an attempt waits for
-	spareLife   = time.Second
-	turnTime    = 250 * time.Millisecond // after Limit; a lease that takes longer keeps no other grant waiting
-	lookAgain   = 2 * time.Second        // how often a waiting attempt looks whether a sibling was faster
-	lookSpacing = 20 * time.Millisecond
+	shortPause  = time.Second            // a pause that an attempt waits for
+	spareLife   = time.Second            // an unused grant of Limit passes to the next attempt for that long
+	turnTime    = 250 * time.Millisecond // a turn ends after that, even if Lease has not returned
+	lookSpacing = 20 * time.Millisecond  // the longer the queue, the less often each in it looks at its row
 )
 
 // queue is where attempts wait for Limit, which one of them at a time asks: first those that a caller waits for, then
 // those in the background, each in the order of arrival. Its fields are guarded by Manager.mu.
 type queue struct {
-	limit interface{ Wait(context.Context) error }
-	own   *limiter // limit, unless it is the caller's
+	limit  interface{ Wait(context.Context) error }
+	own    *limiter      // limit, unless it is the caller's
+	asking chan struct{} // holds a value while Limit is asked
 
-	waiting  []*attempt
-	arrivals int64
-	turn     *attempt // whose turn it is: it asks Limit, and then tries for the lease
-	// What Limit granted and no request used is the next one's, for a while: in a fleet most attempts find that a sibling
-	// has the lease.
-	spareUntil time.Duration
+	waiting    []*turn
+	arrivals   int64
+	turn       *turn         // who asks Limit, and then tries for the lease
+	spareUntil time.Duration // in a fleet most attempts find that a sibling has the lease, and do not use what Limit granted
 
 	pausedUntil time.Duration // since a response with status 429
-	pauses      int           // in a row
+	pauseBegan  time.Duration
+	pauses      int // in a row
 }
 
-// errLookAgain means that the attempt has waited for a while and should look at the row again before it waits on.
-var errLookAgain = errors.New("look again")
+// turn is an attempt's place in the queue.
+type turn struct {
+	a       *attempt
+	come    chan struct{}
+	granted bool // by Limit
+}
 
 // takeTurn waits until a may send a request. It keeps its turn until commit or giveBack.
 func (m *Manager) takeTurn(a *attempt) error {
@@ -48,52 +50,78 @@ func (m *Manager) takeTurn(a *attempt) error {
 		m.queue.arrivals++
 		a.arrival = m.queue.arrivals
 	}
-	a.myTurn = make(chan struct{})
-	m.queue.waiting = append(m.queue.waiting, a)
-	patience := max(lookAgain, time.Duration(len(m.queue.waiting))*lookSpacing)
+	t := &turn{a: a, come: make(chan struct{})}
+	a.turn = t
+	m.queue.waiting = append(m.queue.waiting, t)
+	spacing := max(lookAgain, time.Duration(len(m.queue.waiting))*lookSpacing)
+	held := m.app.held
 	m.next()
 	m.mu.Unlock()
 
-	timer := time.NewTimer(jitter(patience))
+	timer := time.NewTimer(jitter(spacing))
 	defer timer.Stop()
 	select {
-	case <-a.myTurn:
+	case <-t.come:
 	case <-timer.C:
-		if m.leaveQueue(a) {
+		if m.leaveQueue(t) {
+			return errLookAgain
+		}
+	case <-held:
+		if m.leaveQueue(t) {
 			return errLookAgain
 		}
 	case <-a.ctx.Done():
-		if m.leaveQueue(a) {
+		if m.leaveQueue(t) {
 			return a.ended()
 		}
 	}
+	return m.askLimit(t)
+}
 
+// askLimit asks Limit, unless what it granted to another attempt was not used.
+func (m *Manager) askLimit(t *turn) error {
+	a := t.a
 	m.mu.Lock()
 	spare := m.now() < m.queue.spareUntil
 	m.queue.spareUntil = 0
 	m.mu.Unlock()
 	if !spare {
-		if err := safely(func() error { return m.queue.limit.Wait(a.ctx) }); err != nil {
-			m.pass(a)
+		if err := m.waitForLimit(a.ctx); err != nil {
+			m.lockedGiveBack(a)
 			if a.ctx.Err() != nil {
 				return a.ended()
 			}
 			return a.storeError(&limitError{err})
 		}
 	}
-	time.AfterFunc(turnTime, func() { m.pass(a) })
+	m.mu.Lock()
+	t.granted = true
+	m.mu.Unlock()
+	time.AfterFunc(turnTime, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.pass(t)
+	})
 	return nil
 }
 
-// pass ends a's turn.
-func (m *Manager) pass(a *attempt) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.passLocked(a)
+// waitForLimit asks Limit, one goroutine at a time.
+func (m *Manager) waitForLimit(ctx context.Context) error {
+	_, err := enter(ctx, m, "Options.Limit", func(ctx context.Context) (struct{}, error) {
+		select {
+		case m.queue.asking <- struct{}{}:
+			defer func() { <-m.queue.asking }()
+		case <-ctx.Done():
+			return struct{}{}, ctx.Err()
+		}
+		return struct{}{}, m.queue.limit.Wait(ctx)
+	})
+	return err
 }
 
-func (m *Manager) passLocked(a *attempt) {
-	if m.queue.turn == a {
+// pass ends a turn; m.mu is held.
+func (m *Manager) pass(t *turn) {
+	if t != nil && m.queue.turn == t {
 		m.queue.turn = nil
 		m.next()
 	}
@@ -105,54 +133,91 @@ func (m *Manager) next() {
 		return
 	}
 	first := 0
-	for i, a := range m.queue.waiting {
+	for i, t := range m.queue.waiting {
 		best := m.queue.waiting[first]
-		if a.callers > 0 != (best.callers > 0) {
-			if a.callers > 0 {
-				first = i
-			}
-		} else if a.arrival < best.arrival {
+		if t.a.callers > 0 && best.a.callers == 0 || t.a.callers > 0 == (best.a.callers > 0) && t.a.arrival < best.a.arrival {
 			first = i
 		}
 	}
 	m.queue.turn = m.queue.waiting[first]
 	m.queue.waiting = slices.Delete(m.queue.waiting, first, first+1)
-	close(m.queue.turn.myTurn)
+	close(m.queue.turn.come)
 }
 
-// leaveQueue takes a out of the queue, and reports false if it has the turn already.
-func (m *Manager) leaveQueue(a *attempt) bool {
+// leaveQueue takes t out of the queue, and reports false if its turn has come already.
+func (m *Manager) leaveQueue(t *turn) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	i := slices.Index(m.queue.waiting, a)
+	i := slices.Index(m.queue.waiting, t)
 	if i >= 0 {
 		m.queue.waiting = slices.Delete(m.queue.waiting, i, i+1)
+		t.a.turn = nil
 	}
 	return i >= 0
 }
 
-// giveBack ends a's turn, in which no request was sent.
+// giveBack ends a's turn, in which no request was sent, and its probe; m.mu is held.
 func (m *Manager) giveBack(a *attempt) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.queue.spareUntil = m.now() + spareLife
-	m.passLocked(a)
+	m.unclaim(a)
+	t := a.turn
+	if t == nil {
+		return
+	}
+	a.turn = nil
+	if now := m.now(); t.granted && now >= m.queue.pausedUntil {
+		m.queue.spareUntil = now + spareLife
+	}
+	m.pass(t)
 }
 
-// pause notes a response with status 429, and returns how long nothing is sent now.
-func (m *Manager) pause(retryAfter time.Duration) time.Duration {
+func (m *Manager) lockedGiveBack(a *attempt) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.queue.own != nil {
-		m.queue.own.slowDown()
+	m.giveBack(a)
+}
+
+// pause notes a response with status 429, and returns how long nothing is sent now. What was sent before the pause began
+// belongs to the same event.
+func (m *Manager) pause(a *attempt, retryAfter time.Duration) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	q, now := &m.queue, m.now()
+	if first := q.pauses == 0 || a == nil || a.sentAt >= q.pauseBegan; first {
+		if retryAfter <= 0 {
+			retryAfter = backoff(q.pauses)
+		}
+		q.pauses++
+		q.pauseBegan = max(now, 1)
+		if q.own != nil {
+			q.own.slowDown()
+		}
 	}
-	now := m.now()
-	if retryAfter <= 0 {
-		retryAfter = backoff(m.queue.pauses)
+	if now+retryAfter > q.pausedUntil {
+		q.pausedUntil = now + retryAfter
+		m.pauseFleet(retryAfter)
 	}
-	m.queue.pauses++
-	m.queue.pausedUntil = max(m.queue.pausedUntil, now+retryAfter)
-	return m.queue.pausedUntil - now
+	q.spareUntil = 0
+	if q.pausedUntil-now > shortPause {
+		m.wakeQueue()
+	}
+	return q.pausedUntil - now
+}
+
+// pauseFleet tells Limit, if that is the fleet's; m.mu is held.
+func (m *Manager) pauseFleet(d time.Duration) {
+	fleet, ok := m.queue.limit.(interface {
+		Pause(context.Context, time.Duration) error
+	})
+	if !ok {
+		return
+	}
+	m.active++
+	go func() {
+		defer m.end()
+		ctx, cancel := context.WithTimeout(m.queued, storeTimeout)
+		defer cancel()
+		_, _ = enter(ctx, m, "Options.Limit", func(ctx context.Context) (struct{}, error) { return struct{}{}, fleet.Pause(ctx, d) })
+	}()
 }
 
 // paused returns how long nothing is sent.
@@ -161,12 +226,6 @@ func (m *Manager) paused() time.Duration {
 	defer m.mu.Unlock()
 	return max(0, m.queue.pausedUntil-m.now())
 }
-
-// limitError is a failure of Options.Limit.
-type limitError struct{ err error }
-
-func (e *limitError) Error() string { return "limit: " + textOf(e.err) }
-func (e *limitError) Unwrap() error { return e.err }
 
 // limiter is the Limit of a Manager that was given none. The zero limiter is ready for use.
 type limiter struct {

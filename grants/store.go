@@ -3,6 +3,8 @@ package grants
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -22,7 +24,7 @@ var (
 	ErrClosed = errors.New("applebusiness/grants: the manager is closed")
 )
 
-// Record is what a Store holds of one grant.
+// Record is what a Store holds of one grant. It is printed and logged without the token; its JSON holds it.
 type Record struct {
 	// Token is the grant's newest token. Its Expiry is by this process's clock: the Store converts it from its own. It is
 	// kept when Dead is set.
@@ -31,6 +33,28 @@ type Record struct {
 	// Version changes exactly when Token does. It never repeats for a grant's name: not after Delete and Put, and not
 	// after a failover to an older copy, so a Store draws it at random.
 	Version int64
+}
+
+// Format writes the version and the mark, and not the token, whatever the verb. It implements [fmt.Formatter].
+func (r Record) Format(state fmt.State, verb rune) {
+	fmt.Fprintf(state, fmt.FormatString(state, verb), r.text())
+}
+
+// LogValue returns the version and the mark, and not the token. It implements [slog.LogValuer].
+func (r Record) LogValue() slog.Value { return slog.StringValue(r.text()) }
+
+func (r Record) text() string {
+	text := fmt.Sprintf("grants.Record{Token: ***, Version: %d", r.Version)
+	if r.Dead != nil {
+		text += ", Dead: " + r.Dead.Error()
+	}
+	if !r.RetryAt.IsZero() {
+		text += ", RetryAt: " + r.RetryAt.Format(time.RFC3339)
+	}
+	if r.Unfinished {
+		text += ", Unfinished"
+	}
+	return text + "}"
 }
 
 // Mark is what the fleet remembers about a grant's newest token, beside the token itself. The zero Mark says nothing.

@@ -3,6 +3,7 @@ package grants
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -12,18 +13,21 @@ import (
 const (
 	minSaveBackoff = 50 * time.Millisecond
 	maxSaveBackoff = 5 * time.Second
+	goneTime       = time.Minute // for which a grant has to be gone from the Store before its unsaved token is given up
+	maxBackoff     = time.Minute
 )
 
 // unsavedToken is a token that was fetched, and is not stored yet. Its fields are guarded by Manager.mu.
 type unsavedToken struct {
-	e       *entry
-	grant   string
-	holder  string
-	version int64 // of the row that it replaces
-	token   *oauth2.Token
-	err     error // of the last try
-	tries   int
-	timer   *time.Timer
+	a        *attempt // that fetched it, whose lease it has
+	version  int64    // of the row that it replaces
+	token    *oauth2.Token
+	err      error // of the last try
+	tries    int
+	leasedAt time.Time // when the lease was taken or renewed
+	goneAt   time.Time // since when the Store has no such grant
+	since    time.Time // when it was fetched
+	timer    *time.Timer
 }
 
 // save tries once to store u, and reports whether that is settled: it is stored, or the row has a newer token.
@@ -32,56 +36,92 @@ func (m *Manager) save(ctx context.Context, u *unsavedToken) bool {
 	version := u.version
 	m.mu.Unlock()
 	err := m.call(ctx, func(ctx context.Context) error {
-		return m.store.Save(ctx, u.grant, u.holder, version, copyToken(u.token))
+		return m.store.Save(ctx, u.a.grant, u.a.holder, version, copyToken(u.token))
 	})
 	if err == nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
 		m.settleSave(u, true)
 		return true
 	}
-	isConflict := errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant)
 	var record Record
-	if isConflict {
-		// Either an earlier try has stored the token although it failed, or somebody else was faster.
-		loadErr := m.call(ctx, func(ctx context.Context) (err error) {
-			record, err = m.store.Load(ctx, u.grant)
-			return err
-		})
+	conflict := errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant)
+	if conflict { // an earlier try has stored the token although it failed, or somebody else was faster
+		var loadErr error
+		record, loadErr = ask(ctx, m, func(ctx context.Context) (Record, error) { return m.store.Load(ctx, u.a.grant) })
 		switch {
-		case errors.Is(loadErr, ErrNoGrant):
-			m.settleSave(u, false)
-			return true
 		case loadErr != nil:
-			err, isConflict = loadErr, false
+			err = loadErr
 		case record.Token == nil:
-			err, isConflict = errNoToken, false
+			err = errNoToken
+		default:
+			err = nil
 		}
 	}
 	m.mu.Lock()
-	isOlder := isConflict && m.isOlder(u.e, record.Token)
-	if isOlder {
-		u.version = record.Version // a failover to an older copy: replace that
-	}
-	u.err = err
+	defer m.mu.Unlock()
 	u.tries++
-	m.mu.Unlock()
-	if !isConflict || isOlder {
+	switch found, known := m.entries.Load(u.a.grant); {
+	case errors.Is(err, ErrNoGrant):
+		if u.goneAt.IsZero() {
+			u.goneAt = time.Now()
+		}
+		if !known || found.(*entry) != u.a.e || time.Since(u.goneAt) >= goneTime {
+			m.settleSave(u, false)
+			return true
+		}
+	case err == nil && u.a.e.line.older(m, record.Token):
+		u.version, u.err = record.Version, ErrConflict // a failover to an older copy: replace that
 		return false
+	case err == nil:
+		m.settleSave(u, same(record.Token, u.token))
+		return true
 	}
-	m.settleSave(u, isSame(record.Token, u.token))
-	return true
+	if u.err = err; !errors.Is(err, ErrNoGrant) {
+		m.noteUnsaved(u)
+	}
+	return false
 }
 
-// settleSave forgets u. If the row has another token, that of u is not handed out any more.
-func (m *Manager) settleSave(u *unsavedToken, stored bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.unsaved, u)
-	if u.e.unsaved == u {
-		u.e.unsaved = nil
+// noteUnsaved holds back what is not sent yet, for as long as nothing can be stored; m.mu is held.
+func (m *Manager) noteUnsaved(u *unsavedToken) {
+	if u.tries > 1 {
+		return // the first try tells: one row that cannot be written holds up nobody for long
 	}
-	m.drop(u.grant, u.e)
-	if h := u.e.held.Load(); !stored && h != nil && h.token.AccessToken == u.token.AccessToken {
-		u.e.held.Store(nil)
+	cause := newStoreError(u.a.grant, u.err, u.a.e.secrets()...)
+	if m.app.saves.shut(u.a, cause, 0, m.now(), minSaveProbe, maxSaveProbe) {
+		m.tell(slog.LevelError, "a token cannot be stored, and no other is fetched meanwhile", slog.String("error", cause.Error()))
+		m.wakeQueue()
+	}
+}
+
+// settleSave forgets u. If the row has another token, that of u is not handed out any more; m.mu is held.
+func (m *Manager) settleSave(u *unsavedToken, stored bool) {
+	e := u.a.e
+	_, unsaved := m.unsaved[u]
+	delete(m.unsaved, u)
+	if e.unsaved == u {
+		e.unsaved = nil
+	}
+	if u.timer != nil {
+		u.timer.Stop()
+	}
+	m.drop(u.a.grant, e)
+	if c := e.current.Load(); !stored && c != nil && c.token.AccessToken == u.token.AccessToken {
+		e.current.Store(nil)
+	}
+	if !stored {
+		return
+	}
+	if m.app.saves.open() {
+		m.tell(slog.LevelInfo, "tokens can be stored again")
+	}
+	if u.tries > 0 && unsaved {
+		m.active++
+		go func() {
+			defer m.end()
+			m.report(Refresh{Grant: u.a.grant, Start: u.since, Duration: time.Since(u.since)})
+		}()
 	}
 }
 
@@ -94,8 +134,8 @@ func (m *Manager) saveLater(u *unsavedToken) {
 	}
 	u.timer = time.AfterFunc(saveBackoff(u.tries), func() {
 		m.mu.Lock()
-		_, isUnsaved := m.unsaved[u]
-		if !isUnsaved || m.closed.Load() {
+		_, unsaved := m.unsaved[u]
+		if !unsaved || m.closed.Load() {
 			m.mu.Unlock()
 			return
 		}
@@ -103,13 +143,29 @@ func (m *Manager) saveLater(u *unsavedToken) {
 		m.mu.Unlock()
 		defer m.end()
 		if !m.save(m.work, u) {
+			m.renew(u)
 			m.saveLater(u)
 		}
 	})
 }
 
-func isSame(a, b *oauth2.Token) bool {
-	return a.AccessToken == b.AccessToken && a.RefreshToken == b.RefreshToken
+// renew takes u's lease again, so that no sibling sends the refresh token that it replaces.
+func (m *Manager) renew(u *unsavedToken) {
+	m.mu.Lock()
+	due := time.Since(u.leasedAt) > m.leaseTime()/3
+	m.mu.Unlock()
+	if !due {
+		return
+	}
+	now := time.Now()
+	_, err := ask(m.work, m, func(ctx context.Context) (Record, error) {
+		return m.store.Lease(ctx, u.a.grant, u.a.holder, m.leaseTime())
+	})
+	if err == nil {
+		m.mu.Lock()
+		u.leasedAt = now
+		m.mu.Unlock()
+	}
 }
 
 func saveBackoff(tries int) time.Duration {

@@ -5,11 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -22,68 +22,55 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
-const maxMe = 64 << 10
+const (
+	loginLife      = 10 * time.Minute // as long as the Manager knows what became of a redirect
+	connectTimeout = time.Minute      // for all that Apple and the database are asked
+)
 
-// app is the partner's web application. What it knows is in memory.
+// app is the partner's web application.
 type app struct {
-	ctx          context.Context // of the process, with a client that sends JSON: x/oauth2 keeps it
-	config       *oauth2.Config
-	store        *grants.MemoryStore // a real partner's is in a database
-	manager      *grants.Manager
-	meURL        string
-	origin       string // scheme and host of the redirect URL
-	host         string
-	redirectPath string
-	log          *slog.Logger
-	fake         *applebusinesstest.Server // nil in a real environment
-	logins       *logins
+	config      *oauth2.Config
+	store       grants.Store
+	manager     *grants.Manager
+	redirectURL *url.URL
+	login       string // and a state are the name of the cookie that has the verifier: each tab of a browser can have one
+	file        string // of the connections; "": they are in memory only
+	log         *slog.Logger
+	fake        *applebusinesstest.Server // nil in a real environment
 
 	mu          sync.Mutex             // guards what follows; not held during a request
-	connections map[string]*connection // by the id of the organisation, which is the grant's name
-	attempt     failure                // the last attempt to connect that failed, for the operator
+	connections map[string]*connection // by the id of the company, which is the grant's name
+	failure     error                  // the last attempt to connect that failed, for the operator
+	failed      time.Time
 }
 
-// connection is what this program knows of an organisation beside its grant.
+// connection is what this program knows of a company beside its grant.
 type connection struct {
-	organisation organisation
-	since        time.Time
-	refreshed    time.Time
-	err          error // of the last refresh
-	retryAt      time.Time
+	ID        string
+	Name      string
+	Since     time.Time
+	refreshed time.Time
+	err       error // of the last refresh
+	retryAt   time.Time
 }
 
-// failure is an error and when it happened.
-type failure struct {
-	err  error
-	when time.Time
-}
-
-// organisation is what Apple says about an access token's organisation.
-type organisation struct {
-	ID   string `json:"orgId"`
-	Name string `json:"legalName"`
-}
-
-// newApp returns the web application for settings that are checked. The context must live as long as the process. Close the
-// manager at the end.
-func newApp(ctx context.Context, s settings, fake *applebusinesstest.Server, log *slog.Logger) *app {
-	redirectURL, _ := url.Parse(s.redirectURL)
-	a := &app{
-		config:       s.config(),
-		store:        grants.NewMemoryStore(),
-		meURL:        strings.TrimRight(s.apiURL, "/") + "/api/v1/me",
-		origin:       redirectURL.Scheme + "://" + redirectURL.Host,
-		host:         redirectURL.Host,
-		redirectPath: redirectURL.Path,
-		log:          log,
-		fake:         fake,
-		logins:       newLogins(redirectURL.Scheme == "https"),
-		connections:  make(map[string]*connection),
+// newApp returns the web application for settings that are checked. Close the manager at the end.
+func newApp(s settings, store grants.Store, fake *applebusinesstest.Server, log *slog.Logger) (*app, error) {
+	a := &app{config: s.config(), store: store, login: "login-", log: log, fake: fake, connections: make(map[string]*connection)}
+	a.redirectURL, _ = url.Parse(s.redirectURL)
+	if a.redirectURL.Scheme == "https" {
+		a.login = "__Host-login-"
 	}
-	client := &http.Client{Timeout: appleTimeout}
-	a.ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, client), a.config.Endpoint.TokenURL)
-	a.manager = grants.New(a.config, a.store, &grants.Options{HTTPClient: client, OnRefresh: a.noteRefresh})
-	return a
+	a.manager = grants.New(a.config, store, &grants.Options{HTTPClient: &http.Client{Timeout: appleTimeout}, OnRefresh: a.noteRefresh})
+	if s.dir == "" {
+		return a, nil
+	}
+	a.file = filepath.Join(s.dir, "connections.json") // beside the grants
+	content, err := os.ReadFile(a.file)
+	if errors.Is(err, os.ErrNotExist) {
+		return a, nil
+	}
+	return a, cmp.Or(err, json.Unmarshal(content, &a.connections))
 }
 
 func (a *app) handler() http.Handler {
@@ -91,9 +78,11 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("GET /{$}", a.list)
 	mux.HandleFunc("GET /style.css", serveStyle)
 	mux.HandleFunc("GET /connect", a.connect)
+	mux.HandleFunc("GET /not-connected", notConnected)
+	mux.HandleFunc("GET /other", a.other)
 	// Apple's POST comes from another site, and what protects it is state.
-	mux.HandleFunc("GET "+a.redirectPath, a.redirect)
-	mux.HandleFunc("POST "+a.redirectPath, a.redirect)
+	mux.HandleFunc("GET "+a.redirectURL.Path, a.redirect)
+	mux.HandleFunc("POST "+a.redirectURL.Path, a.redirect)
 	protection := http.NewCrossOriginProtection()
 	handleForm := func(path string, handler http.HandlerFunc) { mux.Handle("POST "+path, protection.Handler(handler)) }
 	handleForm("/connections/{id}/refresh", a.refresh)
@@ -105,145 +94,89 @@ func (a *app) handler() http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		setHeaders(w.Header())
-		// Another name for this host has other cookies, and may be an attacker's.
-		if !strings.EqualFold(r.Host, a.host) {
-			writeMessage(w, http.StatusMisdirectedRequest, message{
-				Title: "This is not the address of this page",
-				Text:  "Open " + a.origin + "/ instead.",
-			})
+		if !strings.EqualFold(r.Host, a.redirectURL.Host) { // another name of this host has other cookies, and may be an attacker's
+			writeMessage(w, http.StatusMisdirectedRequest, message{Title: "This is not the address of this page", Text: "Open " + a.home() + " instead."})
 			return
 		}
 		mux.ServeHTTP(w, r)
 	})
 }
 
-func (a *app) list(w http.ResponseWriter, r *http.Request) {
-	a.mu.Lock()
-	connections := make([]connection, 0, len(a.connections))
-	for _, c := range a.connections {
-		connections = append(connections, *c)
-	}
-	content := listPage{Fake: a.fake != nil}
-	if a.attempt.err != nil {
-		content.Attempt, content.When = newProblem(a.attempt.err), a.attempt.when.UTC()
-	}
-	a.mu.Unlock()
-	slices.SortFunc(connections, func(a, b connection) int {
-		return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.organisation.ID, b.organisation.ID))
-	})
-	for _, c := range connections {
-		if record, err := a.store.Load(r.Context(), c.organisation.ID); err == nil {
-			content.Connections = append(content.Connections, newCard(c, record, time.Now()))
-		}
-	}
-	write(w, http.StatusOK, "list", content)
-}
+// home is the URL to open.
+func (a *app) home() string { return a.redirectURL.Scheme + "://" + a.redirectURL.Host + "/" }
 
 // connect sends the browser to Apple's consent page. It is a link and no form: a form could only be redirected to hosts
 // that the page's policy names, and Apple does not document which ones its sign-in uses.
 func (a *app) connect(w http.ResponseWriter, r *http.Request) {
-	expects := r.URL.Query().Get("connection")
-	if a.find(expects) == nil {
-		expects = ""
-	}
-	started := a.logins.start(w, r, expects, time.Now())
-	http.Redirect(w, r, a.config.AuthCodeURL(started.State, oauth2.S256ChallengeOption(started.Verifier)), http.StatusSeeOther)
+	state, verifier := oauth2.GenerateVerifier(), oauth2.GenerateVerifier()
+	http.SetCookie(w, &http.Cookie{
+		Name: a.login + state, Value: verifier + "." + url.QueryEscape(a.find(r.FormValue("connection")).ID), MaxAge: int(loginLife / time.Second),
+		Path: "/", Secure: a.redirectURL.Scheme == "https", HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	})
+	http.Redirect(w, r, a.config.AuthCodeURL(state, oauth2.S256ChallengeOption(verifier)), http.StatusSeeOther)
 }
 
-// redirect is where Apple sends the browser, by GET or by POST.
+// redirect is where Apple sends the browser, by GET or by POST. It leaves the browser at a URL without the code.
 func (a *app) redirect(w http.ResponseWriter, r *http.Request) {
-	redirect, _ := applebusiness.ParseRedirect(r.URL.RawQuery) // only to find the login
-	login := a.logins.take(w, r, redirect.State, time.Now())
-	if login.State == "" && r.Method == http.MethodPost {
-		// A POST from another site brings no SameSite=Lax cookie; the browser's GET of the same URL does.
-		http.Redirect(w, r, a.redirectPath+"?"+r.URL.RawQuery, http.StatusSeeOther)
+	back, _ := applebusiness.ParseRedirect(r.URL.RawQuery) // only to find the cookie
+	cookie, err := r.Cookie(a.login + back.State)
+	if err != nil && r.Method == http.MethodPost { // from another site it brings no SameSite=Lax cookie; the browser's GET does
+		http.Redirect(w, r, r.URL.RequestURI(), http.StatusSeeOther)
 		return
+	} else if err != nil {
+		cookie, back.State = new(http.Cookie), "" // no login: no state is right
 	}
-	if login.Used {
-		writeMessage(w, http.StatusBadRequest, message{
-			Title: "This page was opened before",
-			Text:  "Apple sends you here once for each connection, and this time is over. Nothing was changed.",
-		})
-		return
-	}
-	code, err := applebusiness.VerifyRedirect(r, login.State) // no login: no state is right
+	verifier, escaped, _ := strings.Cut(cookie.Value, ".")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), connectTimeout) // what follows is done without the browser, too
+	defer cancel()
+	connected, err := a.manager.Connect(r.WithContext(ctx), back.State, verifier)
 	if err != nil {
-		a.failed(w, err)
+		a.log.Warn("not connected", applebusiness.LogAttr(err))
+		a.mu.Lock()
+		a.failure, a.failed = err, time.Now()
+		a.mu.Unlock()
+		http.Redirect(w, r, "/not-connected?action="+string(applebusiness.Troubleshoot(err).Action), http.StatusSeeOther)
 		return
 	}
-	connected, err := a.exchange(r.Context(), code, login.Verifier)
-	if err != nil {
-		a.failed(w, err)
+	a.log.Info("connected", "grant", connected.Grant)
+	a.change(func() {
+		a.connections[connected.Grant] = &connection{ID: connected.Grant, Name: connected.Name, Since: time.Now()}
+	})
+	if expected, _ := url.QueryUnescape(escaped); expected != "" && expected != connected.Grant {
+		http.Redirect(w, r, "/other?"+url.Values{"expected": {expected}, "connected": {connected.Grant}}.Encode(), http.StatusSeeOther)
 		return
 	}
-	a.log.Info("connected", "grant", connected.ID)
-	if expected := a.find(login.Expects); expected != nil && login.Expects != connected.ID {
-		writeMessage(w, http.StatusOK, message{
-			Title: "Another company was connected",
-			Text: fmt.Sprintf("At Apple Business you picked %s, which is connected now. %s was not connected again.",
-				connected.Name, expected.organisation.Name),
-		})
-		return
-	}
-	http.Redirect(w, r, "/", http.StatusSeeOther) // away from the URL with the code
+	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 
-var errNoRefreshToken = errors.New("the token has no refresh token: the grant would end within the hour")
-
-// exchange redeems a code, asks which organisation the token belongs to, and keeps the grant under that one's id: the user
-// picks the organisation at Apple, and the next time it can be another one.
-func (a *app) exchange(ctx context.Context, code, verifier string) (organisation, error) {
-	token, err := a.config.Exchange(a.ctx, code, oauth2.VerifierOption(verifier))
-	if err != nil {
-		return organisation{}, applebusiness.Wrap(err)
-	}
-	if token.RefreshToken == "" {
-		return organisation{}, errNoRefreshToken
-	}
-	connected, err := a.fetchOrganisation(token)
-	if err != nil {
-		return organisation{}, fmt.Errorf("which organisation is connected is not known: %w", err)
-	}
-	if err := a.manager.Put(ctx, connected.ID, token); err != nil {
-		return organisation{}, err
-	}
+// change changes the connections, and writes them to the file.
+func (a *app) change(f func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.connections[connected.ID] = &connection{organisation: connected, since: time.Now()}
-	return connected, nil
+	f()
+	if a.file == "" {
+		return
+	}
+	content, err := json.Marshal(a.connections)
+	if err == nil {
+		err = os.WriteFile(a.file+".new", content, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(a.file+".new", a.file)
+	}
+	if err != nil {
+		a.log.Error("the connections are not written", "error", err)
+	}
 }
 
-func (a *app) fetchOrganisation(token *oauth2.Token) (organisation, error) {
-	var me struct {
-		Organisation organisation `json:"orgDetails"`
-	}
-	request, err := http.NewRequestWithContext(a.ctx, http.MethodGet, a.meURL, nil)
-	if err != nil {
-		return organisation{}, err
-	}
-	token.SetAuthHeader(request)
-	client, _ := a.ctx.Value(oauth2.HTTPClient).(*http.Client)
-	response, err := client.Do(request)
-	if err != nil {
-		return organisation{}, err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return organisation{}, fmt.Errorf("status %d", response.StatusCode)
-	}
-	if json.NewDecoder(io.LimitReader(response.Body, maxMe)).Decode(&me) != nil || me.Organisation.ID == "" {
-		return organisation{}, errors.New("the response is not the documented JSON") // the decoder's error quotes it
-	}
-	return me.Organisation, nil
-}
-
-// failed tells the customer that an attempt to connect failed, and the operator why.
-func (a *app) failed(w http.ResponseWriter, err error) {
-	a.log.Warn("not connected", applebusiness.LogAttr(err))
+// find returns a copy, or the zero connection.
+func (a *app) find(id string) connection {
 	a.mu.Lock()
-	a.attempt = failure{err, time.Now()}
-	a.mu.Unlock()
-	writeFailure(w, err)
+	defer a.mu.Unlock()
+	if c := a.connections[id]; c != nil {
+		return *c
+	}
+	return connection{}
 }
 
 // noteRefresh is told of each refresh, also of those that nobody pressed a button for.
@@ -268,14 +201,38 @@ func (a *app) note(id string, err error) {
 	}
 }
 
-// find returns a copy, or nil if there is no such connection.
-func (a *app) find(id string) *connection {
+func (a *app) list(w http.ResponseWriter, r *http.Request) {
+	content := listPage{Fake: a.fake != nil, File: a.file != ""}
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if c := a.connections[id]; c != nil {
-		return new(*c)
+	connections := make([]connection, 0, len(a.connections))
+	for _, c := range a.connections {
+		connections = append(connections, *c)
 	}
-	return nil
+	if a.failure != nil {
+		content.Attempt, content.When = newProblem(a.failure), a.failed.UTC()
+	}
+	a.mu.Unlock()
+	slices.SortFunc(connections, func(a, b connection) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
+	for _, c := range connections {
+		record, err := a.store.Load(r.Context(), c.ID)
+		if errors.Is(err, grants.ErrNoGrant) {
+			continue
+		}
+		if err != nil {
+			c.err, record.Token = err, new(oauth2.Token)
+		}
+		content.Connections = append(content.Connections, newCard(c, record, time.Now()))
+	}
+	write(w, http.StatusOK, "list", content)
+}
+
+// other says that the user picked another company at Apple than the one to be connected again.
+func (a *app) other(w http.ResponseWriter, r *http.Request) {
+	expected, connected := a.find(r.FormValue("expected")), a.find(r.FormValue("connected"))
+	writeMessage(w, http.StatusOK, message{
+		Title: "Another company was connected",
+		Text:  "At Apple Business you picked " + connected.Name + ", which is connected now. " + expected.Name + " was not connected again.",
+	})
 }
 
 // refresh replaces the access token now, as if the API had refused it. How it went is shown with the connection.
@@ -287,10 +244,7 @@ func (a *app) refresh(w http.ResponseWriter, r *http.Request) {
 		_, err = a.manager.Token(r.Context(), id)
 	}
 	if errors.Is(err, grants.ErrNoGrant) {
-		writeMessage(w, http.StatusNotFound, message{
-			Title: "There is no such connection",
-			Text:  "It was disconnected, or this program was started again since: it keeps connections in memory only.",
-		})
+		writeMessage(w, http.StatusNotFound, message{Title: "There is no such connection", Text: "It was disconnected meanwhile."})
 		return
 	}
 	if err != nil {
@@ -316,10 +270,9 @@ func (a *app) disconnect(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
 	if err := a.manager.Delete(r.Context(), id); err != nil {
 		a.log.Error("not disconnected", "grant", id, "error", err)
+	} else {
+		a.change(func() { delete(a.connections, id) })
 	}
-	a.mu.Lock()
-	delete(a.connections, id)
-	a.mu.Unlock()
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 

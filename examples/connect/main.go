@@ -12,7 +12,7 @@
 //
 // Its first line on stdout names the URL to open. SIGINT or SIGTERM stops it.
 //
-// It is an example: connections are kept in memory, so stopping it forgets them, and it has no accounts, so whoever can
+// With -dir it keeps the connections in a folder, and otherwise in memory. It is an example, and has no accounts: whoever can
 // open its page sees and changes all of them.
 package main
 
@@ -30,6 +30,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -38,6 +39,7 @@ import (
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
+	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
 const (
@@ -62,6 +64,7 @@ type settings struct {
 	redirectURL  string
 	authURL      string
 	apiURL       string
+	dir          string // "": connections are in memory only
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
@@ -73,6 +76,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	flags.StringVar(&given.redirectURL, "redirect-url", "", "`URL` of this program, with any path, as registered with the app at Apple")
 	flags.StringVar(&given.authURL, "auth-url", "", "base `URL` of the authorization endpoint, without /oauth2/v1/authorize")
 	flags.StringVar(&given.apiURL, "api-url", "", "base `URL` of the API, without /api/v1")
+	flags.StringVar(&given.dir, "dir", "", "`folder` to keep the connections in, not with the fake (default: in memory)")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
 	} else if err != nil {
@@ -115,7 +119,19 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	app := newApp(context.WithoutCancel(ctx), s, fake, log)
+	var store grants.Store = grants.NewMemoryStore()
+	if s.dir != "" {
+		folder, err := grants.NewDirStore(s.dir, nil)
+		if err != nil {
+			return err
+		}
+		defer folder.Close()
+		store = folder
+	}
+	app, err := newApp(s, store, fake, log)
+	if err != nil {
+		return err
+	}
 	server := &http.Server{
 		Handler:           app.handler(),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -128,7 +144,7 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	go app.keepAlive(ctx)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	fmt.Fprintf(stdout, "Open %s/\n", app.origin)
+	fmt.Fprintf(stdout, "Open %s\n", app.home())
 	if fake != nil {
 		fmt.Fprintf(stdout, "Apple Business is the fake at %s\n", fake.URL)
 	}
@@ -181,34 +197,26 @@ func (s settings) check() error {
 		return errors.Join(errs...)
 	}
 	example := s.config().AuthCodeURL(oauth2.GenerateVerifier(), oauth2.S256ChallengeOption(oauth2.GenerateVerifier()))
-	return errors.Join(
-		applebusiness.CheckAuthorizationURL(example),
-		checkBaseURL("-auth-url", s.authURL),
-		checkBaseURL("-api-url", s.apiURL),
-		checkRedirectURL(s.redirectURL),
-	)
+	errs = append(errs, applebusiness.CheckAuthorizationURL(example))
+	for _, server := range [...]struct{ name, value string }{{"-redirect-url", s.redirectURL}, {"-auth-url", s.authURL}, {"-api-url", s.apiURL}} {
+		if parsed, err := url.Parse(server.value); err != nil || !secure(parsed) || parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != "" {
+			errs = append(errs, errors.New(server.name+" has to be an https address, or an http address of this machine, without user and query"))
+		} else if server.name == "-redirect-url" && (!freePath.MatchString(parsed.Path) || slices.Contains(ownPaths, parsed.Path)) {
+			errs = append(errs, errors.New(server.name+" has to have a path of its own, such as "+redirectPath))
+		}
+	}
+	return errors.Join(errs...)
 }
 
-func checkBaseURL(name, text string) error {
-	parsed, err := url.Parse(text)
-	if err != nil || parsed.Hostname() == "" || parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != "" {
-		return errors.New(name + " is not the base URL of a server")
-	}
-	ip := net.ParseIP(parsed.Hostname())
-	isHere := parsed.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
-	if parsed.Scheme == "https" || parsed.Scheme == "http" && isHere {
-		return nil
-	}
-	return errors.New(name + " has to be https, except on this machine")
+// secure reports whether nobody else reads what is sent to a server.
+func secure(server *url.URL) bool {
+	ip := net.ParseIP(server.Hostname())
+	here := server.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+	return server.Hostname() != "" && (server.Scheme == "https" || server.Scheme == "http" && here)
 }
 
-// freePath is a path that the mux takes as it is, and that no page of this program has.
-var freePath = regexp.MustCompile(`^/(?:[\w-]+/)*[\w-]+$`)
-
-func checkRedirectURL(text string) error {
-	parsed, err := url.Parse(text)
-	if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" || !freePath.MatchString(parsed.Path) || parsed.Path == "/connect" {
-		return errors.New("-redirect-url has to be a web address with a path of its own, such as " + redirectPath)
-	}
-	return nil
-}
+// freePath is a path that the mux takes as it is, and ownPaths are this program's.
+var (
+	freePath = regexp.MustCompile(`^/(?:[\w-]+/)*[\w-]+$`)
+	ownPaths = []string{"/connect", "/not-connected", "/other"}
+)

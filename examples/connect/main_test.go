@@ -13,6 +13,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
+	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
 const liveness = 30 * time.Second
@@ -35,15 +37,15 @@ type partner struct {
 	t      *testing.T
 	fake   *applebusinesstest.Server
 	url    string
+	args   []string
 	client *http.Client // follows redirects, keeps cookies
 	log    lockedBuffer
 	stop   func() int
 
-	before func(w http.ResponseWriter, r *http.Request) bool // responds instead of the fake if it returns true
-
 	mu      sync.Mutex
-	secrets []string // that went over the wire
-	refresh string   // the newest refresh token
+	before  func(w http.ResponseWriter, r *http.Request) bool // responds instead of the fake if it returns true
+	secrets []string                                          // that went over the wire
+	refresh string                                            // the newest refresh token
 	pages   []string
 }
 
@@ -64,7 +66,8 @@ func (b *lockedBuffer) String() string {
 	return b.data.String()
 }
 
-func start(t *testing.T, options applebusinesstest.Options) *partner {
+// start starts the program with a fake, and with more arguments.
+func start(t *testing.T, options applebusinesstest.Options, args ...string) *partner {
 	t.Helper()
 	p := &partner{t: t, client: newBrowser(t)}
 	p.fake = applebusinesstest.NewUnstartedServer(&options)
@@ -77,15 +80,26 @@ func start(t *testing.T, options applebusinesstest.Options) *partner {
 	}
 	p.fake.RegisterApp(app)
 	p.secrets = []string{app.ClientSecret}
+	p.args = append([]string{
+		"-addr", addr, "-client-id", app.ClientID, "-redirect-url", app.RedirectURIs[0], "-auth-url", p.fake.URL, "-api-url", p.fake.URL + "/",
+	}, args...)
+	p.url = "http://" + addr
+	p.run()
+	t.Cleanup(func() {
+		assert.Equal(t, 0, p.stop())
+		p.assertNoSecrets()
+	})
+	return p
+}
 
+// run starts the program, once more if it was stopped.
+func (p *partner) run() {
+	p.t.Helper()
 	reader, writer := io.Pipe()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan int, 1)
 	go func() {
-		ended <- run(ctx, []string{
-			"-addr", addr, "-client-id", app.ClientID, "-redirect-url", app.RedirectURIs[0],
-			"-auth-url", p.fake.URL, "-api-url", p.fake.URL + "/",
-		}, getenv(map[string]string{secretVariable: app.ClientSecret}), writer, &p.log)
+		ended <- run(ctx, p.args, getenv(map[string]string{secretVariable: p.secrets[0]}), writer, &p.log)
 		writer.Close()
 	}()
 	p.stop = sync.OnceValue(func() int {
@@ -94,14 +108,8 @@ func start(t *testing.T, options applebusinesstest.Options) *partner {
 		return <-ended
 	})
 	line, err := bufio.NewReader(reader).ReadString('\n')
-	require.NoError(t, err, p.log.String())
-	require.Equal(t, "Open http://"+addr+"/\n", line)
-	p.url = "http://" + addr
-	t.Cleanup(func() {
-		assert.Equal(t, 0, p.stop())
-		p.assertNoSecrets()
-	})
-	return p
+	require.NoError(p.t, err, p.log.String())
+	require.Equal(p.t, "Open "+p.url+"/\n", line)
 }
 
 func newBrowser(t *testing.T) *http.Client {
@@ -124,7 +132,10 @@ func getenv(variables map[string]string) func(string) string {
 // listen notes the secrets that pass through the fake's token endpoint.
 func (p *partner) listen(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if p.before != nil && p.before(w, r) {
+		p.mu.Lock()
+		before := p.before
+		p.mu.Unlock()
+		if before != nil && before(w, r) {
 			return
 		}
 		if r.URL.Path != "/api/v1/oauth2/token" {
@@ -282,7 +293,7 @@ func TestAllow(t *testing.T) {
 func TestDeny(t *testing.T) {
 	p := start(t, applebusinesstest.Options{Consent: applebusinesstest.ConsentDeny})
 	status, page := p.get("/connect")
-	assert.Equal(t, http.StatusOK, status)
+	assert.Equal(t, http.StatusBadRequest, status)
 	assert.Contains(t, page, "<h1>The connection was not made</h1>")
 	assert.Contains(t, page, "The connection was not made, and nothing was changed. You can start again at any time.")
 	assert.Contains(t, page, `href="/connect"`)
@@ -347,19 +358,114 @@ func TestForgedRedirectIsRefused(t *testing.T) {
 	assert.Contains(t, page, "Example Company 1", "a forged redirect does not end the login")
 }
 
-func TestReplayedRedirectIsNotRedeemed(t *testing.T) {
+// The same redirect again leads to the same page, and the browser is never left at a URL with a code.
+func TestRedirectAgain(t *testing.T) {
 	p := start(t, allow)
 	redirectURL := p.begin()
-	_, page := p.do(p.client, http.MethodGet, redirectURL, nil)
-	assert.Contains(t, page, "Example Company 1")
-	for _, method := range []string{http.MethodGet, http.MethodPost} {
-		status, page := p.do(p.client, method, redirectURL, nil)
-		assert.Equal(t, http.StatusBadRequest, status)
-		assert.Contains(t, page, "<h1>This page was opened before</h1>")
+	for _, method := range []string{http.MethodGet, http.MethodGet, http.MethodPost} {
+		response := p.send(p.client, method, redirectURL, nil)
+		page, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		require.NoError(t, err)
+		assert.Equal(t, http.StatusOK, response.StatusCode)
+		assert.Equal(t, p.url+"/", response.Request.URL.String())
+		assert.Equal(t, 1, strings.Count(string(page), "<article"))
 	}
 	assert.Len(t, p.tokenRequests(), 1)
-	_, page = p.get("/")
-	assert.Equal(t, 1, strings.Count(page, "<article"))
+
+	// Twice at once, and by a browser that gives up and loads the page again.
+	arrived, goOn := make(chan struct{}, 9), make(chan struct{})
+	p.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/api/v1/oauth2/token" {
+			arrived <- struct{}{}
+			<-goOn
+		}
+		return false
+	})
+	redirectURL = p.begin()
+	ctx, giveUp := context.WithCancel(t.Context())
+	var browsers sync.WaitGroup
+	browsers.Go(func() {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, redirectURL, nil)
+		assert.NoError(t, err)
+		_, err = p.client.Do(request)
+		assert.ErrorIs(t, err, context.Canceled)
+	})
+	<-arrived
+	giveUp()
+	for range 2 {
+		browsers.Go(func() {
+			_, page := p.do(p.client, http.MethodGet, redirectURL, nil)
+			assert.Equal(t, 2, strings.Count(page, `<p class="state good">Connected</p>`))
+		})
+	}
+	time.Sleep(50 * time.Millisecond) // so that both wait; without it they come later, with the same result
+	close(goOn)
+	browsers.Wait()
+	assert.Len(t, p.tokenRequests(), 2)
+}
+
+// A browser that gives up and does not come back is connected all the same, and the program knows of it.
+func TestBrowserGivesUp(t *testing.T) {
+	p := start(t, allow)
+	redirectURL := p.begin()
+	ctx, giveUp := context.WithCancel(t.Context())
+	p.intercept(func(_ http.ResponseWriter, r *http.Request) bool { giveUp(); return false })
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, redirectURL, nil)
+	require.NoError(t, err)
+	_, err = p.client.Do(request)
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.Eventually(t, func() bool {
+		_, page := p.get("/")
+		return strings.Contains(page, "Example Company 1")
+	}, liveness, 10*time.Millisecond)
+}
+
+// With -dir a restart keeps the connections.
+func TestDir(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "grants")
+	p := start(t, allow, "-dir", dir)
+	p.connect()
+	p.connect()
+	p.press("disconnect")
+	_, before := p.get("/")
+	assert.Contains(t, before, "Example Company 2")
+	assert.NotContains(t, before, "Example Company 1")
+	assert.NotContains(t, before, "in memory")
+	require.Equal(t, 0, p.stop())
+
+	p.run()
+	_, page := p.get("/")
+	assert.Equal(t, before, page)
+	_, page = p.press("refresh")
+	assert.Contains(t, page, `<p class="state good">Connected</p>`)
+	assert.Equal(t, []string{"authorization_code", "authorization_code", "refresh_token"}, p.tokenRequests())
+
+	var stderr bytes.Buffer
+	args := append(p.args, "-addr", freeAddr(t))
+	assert.Equal(t, 1, run(t.Context(), args, getenv(map[string]string{secretVariable: p.secrets[0]}), io.Discard, &stderr))
+	assert.Contains(t, stderr.String(), "connect: applebusiness/grants: ", "the folder is in use")
+}
+
+// What no person has opened spends nothing.
+func TestFetchedAhead(t *testing.T) {
+	p := start(t, allow)
+	redirectURL := p.begin()
+	for _, test := range []struct {
+		method string
+		header http.Header
+	}{
+		{http.MethodHead, nil},
+		{http.MethodGet, http.Header{"Sec-Purpose": {"prefetch"}}},
+		{http.MethodGet, http.Header{"Sec-Purpose": {"prefetch;prerender"}}},
+		{http.MethodGet, http.Header{"Purpose": {"prefetch"}}},
+	} {
+		status, _ := p.do(p.client, test.method, redirectURL, test.header)
+		assert.Equal(t, http.StatusBadRequest, status, "%v", test)
+	}
+	assert.Empty(t, p.tokenRequests())
+	_, page := p.do(p.client, http.MethodGet, redirectURL, nil)
+	assert.Contains(t, page, "Example Company 1")
 }
 
 func TestTwoTabs(t *testing.T) {
@@ -421,15 +527,22 @@ func TestRevive(t *testing.T) {
 	assert.Equal(t, []string{"authorization_code", "refresh_token", "refresh_token"}, p.tokenRequests())
 }
 
+// intercept puts a handler in front of the fake.
+func (p *partner) intercept(before func(w http.ResponseWriter, r *http.Request) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.before = before
+}
+
 // me lets the API say so of every access token.
 func (p *partner) me(body string) {
-	p.before = func(w http.ResponseWriter, r *http.Request) bool {
+	p.intercept(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path != "/api/v1/me" {
 			return false
 		}
 		fmt.Fprint(w, body)
 		return true
-	}
+	})
 }
 
 func TestSameOrganisationIsOneConnection(t *testing.T) {
@@ -447,21 +560,21 @@ func TestSameOrganisationIsOneConnection(t *testing.T) {
 // A grant without a refresh token would end within the hour.
 func TestNoRefreshToken(t *testing.T) {
 	p := start(t, allow)
-	p.before = func(w http.ResponseWriter, r *http.Request) bool {
+	p.intercept(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path != "/api/v1/oauth2/token" {
 			return false
 		}
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprint(w, `{"access_token":"access-token-alone","token_type":"Bearer","expires_in":3600}`)
 		return true
-	}
+	})
 	p.secrets = append(p.secrets, "access-token-alone")
 	status, page := p.get("/connect")
-	assert.Equal(t, http.StatusBadGateway, status)
-	assert.Contains(t, page, customerTexts[applebusiness.ActionStartOver])
+	assert.Equal(t, http.StatusBadRequest, status)
+	assert.Contains(t, page, customerTexts[applebusiness.ActionFixRequest])
 	_, page = p.get("/")
 	assert.Contains(t, page, "Nobody is connected yet.")
-	assert.Contains(t, page, "the token has no refresh token")
+	assert.Contains(t, page, "no_refresh_token")
 }
 
 func TestRefreshFails(t *testing.T) {
@@ -501,7 +614,7 @@ func TestRefreshFails(t *testing.T) {
 			func(p *partner) {
 				p.fake.FailWith(http.StatusBadRequest, nil, `{"error":"x","error_description":"<script>alert(1)</script>"}`)
 			},
-			[]string{"&lt;script&gt;alert(1)&lt;/script&gt;"},
+			[]string{"&#34;&lt;***&gt;&#34;"},
 			true,
 		},
 	} {
@@ -538,40 +651,37 @@ func TestConnectFails(t *testing.T) {
 	}
 	me := func(status int, body string) func(p *partner) {
 		return func(p *partner) {
-			p.before = func(w http.ResponseWriter, r *http.Request) bool {
+			p.intercept(func(w http.ResponseWriter, r *http.Request) bool {
 				if r.URL.Path == "/api/v1/me" {
 					w.WriteHeader(status)
 					fmt.Fprint(w, body)
 				}
 				return r.URL.Path == "/api/v1/me"
-			}
+			})
 		}
 	}
 	for name, test := range map[string]struct {
 		fail     func(p *partner)
-		status   int
 		action   applebusiness.Action // whose text the customer reads
 		operator string
 	}{
-		"markup in the redirect":         {redirect("invalid_request", `<img src=x onerror="alert(1)">`), http.StatusBadGateway, applebusiness.ActionFixRequest, "&lt;img src=x onerror="},
-		"the redirect says server_error": {redirect(applebusiness.CodeServerError, "server error"), http.StatusServiceUnavailable, applebusiness.ActionStartOver, "server_error"},
+		"markup in the redirect":         {redirect("invalid_request", `<img src=x onerror="alert(1)">`), applebusiness.ActionFixRequest, "&#34;&lt;img *** ***"},
+		"the redirect says server_error": {redirect(applebusiness.CodeServerError, "server error"), applebusiness.ActionStartOver, "server_error"},
 		"the redirect URI is not registered": {
-			redirect("invalid_request", "redirect_uri does not match one of the registered redirect_uri on OAuth app"), http.StatusBadGateway, applebusiness.ActionFixRegistration, "letter for letter",
+			redirect("invalid_request", "redirect_uri does not match one of the registered redirect_uri on OAuth app"), applebusiness.ActionFixRegistration, "letter for letter",
 		},
-		"the code is refused":    {func(p *partner) { p.fake.Fail(applebusiness.ErrInvalidRefreshToken) }, http.StatusBadGateway, applebusiness.ActionStartOver, "The authorization code was older than 5 minutes."},
-		"the exchange fails":     {func(p *partner) { p.fake.Fail(applebusiness.ErrUnknownServerError) }, http.StatusServiceUnavailable, applebusiness.ActionStartOver, "do not send an authorization code again"},
-		"too many requests":      {func(p *partner) { p.fake.FailWith(429, nil, "") }, http.StatusBadGateway, applebusiness.ActionRetry, "rate_limited"},
-		"a proxy":                {func(p *partner) { p.fake.FailWith(403, nil, "<html>") }, http.StatusServiceUnavailable, applebusiness.ActionCheckNetwork, "malformed_response"},
-		"the API is unavailable": {me(503, `{"orgDetails":{"orgId":"1","legalName":"of an error"}}`), http.StatusBadGateway, applebusiness.ActionStartOver, "status 503"},
-		"the API sends no JSON":  {me(200, "<html>"), http.StatusBadGateway, applebusiness.ActionStartOver, "not the documented JSON"},
-		"the API sends a number": {me(200, `{"orgDetails":7}`), http.StatusBadGateway, applebusiness.ActionStartOver, "not the documented JSON"},
-		"the API sends no id":    {me(200, `{}`), http.StatusBadGateway, applebusiness.ActionStartOver, "not the documented JSON"},
+		"the code is refused":   {func(p *partner) { p.fake.Fail(applebusiness.ErrInvalidRefreshToken) }, applebusiness.ActionStartOver, "The authorization code was older than 5 minutes."},
+		"the exchange fails":    {func(p *partner) { p.fake.Fail(applebusiness.ErrUnknownServerError) }, applebusiness.ActionStartOver, "do not send an authorization code again"},
+		"too many requests":     {func(p *partner) { p.fake.FailWith(429, nil, "") }, applebusiness.ActionRetry, "rate_limited"},
+		"a proxy":               {func(p *partner) { p.fake.FailWith(403, nil, "<html>") }, applebusiness.ActionCheckNetwork, "malformed_response"},
+		"the API refuses":       {me(401, `{"orgDetails":{"orgId":"1","legalName":"of an error"}}`), applebusiness.ActionStartOver, "status 401"},
+		"the API sends no JSON": {me(200, "<html>"), applebusiness.ActionStartOver, "not the documented JSON"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := start(t, allow)
 			test.fail(p)
 			status, page := p.get("/connect")
-			assert.Equal(t, test.status, status)
+			assert.Equal(t, http.StatusBadRequest, status)
 			assert.Contains(t, page, "<h1>The connection was not made</h1>")
 			assert.Contains(t, page, customerTexts[test.action])
 			assert.Contains(t, page, "Start over")
@@ -583,6 +693,14 @@ func TestConnectFails(t *testing.T) {
 			assert.NotContains(t, page, "<img")
 		})
 	}
+}
+
+// An API that fails for a moment keeps nobody from being connected.
+func TestAPIFailsOnce(t *testing.T) {
+	p := start(t, allow)
+	p.fake.FailNext(applebusinesstest.Failure{Endpoint: applebusinesstest.MeEndpoint, StatusCode: 503})
+	p.connect()
+	assert.Len(t, p.tokenRequests(), 1)
 }
 
 // What a customer reads holds no word of a protocol.
@@ -657,7 +775,8 @@ func TestHeaders(t *testing.T) {
 			response.Header.Get("Content-Security-Policy"), path)
 		if path == "/connect" {
 			cookie := response.Cookies()[0]
-			assert.Regexp(t, "^login-.{8}$", cookie.Name)
+			assert.Regexp(t, "^login-.{43}$", cookie.Name)
+			assert.Equal(t, 600, cookie.MaxAge, "as long as the Manager knows the outcome")
 			assert.True(t, cookie.HttpOnly)
 			assert.Equal(t, http.SameSiteLaxMode, cookie.SameSite)
 		}
@@ -665,11 +784,12 @@ func TestHeaders(t *testing.T) {
 }
 
 func TestSecureCookie(t *testing.T) {
-	a := newApp(t.Context(), settings{redirectURL: "https://partner.example/redirect"}, nil, nil)
+	a, err := newApp(settings{redirectURL: "https://partner.example/redirect"}, grants.NewMemoryStore(), nil, nil)
+	require.NoError(t, err)
 	recorder := httptest.NewRecorder()
 	a.handler().ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "https://partner.example/connect", nil))
 	cookie := recorder.Result().Cookies()[0]
-	assert.Regexp(t, "^__Host-login-.{8}$", cookie.Name)
+	assert.Regexp(t, "^__Host-login-.{43}$", cookie.Name)
 	assert.True(t, cookie.Secure)
 	assert.Equal(t, "/", cookie.Path)
 	assert.Empty(t, cookie.Domain)
@@ -679,13 +799,13 @@ func TestSlowRefreshBlocksNoOtherPage(t *testing.T) {
 	p := start(t, allow)
 	p.connect()
 	arrived, goOn := make(chan struct{}), make(chan struct{})
-	p.before = func(_ http.ResponseWriter, r *http.Request) bool {
+	p.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path == "/api/v1/oauth2/token" {
 			arrived <- struct{}{}
 			<-goOn
 		}
 		return false
-	}
+	})
 	_, page := p.get("/")
 	path := regexp.MustCompile(`/connections/[^"]*/refresh`).FindString(page)
 	refreshed := make(chan string, 1)
@@ -708,13 +828,13 @@ func TestStopFinishesRefresh(t *testing.T) {
 	p := start(t, allow)
 	p.connect()
 	arrived, goOn := make(chan struct{}), make(chan struct{})
-	p.before = func(_ http.ResponseWriter, r *http.Request) bool {
+	p.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path == "/api/v1/oauth2/token" {
 			close(arrived)
 			<-goOn
 		}
 		return false
-	}
+	})
 	_, page := p.get("/")
 	path := regexp.MustCompile(`/connections/[^"]*/refresh`).FindString(page)
 	refreshed := make(chan int, 1)
@@ -756,61 +876,6 @@ func TestConcurrently(t *testing.T) {
 	assert.Equal(t, 6, strings.Count(page, `<p class="state good">Connected</p>`))
 }
 
-func TestLogins(t *testing.T) {
-	now := time.Now()
-	under := newLogins(false)
-	start := func(browser []*http.Cookie, now time.Time) (login, []*http.Cookie) {
-		recorder := httptest.NewRecorder()
-		started := under.start(recorder, requestWith(browser), "org-1", now)
-		return started, recorder.Result().Cookies()
-	}
-	take := func(browser []*http.Cookie, state string, now time.Time) (login, []*http.Cookie) {
-		recorder := httptest.NewRecorder()
-		return under.take(recorder, requestWith(browser), state, now), recorder.Result().Cookies()
-	}
-	first, browser := start(nil, now)
-	assert.NoError(t, applebusiness.CheckAuthorizationURL((settings{clientID: "c", redirectURL: "https://p.example/redirect"}).config().AuthCodeURL(first.State)+
-		"&code_challenge=c"))
-	assert.NotContains(t, browser[0].Value, first.Verifier)
-	taken, _ := take(browser, first.State, now.Add(loginLife))
-	assert.Zero(t, taken, "expired")
-	taken, _ = take(nil, first.State, now)
-	assert.Zero(t, taken, "another browser")
-	taken, _ = take(browser, first.State[:20], now)
-	assert.Zero(t, taken)
-	taken, _ = take([]*http.Cookie{{Name: browser[0].Name, Value: "forged"}}, first.State, now)
-	assert.Zero(t, taken)
-	taken, used := take(browser, first.State, now.Add(loginLife-1))
-	assert.Equal(t, "org-1", taken.Expects)
-	assert.Equal(t, first.Verifier, taken.Verifier)
-	assert.False(t, taken.Used)
-	taken, _ = take(used, first.State, now)
-	assert.True(t, taken.Used)
-	assert.Empty(t, taken.Verifier)
-
-	// A browser has room for some, and the oldest makes room.
-	for range maxLogins {
-		_, set := start(browser, now)
-		for _, cookie := range set {
-			browser = slices.DeleteFunc(browser, func(old *http.Cookie) bool { return old.Name == cookie.Name })
-			if cookie.MaxAge > 0 {
-				browser = append(browser, cookie)
-			}
-		}
-	}
-	assert.Len(t, browser, maxLogins)
-	taken, _ = take(browser, first.State, now)
-	assert.Zero(t, taken)
-}
-
-func requestWith(cookies []*http.Cookie) *http.Request {
-	r := httptest.NewRequest(http.MethodGet, "/", nil)
-	for _, cookie := range cookies {
-		r.AddCookie(cookie)
-	}
-	return r
-}
-
 // Whoever begins logins by the thousand does not end anybody else's.
 func TestAnonymousVisits(t *testing.T) {
 	p := start(t, allow)
@@ -846,6 +911,7 @@ func TestRefusesToStart(t *testing.T) {
 		"-auth-url", "https://auth.example", "-api-url", "https://api.example",
 	}
 	with := func(args ...string) []string { return append(slices.Clone(complete), args...) }
+	const address = " has to be an https address, or an http address of this machine, without user and query\n"
 	const localhost = `applebusiness: invalid_request: "localhost is not allowed for redirect_uri. Use the IP literal (127.0.0.1) instead"`
 	for name, test := range map[string]struct {
 		args   []string
@@ -863,12 +929,12 @@ func TestRefusesToStart(t *testing.T) {
 		"all at once": {
 			with("-redirect-url", "http://localhost:8080/style.css#", "-auth-url", "http://auth.example", "-api-url", "api.example"), "s3cret", 1,
 			"connect: applebusiness: invalid_request: \"redirect_uri is not valid\"\n" +
-				"connect: -auth-url has to be https, except on this machine\n" +
-				"connect: -api-url is not the base URL of a server\n" +
-				"connect: -redirect-url has to be a web address with a path of its own, such as /redirect\n",
+				"connect: -redirect-url has to have a path of its own, such as /redirect\n" +
+				"connect: -auth-url" + address + "connect: -api-url" + address,
 		},
-		"password in a URL":      {with("-api-url", "https://user:pass@api.example"), "s3cret", 1, "connect: -api-url is not the base URL of a server\n"},
-		"no web address":         {with("-redirect-url", "myapp://host/redirect"), "s3cret", 1, "connect: -redirect-url has to be a web address with a path of its own, such as /redirect\n"},
+		"a path of this program": {with("-redirect-url", "https://partner.example/other"), "s3cret", 1, "connect: -redirect-url has to have a path of its own, such as /redirect\n"},
+		"password in a URL":      {with("-api-url", "https://user:pass@api.example"), "s3cret", 1, "connect: -api-url" + address},
+		"no web address":         {with("-redirect-url", "myapp://host/redirect"), "s3cret", 1, "connect: -redirect-url" + address},
 		"fake at localhost":      {[]string{"-addr", "localhost:0"}, "", 1, "connect: " + localhost + "\n"},
 		"address taken":          {[]string{"-addr", taken.Addr().String()}, "", 1, "connect: listen tcp " + taken.Addr().String() + ": bind:…"},
 		"address taken, no fake": {with("-addr", taken.Addr().String()), "s3cret", 1, "connect: listen tcp…"},

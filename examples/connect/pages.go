@@ -2,7 +2,6 @@ package main
 
 import (
 	"embed"
-	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -42,22 +41,22 @@ type listPage struct {
 	Connections []card
 	Attempt     *problem
 	When        time.Time
-	Fake        bool
+	Fake, File  bool
 }
 
 // card is what the page shows of a connection.
 type card struct {
-	Organisation organisation
-	Path         string // of its forms
-	Since        time.Time
-	Refreshed    time.Time
-	Expires      string
-	State        string
-	Class        string // of the state, for the style sheet
-	Customer     string // what this customer is told
-	Reconnect    bool
-	RetryIn      string
-	Problem      *problem
+	ID, Name  string
+	Path      string // of its forms
+	Since     time.Time
+	Refreshed time.Time
+	Expires   string
+	State     string
+	Class     string // of the state, for the style sheet
+	Customer  string // what this customer is told
+	Reconnect bool
+	RetryIn   string
+	Problem   *problem
 }
 
 // message is a page that only says something.
@@ -77,10 +76,7 @@ type problem struct {
 
 func newProblem(err error) *problem {
 	advice := applebusiness.Troubleshoot(err)
-	p := &problem{Error: err.Error(), Remedy: advice.Remedy}
-	if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
-		p.Error = strings.TrimPrefix(failed.Error(), "applebusiness: ") // printable and short, whatever came
-	}
+	p := &problem{Error: strings.TrimPrefix(err.Error(), "applebusiness: "), Remedy: advice.Remedy} // one line without secrets: the Manager's
 	for _, cause := range advice.Causes {
 		p.Causes = append(p.Causes, cause.Description())
 	}
@@ -98,13 +94,14 @@ func newProblem(err error) *problem {
 // newCard returns what the page shows of a connection whose grant is record.
 func newCard(c connection, record grants.Record, now time.Time) card {
 	shown := card{
-		Organisation: c.organisation,
-		Path:         "/connections/" + url.PathEscape(c.organisation.ID),
-		Since:        c.since.UTC(),
-		Refreshed:    c.refreshed.UTC(),
-		Expires:      expires(record.Token.Expiry.Sub(now)),
-		State:        "Connected",
-		Class:        "good",
+		ID:        c.ID,
+		Name:      c.Name,
+		Path:      "/connections/" + url.PathEscape(c.ID),
+		Since:     c.Since.UTC(),
+		Refreshed: c.refreshed.UTC(),
+		Expires:   expires(record.Token.Expiry.Sub(now)),
+		State:     "Connected",
+		Class:     "good",
 	}
 	err := c.err
 	if record.Dead != nil {
@@ -149,22 +146,14 @@ func about(d time.Duration) string {
 	return fmt.Sprintf("%d %s", amount, unit)
 }
 
-// writeFailure tells a customer that no connection was made. What an engineer needs to know is elsewhere.
-func writeFailure(w http.ResponseWriter, err error) {
-	action := applebusiness.Troubleshoot(err).Action
-	if action == applebusiness.ActionUnknown {
-		action = applebusiness.ActionStartOver // an attempt to connect that failed, for whatever reason
+// notConnected tells a customer that no connection was made. What an engineer needs to know is elsewhere. It is no success,
+// or a browser could show what it has fetched ahead.
+func notConnected(w http.ResponseWriter, r *http.Request) {
+	content := message{Title: "The connection was not made", Text: customerText(applebusiness.Action(r.FormValue("action"))), Connect: true}
+	if r.FormValue("action") == "" {
+		content.Title = "The connection is not made yet" // the database, or this program that stops
 	}
-	status := http.StatusBadGateway
-	switch {
-	case errors.Is(err, applebusiness.ErrStateMismatch), errors.Is(err, applebusiness.ErrMalformedRedirect):
-		status = http.StatusBadRequest
-	case errors.Is(err, applebusiness.ErrUserDenied):
-		status = http.StatusOK
-	case applebusiness.Troubleshoot(err).Impact == applebusiness.ImpactService:
-		status = http.StatusServiceUnavailable
-	}
-	writeMessage(w, status, message{Title: "The connection was not made", Text: customerText(action), Connect: true})
+	writeMessage(w, http.StatusBadRequest, content)
 }
 
 func writeMessage(w http.ResponseWriter, status int, content message) {

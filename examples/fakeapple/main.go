@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"os/signal"
 	"strings"
@@ -24,30 +26,48 @@ fails as a test asks.
 
   go build -o fakeapple ./examples/fakeapple
   ./fakeapple -client-id my-app -client-secret s3cret -redirect-uri http://127.0.0.1:8080/redirect -consent allow
-  curl -d '{"reason":"invalid_refresh_token"}' -H 'Content-Type: application/json' http://127.0.0.1:PORT/_fake/fail
+  curl -d '{"reason":"invalid_refresh_token"}' http://127.0.0.1:PORT/_fake/fail
 
 The first line on stdout is a JSON object: authorization_url, token_url, api_url, client_id, client_secret, redirect_uris, and
 with -tls the path of the certificate. Requests are accepted from then on, until SIGINT or SIGTERM.
 
-A test steers it by requests to api_url + /_fake/…, with a JSON object or with parameters in the query. The response is JSON, or
-204 where there is nothing to say; 400 for a request that is wrong, 404 for a label, a client or a token that is not known, each
-with an "error" that helps.
+A test steers it by requests to api_url + /_fake/…, with a JSON object, whose Content-Type may be missing or curl's, or with
+parameters in the query. The response is JSON, or 204 where there is nothing to say; 400 for a request that is wrong or of which a
+part would be ignored, 404 for a route, a label, a client or a token that is not known, 405 for another method, each with an "error"
+that helps.
 
   GET  health                             {"status":"ok"}
-  POST reset                              forgets grants, failures and requests, and sets the clock
-  POST fail {"reason":"server"}           the next request fails with this row; "status" picks one of several, 0 the redirect
+  POST reset                              begins anew: secrets, apps, consent and clock as at the start, and no grants, failures
+                                          and requests
+  POST fail {"reason":"server"}           the next request fails with this row; "status" picks one of several, 0 the redirect;
+                                          "header" is added
   POST fail {"status":503,"header":{"Retry-After":"7"},"body":""}
-                                          the next token request; both take "count" (negative: until reset or heal),
-                                          "delay" ("2s"), "drop", "hang" and "takes_effect" (only the response is affected)
-  POST fail?status=503&count=3            the same with body, Content-Type and Retry-After as they are sent here
-  POST heal                               forgets failures that have not come to pass
-  POST connect {"expired":true}           a customer's token, of the app or of "client_id"
+                                          the next token request gets this response
+  POST fail {"drop":true}                 the connection breaks; "hang": there is no response; a "delay" ("2s") comes before a
+                                          row, a response or a drop
+  POST fail {"status":504,"takes_effect":true}
+                                          the request takes effect, and only its response is this row or status, lost (drop,
+                                          hang) or late (delay)
+  POST fail?status=503&times=3            the same with body, Content-Type and Retry-After as they are sent here; a body that is a
+                                          JSON object is refused
+      "times"                             how many requests fail so: 1 unless given, negative: until reset or heal; "count" is the
+                                          same
+      "endpoint", "grant_type", "client_id", "refresh_token"
+                                          which requests fail: "endpoint":"me" is /api/v1/me. Each combination has a queue of its
+                                          own, and the most specific one comes first: a refresh_token counts for more than a
+                                          client_id, and that for more than a grant_type
+  POST heal                               forgets failures that have not come to pass; those left at the end are said on stderr
+  POST connect {"expired":true}           a customer's token, of the app or of "client_id"; one that is expired has a negative
+                                          expires_in, and the fake refuses its access token
   POST revoke {"refresh_token":"…"}       the customer disconnects the partner
-  POST rotate-secret                      a new client_secret, of the app or of "client_id"; the old one ends at once
+  POST rotate-secret                      a new client_secret, of the app or of "client_id": a random one, or "client_secret"; the
+                                          old one ends at once
   POST delete-app                         of the app or of "client_id", with all grants
   POST consent {"consent":"deny"}         what the user does: ask, allow or deny
-  POST clock {"advance":"6m"}             the clock for all lifetimes; GET clock tells the time
-  GET  requests                           what has arrived at the two endpoints, without secrets
+  POST clock {"advance":"6m"}             the clock for all lifetimes, -rate-limit and the time of requests; GET clock tells the
+                                          time
+  GET  requests                           what has arrived at the two endpoints, without secrets: endpoint, time, grant_type,
+                                          content_type as it was sent, params, request_id and the response's status (0: none)
   GET  reasons                            the rows of Apple's tables, with the label of each
 
 Flags:
@@ -59,13 +79,16 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// settings are the command line.
+// settings are the command line, and the server that it describes.
 type settings struct {
 	options   applebusinesstest.Options
 	app       applebusinesstest.App
 	account   applebusinesstest.ServiceAccount
 	publicURL string
 	tls       bool
+
+	server *applebusinesstest.Server
+	clock  clock
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -83,15 +106,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func parse(args []string, stderr io.Writer) (settings, error) {
-	var s settings
+func parse(args []string, stderr io.Writer) (*settings, error) {
+	s := new(settings)
+	o := &s.options
 	flags := flag.NewFlagSet("fakeapple", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() {
 		fmt.Fprint(stderr, usage)
 		flags.PrintDefaults()
 	}
-	flags.StringVar(&s.options.Addr, "addr", "127.0.0.1:0", "`address` to listen at")
+	flags.StringVar(&o.Addr, "addr", "127.0.0.1:0", "`address` to listen at")
 	flags.StringVar(&s.app.ClientID, "client-id", "", "client_id of the app (default random)")
 	flags.StringVar(&s.app.ClientSecret, "client-secret", "", "client secret of the app (default random)")
 	flags.Func("redirect-uri", "redirect `URI` of the app; may be repeated", func(uri string) error {
@@ -107,26 +131,61 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 		return nil
 	})
 	flags.Func("deliver", "how the redirect is delivered: `get|post` (default get)", func(text string) error {
-		return choose(&s.options.Deliver, text, map[string]applebusinesstest.Delivery{
+		return choose(&o.Deliver, text, map[string]applebusinesstest.Delivery{
 			"get": applebusinesstest.DeliverGet, "post": applebusinesstest.DeliverPost,
 		})
 	})
 	flags.Func("consent", "what the user does: `ask|allow|deny` (default ask)", func(text string) error {
-		return choose(&s.options.Consent, text, consents)
+		return choose(&o.Consent, text, consents)
 	})
-	flags.BoolVar(&s.options.KeepRefreshToken, "keep-refresh-token", false, "return the same refresh token from a refresh, instead of a new one")
-	flags.DurationVar(&s.options.GracePeriod, "grace-period", 0, "`duration` for which a replaced refresh token still works")
-	flags.DurationVar(&s.options.AccessTokenLife, "access-token-life", time.Hour, "`duration` for which an access token is valid, in whole seconds")
+	flags.DurationVar(&o.AccessTokenLife, "access-token-life", time.Hour, "`duration` for which an access token is valid, in whole seconds")
+	flags.DurationVar(&o.RefreshTokenLife, "refresh-token-life", 0, "`duration` for which a refresh token is valid, from when it is first issued (default no end)")
+	flags.BoolVar(&o.KeepRefreshToken, "keep-refresh-token", false, "return the same refresh token from a refresh, instead of a new one")
+	flags.BoolVar(&o.OmitRefreshToken, "omit-refresh-token", false, "return no refresh token from a refresh; the one that was sent stays valid")
+	flags.DurationVar(&o.GracePeriod, "grace-period", 0, "`duration` for which a replaced refresh token still works")
+	flags.BoolVar(&o.ReuseEndsGrant, "reuse-ends-grant", false, "end the grant when a replaced refresh token or a used code is sent again")
+	flags.IntVar(&o.RateLimit, "rate-limit", 0, "token requests above `N` within a second get status 429 with Retry-After (default no limit)")
+	flags.DurationVar(&o.Trickle, "trickle", 0, "pause of this `duration` before each byte of a token response's body")
 	flags.StringVar(&s.publicURL, "public-url", "", "base `URL` under which clients reach this program, if it is another one")
 	flags.BoolVar(&s.tls, "tls", false, "speak HTTPS, with a certificate made for this run")
 	if err := flags.Parse(args); err != nil {
 		return s, err
 	}
-	if flags.NArg() > 0 {
-		fmt.Fprintf(stderr, "fakeapple: unknown argument %q\n", flags.Arg(0))
-		return s, errors.New("unknown argument")
+	err := s.makeServer(flags)
+	if err != nil {
+		fmt.Fprintf(stderr, "fakeapple: %v\n", err)
 	}
-	return s, nil
+	return s, err
+}
+
+// makeServer makes the server, unless a flag would be ignored or is nonsense: then the error says which.
+func (s *settings) makeServer(flags *flag.FlagSet) error {
+	public, err := url.Parse(s.publicURL)
+	switch {
+	case flags.NArg() > 0:
+		return fmt.Errorf("unknown argument %q", flags.Arg(0))
+	case s.options.AccessTokenLife == 0:
+		return errors.New("-access-token-life is 0; want whole seconds")
+	case s.publicURL != "" && (err != nil || public.Host == "" || public.Scheme != "http" && public.Scheme != "https" || public.RawQuery != "" || public.Fragment != ""):
+		return fmt.Errorf("-public-url is %q; want a URL such as https://apple.test:8443", s.publicURL)
+	case s.account.ClientID != "" && s.app.ClientID == s.account.ClientID:
+		return fmt.Errorf("-client-id and -service-account have both the client_id %q", s.app.ClientID)
+	}
+	s.options.Now = s.clock.now
+	return misuse(func() error {
+		s.server = applebusinesstest.NewUnstartedServer(&s.options)
+		s.app.ClientID = cmp.Or(s.app.ClientID, s.server.App.ClientID)
+		s.app.ClientSecret = cmp.Or(s.app.ClientSecret, s.server.App.ClientSecret)
+		if len(s.app.RedirectURIs) == 0 {
+			s.app.RedirectURIs = s.server.App.RedirectURIs
+		}
+		if s.account.ClientID != "" {
+			s.server.RegisterServiceAccount(s.account)
+		}
+		s.server.RegisterApp(s.app)
+		s.server.Config.Handler = newSteering(s.server, s.app, &s.clock, s.server.Config.Handler)
+		return nil
+	})
 }
 
 var consents = map[string]applebusinesstest.Consent{
@@ -143,25 +202,7 @@ func choose[T any](to *T, text string, choices map[string]T) error {
 }
 
 // serve runs the server until ctx ends.
-func (s settings) serve(ctx context.Context, stdout io.Writer) error {
-	var clock clock
-	s.options.Now = clock.now
-	server := applebusinesstest.NewUnstartedServer(&s.options)
-	if s.app.ClientID == "" {
-		s.app.ClientID = server.App.ClientID
-	}
-	if s.app.ClientSecret == "" {
-		s.app.ClientSecret = server.App.ClientSecret
-	}
-	if len(s.app.RedirectURIs) == 0 {
-		s.app.RedirectURIs = server.App.RedirectURIs
-	}
-	if s.account.ClientID != "" {
-		server.RegisterServiceAccount(s.account)
-	}
-	server.RegisterApp(s.app)
-	server.Config.Handler = newSteering(server, s.app, &clock, server.Config.Handler)
-
+func (s *settings) serve(ctx context.Context, stdout io.Writer) error {
 	certificate := ""
 	if s.tls {
 		pair, path, err := newCertificate(s.options.Addr, s.publicURL)
@@ -170,20 +211,20 @@ func (s settings) serve(ctx context.Context, stdout io.Writer) error {
 		}
 		defer os.Remove(path)
 		certificate = path
-		server.Config.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pair}}
+		s.server.Config.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pair}}
 	}
-	if err := server.Start(); err != nil {
+	if err := s.server.Start(); err != nil {
 		return err
 	}
-	defer server.Close()
-	s.announce(stdout, server, certificate)
+	defer s.server.Close()
+	s.announce(stdout, certificate)
 	<-ctx.Done()
 	return nil
 }
 
-func (s settings) announce(w io.Writer, server *applebusinesstest.Server, certificate string) {
+func (s *settings) announce(w io.Writer, certificate string) {
 	if s.publicURL != "" {
-		server.URL = strings.TrimRight(s.publicURL, "/")
+		s.server.URL = strings.TrimRight(s.publicURL, "/")
 	}
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false) // leaves an & in a redirect URI readable
@@ -196,7 +237,7 @@ func (s settings) announce(w io.Writer, server *applebusinesstest.Server, certif
 		RedirectURIs     []string `json:"redirect_uris"`
 		Certificate      string   `json:"certificate,omitempty"`
 	}{
-		server.Endpoint().AuthURL, server.Endpoint().TokenURL, server.URL,
+		s.server.Endpoint().AuthURL, s.server.Endpoint().TokenURL, s.server.URL,
 		s.app.ClientID, s.app.ClientSecret, s.app.RedirectURIs, certificate,
 	})
 }

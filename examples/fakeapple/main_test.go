@@ -2,11 +2,9 @@ package main_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"io"
 	"net/http"
 	"net/url"
@@ -22,7 +20,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
@@ -50,6 +47,7 @@ func TestMain(m *testing.M) {
 }
 
 // fake is a running program, and its first line.
+
 type fake struct {
 	command          *exec.Cmd
 	rest             *bufio.Reader
@@ -89,6 +87,7 @@ func (f *fake) context() context.Context {
 }
 
 // redirect returns what the authorization endpoint sends to the redirect URI.
+
 func (f *fake) redirect(t *testing.T) (applebusiness.Redirect, error) {
 	t.Helper()
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
@@ -121,112 +120,6 @@ func (f *fake) refresh(token *oauth2.Token) (*oauth2.Token, error) {
 }
 
 // steer sends a request to /_fake/ and returns the response's status.
-func (f *fake) steer(t *testing.T, route string, header http.Header, body string) int {
-	t.Helper()
-	request, err := http.NewRequest(http.MethodPost, f.APIURL+"/_fake/"+route, strings.NewReader(body))
-	require.NoError(t, err)
-	if header != nil {
-		request.Header = header
-	}
-	response, err := http.DefaultClient.Do(request)
-	require.NoError(t, err)
-	response.Body.Close()
-	return response.StatusCode
-}
-
-func TestFlowAndSteering(t *testing.T) {
-	program := start(t, "-client-id", "my-app", "-client-secret", "s3cret", "-consent", "allow",
-		"-redirect-uri", "https://partner.example/callback?a=1&b=2", "-redirect-uri", "https://partner.example/other",
-		"-service-account", "account:pass:word")
-	assert.Equal(t, "my-app", program.ClientID)
-	assert.Equal(t, "s3cret", program.ClientSecret)
-	assert.Equal(t, []string{"https://partner.example/callback?a=1&b=2", "https://partner.example/other"}, program.RedirectURIs)
-
-	token := program.connect(t)
-	assert.Equal(t, http.StatusNoContent, program.steer(t, "revoke?refresh_token="+token.RefreshToken, nil, ""))
-	_, err := program.refresh(token)
-	assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
-
-	t.Run("advance", func(t *testing.T) {
-		redirect, err := program.redirect(t)
-		require.NoError(t, err)
-		assert.Equal(t, http.StatusNoContent, program.steer(t, "advance?duration=6m", nil, ""))
-		_, err = program.exchange(redirect.Code)
-		assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
-	})
-	t.Run("fail", func(t *testing.T) {
-		token := program.connect(t)
-		for _, test := range []struct {
-			route  string
-			status int
-			reason applebusiness.Reason
-		}{
-			{"fail?reason=server", 500, applebusiness.ErrServer},
-			{"fail?reason=server&status=500", 500, applebusiness.ErrServer},
-			{"fail?reason=server&status=503", 503, applebusiness.ErrServer},
-			{"fail?reason=invalid_refresh_token", 400, applebusiness.ErrInvalidRefreshToken},
-			{"fail?reason=invalid_refresh_token&status=401", 401, applebusiness.ErrInvalidRefreshToken},
-		} {
-			assert.Equal(t, http.StatusNoContent, program.steer(t, test.route, nil, ""))
-			_, err := program.refresh(token)
-			var failed *applebusiness.Error
-			require.ErrorAs(t, err, &failed)
-			assert.Equal(t, test.status, failed.StatusCode, test.route)
-			assert.Equal(t, test.reason, failed.Reason, test.route)
-		}
-		assert.Equal(t, http.StatusNoContent, program.steer(t, "fail?reason=server&status=0", nil, ""))
-		_, err := program.redirect(t)
-		assert.ErrorIs(t, err, applebusiness.ErrServer)
-
-		header := http.Header{"Content-Type": {"text/html"}, "Retry-After": {"7"}}
-		assert.Equal(t, http.StatusNoContent, program.steer(t, "fail?status=503", header, "<html>"))
-		response, err := http.Post(program.TokenURL, "application/json", strings.NewReader("{}"))
-		require.NoError(t, err)
-		defer response.Body.Close()
-		body, err := io.ReadAll(response.Body)
-		require.NoError(t, err)
-		assert.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
-		assert.Equal(t, "<html>", string(body))
-		assert.Equal(t, "text/html", response.Header.Get("Content-Type"))
-		assert.Equal(t, "7", response.Header.Get("Retry-After"))
-
-		assert.Equal(t, http.StatusNoContent, program.steer(t, "fail?status=503&count=2&delay=1ms", nil, ""))
-		for range 2 {
-			_, err = program.refresh(token)
-			assert.ErrorIs(t, err, applebusiness.ErrUnavailable)
-		}
-		_, err = program.refresh(token)
-		assert.NoError(t, err)
-	})
-	t.Run("Service Account", func(t *testing.T) {
-		config := &clientcredentials.Config{
-			ClientID: "account", ClientSecret: "pass:word", TokenURL: program.TokenURL,
-			Scopes: []string{"business"}, AuthStyle: oauth2.AuthStyleInParams,
-		}
-		_, err := config.Token(program.context())
-		assert.NoError(t, err)
-	})
-	t.Run("wrong steering", func(t *testing.T) {
-		for _, route := range []string{
-			"fail", "fail?reason=server&status=x", "fail?drop=maybe", "fail?reason=server&delay=-1s", "fail?nonsense=1", "fail?status=100", "fail?status=1000", "fail?status=",
-			"fail?reason=invalid_refresh_token&status=0", "revoke", "advance", "advance?duration=-1s", "advance?duration=x",
-		} {
-			assert.Equal(t, http.StatusBadRequest, program.steer(t, route, nil, ""), route)
-		}
-		for _, route := range []string{
-			"unknown", "fail?reason=unknown", "revoke?refresh_token=unknown", "rotate-secret?client_id=unknown", "delete-app?client_id=unknown",
-			"connect?client_id=account", "consent?consent=perhaps",
-		} {
-			assert.Equal(t, http.StatusNotFound, program.steer(t, route, nil, ""), route)
-		}
-	})
-	t.Run("unknown path", func(t *testing.T) {
-		program := *program
-		program.TokenURL = program.APIURL + "//api/v1/oauth2/token"
-		_, err := program.refresh(token)
-		assert.ErrorIs(t, err, applebusiness.ErrEndpointNotFound)
-	})
-}
 
 func TestChoices(t *testing.T) {
 	t.Run("deny", func(t *testing.T) {
@@ -275,7 +168,18 @@ func TestRefusesArguments(t *testing.T) {
 		{[]string{"-deliver", "pigeon"}, 2, "unknown choice"},
 		{[]string{"-consent", ""}, 2, "unknown choice"},
 		{[]string{"-service-account", "id"}, 2, "want id:secret"},
-		{[]string{"stray"}, 2, "unknown argument"},
+		{[]string{"stray"}, 2, "fakeapple: unknown argument \"stray\""},
+		{[]string{"-access-token-life", "500ms"}, 2, "fakeapple: -access-token-life is 500ms; want whole seconds, since expires_in has no others"},
+		{[]string{"-access-token-life", "0"}, 2, "fakeapple: -access-token-life is 0; want whole seconds"},
+		{[]string{"-grace-period", "-1s"}, 2, "fakeapple: -refresh-token-life, -grace-period, -trickle or -rate-limit is negative"},
+		{[]string{"-grace-period", "1s", "-keep-refresh-token"}, 2, "fakeapple: -grace-period is for refresh tokens that are replaced; want no -keep-refresh-token and no -omit-refresh-token beside it"},
+		{[]string{"-redirect-uri", "nope"}, 2, "fakeapple: RegisterApp: the redirect URI \"nope\" is not absolute, or has a fragment"},
+		{[]string{"-public-url", "foo"}, 2, "fakeapple: -public-url is \"foo\"; want a URL such as https://apple.test:8443"},
+		{[]string{"-public-url", "ftp://apple.test"}, 2, "fakeapple: -public-url is"},
+		{[]string{"-public-url", "https:///x"}, 2, "fakeapple: -public-url is"},
+		{[]string{"-public-url", "https://apple.test?x=1"}, 2, "fakeapple: -public-url is"},
+		{[]string{"-public-url", "https://[::"}, 2, "fakeapple: -public-url is"},
+		{[]string{"-client-id", "a", "-service-account", "a:b"}, 2, "fakeapple: -client-id and -service-account have both the client_id \"a\""},
 		{[]string{"-addr", taken.Host}, 1, "fakeapple: applebusinesstest: listen"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -289,157 +193,66 @@ func TestRefusesArguments(t *testing.T) {
 }
 
 // call sends JSON to a route, and returns the status and the response.
-func (f *fake) call(t *testing.T, method, route, body string) (int, any) {
-	t.Helper()
-	request, err := http.NewRequest(method, f.APIURL+"/_fake/"+route, strings.NewReader(body))
-	require.NoError(t, err)
-	request.Header.Set("Content-Type", "application/json")
-	response, err := http.DefaultClient.Do(request)
-	require.NoError(t, err)
-	defer response.Body.Close()
-	var decoded any
-	if response.StatusCode != http.StatusNoContent {
-		assert.Equal(t, "application/json", response.Header.Get("Content-Type"))
-		require.NoError(t, json.NewDecoder(response.Body).Decode(&decoded))
-	}
-	return response.StatusCode, decoded
-}
 
 // A test in any language steers the fake by JSON.
-func TestSteeringByJSON(t *testing.T) {
-	program := start(t, "-client-id", "my-app", "-client-secret", "s3cret", "-consent", "allow", "-redirect-uri", "https://partner.example/redirect")
-	done := func(route, body string) {
-		t.Helper()
-		status, response := program.call(t, http.MethodPost, route, body)
-		assert.Equal(t, http.StatusNoContent, status, "%s: %v", route, response)
-	}
-	status, response := program.call(t, http.MethodGet, "health", "")
-	assert.Equal(t, http.StatusOK, status)
-	assert.Equal(t, map[string]any{"status": "ok"}, response)
-	_, response = program.call(t, http.MethodGet, "reasons", "")
-	assert.Len(t, response, 25)
-	assert.Equal(t, map[string]any{
-		"reason": "invalid_grant_type", "endpoint": "token", "status": 400.0, "error": "invalid_grant",
-		"error_description": "grant_type is invalid. Accepted values: refresh_token, client_credentials, authorization_code",
-	}, response.([]any)[0])
 
-	_, connected := program.call(t, http.MethodPost, "connect", `{"expired":true}`)
-	refreshToken, _ := connected.(map[string]any)["refresh_token"].(string)
-	require.NotEmpty(t, refreshToken)
-	assert.Equal(t, 0.0, connected.(map[string]any)["expires_in"])
-	attempt := func() error {
-		token, err := program.refresh(&oauth2.Token{RefreshToken: refreshToken})
-		if err == nil {
-			refreshToken = token.RefreshToken
-		}
-		return err
-	}
-	require.NoError(t, attempt())
+// A JSON object is read as one, whatever a client says of it unless it is told; a method that a route does not have is refused.
 
-	done("fail", `{"status":503,"header":{"Retry-After":"7"},"body":"<html>","count":2}`)
+// Failures are for those whom a test names; /api/v1/me fails too.
+
+// What a real server has is off until a flag says otherwise.
+func TestRealServer(t *testing.T) {
+	program := start(t, "-omit-refresh-token", "-refresh-token-life", "1h", "-reuse-ends-grant", "-trickle", "1us")
+	_, connected := program.call(t, http.MethodPost, "connect", "")
+	token := &oauth2.Token{RefreshToken: connected.(map[string]any)["refresh_token"].(string)}
 	for range 2 {
-		var failed *applebusiness.Error
-		require.ErrorAs(t, attempt(), &failed)
-		assert.Equal(t, 503, failed.StatusCode)
-		assert.Equal(t, 7*time.Second, failed.RetryAfter)
+		_, err := program.refresh(token)
+		require.NoError(t, err)
 	}
-	require.NoError(t, attempt())
-	done("fail", `{"drop":true}`)
-	assert.ErrorIs(t, attempt(), applebusiness.ErrNoResponse)
-	done("fail", `{"reason":"server","count":-1,"delay":"1ms"}`)
-	for range 3 {
-		assert.ErrorIs(t, attempt(), applebusiness.ErrServer)
-	}
-	done("heal", "")
-	require.NoError(t, attempt())
-
-	done("consent", `{"consent":"deny"}`)
-	_, err := program.redirect(t)
-	assert.ErrorIs(t, err, applebusiness.ErrUserDenied)
-	done("consent", `{"consent":"allow"}`)
-
-	redirect, err := program.redirect(t)
-	require.NoError(t, err)
-	done("clock", `{"advance":"6m"}`)
-	_, clock := program.call(t, http.MethodGet, "clock", "")
-	now, err := time.Parse(time.RFC3339Nano, clock.(map[string]any)["now"].(string))
-	require.NoError(t, err)
-	assert.Greater(t, time.Until(now), 5*time.Minute)
-	_, err = program.exchange(redirect.Code)
+	require.Equal(t, http.StatusNoContent, program.steer(t, "clock?advance=2h", nil, ""))
+	_, err := program.refresh(token)
 	assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
 
-	_, requests := program.call(t, http.MethodGet, "requests", "")
-	last := requests.([]any)[len(requests.([]any))-1].(map[string]any)
-	assert.Equal(t, "authorization_code", last["grant_type"])
-	assert.Equal(t, []any{"REDACTED"}, last["params"].(map[string]any)["client_secret"])
-
-	_, rotated := program.call(t, http.MethodPost, "rotate-secret", "")
-	assert.ErrorIs(t, attempt(), applebusiness.ErrInvalidCredentials)
-	program.ClientSecret = rotated.(map[string]any)["client_secret"].(string)
-	require.NoError(t, attempt())
-
-	done("revoke", `{"refresh_token":"`+refreshToken+`"}`)
-	assert.ErrorIs(t, attempt(), applebusiness.ErrInvalidRefreshToken)
-
-	done("reset", "")
-	_, requests = program.call(t, http.MethodGet, "requests", "")
-	assert.Empty(t, requests)
-	require.NotNil(t, program.connect(t))
-	done("delete-app", "")
-	assert.ErrorIs(t, attempt(), applebusiness.ErrInvalidClientID)
-
-	for route, want := range map[string]string{
-		`fail {"reason":"unknown"}`:          `fakeapple: no row has the reason "unknown"; known are invalid_grant_type, `,
-		`fail {"reason":"server","x":1}`:     `fakeapple: unknown field "x"`,
-		`fail {`:                             `fakeapple: the body is no JSON object`,
-		`revoke {"refresh_token":"unknown"}`: `fakeapple: Revoke: this refresh token was not issued here; `,
-		`connect {"client_id":"unknown"}`:    `fakeapple: Connect: the client_id "unknown" is not registered; ["`,
-		`consent {"consent":"x"}`:            `fakeapple: no consent is "x"; known are ask, allow and deny`,
-		`nonsense {}`:                        `fakeapple: no such route; -h lists them: health, reset, `,
-	} {
-		path, body, _ := strings.Cut(route, " ")
-		_, response := program.call(t, http.MethodPost, path, body)
-		assert.True(t, strings.HasPrefix(response.(map[string]any)["error"].(string), want), "%s: %v", route, response)
+	program = start(t, "-rate-limit", "2")
+	statuses := make(chan int)
+	for range 50 {
+		go func() {
+			response, err := http.Post(program.TokenURL, "application/json", strings.NewReader("{}"))
+			if err != nil {
+				statuses <- 0
+				return
+			}
+			response.Body.Close()
+			statuses <- response.StatusCode
+		}()
 	}
+	count := make(map[int]int)
+	for range 50 {
+		count[<-statuses]++
+	}
+	assert.Positive(t, count[http.StatusTooManyRequests], "%v", count)
+	assert.GreaterOrEqual(t, count[http.StatusBadRequest], 2, "%v", count)
 }
 
-func TestTLSAndPublicURL(t *testing.T) {
-	command := exec.Command(binary, "-tls", "-public-url", "https://apple.test:8443/")
+// What never came to pass is said at the end, on stderr.
+
+func TestReportsFailures(t *testing.T) {
+	command := exec.Command(binary)
+	var stderr bytes.Buffer
+	command.Stderr = &stderr
 	stdout, err := command.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, command.Start())
-	defer command.Process.Kill()
 	var said struct {
-		TokenURL    string `json:"token_url"`
-		APIURL      string `json:"api_url"`
-		Certificate string `json:"certificate"`
+		APIURL string `json:"api_url"`
 	}
 	require.NoError(t, json.NewDecoder(stdout).Decode(&said))
-	assert.Equal(t, "https://apple.test:8443/api/v1/oauth2/token", said.TokenURL)
-	assert.Equal(t, "https://apple.test:8443", said.APIURL)
-	text, err := os.ReadFile(said.Certificate)
-	require.NoError(t, err)
-	block, _ := pem.Decode(text)
-	certificate, err := x509.ParseCertificate(block.Bytes)
-	require.NoError(t, err)
-	for _, host := range []string{"localhost", "127.0.0.1", "apple.test"} {
-		assert.NoError(t, certificate.VerifyHostname(host))
-	}
-	require.NoError(t, command.Process.Signal(syscall.SIGTERM))
-	require.NoError(t, command.Wait())
-	assert.NoFileExists(t, said.Certificate)
-
-	program := start(t, "-tls", "-addr", "localhost:0")
-	assert.True(t, strings.HasPrefix(program.APIURL, "https://localhost:"), program.APIURL)
-	pool := x509.NewCertPool()
-	text, err = os.ReadFile(program.Certificate)
-	require.NoError(t, err)
-	require.True(t, pool.AppendCertsFromPEM(text))
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
-	response, err := client.Get(program.APIURL + "/_fake/health")
+	response, err := http.Post(said.APIURL+"/_fake/fail?status=503", "", nil)
 	require.NoError(t, err)
 	response.Body.Close()
-	assert.Equal(t, http.StatusOK, response.StatusCode)
+	require.NoError(t, command.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, command.Wait())
+	assert.Contains(t, stderr.String(), "applebusinesstest: Close: a failure has not come to pass: ")
 }
 
 func TestHelp(t *testing.T) {
@@ -447,7 +260,8 @@ func TestHelp(t *testing.T) {
 	require.NoError(t, err)
 	text := string(output)
 	assert.True(t, strings.HasPrefix(text, "Fakeapple is a fake Apple Business"))
-	for _, flag := range []string{"addr", "client-id", "consent", "deliver", "redirect-uri", "service-account", "keep-refresh-token", "grace-period", "access-token-life", "public-url", "tls"} {
+	for _, flag := range []string{"addr", "client-id", "consent", "deliver", "redirect-uri", "service-account", "keep-refresh-token", "grace-period", "access-token-life", "public-url", "tls",
+		"refresh-token-life", "omit-refresh-token", "reuse-ends-grant", "rate-limit", "trickle"} {
 		assert.Contains(t, text, "\n  -"+flag)
 	}
 	for _, route := range []string{"health", "reset", "fail", "heal", "connect", "revoke", "rotate-secret", "delete-app", "consent", "clock", "requests", "reasons"} {

@@ -3,64 +3,72 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"image/color"
+	"math"
 	"os"
-
-	"golang.org/x/image/colornames"
-	"gonum.org/v1/plot"
-	"gonum.org/v1/plot/font"
-	"gonum.org/v1/plot/plotter"
-	"gonum.org/v1/plot/vg"
 )
 
-// drawWaves draws the requests of each way over time into an SVG file.
-func drawWaves(path string, n int) error {
-	plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"}
-	p := plot.New()
-	p.BackgroundColor = color.White // also on a dark page
-	p.Title.Text = fmt.Sprintf("%d grants expire, and %d requests a second are allowed", n, perSecond)
-	p.Title.Padding = vg.Points(8)
-	p.X.Label.Text = "seconds"
-	p.Y.Label.Text = "requests within the second"
-	p.Y.Scale = plot.LogScale{}
-	p.Y.Tick.Marker = plot.ConstantTicks{{Value: 1, Label: "1"}, {Value: 10, Label: "10"}, {Value: 100, Label: "100"}, {Value: 1000, Label: "1,000"}}
-	p.Add(plotter.NewGrid())
-	p.Legend.Top = true
-	p.Legend.Padding = vg.Points(2)
+// The picture's size, and the place of its plot.
+const (
+	width, height            = 760, 340
+	left, top, right, bottom = 60, 110, 740, 300
+	pictureGrants            = 500
+)
 
-	colors := []color.Color{colornames.Crimson, colornames.Darkorange, colornames.Royalblue}
-	for i, w := range ways {
-		result, err := runWave(w, n)
-		if err != nil {
-			return err
+// drawWaves draws the requests of each way over time into an SVG file, on a logarithmic scale.
+func drawWaves(path string, run func(way, int) wave) error {
+	var waves []wave
+	seconds, most := 0, 1000
+	for _, w := range ways {
+		result := run(w, pictureGrants)
+		waves = append(waves, result)
+		seconds = max(seconds, len(result.seconds))
+		for _, requests := range result.seconds {
+			most = max(most, requests)
 		}
-		var points plotter.XYs
-		for second, requests := range result.Seconds {
+	}
+	x := func(second float64) float64 { return left + second/float64(seconds)*(right-left) }
+	y := func(requests int) float64 {
+		return bottom - math.Log(float64(requests))/math.Log(float64(most))*(bottom-top)
+	}
+
+	var svg bytes.Buffer
+	fmt.Fprintf(&svg, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="Arial,sans-serif" font-size="13" stroke-width="2">`+"\n", width, height)
+	fmt.Fprintln(&svg, `<rect width="100%" height="100%" fill="white"/>`) // also on a dark page
+	text := func(x, y float64, anchor, format string, arguments ...any) {
+		fmt.Fprintf(&svg, `<text x="%.1f" y="%.1f" text-anchor="%s">%s</text>`+"\n", x, y, anchor, fmt.Sprintf(format, arguments...))
+	}
+	line := func(x1, y1, x2, y2 float64, style string) {
+		fmt.Fprintf(&svg, `<path d="M%.1f,%.1fL%.1f,%.1f" %s/>`+"\n", x1, y1, x2, y2, style)
+	}
+	const grid = `stroke="silver" stroke-width="0.5"`
+	text(width/2, 22, "middle", "%d grants expire, and %d requests a second are allowed", pictureGrants, perSecond)
+	text((left+right)/2, height-8, "middle", "seconds")
+	text(left-46, top-12, "start", "requests within the second")
+	for requests := 1; requests <= most; requests *= 10 {
+		line(left, y(requests), right, y(requests), grid)
+		text(left-6, y(requests)+4, "end", "%s", grouped(requests))
+	}
+	for second := 0; second <= seconds; second += 10 {
+		line(x(float64(second)), top, x(float64(second)), bottom, grid)
+		text(x(float64(second)), bottom+18, "middle", "%d", second)
+	}
+	for i, result := range waves {
+		style := fmt.Sprintf(`fill="none" stroke="%s"`, []string{"crimson", "darkorange", "royalblue"}[i])
+		legend := float64(44 + 18*i)
+		line(right-20, legend-4, right, legend-4, style)
+		text(right-28, legend, "end", "%s: %s requests, %d customers told to reconnect", ways[i].name, grouped(result.requests()), result.toldRevoked)
+		move := "M"
+		svg.WriteString(`<path d="`)
+		for second, requests := range result.seconds {
 			if requests > 0 { // on this scale there is no 0
-				points = append(points, plotter.XY{X: float64(second) + 0.5, Y: float64(requests)})
+				fmt.Fprintf(&svg, "%s%.1f,%.1f", move, x(float64(second)+0.5), y(requests))
+				move = "L"
 			}
 		}
-		line, err := plotter.NewLine(points)
-		if err != nil {
-			return err
-		}
-		line.Color, line.Width = colors[i], vg.Points(2)
-		p.Add(line)
-		p.Legend.Add(fmt.Sprintf("%s: %s requests, %d customers told to reconnect", w.name, grouped(result.Requests), result.ToldRevoked), line)
+		fmt.Fprintf(&svg, `" %s/>`+"\n", style)
 	}
-	p.X.Min, p.Y.Min = 0, 1
-
-	picture, err := p.WriterTo(20*vg.Centimeter, 9*vg.Centimeter, "svg")
-	if err != nil {
-		return err
-	}
-	var svg bytes.Buffer
-	if _, err := picture.WriteTo(&svg); err != nil {
-		return err
-	}
-	const family = "font-family:Liberation Sans"
-	withOthers := bytes.ReplaceAll(svg.Bytes(), []byte(family), []byte(family+",Arial,sans-serif")) // few readers have that font
-	return os.WriteFile(path, withOthers, 0o666)
+	svg.WriteString("</svg>\n")
+	return os.WriteFile(path, svg.Bytes(), 0o666)
 }
 
 // grouped writes a number with a comma before each three digits.

@@ -1,21 +1,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
-	"testing"
-	"testing/synctest"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -37,11 +34,17 @@ const (
 
 // wave is what came of one.
 type wave struct {
-	Seconds     []int // the requests that arrived within each
-	Requests    int
-	TooMany     int // of them, those that got status 429
-	ToldRevoked int // callers that were told so, though nobody has revoked anything
-	Took        time.Duration
+	seconds     []int // the requests that arrived within each
+	tooMany     int   // of them, those that got status 429
+	toldRevoked int   // callers that were told so, though nobody has revoked anything
+	took        time.Duration
+}
+
+func (w wave) requests() (sum int) {
+	for _, n := range w.seconds {
+		sum += n
+	}
+	return sum
 }
 
 // idealTime is how long a wave takes if a request is sent whenever one more is allowed.
@@ -115,39 +118,9 @@ type tokenSource func() (*oauth2.Token, error)
 
 func (f tokenSource) Token() (*oauth2.Token, error) { return f() }
 
-// runWave lets n grants expire. Time is virtual: minutes of waiting take moments, and what the machine does besides costs
-// none of it. Only a test has such a time, so the wave is one that a process of its own runs.
-func runWave(w way, n int) (wave, error) {
-	program, err := os.Executable()
-	if err != nil {
-		return wave{}, err
-	}
-	child := exec.Command(program, "-wave", w.name, "-grants", strconv.Itoa(n))
-	child.Stderr = os.Stderr
-	output, err := child.Output()
-	if err != nil {
-		return wave{}, fmt.Errorf("the wave of %s: %w: %s", w.name, err, output)
-	}
-	var result wave
-	return result, json.NewDecoder(bytes.NewReader(output)).Decode(&result) // what the test prints besides comes after it
-}
-
-// printWave is what the child does. It exits.
-func printWave(name string, n int) {
-	run := func(t *testing.T) {
-		for _, w := range ways {
-			if w.name == name {
-				synctest.Test(t, func(t *testing.T) { _ = json.NewEncoder(os.Stdout).Encode(waveInBubble(w, n)) })
-				return
-			}
-		}
-		t.Fatalf("no way is called %q", name)
-	}
-	all := func(string, string) (bool, error) { return true, nil }
-	testing.Main(all, []testing.InternalTest{{Name: name, F: run}}, nil, nil)
-}
-
-func waveInBubble(w way, n int) wave {
+// runWave lets n grants expire. It runs in a bubble of testing/synctest. Whoever asks does so at an instant of its own, so that the
+// scheduler decides nothing.
+func runWave(w way, n int) wave {
 	apple := &limitedApple{start: time.Now(), filled: time.Now(), budget: perSecond, grantOf: make(map[string]int)}
 	f := fleetConfig{
 		oauth2: &oauth2.Config{ClientID: "id", ClientSecret: "secret", Endpoint: applebusiness.OAuth2Endpoint("", "https://apple.example")},
@@ -167,31 +140,39 @@ func waveInBubble(w way, n int) wave {
 	for grant := range n {
 		for other := range 2 {
 			callers.Go(func() {
+				waits := rand.New(rand.NewPCG(uint64(grant), uint64(other))) // each caller's own, and the same each time
+				time.Sleep(time.Duration(2*grant+other) * time.Microsecond)
 				tokens := source((grant+other)%waveProcesses, grant)
 				for {
 					_, err := tokens.Token()
-					isRevoked := saysRevoked(err)
-					if err == nil || isRevoked {
+					revoked := saysRevoked(err)
+					if err == nil || revoked {
 						mu.Lock()
 						defer mu.Unlock()
-						result.Took = max(result.Took, time.Since(apple.start))
-						if isRevoked {
-							result.ToldRevoked++
+						result.took = max(result.took, time.Since(apple.start))
+						if revoked {
+							result.toldRevoked++
 						}
 						return
 					}
-					time.Sleep(rand.N(2 * tryAgain))
+					time.Sleep(time.Duration(waits.Int64N(int64(2 * tryAgain))))
 				}
 			})
 		}
 	}
 	callers.Wait()
 	end()
-	result.Seconds, result.TooMany = apple.seconds, apple.tooMany
-	for _, requests := range result.Seconds {
-		result.Requests += requests
-	}
+	result.seconds, result.tooMany = apple.seconds, apple.tooMany
 	return result
+}
+
+// saysRevoked judges every way's error alike.
+func saysRevoked(err error) bool {
+	return errors.Is(applebusiness.Wrap(err), applebusiness.ErrInvalidRefreshToken)
+}
+
+func expired(refreshToken string) *oauth2.Token {
+	return &oauth2.Token{AccessToken: "old", RefreshToken: refreshToken, Expiry: time.Now().Add(-time.Minute)}
 }
 
 // limitedApple is an Apple without a network that replaces refresh tokens and has a limit: on average, and at most one
@@ -214,7 +195,11 @@ func (a *limitedApple) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	status, text := a.respond(refreshToken(body))
+	token := refreshToken(body)
+	hash := fnv.New32()
+	_, _ = io.WriteString(hash, token)
+	time.Sleep(time.Duration(hash.Sum32()) % time.Millisecond) // so that no two arrive at one instant
+	status, text := a.respond(token)
 	time.Sleep(latency)
 	return &http.Response{
 		StatusCode: status,

@@ -61,7 +61,8 @@ func TestBrowser(t *testing.T) {
 		{"allow, delivered by POST", applebusinesstest.DeliverPost, allowByPost},
 		{"deny", applebusinesstest.DeliverPost, deny},
 		{"forged state", applebusinesstest.DeliverPost, forgedState},
-		{"replayed redirect", applebusinesstest.DeliverPost, replayedRedirect},
+		{"redirect again", applebusinesstest.DeliverPost, redirectAgain},
+		{"stopped and loaded again", applebusinesstest.DeliverGet, stoppedAndLoadedAgain},
 		{"revoked, then reconnected", applebusinesstest.DeliverGet, revokedThenReconnected},
 		{"503", applebusinesstest.DeliverGet, unavailable},
 		{"markup in a description", applebusinesstest.DeliverGet, markup},
@@ -92,6 +93,7 @@ func allowByPost(t *testing.T, p *partner) {
 func deny(t *testing.T, p *partner) {
 	p.run(chromedp.Navigate(p.url), follow(connectLink), follow(denyButton), chromedp.WaitVisible(`//h1[.="The connection was not made"]`))
 	assert.Contains(t, p.text("main"), "nothing was changed")
+	assert.Equal(t, p.url+"/not-connected?action=start_over", p.location())
 	assert.Empty(t, p.tokenRequests())
 	p.run(follow(connectLink), follow(allowButton), chromedp.WaitVisible(".state.good"))
 }
@@ -101,16 +103,33 @@ func forgedState(t *testing.T, p *partner) {
 	consentPage := p.location()
 	p.run(chromedp.Navigate(p.url+"/redirect?code=stolen&state=forged"), chromedp.WaitVisible("h1"))
 	assert.Contains(t, p.text("main"), "The connection was not made")
+	p.screenshot("error")
 	assert.Empty(t, p.tokenRequests())
 	p.run(chromedp.Navigate(consentPage), follow(allowButton), chromedp.WaitVisible(".state.good")) // the login is still good
 }
 
-func replayedRedirect(t *testing.T, p *partner) {
+func redirectAgain(t *testing.T, p *partner) {
 	p.connect()
-	p.run(chromedp.Navigate(p.last("/redirect")), chromedp.WaitVisible(`//h1[.="This page was opened before"]`))
+	p.run(chromedp.Navigate(p.last("/redirect")), chromedp.WaitVisible(".state.good"))
+	assert.Equal(t, p.url+"/", p.location())
+	assert.Equal(t, 1, p.count("article"))
 	assert.Len(t, p.tokenRequests(), 1)
-	p.screenshot("error")
-	p.run(follow(`a[href="/"]`), chromedp.WaitVisible(".state.good"))
+}
+
+// stoppedAndLoadedAgain is a user who loses patience while Apple takes its time.
+func stoppedAndLoadedAgain(t *testing.T, p *partner) {
+	arrived, goOn := make(chan struct{}, 9), make(chan struct{})
+	p.beforeToken = func() { arrived <- struct{}{}; <-goOn }
+	p.run(chromedp.Navigate(p.url), follow(connectLink), chromedp.Click(allowButton))
+	<-arrived
+	p.run(chromedp.Stop())
+	assert.Equal(t, 0, p.count("article"), "it is still at the consent page")
+	time.AfterFunc(500*time.Millisecond, func() { close(goOn) })
+	p.run(chromedp.Navigate(p.last("/redirect")), chromedp.WaitVisible(".state.good"))
+	assert.Equal(t, p.url+"/", p.location())
+	assert.Equal(t, 1, p.count("article"))
+	assert.Equal(t, []string{"GET", "GET"}, p.methods("/redirect"))
+	assert.Len(t, p.tokenRequests(), 1)
 }
 
 func revokedThenReconnected(t *testing.T, p *partner) {
@@ -151,7 +170,7 @@ func markup(t *testing.T, p *partner) {
 	assert.NotContains(t, p.text("main"), "injected", "what is for engineers is not for the customer")
 	p.run(follow(`a[href="/"]`), chromedp.WaitVisible(`dl code`))
 	check := func() {
-		assert.Contains(t, p.text("dl code"), `<script id=\"injected\">`)
+		assert.Contains(t, p.text("dl code"), `<img ***`)
 		assert.Equal(t, 0, p.count("#injected, script, img"))
 		assert.Empty(t, p.methods("/injected"))
 	}
@@ -220,6 +239,8 @@ type partner struct {
 	fake *applebusinesstest.Server // nil if it is in the program
 	url  string
 	tab  context.Context
+
+	beforeToken func() // in each token request
 
 	mu            sync.Mutex
 	refreshTokens []string
@@ -323,6 +344,9 @@ func (p *partner) noteRefreshTokens(next http.Handler) http.Handler {
 		if r.URL.Path != "/api/v1/oauth2/token" {
 			next.ServeHTTP(w, r)
 			return
+		}
+		if p.beforeToken != nil {
+			p.beforeToken()
 		}
 		recorder := httptest.NewRecorder()
 		next.ServeHTTP(recorder, r)

@@ -7,7 +7,7 @@ replace github.com/seed-a5f25c57/applebusiness => ../..
 require (
 	github.com/chromedp/cdproto v0.159.2
 	github.com/chromedp/chromedp v0.23.0
-	github.com/seed-a5f25c57/applebusiness v0.0.0-00010101000000-000000000000
+	github.com/seed-a5f25c57/applebusiness v0.1.0
 	github.com/stretchr/testify v1.12.1
 )
 

@@ -100,27 +100,7 @@ func TestDrift(t *testing.T) {
 func TestForms(t *testing.T) {
 	for _, separator := range []string{"", " ", "\t", " | "} {
 		for _, statusInRow := range []bool{false, true} {
-			var page strings.Builder
-			page.WriteString("\ufeff# Access Token Error Codes\r\n")
-			if statusInRow {
-				page.WriteString("Status" + separator + "error" + separator + "error_description\r\n")
-			}
-			endpoint, status := applebusiness.TokenEndpoint, 0
-			for entry := range applebusiness.Catalog() {
-				if entry.Endpoint != endpoint {
-					endpoint, status = entry.Endpoint, 0
-					page.WriteString("## Authorization Code Error Codes\r\n| Error | Error Description |\r\n|---|---|\r\n")
-				}
-				if entry.StatusCode != status && !statusInRow {
-					status = entry.StatusCode
-					fmt.Fprintf(&page, "%d %s\r\nError%sError Description\r\n", status, http.StatusText(status), separator)
-				}
-				if statusInRow && entry.StatusCode != 0 {
-					fmt.Fprintf(&page, "%d%s", entry.StatusCode, separator)
-				}
-				fmt.Fprintf(&page, "%s%s%s\r\n", string(entry.Code), separator, entry.Description)
-			}
-			rows, err := readPage([]byte(page.String()))
+			rows, err := readPage([]byte(pageWith(separator, statusInRow)))
 			require.NoError(t, err, "separator %q, status in row %v", separator, statusInRow)
 			i := 0
 			for entry := range applebusiness.Catalog() {
@@ -131,6 +111,31 @@ func TestForms(t *testing.T) {
 			assert.Len(t, rows, i)
 		}
 	}
+}
+
+// pageWith returns the catalog as a page shows it.
+func pageWith(separator string, statusInRow bool) string {
+	var page strings.Builder
+	page.WriteString("\ufeff# Access Token Error Codes\r\n")
+	if statusInRow {
+		page.WriteString("Status" + separator + "error" + separator + "error_description\r\n")
+	}
+	endpoint, status := applebusiness.TokenEndpoint, 0
+	for entry := range applebusiness.Catalog() {
+		if entry.Endpoint != endpoint {
+			endpoint, status = entry.Endpoint, 0
+			page.WriteString("## Authorization Code Error Codes\r\n| Error | Error Description |\r\n|---|---|\r\n")
+		}
+		if entry.StatusCode != status && !statusInRow {
+			status = entry.StatusCode
+			fmt.Fprintf(&page, "%d %s\r\nError%sError Description\r\n", status, http.StatusText(status), separator)
+		}
+		if statusInRow && entry.StatusCode != 0 {
+			fmt.Fprintf(&page, "%d%s", entry.StatusCode, separator)
+		}
+		fmt.Fprintf(&page, "%s%s%s\r\n", string(entry.Code), separator, entry.Description)
+	}
+	return page.String()
 }
 
 func TestUnusableInput(t *testing.T) {

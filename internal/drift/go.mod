@@ -5,7 +5,7 @@ go 1.26.0
 replace github.com/seed-a5f25c57/applebusiness => ../..
 
 require (
-	github.com/seed-a5f25c57/applebusiness v0.0.0-00010101000000-000000000000
+	github.com/seed-a5f25c57/applebusiness v0.1.0
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/net v0.62.0
 )

@@ -70,14 +70,14 @@ var (
 func readLines(lines []string) []applebusiness.Entry {
 	var rows []applebusiness.Entry
 	var endpoint applebusiness.Endpoint
-	status, isErrorTable := 0, false
+	status, wanted := 0, false
 	for _, line := range lines {
 		line = cleanLine(line)
 		if letters := strings.ToLower(notLetters.ReplaceAllString(line, "")); headerLine.MatchString(letters) {
-			isErrorTable = errorHeaderLine.MatchString(letters)
+			wanted = errorHeaderLine.MatchString(letters)
 			continue
 		}
-		if row, ok := readRow(line, status); ok && isErrorTable && endpoint != "" {
+		if row, ok := readRow(line, status); ok && wanted && endpoint != "" {
 			row.Endpoint = endpoint
 			status = row.StatusCode // also for the rows below, where one cell spans them
 			rows = append(rows, row)
@@ -86,7 +86,7 @@ func readLines(lines []string) []applebusiness.Entry {
 		if number, ok := readStatus(line); ok {
 			status = number
 		} else if section := readSection(line); section != "" {
-			endpoint, status, isErrorTable = section, 0, false
+			endpoint, status, wanted = section, 0, false
 		}
 	}
 	return rows

@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before, test } from 'node:test';
+import { OAuth2Client } from '@badgateway/oauth2-client';
 import * as oauth from 'oauth4webapi';
 import * as openid from 'openid-client';
 import { AuthorizationCode, ClientCredentials } from 'simple-oauth2';
@@ -43,7 +44,10 @@ async function steer(fake, route, body = {}) {
     body: JSON.stringify(body),
   });
   assert.ok(response.ok, await response.clone().text());
+  return response.status === 200 ? response.json() : undefined;
 }
+
+const requests = async (fake) => (await fetch(`${fake.api_url}/_fake/requests`)).json();
 
 // browse returns the URL that the user's browser brings back: from a redirect, or from the form that a POST is made of.
 async function browse(url) {
@@ -53,12 +57,11 @@ async function browse(url) {
 }
 
 // sendsJSON is a fetch that turns the form of these clients into the JSON that Apple wants.
-const sendsJSON = (url, init) =>
-  fetch(url, {
-    ...init,
-    headers: { ...init.headers, 'content-type': 'application/json' },
-    body: JSON.stringify(Object.fromEntries(new URLSearchParams(init.body))),
-  });
+const sendsJSON = (url, init) => {
+  const headers = new Headers(init.headers);
+  headers.set('content-type', 'application/json');
+  return fetch(url, { ...init, headers, body: JSON.stringify(Object.fromEntries(new URLSearchParams(init.body))) });
+};
 
 const challenge = async (verifier) => ({
   code_challenge: await oauth.calculatePKCECodeChallenge(verifier),
@@ -139,6 +142,29 @@ const clients = {
       }),
     };
   },
+
+  '@badgateway/oauth2-client'(fake, { secret = fake.client_secret, json = true } = {}) {
+    const client = new OAuth2Client({
+      clientId: fake.client_id,
+      clientSecret: secret,
+      authorizationEndpoint: fake.authorization_url,
+      tokenEndpoint: fake.token_url,
+      authenticationMethod: 'client_secret_post',
+      ...(json && { fetch: sendsJSON }),
+    });
+    const [redirectUri] = fake.redirect_uris;
+    // It gives the members other names, and expires_in as an instant.
+    const response = ({ accessToken, refreshToken, expiresAt }) => ({
+      access_token: accessToken, refresh_token: refreshToken, expires_in: Math.round((expiresAt - Date.now()) / 1000),
+    });
+    return {
+      authorize: (codeVerifier) => client.authorizationCode.getAuthorizeUri({ redirectUri, state, codeVerifier }),
+      redeem: async (url, codeVerifier) =>
+        response(await client.authorizationCode.getTokenFromCodeRedirect(url, { redirectUri, state, codeVerifier })),
+      refresh: async (refreshToken) => response(await client.refreshToken({ accessToken: '', expiresAt: null, refreshToken })),
+      shown: (err) => ({ status: err.httpCode, error: err.oauth2Code ?? undefined, description: err.parsedBody?.error_description }),
+    };
+  },
 };
 
 const notConform = { status: 503, error: 'OAUTH_RESPONSE_IS_NOT_CONFORM', description: undefined };
@@ -146,6 +172,7 @@ const unavailable = {
   'simple-oauth2': { status: 406, error: undefined, description: undefined }, // its own, for a response that is not JSON
   oauth4webapi: notConform,
   'openid-client': notConform,
+  '@badgateway/oauth2-client': { status: 503, error: undefined, description: undefined },
 };
 
 for (const [name, client] of Object.entries(clients)) {
@@ -191,6 +218,43 @@ for (const [name, client] of Object.entries(clients)) {
       await steer(fake, 'consent', { consent: 'allow' });
     });
   }
+}
+
+// What each does of itself that costs tokens.
+const habits = {
+  'simple-oauth2': { keepsTheOldRefreshToken: false, follows307: false },
+  oauth4webapi: { keepsTheOldRefreshToken: false, follows307: false },
+  'openid-client': { keepsTheOldRefreshToken: false, follows307: false },
+  '@badgateway/oauth2-client': { keepsTheOldRefreshToken: true, follows307: true }, // fetch does
+};
+
+for (const [name, client] of Object.entries(clients)) {
+  test(`${name}, of itself`, async () => {
+    const fake = fakes.get;
+    await steer(fake, 'reset');
+    const { refresh } = client(fake);
+    const { refresh_token } = await steer(fake, 'connect');
+    let kept = await refresh(refresh_token); // and so there is a connection to keep
+
+    await steer(fake, 'fail', { status: 200, header: { 'Content-Type': 'application/json' }, body: '{"access_token":"a","token_type":"Bearer","expires_in":3600}' });
+    const without = await refresh(kept.refresh_token);
+    assert.equal(without.refresh_token === kept.refresh_token, habits[name].keepsTheOldRefreshToken, 'a refresh that returns no refresh token');
+
+    for (const type of ['text/html', 'text/plain']) {
+      await steer(fake, 'fail', { status: 200, header: { 'Content-Type': type }, body: '<a href="/login?next=/&access_token=1&x=2">Sign in</a>' });
+      await assert.rejects(refresh(kept.refresh_token), undefined, `a page of ${type} is taken for a token`);
+    }
+
+    await steer(fake, 'fail', { status: 307, header: { Location: fake.token_url } });
+    const followed = await refresh(kept.refresh_token).then((token) => (kept = token), () => undefined);
+    assert.equal(followed !== undefined, habits[name].follows307, 'sent to where a 307 leads');
+
+    const before = (await requests(fake)).length;
+    await steer(fake, 'fail', { drop: true, takes_effect: true, times: -1 });
+    await assert.rejects(refresh(kept.refresh_token));
+    assert.equal((await requests(fake)).length, before + 1, 'sent again on a connection that broke');
+    await steer(fake, 'heal');
+  });
 }
 
 test('simple-oauth2, as a Service Account', async () => {

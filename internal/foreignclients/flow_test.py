@@ -7,6 +7,7 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -22,6 +23,7 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from oauthlib.oauth2 import OAuth2Error
 from requests.adapters import HTTPAdapter
 from requests_oauthlib import OAuth2Session
+from urllib3.util import Retry
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 VERIFIER = "a-verifier-of-at-least-forty-three-characters"
@@ -49,6 +51,10 @@ class Fake:
     def steer(self, route, **body):
         response = requests.post(f"{self.api_url}/_fake/{route}", json=body)
         response.raise_for_status()
+        return response.json() if response.status_code == 200 else None
+
+    def requests(self):
+        return requests.get(f"{self.api_url}/_fake/requests").json()
 
     def browse(self, url):
         """Returns the URL that the user's browser brings back: from a redirect, or from the form that a POST is made of."""
@@ -151,6 +157,10 @@ SHOWN = {
 }
 
 
+# What each makes of a page at status 200 whose text holds access_token=1&: a token, or an error.
+TAKES_A_PAGE = {RequestsOAuthlib: "1", Authlib: "JSONDecodeError"}
+
+
 class FlowTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -208,6 +218,70 @@ class FlowTest(unittest.TestCase):
         redirect = fake.browse(denied.authorize())
         fails(lambda: denied.redeem(redirect), "denied")
         fake.steer("consent", consent="allow")
+
+
+    def spends(self, send):
+        """Lets a response be lost after its request took effect; send gets a refresh token, and sends on a connection that is kept."""
+        fake = self.fakes["get"]
+        fake.steer("reset")
+        params = {"grant_type": "refresh_token", "client_id": fake.client_id, "client_secret": fake.client_secret}
+        params["refresh_token"] = fake.steer("connect")["refresh_token"]
+        fake.steer("fail", drop=True, takes_effect=True)
+        send(fake, json.dumps(params))
+        self.assertEqual([0, 401], [request["status"] for request in fake.requests()], "it took effect, and was sent again")
+
+    def test_retries_spend_a_refresh_token(self):
+        """requests does not retry; with urllib3's Retry for POST, a lost response looks like a dead grant."""
+
+        def send(fake, body):
+            session = requests.Session()
+            session.mount("http://", HTTPAdapter(max_retries=Retry(3, allowed_methods=None)))
+            session.get(f"{fake.api_url}/_fake/health")
+            response = session.post(fake.token_url, data=body, headers={"Content-Type": "application/json"})
+            self.assertEqual("Invalid refresh_token", response.json()["error_description"])
+
+        self.spends(send)
+
+    @unittest.skipUnless(shutil.which("curl"), "there is no curl")
+    def test_curl_spends_a_refresh_token(self):
+        """libcurl sends again, unasked, when a connection breaks that it had kept."""
+
+        def send(fake, body):
+            post = ["--data", body, "--header", "Content-Type: application/json", fake.token_url]
+            subprocess.run(["curl", "-sS", f"{fake.api_url}/_fake/health", "--next", "-sS", *post], check=True, capture_output=True)
+
+        self.spends(send)
+
+    def test_of_itself(self):
+        """What each does of itself that costs tokens. Both keep the refresh token that they have if a refresh returns none."""
+        fake = self.fakes["get"]
+        for client in SHOWN:
+            with self.subTest(client=client.__name__):
+                fake.steer("reset")
+                using = client(fake)
+                kept = using.refresh(fake.steer("connect")["refresh_token"])["refresh_token"]  # and so there is a connection to keep
+
+                token = {"access_token": "a", "token_type": "Bearer", "expires_in": 3600}
+                fake.steer("fail", status=200, header={"Content-Type": "application/json"}, body=json.dumps(token))
+                self.assertEqual(kept, using.refresh(kept)["refresh_token"])
+
+                for media_type in ("text/html", "text/plain"):
+                    page = '<a href="/login?next=/&access_token=1&x=2">Sign in</a>'
+                    fake.steer("fail", status=200, header={"Content-Type": media_type}, body=page)
+                    try:
+                        shown = using.refresh(kept)["access_token"]
+                    except Exception as error:  # what a client makes of a page is what is tried
+                        shown = type(error).__name__
+                    self.assertEqual(TAKES_A_PAGE[client], shown, media_type)
+
+                fake.steer("fail", status=307, header={"Location": fake.token_url})
+                kept = using.refresh(kept)["refresh_token"]  # sent to where the 307 leads, with the secret
+
+                before = len(fake.requests())
+                fake.steer("fail", drop=True, takes_effect=True, times=-1)
+                self.assertRaises(requests.ConnectionError, using.refresh, kept)
+                self.assertEqual(before + 1, len(fake.requests()), "sent again on a connection that broke")
+                fake.steer("heal")
 
 
 if __name__ == "__main__":

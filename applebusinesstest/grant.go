@@ -1,0 +1,164 @@
+package applebusinesstest
+
+import (
+	"cmp"
+	"crypto/rand"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+// grant is one consent of one customer, or what a Service Account has by itself.
+type grant struct {
+	clientID     string
+	organisation int
+	dead         bool
+}
+
+type authorizationCode struct {
+	grant       *grant
+	redirectURI string
+	challenge   string
+	expires     time.Time
+	used        bool
+}
+
+type refreshToken struct {
+	grant   *grant
+	expires time.Time // zero: it does not
+	dies    time.Time // when it was replaced, and the grace period after that has passed; zero: not replaced
+}
+
+type accessToken struct {
+	grant   *grant
+	expires time.Time
+}
+
+// Connect returns the token of a customer who has just connected to the app, without the consent page, as
+// oauth2.Config.Exchange would return it. It panics if the client_id is not that of a registered app.
+func (s *Server) Connect(clientID string) *oauth2.Token {
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client("Connect", clientID).serviceAccount {
+		panic("applebusinesstest: Connect: a Service Account has no customers who connect")
+	}
+	issued := s.issue(s.newGrant(clientID), rand.Text(), now)
+	return &oauth2.Token{
+		AccessToken:  issued.AccessToken,
+		TokenType:    issued.TokenType,
+		RefreshToken: issued.RefreshToken,
+		Expiry:       time.Now().Add(time.Duration(issued.ExpiresIn) * time.Second), // x/oauth2 reads no other clock
+		ExpiresIn:    issued.ExpiresIn,
+	}
+}
+
+// ConnectExpired is [Server.Connect] with a token whose access token expired a minute ago: by its Expiry, which x/oauth2 compares
+// with the wall clock, by its ExpiresIn, which is negative, and for the server.
+func (s *Server) ConnectExpired(clientID string) *oauth2.Token {
+	token := s.Connect(clientID)
+	token.Expiry, token.ExpiresIn = time.Now().Add(-time.Minute), -60
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	issued := s.accessTokens[token.AccessToken]
+	issued.expires = time.Time{}
+	s.accessTokens[token.AccessToken] = issued
+	return token
+}
+
+// Revoke lets the customer disconnect the partner: it ends the grant that the refresh token belongs or belonged to, with
+// all its tokens. It panics if this server has not issued the refresh token.
+func (s *Server) Revoke(refreshToken string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refreshToken("Revoke", refreshToken).grant.dead = true
+}
+
+// refreshToken returns what was issued, and panics if it was not; s.mu is held.
+func (s *Server) refreshToken(method, name string) *refreshToken {
+	token := s.refreshTokens[name]
+	if token == nil {
+		panic(fmt.Sprintf("applebusinesstest: %s: this refresh token was not issued here; %d were", method, len(s.refreshTokens)))
+	}
+	return token
+}
+
+// newGrant makes a customer's grant; s.mu is held.
+func (s *Server) newGrant(clientID string) *grant {
+	s.organisations++
+	return &grant{clientID: clientID, organisation: s.organisations}
+}
+
+// redeemCode is for grant_type authorization_code; s.mu is held.
+func (s *Server) redeemCode(params url.Values, now time.Time) response {
+	code := s.codes[params.Get("code")]
+	isOwn := code != nil && code.grant.clientID == params.Get("client_id")
+	valid := isOwn && !code.used && now.Before(code.expires) && !code.grant.dead &&
+		code.redirectURI == params.Get("redirect_uri") &&
+		code.challenge == oauth2.S256ChallengeFromVerifier(params.Get("code_verifier"))
+	if isOwn && code.used && s.options.ReuseEndsGrant {
+		code.grant.dead = true
+	}
+	if code != nil {
+		code.used = true
+	}
+	if !valid {
+		return errorResponse(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusBadRequest))
+	}
+	return jsonResponse(http.StatusOK, s.issue(code.grant, rand.Text(), now))
+}
+
+// refresh is for grant_type refresh_token; s.mu is held.
+func (s *Server) refresh(params url.Values, now time.Time) response {
+	name := params.Get("refresh_token")
+	token := s.refreshTokens[name]
+	isOwn := token != nil && token.grant.clientID == params.Get("client_id")
+	isReplaced := isOwn && isOver(token.dies, now)
+	if isReplaced && s.options.ReuseEndsGrant {
+		token.grant.dead = true
+	}
+	if !isOwn || isReplaced || isOver(token.expires, now) || token.grant.dead {
+		return errorResponse(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusUnauthorized))
+	}
+	switch {
+	case s.options.OmitRefreshToken:
+		name = ""
+	case !s.options.KeepRefreshToken:
+		if token.dies.IsZero() {
+			token.dies = now.Add(s.options.GracePeriod)
+		}
+		name = rand.Text()
+	}
+	return jsonResponse(http.StatusOK, s.issue(token.grant, name, now))
+}
+
+// isOver says whether an end has come that there is; the zero time is none.
+func isOver(end, now time.Time) bool { return !end.IsZero() && !now.Before(end) }
+
+// tokens is the token endpoint's success.
+type tokens struct {
+	AccessToken  string `json:"access_token"`
+	ExpiresIn    int64  `json:"expires_in"`
+	RefreshToken string `json:"refresh_token,omitempty"`
+	TokenType    string `json:"token_type"`
+}
+
+// issue gives a grant a new access token, and the refresh token unless that is ""; s.mu is held.
+func (s *Server) issue(to *grant, refresh string, now time.Time) tokens {
+	life := cmp.Or(s.options.AccessTokenLife, accessTokenLife)
+	issued := tokens{AccessToken: rand.Text(), ExpiresIn: int64(life / time.Second), RefreshToken: refresh, TokenType: "Bearer"}
+	s.accessTokens[issued.AccessToken] = accessToken{grant: to, expires: now.Add(life)}
+	if refresh != "" && s.refreshTokens[refresh] == nil {
+		token := &refreshToken{grant: to}
+		if s.options.RefreshTokenLife > 0 {
+			token.expires = now.Add(s.options.RefreshTokenLife)
+		}
+		s.refreshTokens[refresh] = token
+	}
+	return issued
+}

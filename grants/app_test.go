@@ -1,0 +1,522 @@
+package grants_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/grants"
+)
+
+const (
+	wrongSecret = `{"error":"invalid_client","error_description":"Invalid client_id or client_secret"}`
+	refusal     = `{"error":"invalid_grant","error_description":"Invalid refresh_token"}`
+)
+
+// always answers each request so, until it is nil again.
+func (a *apple) always(f func(*http.Request) (*http.Response, error)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.every = f
+}
+
+// call lets 20 callers ask for random grants for a while, and returns what they got.
+func (w *world) callers(m *grants.Manager, names []string, d time.Duration) (failed map[string]int) {
+	failed = make(map[string]int)
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	end := time.Now().Add(d)
+	for range 20 {
+		group.Go(func() {
+			for time.Now().Before(end) {
+				_, err := m.Token(context.Background(), names[rand.N(len(names))])
+				mu.Lock()
+				failed[(grants.Refresh{Sent: true, Err: err}).Label()]++
+				mu.Unlock()
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+	}
+	group.Wait()
+	return failed
+}
+
+func (w *world) expired(n int) (names []string) {
+	for i := range n {
+		names = append(names, fmt.Sprint("g", i))
+		w.connect(names[i], -time.Minute)
+	}
+	return names
+}
+
+// What hits all grants costs a few requests, whatever the number of grants and callers.
+func TestTroubleOfAll(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer func(*http.Request) (*http.Response, error)
+		label  string
+		atMost [2]int // requests: without a limit, and with the default one
+	}{
+		"a wrong client secret":    {status(401, wrongSecret), "invalid_credentials", [2]int{60, 20}},
+		"503":                      {status(503, ""), "unavailable", [2]int{60, 20}},
+		"503 with Retry-After: 30": {status(503, "", "Retry-After", "30"), "unavailable", [2]int{60, 20}},
+		"a proxy's 403":            {status(403, "<html>no</html>"), "malformed_response", [2]int{60, 20}},
+		"an unknown 4xx":           {status(401, `{"error":"unauthorized_thing"}`), "undocumented", [2]int{60, 20}},
+		"dropped connections":      {broken(io.ErrUnexpectedEOF), "no_response", [2]int{60, 20}},
+		"a wrong URL":              {status(404, `{"error":"404 Not Found","error_description":"invalid_request"}`), "endpoint_not_found", [2]int{60, 20}},
+	} {
+		for i, limited := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", limited: ", limited), func(t *testing.T) {
+				bubble(t, func(t *testing.T, w *world) {
+					m := w.process(func(o *grants.Options) {
+						if limited {
+							o.Limit = nil
+						}
+					})
+					w.apple.latency = 100 * time.Millisecond
+					w.apple.always(test.answer)
+					w.connect("valid", time.Hour)
+					names := w.expired(300)
+					failed := w.callers(m, names, 8*time.Second)
+					t.Logf("%d requests, %v", w.apple.requests(), failed)
+					assert.LessOrEqual(t, w.apple.requests(), test.atMost[i])
+					assert.Greater(t, failed[test.label], 1000)
+					assert.Zero(t, failed["ok"])
+					_, err := m.Token(t.Context(), names[0])
+					e, ok := errors.AsType[*applebusiness.Error](err)
+					require.True(t, ok, "%v", err)
+					assert.Positive(t, e.RetryAfter)
+					assert.NotEqual(t, applebusiness.ActionReauthorize, applebusiness.Troubleshoot(err).Action)
+					assert.Equal(t, "access-valid-0", token(t, m, "valid"), "valid tokens are handed out as ever")
+					assert.Equal(t, 1, strings.Count(w.logged(), "are held back"), "told once")
+
+					w.apple.always(nil)
+					time.Sleep(time.Minute)
+					w.callers(m, names, time.Second)
+					time.Sleep(time.Minute)
+					ok2 := w.callers(m, names, 8*time.Second)
+					assert.Len(t, ok2, 1, "%v", ok2)
+					assert.Contains(t, w.logged(), "token requests succeed again")
+					synctest.Wait()
+					for _, name := range names {
+						require.Nil(t, w.row(name).Dead)
+					}
+					assert.Zero(t, w.apple.refused)
+				})
+			})
+		}
+	}
+}
+
+// None is sent before the Retry-After has passed, whatever the grant.
+func TestRetryAfterHoldsAll(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.apple.always(status(503, "", "Retry-After", "30"))
+		names := w.expired(100)
+		w.callers(m, names, time.Second)
+		sent := w.apple.requests()
+		w.callers(m, names, 28*time.Second)
+		assert.Equal(t, sent, w.apple.requests())
+		w.apple.always(nil)
+		time.Sleep(3 * time.Second)
+		assert.Less(t, w.callers(m, names, time.Second)["unavailable"], 100, "while the probe is under way")
+	})
+}
+
+// One grant that fails alone holds up nobody, and is asked about ever more rarely.
+func TestTroubleOfOne(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		names := w.expired(50)
+		w.apple.before = func(*http.Request) {}
+		w.apple.always(func(r *http.Request) (*http.Response, error) {
+			if w.apple.lastLocked() == "refresh-g0-0" {
+				return response(401, `{"error":"unauthorized"}`), nil
+			}
+			return nil, nil
+		})
+		for range 600 { // ten minutes
+			_, _ = m.Token(t.Context(), "g0")
+			time.Sleep(time.Second)
+		}
+		sent := w.apple.requests()
+		assert.InDelta(t, 10, sent, 2, "1 s, 2 s, … 5 min")
+		for _, name := range names[1:] {
+			assert.Equal(t, "access-"+name+"-1", token(t, m, name))
+		}
+		assert.Empty(t, w.logged())
+	})
+}
+
+// RefreshDue waits as its grants have to.
+func TestRefreshDueWhileHeld(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.apple.always(status(401, wrongSecret))
+		w.expired(300)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		time.AfterFunc(time.Minute, func() { w.apple.always(nil) })
+		require.NoError(t, m.RefreshDue(ctx, 0))
+		assert.Less(t, w.apple.requests(), 300+60)
+		assert.Zero(t, w.apple.refused)
+		assert.Equal(t, "refresh-g7-1", w.row("g7").Token.RefreshToken)
+	})
+}
+
+// A deployment with another environment's credentials and URL: each refresh token is refused, and nobody has revoked.
+func TestManyRefusals(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		names := w.expired(200)
+		w.apple.latency = 50 * time.Millisecond
+		wrong := w.process()
+		w.apple.always(status(401, refusal))
+		failed := w.callers(wrong, names, 10*time.Second)
+		t.Logf("%d requests, %v", w.apple.requests(), failed)
+		assert.LessOrEqual(t, w.apple.requests(), 60)
+		assert.Zero(t, failed["invalid_refresh_token"], "nobody is told to reconnect")
+		_, err := wrong.Token(t.Context(), names[3])
+		e, ok := errors.AsType[*applebusiness.Error](err)
+		require.True(t, ok)
+		assert.Equal(t, applebusiness.ErrManyRefusals, e.Reason)
+		assert.Positive(t, e.RetryAfter)
+		assert.Equal(t, applebusiness.ActionFixRegistration, applebusiness.Troubleshoot(err).Action)
+		assert.Equal(t, applebusiness.ImpactApp, applebusiness.Troubleshoot(err).Impact)
+		synctest.Wait()
+		for _, name := range names {
+			require.Equal(t, grants.Mark{}, w.row(name).Mark, "%s", name)
+		}
+		log := w.logged()
+		assert.Equal(t, 1, strings.Count(log, "many refresh tokens are refused"), log)
+
+		require.NoError(t, wrong.Close(t.Context()))
+		w.apple.always(nil) // the rollback
+		right := w.process()
+		for _, name := range names {
+			assert.Equal(t, "access-"+name+"-1", token(t, right, name))
+		}
+	})
+
+	t.Run("how it ends", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			names := w.expired(100)
+			m := w.process()
+			w.apple.always(status(401, refusal))
+			w.callers(m, names, 10*time.Second)
+			w.apple.always(nil) // Apple's fault, for a while
+			time.Sleep(31 * time.Second)
+			w.callers(m, names, time.Second)
+			ok := w.callers(m, names, 10*time.Minute)
+			t.Log(ok)
+			assert.Less(t, ok["many_refusals"]+ok["held"], 500)
+			assert.Contains(t, w.logged(), "are believed one by one again")
+			for _, name := range names {
+				assert.Equal(t, "access-"+name+"-1", token(t, m, name))
+			}
+			w.apple.revoke("g5")
+			time.Sleep(time.Hour)
+			assert.Equal(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, "g5").Reason, "believed again")
+		})
+	})
+
+	t.Run("verdicts of this process are taken back, also if the Store fails then", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.expired(3)
+			m := w.process()
+			w.apple.always(status(401, refusal))
+			for i := range 2 {
+				assert.Equal(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, fmt.Sprint("g", i)).Reason)
+			}
+			require.NotNil(t, w.row("g0").Dead)
+			w.store.fail(errDatabase, "Mark")
+			assert.Equal(t, applebusiness.ErrManyRefusals, failure(t, m, "g2").Reason)
+			assert.NotEqual(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, "g0").Reason)
+			time.Sleep(time.Minute)
+			w.store.fail(nil)
+			time.Sleep(time.Minute)
+			for i := range 3 {
+				assert.Nil(t, w.row(fmt.Sprint("g", i)).Dead)
+			}
+			w.apple.always(nil)
+			for i := range 3 {
+				time.Sleep(6 * time.Minute)
+				assert.Equal(t, fmt.Sprintf("access-g%d-1", i), token(t, m, fmt.Sprint("g", i)))
+			}
+		})
+	})
+
+	t.Run("customers who revoke are told at once", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			for i := range 40 {
+				name := fmt.Sprint("g", i)
+				w.connect(name, -time.Minute)
+				if i%4 != 0 {
+					token(t, m, name)
+					continue
+				}
+				w.apple.revoke(name)
+				start := time.Now()
+				e := failure(t, m, name)
+				if i <= 4 || i > 12 { // the first two, and those among enough others
+					assert.Equal(t, applebusiness.ErrInvalidRefreshToken, e.Reason, i)
+					assert.Zero(t, time.Since(start))
+				}
+			}
+			assert.Empty(t, w.logged())
+		})
+	})
+
+	t.Run("one process, one grant", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", -time.Minute)
+			w.apple.revoke("a")
+			start := time.Now()
+			assert.Equal(t, applebusiness.ActionReauthorize, applebusiness.Troubleshoot(failure(t, m, "a")).Action)
+			assert.Zero(t, time.Since(start))
+			assert.NotNil(t, w.row("a").Dead)
+		})
+	})
+
+	t.Run("what is refused for 24 hours is believed", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			names := w.expired(4)
+			for _, name := range names {
+				w.apple.revoke(name)
+			}
+			start := time.Now()
+			told := make(map[string]time.Duration)
+			failure(t, m, names[0])
+			failure(t, m, names[1])
+			for time.Since(start) < 26*time.Hour {
+				for _, name := range names {
+					_, err := m.Token(t.Context(), name)
+					if applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize && told[name] == 0 {
+						told[name] = time.Since(start)
+					}
+				}
+				time.Sleep(7 * time.Second)
+			}
+			t.Log(told)
+			for _, name := range names[2:] {
+				assert.InDelta(t, 24, told[name].Hours(), 0.5)
+				assert.NotNil(t, w.row(name).Dead)
+			}
+			assert.Less(t, w.apple.requests(), 2*26*60*60/30, "a probe each 30 s at most")
+		})
+	})
+}
+
+// A client secret that is replaced in the vault.
+func TestClientSecret(t *testing.T) {
+	vault := func(secrets ...string) (func(context.Context) (string, error), *int) {
+		asked := new(int)
+		var mu sync.Mutex
+		return func(context.Context) (string, error) {
+			time.Sleep(100 * time.Millisecond)
+			mu.Lock()
+			defer mu.Unlock()
+			*asked++
+			return secrets[min(*asked, len(secrets))-1], nil
+		}, asked
+	}
+	// Apple takes the given secret alone.
+	takes := func(w *world, secret string) {
+		w.apple.always(func(r *http.Request) (*http.Response, error) {
+			if w.apple.secret != secret {
+				return response(401, wrongSecret), nil
+			}
+			return nil, nil
+		})
+	}
+	t.Run("without one failed call", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			ask, asked := vault("old", "new")
+			m := w.process(func(o *grants.Options) { o.ClientSecret = ask })
+			w.apple.latency = 50 * time.Millisecond
+			names := w.expired(300)
+			takes(w, "old")
+			assert.Equal(t, map[string]int{"ok": 0}["ok"], w.callers(m, names[:100], time.Second)["invalid_credentials"])
+			assert.Equal(t, 1, *asked, "once for all")
+			takes(w, "new")
+			failed := w.callers(m, names, 8*time.Second)
+			assert.Len(t, failed, 1, "%v", failed)
+			assert.Equal(t, 2, *asked)
+			assert.Empty(t, w.logged())
+		})
+	})
+	t.Run("the vault lags", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			ask, asked := vault("old", "old", "old", "new")
+			m := w.process(func(o *grants.Options) { o.ClientSecret = ask })
+			names := w.expired(300)
+			takes(w, "new")
+			failed := w.callers(m, names, time.Minute)
+			t.Logf("%d requests, asked %d times, %v", w.apple.requests(), *asked, failed)
+			assert.Equal(t, 4, *asked)
+			assert.Zero(t, w.apple.refused)
+			for _, name := range names {
+				assert.Equal(t, "access-"+name+"-1", token(t, m, name))
+			}
+		})
+	})
+	t.Run("the vault fails", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			cause := errors.New("vault: the secret s3cr3t-0f-4ll is sealed")
+			n := 0
+			m := w.process(func(o *grants.Options) {
+				o.ClientSecret = func(context.Context) (string, error) { n++; return "", cause }
+			})
+			names := w.expired(300)
+			w.callers(m, names, 8*time.Second)
+			_, err := m.Token(t.Context(), names[0])
+			assert.EqualError(t, err, "applebusiness/grants: Options.ClientSecret failed")
+			assert.ErrorIs(t, err, cause)
+			assert.Zero(t, applebusiness.Troubleshoot(err))
+			assert.LessOrEqual(t, n, 5, "1 s, 2 s, …")
+			assert.Zero(t, w.apple.requests())
+			assert.Equal(t, grants.Mark{}, w.row(names[0]).Mark)
+		})
+	})
+}
+
+// 429 is the fleet's, and a burst is one event.
+func TestBurstOf429(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.apple.latency = time.Second
+		fleet := &pausing{}
+		m := w.process(func(o *grants.Options) { o.Limit = fleet })
+		names := w.expired(8)
+		w.apple.fail(forever(status(429, ""))[:8]...)
+		var group sync.WaitGroup
+		for _, name := range names {
+			group.Go(func() { failure(t, m, name) })
+		}
+		group.Wait()
+		synctest.Wait()
+		assert.Equal(t, 8, w.apple.requests())
+		assert.Equal(t, []time.Duration{time.Second}, fleet.pauses)
+		time.Sleep(2 * time.Second)
+		start := time.Now()
+		for _, name := range names {
+			group.Go(func() { token(t, m, name) })
+		}
+		group.Wait()
+		assert.LessOrEqual(t, time.Since(start), 2*time.Second)
+	})
+}
+
+// pausing is a Limit of a fleet.
+type pausing struct {
+	limit
+	mu     sync.Mutex
+	pauses []time.Duration
+}
+
+func (p *pausing) Pause(_ context.Context, d time.Duration) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pauses = append(p.pauses, d)
+	return nil
+}
+
+// After a pause Limit is asked again: what it allowed before would all be sent at once.
+func TestLimitAfterAPause(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process(func(o *grants.Options) { o.Limit = nil })
+		names := w.expired(20)
+		w.apple.fail(status(429, "", "Retry-After", "1"))
+		var mu sync.Mutex
+		var sent []time.Time
+		w.apple.before = func(*http.Request) { mu.Lock(); sent = append(sent, time.Now()); mu.Unlock() }
+		var group sync.WaitGroup
+		for _, name := range names {
+			group.Go(func() { _, _ = m.Token(t.Context(), name) })
+		}
+		group.Wait()
+		for i := 2; i < len(sent); i++ {
+			assert.GreaterOrEqual(t, sent[i].Sub(sent[i-1]), 50*time.Millisecond, i)
+		}
+	})
+}
+
+// A row that a sibling has mended is seen within seconds, whatever is remembered.
+func TestGoodNewsIsSeen(t *testing.T) {
+	for name, answer := range map[string]func(*http.Request) (*http.Response, error){
+		"503 for an hour": status(503, "", "Retry-After", "3600"),
+		"429 for an hour": status(429, "", "Retry-After", "3600"),
+		"a wrong secret":  status(401, wrongSecret),
+		"alone":           status(400, `{"error":"invalid_request"}`),
+		"dead":            status(401, refusal),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				m := w.process()
+				w.connect("a", -time.Minute)
+				w.apple.always(answer)
+				for range 6 {
+					failure(t, m, "a")
+					time.Sleep(10 * time.Second)
+				}
+				require.NoError(t, w.store.Store.Put(t.Context(), "a", &oauth2.Token{AccessToken: "good", RefreshToken: "other", Expiry: time.Now().Add(time.Hour)}))
+				start := time.Now()
+				for {
+					token, err := m.Token(t.Context(), "a")
+					if err == nil {
+						assert.Equal(t, "good", token.AccessToken)
+						break
+					}
+					require.Less(t, time.Since(start), 3*time.Second)
+					time.Sleep(100 * time.Millisecond)
+				}
+				loads := w.store.count("Load")
+				for range 100 {
+					token(t, m, "a")
+				}
+				assert.Equal(t, loads, w.store.count("Load"))
+			})
+		})
+	}
+}
+
+// An API that answers 401 to every token of every grant costs a few rotations.
+func TestAPIRefusesAll(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		var names []string
+		for i := range 300 {
+			names = append(names, fmt.Sprint("g", i))
+			w.connect(names[i], 2*time.Hour)
+		}
+		start := time.Now()
+		for time.Since(start) < 10*time.Minute {
+			for _, name := range names {
+				got, err := m.Token(t.Context(), name)
+				require.NoError(t, err)
+				m.Invalidate(name, got)
+				got, err = m.Token(t.Context(), name) // as Client does
+				require.NoError(t, err)
+				m.Invalidate(name, got)
+			}
+			time.Sleep(10 * time.Second)
+		}
+		t.Logf("%d rotations", w.apple.requests())
+		assert.LessOrEqual(t, w.apple.requests(), 10)
+		assert.Equal(t, 1, strings.Count(w.logged(), "the API refuses tokens"))
+	})
+}

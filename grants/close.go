@@ -1,0 +1,105 @@
+package grants
+
+import (
+	"cmp"
+	"context"
+)
+
+// Close ends the Manager. What waits to be sent is given up, with ErrClosed for its callers; what was sent is finished,
+// and what could not be stored yet is stored, with as many tries as it takes. Close returns nil when that is done. If ctx
+// ends before, it returns an error that names the grants whose newest token is not stored; once no other Close waits,
+// nothing goes on in the background. Call Close again to try again, since after the process has ended those grants are
+// lost. What was on its way from Apple when the last Close gave up is lost then, and named by every later Close. Give ctx
+// more time than a token request can take.
+//
+// After Close every method returns [ErrClosed], and Token even where a token is valid. Close can be called any number of
+// times.
+func (m *Manager) Close(ctx context.Context) error {
+	if m == nil || m.stop == nil {
+		return nil
+	}
+	idle := m.beginClose()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+	}
+	_ = forEach(ctx, m.allUnsaved(), func(ctx context.Context, u *unsavedToken) error {
+		for tries := 0; !m.save(ctx, u); tries++ {
+			if err := sleep(ctx, saveBackoff(tries)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	m.completeConnects(ctx)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closers--
+	if ctx.Err() != nil && m.closers == 0 {
+		for a := range m.attempts {
+			if a.sent && !a.settled {
+				m.givenUp[a.grant] = true
+			}
+		}
+		m.giveUp()
+	}
+	return m.closeError(ctx)
+}
+
+// beginClose stops what has not been sent, and returns a channel that is closed when no goroutine is left.
+func (m *Manager) beginClose() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed.Store(true)
+	m.closers++
+	m.stop()
+	if m.sweeper != nil {
+		m.sweeper.Stop()
+		m.sweeper = nil
+	}
+	for u := range m.unsaved {
+		if u.timer != nil {
+			u.timer.Stop()
+		}
+	}
+	if m.active == 0 {
+		idle := make(chan struct{})
+		close(idle)
+		return idle
+	}
+	if m.idle == nil {
+		m.idle = make(chan struct{})
+	}
+	return m.idle
+}
+
+func (m *Manager) allUnsaved() []*unsavedToken {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	unsaved := make([]*unsavedToken, 0, len(m.unsaved))
+	for u := range m.unsaved {
+		unsaved = append(unsaved, u)
+	}
+	return unsaved
+}
+
+// closeError names the grants whose token is not stored, or may be on its way; m.mu is held.
+func (m *Manager) closeError(ctx context.Context) error {
+	errs := make(map[string]*StoreError)
+	for grant := range m.givenUp {
+		errs[grant] = newStoreError(grant, errGivenUp)
+	}
+	for a := range m.attempts {
+		if a.sent && !a.settled {
+			errs[a.grant] = newStoreError(a.grant, cmp.Or(ctx.Err(), context.Canceled))
+		}
+	}
+	for u := range m.unsaved {
+		errs[u.a.grant] = newStoreError(u.a.grant, cmp.Or(u.err, ctx.Err(), context.Canceled), u.token)
+	}
+	m.nameConnects(ctx, errs)
+	if len(errs) == 0 {
+		return nil
+	}
+	return newCloseError(errs)
+}

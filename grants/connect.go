@@ -1,0 +1,336 @@
+package grants
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+const (
+	connectLife   = 10 * time.Minute // how long the outcome of a redirect is known; a code lives 5
+	maxConnects   = 1000             // whose outcome is known
+	limitPatience = 5 * time.Second  // how long a customer waits for Limit
+)
+
+// Connection is what [Manager.Connect] has connected. Nothing in it is secret.
+type Connection struct {
+	Grant string // Apple's orgId of the organisation that the user picked, under which the grant is stored
+	Name  string // its legalName, as Apple sent it; "" if Apple sent none
+}
+
+// Connect finishes what a redirect of Apple's consent page began, and returns which organisation is connected. It verifies r as
+// [applebusiness.VerifyRedirect] does, redeems the code, asks GET /me of the API which organisation the user picked, and stores
+// the token under its orgId, as [Manager.Put] does, with as many tries as it takes. state and verifier are those of the
+// browser that started, kept in a cookie of it. Redirect the browser then: its URL holds the code.
+//
+// All that goes on when r's context ends, and [Manager.Close] waits for it. The same redirect again, with the same state
+// and verifier, waits for the first one or gets its outcome, so that a browser which gave up and loads the page again, or
+// sends the redirect twice, is connected by one exchange. This process knows the outcome for 10 minutes: let the cookie
+// live no longer. Another process knows nothing of it and sends the code again; its customer is told to start over, although
+// the grant is stored, and OAuth lets the server end that grant then. So lead a browser back to the process that it started
+// from, or take state from a session that all share, once.
+//
+// The error is VerifyRedirect's, before anything is sent; the exchange's [*applebusiness.Error], which for a token without
+// a refresh token is [applebusiness.ErrNoRefreshToken]; one with [applebusiness.ActionStartOver] if /me fails, again and
+// again for as long as a token request may take where that can pass; [ErrClosed]; or, if r's context ended first, that
+// context's, in a [*StoreError] if it is the Store that keeps the customer waiting: the customer may be connected a moment
+// later. Once the code was sent, none is [applebusiness.Retryable] unless the exchange's own says that the code is not
+// spent; only then does the same redirect send it again.
+//
+// config's TokenURL has to end in /oauth2/token, as that of [applebusiness.OAuth2Endpoint]; /me is beside it.
+func (m *Manager) Connect(r *http.Request, state, verifier string) (Connection, error) {
+	if err := m.usable(); err != nil {
+		return Connection{}, err
+	}
+	code, err := applebusiness.VerifyRedirect(r, state)
+	if err != nil {
+		return Connection{}, err
+	}
+	c, err := m.connect(code, state, verifier)
+	if err != nil {
+		return Connection{}, err
+	}
+	select {
+	case <-c.done:
+	case <-r.Context().Done():
+	}
+	return c.outcome(r.Context().Err())
+}
+
+// fingerprint stands for a secret without being one.
+type fingerprint [sha256.Size]byte
+
+// connecting is what becomes of a code.
+type connecting struct {
+	m     *Manager
+	owner fingerprint   // of the state and the verifier that came with the code
+	done  chan struct{} // closed when all who bring the code can have the outcome
+
+	// Guarded by Manager.mu.
+	connection Connection
+	err        error
+	sent       bool
+	token      *oauth2.Token // that is not stored yet
+	failure    error         // of the last try to store it
+	over       bool          // nothing is left to store; otherwise Close names it
+	forgetAt   time.Time     // if it is over
+}
+
+// connect returns what becomes of a code: it is redeemed, unless it was brought before.
+func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
+	switch unusable, ok := m.unusableURL.(*applebusiness.Error); {
+	case ok:
+		failed := *unusable
+		failed.GrantType = applebusiness.GrantTypeAuthorizationCode
+		return nil, &failed
+	case !strings.HasSuffix(m.config.Endpoint.TokenURL, tokenPath):
+		return nil, fmt.Errorf(prefix+"the TokenURL does not end in "+tokenPath+", so that nothing says where "+mePath+" is: %w",
+			exchangeFailure(applebusiness.ErrUnsafeTokenRequest))
+	}
+	key := fingerprint(sha256.Sum256([]byte(code)))
+	owner := fingerprint(sha256.Sum256([]byte(strconv.Quote(state) + strconv.Quote(verifier))))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forgetConnects(key)
+	switch c := m.connects[key]; {
+	case c != nil && c.owner != owner: // a code of another browser's, which PKCE would refuse
+		return nil, fmt.Errorf(prefix+"the code was brought before, with another state or verifier: %w",
+			&applebusiness.Error{Endpoint: applebusiness.AuthorizationEndpoint, Reason: applebusiness.ErrStateMismatch})
+	case c != nil:
+		return c, nil
+	case m.closed.Load():
+		return nil, ErrClosed
+	case m.connects == nil:
+		m.connects = make(map[fingerprint]*connecting)
+	}
+	c := &connecting{m: m, owner: owner, done: make(chan struct{})}
+	m.connects[key] = c
+	m.active++
+	go c.run(code, verifier)
+	return c, nil
+}
+
+// forgetConnects forgets the outcomes that are too old, and any if there would be too many with key; m.mu is held.
+func (m *Manager) forgetConnects(key fingerprint) {
+	now, known := time.Now(), m.connects[key] != nil
+	for other, c := range m.connects {
+		if c.over && (!now.Before(c.forgetAt) || !known && len(m.connects) >= maxConnects) {
+			delete(m.connects, other)
+		}
+	}
+}
+
+// outcome returns what one gets who has brought the code, and waits no longer if its request has ended.
+func (c *connecting) outcome(ended error) (Connection, error) {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	select {
+	case <-c.done:
+		if c.err != nil {
+			return Connection{}, c.err
+		}
+		return c.connection, nil
+	default:
+	}
+	if c.failure != nil {
+		return Connection{}, newStoreError(c.connection.Grant, fmt.Errorf("%w: %w", ended, c.failure), c.token)
+	}
+	return Connection{}, unfinishedError{fmt.Errorf(prefix+"the request ended while its customer was being connected, which goes on: %w", ended)}
+}
+
+// unfinishedError is foreign, since a deadline alone would be advised as a failure after which one can try again.
+type unfinishedError struct{ error }
+
+func (e unfinishedError) Unwrap() error { return e.error }
+func (e unfinishedError) Foreign()      {}
+
+// run redeems a code and stores what it brings.
+func (c *connecting) run(code, verifier string) {
+	defer c.m.end()
+	err := c.redeem(code, verifier)
+	if err == nil {
+		err = c.complete(c.m.work)
+	}
+	c.settle(err)
+}
+
+// settle gives the outcome to all who wait. A Close that gave up leaves what it names.
+func (c *connecting) settle(err error) {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	defer close(c.done)
+	c.err = err
+	if err == ErrClosed {
+		return
+	}
+	life := connectLife
+	if failed, ok := err.(*applebusiness.Error); ok && (failed.Unsent() || applebusiness.Retryable(failed)) {
+		life = failed.RetryAfter // the code is not spent
+	} else if !c.sent {
+		life = 0
+	}
+	c.token, c.failure, c.over, c.forgetAt = nil, nil, true, time.Now().Add(life)
+}
+
+// redeem sends the code to Apple, once. What holds refreshes back does not hold it: a customer waits, and a code lives for
+// minutes.
+func (c *connecting) redeem(code, verifier string) error {
+	m, config := c.m, *c.m.config
+	patient, cancel := context.WithTimeout(m.work, limitPatience)
+	_ = m.waitForLimit(patient)
+	cancel()
+	var err error
+	config.ClientSecret, err = m.clientSecret(m.work)
+	switch {
+	case m.work.Err() != nil:
+		return ErrClosed
+	case err != nil:
+		return err
+	}
+	m.mu.Lock()
+	c.sent = true
+	m.mu.Unlock()
+	sentAt := max(m.now(), 1) // as the answer of ClientSecret has it
+	ctx, cancel := withPatience(m.work, m.timeout)
+	defer cancel()
+	token, err := enter(ctx, m, "the HTTP client", func(ctx context.Context) (*oauth2.Token, error) {
+		return config.Exchange(ctx, code, oauth2.VerifierOption(verifier))
+	})
+	if err != nil {
+		if m.work.Err() != nil {
+			return ErrClosed
+		}
+		known, _ := tokenFailure(err)
+		failed := *known
+		failed.GrantType = applebusiness.GrantTypeAuthorizationCode
+		c.note(&failed, config.ClientSecret, sentAt)
+		return &failed
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.noteSuccess(nil)
+	if token.RefreshToken == "" {
+		return exchangeFailure(applebusiness.ErrNoRefreshToken)
+	}
+	c.token = token
+	return nil
+}
+
+// note tells what a failed exchange says about the app. About a grant it says nothing.
+func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt time.Duration) {
+	m, e := c.m, *failed
+	e.GrantType = applebusiness.GrantTypeRefreshToken // others are told of it as if it were a refresh
+	k, _ := classify(&e)
+	if k == limited {
+		m.pause(nil, e.RetryAfter)
+		return
+	}
+	if e.Reason == applebusiness.ErrInvalidCredentials {
+		if other, err := m.askSecret(m.work, secret, sentAt); err != nil || other != secret {
+			return // the next request is sent with another one
+		}
+	}
+	m.noteFailure(nil, string(c.owner[:]), k, &e)
+}
+
+func exchangeFailure(reason applebusiness.Reason) *applebusiness.Error {
+	return &applebusiness.Error{
+		Endpoint: applebusiness.TokenEndpoint, Reason: reason, GrantType: applebusiness.GrantTypeAuthorizationCode,
+	}
+}
+
+// complete asks whose the token is, unless that is known, and stores it. It returns ErrClosed if ctx ends before.
+func (c *connecting) complete(ctx context.Context) error {
+	m := c.m
+	m.mu.Lock()
+	connection, token, failure := c.connection, c.token, c.failure
+	m.mu.Unlock()
+	if connection.Grant == "" {
+		found, err := m.whose(ctx, token)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return ErrClosed
+		case err != nil:
+			return err
+		}
+		connection = found
+	}
+	for tries := 0; ; tries++ {
+		m.mu.Lock()
+		c.connection, c.failure = connection, failure
+		m.mu.Unlock()
+		if failure != nil && sleep(ctx, saveBackoff(tries)) != nil {
+			return ErrClosed
+		}
+		again := failure != nil
+		failure = m.putConnected(ctx, connection.Grant, token, again)
+		switch {
+		case failure == nil && again:
+			m.log(slog.LevelInfo, "the token of a customer who connects is stored", slog.String("grant", connection.Grant))
+			return nil
+		case failure == nil:
+			return nil
+		case !again:
+			m.log(slog.LevelError, "the token of a customer who connects cannot be stored yet",
+				slog.String("error", newStoreError(connection.Grant, failure, token).Error()))
+		}
+	}
+}
+
+// putConnected tries once to store token as Put does. After a try that failed it looks first: that one may have taken
+// effect, and since then the grant may have been refreshed, or connected once more. What expires later is newer.
+func (m *Manager) putConnected(ctx context.Context, grant string, token *oauth2.Token, again bool) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if again {
+		row, err := ask(ctx, m, func(ctx context.Context) (Record, error) { return m.store.Load(ctx, grant) })
+		if err == nil && row.Token != nil && row.Dead == nil && (same(row.Token, token) || row.Token.Expiry.After(token.Expiry)) {
+			m.forget(grant)
+			return nil
+		}
+	}
+	if err := m.put(ctx, grant, token); err != errReplaced {
+		return err
+	}
+	return nil
+}
+
+// completeConnects tries again to store what an earlier Close gave up, until ctx ends.
+func (m *Manager) completeConnects(ctx context.Context) {
+	var left []*connecting
+	m.mu.Lock()
+	for _, c := range m.connects {
+		if !c.over && c.token != nil {
+			left = append(left, c)
+		}
+	}
+	m.mu.Unlock()
+	_ = forEach(ctx, left, func(ctx context.Context, c *connecting) error {
+		if c.complete(ctx) == nil {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			c.over = true
+		}
+		return nil
+	})
+}
+
+// nameConnects adds an error for each connection that is not stored to errs, by the grant's name, which is "" until Apple
+// has said it; m.mu is held.
+func (m *Manager) nameConnects(ctx context.Context, errs map[string]*StoreError) {
+	for _, c := range m.connects {
+		if grant := c.connection.Grant; c.sent && !c.over {
+			errs[grant] = newStoreError(grant, cmp.Or(c.failure, ctx.Err(), errGivenUp), c.token)
+		}
+	}
+}

@@ -1,0 +1,391 @@
+package grants
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/oauth2"
+)
+
+// DirStore is a [Store] in a folder: for one process, on one server, that must not lose its grants when it ends and has no
+// database. [NewDirStore] makes one; Close ends it.
+//
+// Each grant is a JSON file of mode 0600, whose name is the SHA-256 of the grant's name; the grant's name is in it. A
+// change is written to a temporary file, which is synced and renamed, and the folder is synced, before the method returns:
+// what was acknowledged survives the death of the process at any moment, and a power failure if the disk keeps what it was
+// told to sync. A write that fails, for lack of space for example, leaves the grant as it was.
+//
+// All rows are in memory, with their tokens as they are in the files: Load, Due and Dead read no file, and Lease writes one.
+// Reckon with two syncs for each Put, Lease, Save, Mark, Release and Delete. Writes to different grants wait for each other
+// only by chance. A method whose context ends during a write returns the context's error, and the write goes on; the next
+// change of the grant waits for it.
+//
+// The clock is this process's. A lease of a process that died is in the file: it runs out when it would have, by the wall
+// clock, and then the record is Unfinished.
+//
+// A file that cannot be read as a grant, since it was cut or changed by hand, is an error of that grant's Load, Lease, Save,
+// Mark and Release, which names the file. Due and Dead pass over it, Put replaces it, Delete removes it. Files with other
+// names are left alone. Nothing else may write to the folder while a DirStore is open; copy it for a backup at any time.
+// A backup that is put back holds refresh tokens which have been used, so that their customers may have to reconnect.
+//
+// The folder is locked while a DirStore is open, by flock, so that no other DirStore opens it, in this process or another
+// one; the lock ends with the process. On Windows the lock is a file that is open without sharing, only the folder's
+// access rights keep others out, and a folder is not synced: what was acknowledged survives the death of the process, and
+// perhaps not a power failure. On systems that have neither, NewDirStore fails.
+type DirStore struct {
+	memory *MemoryStore // this pointer is all that package fmt shows
+}
+
+// NewDirStore returns a DirStore of the grants in dir, which is made, with mode 0700, if need be. The tokens in the files
+// are encrypted by aead, and bound to the grant's name and their version. A nil aead leaves them in clear, for whoever can
+// read the files. Encrypted tokens cannot be read without the aead, and tokens in clear not with one.
+//
+// It fails at once if another DirStore has the folder open. It removes the temporary files of a process that died.
+func NewDirStore(dir string, aead AEAD) (*DirStore, error) {
+	opened, err := openFolder(dir, aead)
+	if err != nil {
+		return nil, fmt.Errorf(prefix+"the folder %s cannot be used: %w", strconv.Quote(dir), err)
+	}
+	memory := &MemoryStore{folder: opened}
+	if err := opened.readAll(memory); err != nil {
+		_ = opened.close()
+		return nil, fmt.Errorf(prefix+"the folder %s cannot be read: %w", strconv.Quote(dir), err)
+	}
+	return &DirStore{memory}, nil
+}
+
+// Close waits for the writes that are under way, and unlocks the folder. After it each other method returns an error that
+// wraps [fs.ErrClosed], and Close returns nil. Close the Manager first.
+func (s *DirStore) Close() error { return s.rows().folder.close() }
+
+// rows returns what the methods work on; for a DirStore that NewDirStore has not made, one that is closed.
+func (s *DirStore) rows() *MemoryStore {
+	if s == nil || s.memory == nil {
+		return &MemoryStore{folder: new(folder)}
+	}
+	return s.memory
+}
+
+// Load implements [Store].
+func (s *DirStore) Load(ctx context.Context, grant string) (Record, error) {
+	return s.rows().Load(ctx, grant)
+}
+
+// Lease implements [Store]. It takes no lease if the token cannot be decrypted.
+func (s *DirStore) Lease(ctx context.Context, grant, holder string, d time.Duration) (Record, error) {
+	return s.rows().Lease(ctx, grant, holder, d)
+}
+
+// Save implements [Store].
+func (s *DirStore) Save(ctx context.Context, grant, holder string, version int64, token *oauth2.Token) error {
+	return s.rows().Save(ctx, grant, holder, version, token)
+}
+
+// Mark implements [Store].
+func (s *DirStore) Mark(ctx context.Context, grant, holder string, version int64, mark Mark) error {
+	return s.rows().Mark(ctx, grant, holder, version, mark)
+}
+
+// Release implements [Store].
+func (s *DirStore) Release(ctx context.Context, grant, holder string) error {
+	return s.rows().Release(ctx, grant, holder)
+}
+
+// Put implements [Store]. A name that is not UTF-8 is an error.
+func (s *DirStore) Put(ctx context.Context, grant string, token *oauth2.Token) error {
+	return s.rows().Put(ctx, grant, token)
+}
+
+// Delete implements [Store].
+func (s *DirStore) Delete(ctx context.Context, grant string) error {
+	return s.rows().Delete(ctx, grant)
+}
+
+// Due implements [Store]. It looks at every grant in memory, and is never stale.
+func (s *DirStore) Due(ctx context.Context, before time.Duration, limit int) ([]string, error) {
+	return s.rows().Due(ctx, before, limit)
+}
+
+// Dead implements [Store].
+func (s *DirStore) Dead(ctx context.Context, since time.Duration, after DeadGrant, limit int) ([]DeadGrant, error) {
+	return s.rows().Dead(ctx, since, after, limit)
+}
+
+var (
+	errDirClosed = fmt.Errorf(prefix+"the folder is closed, or was never opened: %w", fs.ErrClosed)
+	errInUse     = errors.New("another DirStore has it open, in this process or another one")
+	fileName     = regexp.MustCompile(`^([0-9a-f]{64})\.(json|tmp)$`)
+)
+
+// hash is what a grant's file is called by.
+type hash [sha256.Size]byte
+
+func hashOf(grant string) hash        { return sha256.Sum256([]byte(grant)) }
+func (h hash) file(ext string) string { return hex.EncodeToString(h[:]) + ext }
+
+// folder is what a DirStore has on disk.
+type folder struct {
+	path    string
+	aead    AEAD
+	lock    *os.File // open as long as the folder is locked
+	self    *os.File // to sync it
+	isOpen  atomic.Bool
+	damaged map[hash]*row      // guarded by MemoryStore.mu
+	busy    [256]chan struct{} // by the first byte of a hash: full while such a grant is changed
+}
+
+func openFolder(dir string, aead AEAD) (*folder, error) {
+	if dir == "" {
+		return nil, errors.New("it has no name")
+	}
+	path, err := filepath.Abs(dir) // the process may change its own
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, err
+	}
+	f := &folder{path: path, aead: aead, damaged: make(map[hash]*row)}
+	for i := range f.busy {
+		f.busy[i] = make(chan struct{}, 1)
+	}
+	if f.lock, err = lockFile(filepath.Join(path, "lock")); err != nil {
+		return nil, err
+	}
+	if f.self, err = os.Open(path); err != nil {
+		_ = f.lock.Close()
+		return nil, err
+	}
+	f.isOpen.Store(true)
+	return f, nil
+}
+
+func (f *folder) usable() error {
+	if !f.isOpen.Load() {
+		return errDirClosed
+	}
+	return nil
+}
+
+func (f *folder) close() error {
+	if !f.isOpen.CompareAndSwap(true, false) {
+		return nil
+	}
+	for _, busy := range f.busy { // a change that begins later finds the folder closed
+		busy <- struct{}{}
+		<-busy
+	}
+	return errors.Join(f.self.Close(), f.lock.Close())
+}
+
+// change is MemoryStore's, with a file that is written first.
+func (f *folder) change(ctx context.Context, memory *MemoryStore, grant string, rule rule) error {
+	if err := memory.usable(ctx); err != nil {
+		return err
+	}
+	h := hashOf(grant)
+	busy := f.busy[h[0]]
+	select {
+	case busy <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	isWriting := false
+	defer func() {
+		if !isWriting { // also after a panic of the AEAD
+			<-busy
+		}
+	}()
+	if err := memory.usable(ctx); err != nil { // it has waited
+		return err
+	}
+	memory.mu.Lock()
+	old := memory.grants[grant]
+	if old == nil {
+		old = f.damaged[h]
+	}
+	memory.mu.Unlock()
+	next, err := rule(old, time.Now())
+	if err != nil || next == old {
+		return err
+	}
+	var content []byte
+	if next != nil {
+		if content, err = f.encode(grant, next); err != nil {
+			return err
+		}
+	}
+	isWriting = true
+	written := make(chan error, 1)
+	go func() { // no context ends a write to a disk that hangs
+		err := f.write(h, content)
+		if err == nil {
+			memory.mu.Lock()
+			memory.set(grant, next)
+			delete(f.damaged, h)
+			memory.mu.Unlock()
+		}
+		<-busy
+		written <- err
+	}()
+	select {
+	case err = <-written:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// write makes content what the grant's file holds, also after a crash at any moment. No content removes it.
+func (f *folder) write(h hash, content []byte) error {
+	path := filepath.Join(f.path, h.file(".json"))
+	if content == nil {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf(prefix+"the grant's file is not removed: %w", err)
+		}
+	} else if err := f.writeFile(path, filepath.Join(f.path, h.file(".tmp")), content); err != nil {
+		return fmt.Errorf(prefix+"the grant's file is not written: %w", err)
+	}
+	if err := syncFolder(f.self); err != nil {
+		return fmt.Errorf(prefix+"the folder is not synced: %w", err)
+	}
+	return nil
+}
+
+func (f *folder) writeFile(path, temporary string, content []byte) error {
+	file, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(content)
+	if err == nil {
+		err = file.Sync()
+	}
+	if closed := file.Close(); err == nil {
+		err = closed
+	}
+	if err == nil {
+		err = os.Rename(temporary, path)
+	}
+	if err != nil {
+		_ = os.Remove(temporary)
+	}
+	return err
+}
+
+// storedRow is what a grant's file holds.
+type storedRow struct {
+	Grant      string          `json:"grant"`
+	Version    int64           `json:"version"`
+	Token      []byte          `json:"token"` // by SealToken
+	Expiry     time.Time       `json:"expiry,omitzero"`
+	Dead       json.RawMessage `json:"dead,omitempty"` // by MarshalVerdict
+	Since      time.Time       `json:"since,omitzero"`
+	RetryAt    time.Time       `json:"retry_at,omitzero"`
+	Unfinished bool            `json:"unfinished,omitempty"`
+	Holder     string          `json:"holder,omitempty"`
+	Until      time.Time       `json:"until,omitzero"`
+}
+
+// encode returns what the grant's file is to hold. A new token is encrypted, and then r holds it in that form only.
+func (f *folder) encode(grant string, r *row) ([]byte, error) {
+	if !utf8.ValidString(grant) {
+		return nil, errors.New(prefix + "the grant's name is not UTF-8")
+	}
+	if r.sealed == nil {
+		sealed, err := SealToken(f.aead, grant, r.Version, r.Token)
+		if err != nil {
+			return nil, err
+		}
+		r.sealed, r.Token = sealed, &oauth2.Token{Expiry: r.Token.Expiry}
+	}
+	return json.Marshal(storedRow{
+		Grant: grant, Version: r.Version, Token: r.sealed, Expiry: inJSON(r.Token.Expiry),
+		Dead: MarshalVerdict(r.Dead), Since: inJSON(r.since), RetryAt: inJSON(r.RetryAt), Unfinished: r.Unfinished,
+		Holder: r.holder, Until: inJSON(r.until),
+	})
+}
+
+// inJSON returns t, or the nearest time that JSON has.
+func inJSON(t time.Time) time.Time {
+	switch t = t.UTC(); {
+	case t.Year() > 9999:
+		return time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	case t.Year() < 0:
+		return time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)
+	}
+	return t
+}
+
+// open returns the row's token.
+func (f *folder) open(grant string, r *row) (*oauth2.Token, error) {
+	token, err := OpenToken(f.aead, grant, r.Version, r.sealed)
+	if err != nil {
+		return nil, err
+	}
+	token.Expiry = r.Token.Expiry
+	return token, nil
+}
+
+// readAll reads the grants' files into memory, and removes the temporary ones.
+func (f *folder) readAll(memory *MemoryStore) error {
+	entries, err := os.ReadDir(f.path)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		found := fileName.FindStringSubmatch(entry.Name())
+		if found == nil {
+			continue // somebody else's
+		}
+		path := filepath.Join(f.path, entry.Name())
+		if found[2] == "tmp" {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+			continue
+		}
+		var h hash
+		_, _ = hex.Decode(h[:], []byte(found[1]))
+		grant, r, err := readRow(path, h)
+		if err != nil {
+			f.damaged[h] = &row{damage: err}
+			continue
+		}
+		memory.set(grant, r)
+	}
+	return nil
+}
+
+// readRow returns the grant that a file holds. No error quotes what is in the file.
+func readRow(path string, h hash) (string, *row, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", nil, fmt.Errorf(prefix+"the grant's file cannot be read: %w", err)
+	}
+	var stored storedRow
+	err = json.Unmarshal(content, &stored)
+	dead, verdictErr := UnmarshalVerdict(stored.Dead)
+	if err != nil || verdictErr != nil || hashOf(stored.Grant) != h || len(stored.Token) == 0 {
+		return "", nil, errors.New(prefix + "the grant's file " + strconv.Quote(path) + " was cut, changed or renamed")
+	}
+	return stored.Grant, &row{
+		Record: Record{
+			Token: &oauth2.Token{Expiry: stored.Expiry}, Version: stored.Version,
+			Mark: Mark{Dead: dead, RetryAt: stored.RetryAt, Unfinished: stored.Unfinished},
+		},
+		sealed: stored.Token, since: stored.Since, holder: stored.Holder, until: stored.Until,
+	}, nil
+}

@@ -1,0 +1,207 @@
+package grants
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+const (
+	dueConcurrency = 32
+	dueLimit       = 1000
+	dueFailures    = 3 // of the Store, for different grants and with no success between, end a RefreshDue
+)
+
+// RefreshDue refreshes the grants whose token expires within the given time, so that those that nobody uses stay alive
+// too, and no caller has to wait. Call it now and then in each process: the Store sees to it that each grant is refreshed
+// once. A negative within leaves to callers what has expired more recently than that.
+//
+// It returns when all have been tried: some at a time, in any order, behind the callers of Token, and after whatever
+// Limit, a response with status 429 and a held app ask for. A grant that a sibling is refreshing is skipped; what becomes
+// of any other is told to OnRefresh, and a failure of one does not stop the others. What this process has fetched within
+// the last ten minutes is compared with the Store, and stored again where the database has lost it. A failure of the
+// Store as a whole ends RefreshDue and is returned: of Due, of several grants in a row, or of each grant that was tried;
+// so is the error of ctx. A request that was sent by then is finished all the same. If the process dies, what is left is
+// found due by the next call.
+func (m *Manager) RefreshDue(ctx context.Context, within time.Duration) error {
+	if err := m.usable(); err != nil {
+		return err
+	}
+	tried := make(map[string]bool)
+	start := time.Now()
+	all := m.recentlyFetched()
+	tally := new(storeTally)
+	for {
+		within := within - time.Since(start)                // what comes due meanwhile is the next call's
+		due, err := m.due(ctx, within, dueLimit+len(tried)) // what failed is due still
+		if err != nil {
+			return err
+		}
+		all = append(all, due...)
+		all = slices.DeleteFunc(all, func(grant string) bool {
+			again := tried[grant]
+			tried[grant] = true
+			return again
+		})
+		if len(all) == 0 {
+			return cmp.Or(ctx.Err(), tally.all())
+		}
+		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		if err := forEach(ctx, all, func(ctx context.Context, grant string) error {
+			return m.refreshDue(ctx, grant, within, tally)
+		}); err != nil {
+			return err
+		}
+		all = nil
+	}
+}
+
+// storeTally tells failures of the Store from those of single rows.
+type storeTally struct {
+	mu     sync.Mutex
+	failed []error // in a row
+	worked bool    // for any grant
+}
+
+// note returns err when the Store has failed as a whole.
+func (t *storeTally) note(err error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := errors.AsType[*StoreError](err); !ok {
+		t.failed, t.worked = nil, true
+		return nil
+	}
+	if t.failed = append(t.failed, err); len(t.failed) >= dueFailures {
+		return err
+	}
+	return nil
+}
+
+// all returns a failure if there was nothing else.
+func (t *storeTally) all() error {
+	if t.worked || len(t.failed) == 0 {
+		return nil
+	}
+	return t.failed[0]
+}
+
+// recentlyFetched returns the grants whose newest token this Manager has fetched or put within the last ten minutes, and
+// stored.
+func (m *Manager) recentlyFetched() []string {
+	var names []string
+	m.entries.Range(func(grant, found any) bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if e := found.(*entry); e.line.fetched != 0 && m.now()-e.line.fetched < fetchedTime && e.unsaved == nil && e.attempt == nil {
+			names = append(names, grant.(string))
+		}
+		return true
+	})
+	return names
+}
+
+func (m *Manager) due(ctx context.Context, within time.Duration, limit int) ([]string, error) {
+	if err := m.usable(); err != nil {
+		return nil, err
+	}
+	grants, err := ask(ctx, m, func(ctx context.Context) ([]string, error) { return m.store.Due(ctx, within, limit) })
+	if err != nil {
+		return nil, m.callerError(ctx, "", err)
+	}
+	return slices.Clone(grants), nil
+}
+
+// refreshDue refreshes one grant, and returns an error only where RefreshDue has to stop.
+func (m *Manager) refreshDue(ctx context.Context, grant string, within time.Duration, tally *storeTally) error {
+	for {
+		m.mu.Lock()
+		if m.closed.Load() {
+			m.mu.Unlock()
+			return ErrClosed
+		}
+		e := m.entry(grant)
+		a := e.attempt
+		if a == nil {
+			if m.remembered(e) != nil {
+				m.mu.Unlock()
+				return nil
+			}
+			a = m.begin(grant, e, want{due: true, within: within})
+		}
+		a.due++
+		m.mu.Unlock()
+
+		select {
+		case <-a.finished:
+		case <-ctx.Done():
+			m.mu.Lock()
+			a.due--
+			m.abandon(a)
+			m.mu.Unlock()
+			return ctx.Err()
+		}
+		if a.err == ErrClosed {
+			return ErrClosed
+		}
+		if err := tally.note(a.err); err != nil || !a.held {
+			return err
+		}
+		wait := minProbe
+		if failed, ok := errors.AsType[*applebusiness.Error](a.err); ok {
+			wait = failed.RetryAfter
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// forEach calls f for each item, for some at a time, until one returns an error or ctx ends. The others are told by their
+// context, and waited for.
+func forEach[T any](ctx context.Context, items []T, f func(context.Context, T) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	next := make(chan T)
+	var workers sync.WaitGroup
+	for range min(dueConcurrency, len(items)) {
+		workers.Go(func() {
+			for item := range next {
+				if err := f(ctx, item); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	for _, item := range items {
+		select {
+		case next <- item:
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	close(next)
+	workers.Wait()
+	return context.Cause(ctx)
+}
+
+// sleep returns nil after d, or the error of ctx if that ends before.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

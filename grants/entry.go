@@ -1,0 +1,241 @@
+package grants
+
+import (
+	"errors"
+	"hash/maphash"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+const (
+	expiryMargin       = 10 * time.Second // a token counts as expired that much early, as in x/oauth2's Token.Valid
+	maxEarly           = 5 * time.Minute  // and is refreshed in the background at most that much before
+	minInterval        = time.Second      // between two refreshes of a token that lives for seconds
+	invalidateInterval = time.Minute      // between two refreshes because of 401s
+
+	failureMemory = time.Second
+	maxMemory     = 5 * time.Minute // for one grant that fails alone
+	lookAgain     = 2 * time.Second // how often the row is looked at while nothing may be sent
+	idleTime      = time.Hour
+	fetchedTime   = 10 * time.Minute // for which the newest token is known, though nobody uses it
+	sweepInterval = time.Minute
+	never         = time.Duration(1<<63 - 1)
+)
+
+// entry is what a Manager knows of one grant. Put and Delete replace it, and leave an attempt that is under way to its
+// old one.
+type entry struct {
+	current atomic.Pointer[current] // what Token returns
+	used    atomic.Int64            // the now of the last use, to the minute
+
+	// Guarded by Manager.mu.
+	attempt     *attempt
+	asked       bool          // a caller has asked for it; otherwise it goes with its attempt
+	bad         string        // the access token that Invalidate named, until there is another one
+	line        lineage       //
+	unsaved     *unsavedToken // of line, until it is stored
+	verdict     *verdict      // that could not be recorded
+	lost        int64         // the version that this Manager has marked Unfinished itself, at lostAt
+	lostAt      time.Duration
+	failures    int   // in a row
+	outages     int   // among them
+	failure     error // is returned until
+	until       time.Duration
+	sentVersion int64         // of the row whose refresh token was sent, if that is what failed
+	lookAt      time.Duration // but from then on the row is looked at before
+	// Since when the token of this version is refused, and nobody believes it.
+	refusedVersion int64
+	refusedSince   time.Duration
+}
+
+// current is a token that can be returned without a call of the Store, by the clock of Manager.now.
+type current struct {
+	token     *oauth2.Token
+	expires   time.Duration
+	guarded   time.Duration // until then Invalidate is ignored
+	refreshAt atomic.Int64
+}
+
+// verdict says that Apple has refused a row's refresh token for good.
+type verdict struct {
+	note *verdictNote
+	err  *applebusiness.Error
+}
+
+// entry returns the entry of a grant, a new one if need be; m.mu is held.
+func (m *Manager) entry(grant string) *entry {
+	if found, ok := m.entries.Load(grant); ok {
+		return found.(*entry)
+	}
+	e := new(entry)
+	e.used.Store(int64(m.now()))
+	m.entries.Store(grant, e)
+	m.sweepLater()
+	return e
+}
+
+// sweepLater starts the timer of the sweep, if it is not running; m.mu is held.
+func (m *Manager) sweepLater() {
+	if m.sweeper == nil && !m.closed.Load() {
+		m.sweeper = time.AfterFunc(sweepInterval, m.sweep)
+	}
+}
+
+// sweep forgets what nobody has used for an hour, and sooner what never had a token.
+func (m *Manager) sweep() {
+	empty := true
+	m.entries.Range(func(grant, found any) bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if e := found.(*entry); m.forgettable(e, m.now()) {
+			m.entries.CompareAndDelete(grant, e)
+		} else {
+			empty = false
+		}
+		return true
+	})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sweeper = nil
+	if !empty {
+		m.sweepLater()
+	}
+}
+
+// forgettable reports whether e is of no more use; m.mu is held.
+func (m *Manager) forgettable(e *entry, now time.Duration) bool {
+	idle := now - time.Duration(e.used.Load())
+	switch {
+	case e.attempt != nil || e.unsaved != nil:
+		return false
+	case e.refusedVersion != 0 && now-e.refusedSince < beliefTime+idleTime:
+		return false
+	case e.verdict != nil || e.line.fetched != 0 && e.asked:
+		return idle >= idleTime+fetchedTime // known until it comes due, also if it is used once an hour
+	case e.line.fetched != 0:
+		return now-e.line.fetched >= fetchedTime
+	case e.current.Load() != nil:
+		return idle >= idleTime
+	}
+	return now >= e.until
+}
+
+// drop forgets an entry that nobody has asked for, but for what the fleet may need of it; m.mu is held.
+func (m *Manager) drop(grant string, e *entry) {
+	if e.asked {
+		return
+	}
+	if e.unsaved == nil {
+		e.current.Store(nil)
+	}
+	if e.unsaved == nil && e.verdict == nil && e.attempt == nil && e.line.fetched == 0 && e.refusedVersion == 0 {
+		m.entries.CompareAndDelete(grant, e)
+	}
+}
+
+// forget makes the next call of Token read the Store.
+func (m *Manager) forget(grant string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.entries.Delete(grant)
+}
+
+// touch notes that e is used, and reports whether c can be returned. Once a minute it looks at the wall clock, too: the
+// other one stands still while a virtual machine is suspended.
+func (m *Manager) touch(e *entry, c *current, now time.Duration) bool {
+	idle := now - time.Duration(e.used.Load())
+	if now >= c.expires || idle >= idleTime {
+		return false
+	}
+	if idle >= sweepInterval {
+		if wall := c.token.Expiry.Round(0); !wall.IsZero() && time.Now().After(wall) {
+			return false
+		}
+		e.used.Store(int64(now))
+	}
+	return true
+}
+
+// use makes token what Token returns; m.mu is held. One that was fetched just now is used for a second at least.
+func (m *Manager) use(e *entry, token *oauth2.Token, fetched bool) {
+	if c := e.current.Load(); c != nil && c.token.AccessToken == token.AccessToken && !fetched {
+		return
+	}
+	now := m.now()
+	c := &current{token: token, expires: never}
+	c.refreshAt.Store(int64(never))
+	if !token.Expiry.IsZero() {
+		left := time.Until(token.Expiry)
+		life := left - min(expiryMargin, left/2)
+		if fetched {
+			life = max(life, minInterval)
+		}
+		c.expires = now + min(life, never-now)
+		early := min(left/10, maxEarly)
+		early -= rand.N(max(early/2, 1)) // or a deployment would refresh all its grants in the same second
+		if early > 0 && life-early >= minInterval {
+			c.refreshAt.Store(int64(c.expires - early))
+		}
+	}
+	if e.bad != "" {
+		c.guarded = now + invalidateInterval
+		e.bad = ""
+	}
+	e.current.Store(c)
+	e.failure, e.failures, e.outages = nil, 0, 0
+}
+
+// see notes what a row holds, and reports whether that is older than the newest token; m.mu is held.
+func (m *Manager) see(e *entry, token *oauth2.Token) (older bool) {
+	switch {
+	case e.line.newest != nil && same(e.line.newest, token):
+	case e.line.older(m, token) && !e.line.yields(m, token):
+		return true
+	case e.line.yields(m, token):
+		e.line = lineage{newest: token}
+	default:
+		e.line.follow(m, token, 0)
+	}
+	return false
+}
+
+func (m *Manager) fingerprints(token *oauth2.Token) fingerprints {
+	return fingerprints{maphash.String(m.seed, token.RefreshToken), maphash.String(m.seed, token.AccessToken)}
+}
+
+// remembered returns the failure that e's callers get without another look at the row, with the wait that is left of it;
+// m.mu is held.
+func (m *Manager) remembered(e *entry) error {
+	now := m.now()
+	if e.failure == nil || now >= e.until {
+		return nil
+	}
+	if failed, ok := errors.AsType[*applebusiness.Error](e.failure); ok && failed.RetryAfter > 0 {
+		return withWait(e.failure, e.until-now)
+	}
+	return e.failure
+}
+
+// lastResort returns the current token in the last seconds of its life, or err, with which a refresh has failed.
+func (e *entry) lastResort(err error) (*oauth2.Token, error) {
+	c := e.current.Load()
+	if c == nil || err == ErrClosed || err == ErrNoGrant || c.token.Expiry.IsZero() || time.Until(c.token.Expiry) <= 0 {
+		return nil, err
+	}
+	token := *c.token
+	return &token, nil
+}
+
+// secrets returns the tokens that e knows; Manager.mu is held.
+func (e *entry) secrets() []*oauth2.Token {
+	var tokens []*oauth2.Token
+	if c := e.current.Load(); c != nil {
+		tokens = append(tokens, c.token)
+	}
+	return append(tokens, e.line.newest, &oauth2.Token{AccessToken: e.bad})
+}

@@ -1,0 +1,273 @@
+package grants
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/seed-a5f25c57/applebusiness"
+)
+
+// kind is what a failed token request says, as far as it matters to others than its caller.
+type kind int
+
+const (
+	alone   kind = iota // nothing about other grants
+	refused             // the refresh token is invalid: the customer has to reconnect, if that can be believed
+	limited             // too many requests
+	outage              // Apple is down, or the way to it: the fleet waits
+	shared              // no single grant's trouble: a proxy, a wrong host, a response that nobody documents
+	ours                // the app's: its credentials, or how it sends
+)
+
+// classify returns the kind of a failed refresh, and whether Apple may have replaced the refresh token in a response that
+// did not arrive.
+func classify(e *applebusiness.Error) (k kind, lost bool) {
+	advice := applebusiness.Troubleshoot(e)
+	lost = mayBeLost(e)
+	switch {
+	case e.StatusCode == http.StatusTooManyRequests || e.Reason == applebusiness.ErrRateLimited:
+		return limited, lost
+	case advice.Action == applebusiness.ActionReauthorize && refusal(e):
+		return refused, lost
+	case e.Reason == applebusiness.ErrUnsafeTokenRequest || e.StatusCode < 500 && ofTheApp(e):
+		return ours, lost
+	case advice.Action == applebusiness.ActionRetry && advice.Impact == applebusiness.ImpactService && e.Reason != applebusiness.ErrMalformedResponse:
+		return outage, lost
+	case advice.Action == applebusiness.ActionRetry || advice.Action == applebusiness.ActionCheckNetwork || undocumented(e):
+		return shared, lost
+	}
+	return alone, lost
+}
+
+// refusal reports whether Apple has said that the refresh token is invalid: nothing else may end a grant.
+func refusal(e *applebusiness.Error) bool {
+	return e.StatusCode != 0 && e.StatusCode < 500 &&
+		(e.Reason == applebusiness.ErrInvalidRefreshToken || e.Reason == "" && e.Code == applebusiness.CodeInvalidGrant)
+}
+
+// ofTheApp reports whether the failure would be the same for each grant.
+func ofTheApp(e *applebusiness.Error) bool {
+	switch e.Reason {
+	case applebusiness.ErrInvalidCredentials, applebusiness.ErrInvalidClientID, applebusiness.ErrEndpointNotFound,
+		applebusiness.ErrUnsupportedMediaType, applebusiness.ErrEmptyBody, applebusiness.ErrMissingFields, applebusiness.ErrInvalidGrantType:
+		return true
+	case "":
+		return e.Code == applebusiness.CodeUnauthorizedClient || e.Code == applebusiness.CodeInvalidClient
+	}
+	return false
+}
+
+// undocumented reports whether e is a response, but none that can be one customer's.
+func undocumented(e *applebusiness.Error) bool {
+	return e.StatusCode >= 400 && e.StatusCode < 500 && e.Reason == "" && e.Code != applebusiness.CodeInvalidRequest
+}
+
+// mayBeLost reports whether Apple may have replaced the refresh token in a response that did not arrive.
+func mayBeLost(e *applebusiness.Error) bool {
+	switch {
+	case e.Reason == applebusiness.ErrNoResponse:
+		return !e.Unsent()
+	case e.StatusCode >= 500:
+		return e.StatusCode != http.StatusServiceUnavailable
+	case e.Reason == applebusiness.ErrMalformedResponse:
+		return e.StatusCode < 300 // 0 where x/oauth2 does not tell
+	}
+	return false
+}
+
+// tokenFailure returns the *Error of a failed request, and what callers get for it.
+func tokenFailure(err error) (*applebusiness.Error, error) {
+	if e, ok := errors.AsType[*applebusiness.Error](applebusiness.Wrap(err)); ok && e != nil {
+		return e, e
+	}
+	e := waitError(applebusiness.ErrNoResponse, 0)
+	if foreign, ok := errors.AsType[*panicError](err); ok {
+		return e, &transportPanic{e, foreign}
+	}
+	return e, e
+}
+
+// outcome is what those who wait for an attempt get. Its fields do not change after done is closed.
+type outcome struct {
+	done  chan struct{} // when there is a token or an error
+	token *oauth2.Token
+	err   error
+	held  bool // err is a pause's, or the held app's: RefreshDue waits for its end
+}
+
+// send sends the record's refresh token. It returns the token, or the row to look at next, or an error.
+func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
+	m := a.m
+	secret, err := m.clientSecret(a.ctx)
+	if err != nil {
+		if a.ctx.Err() != nil {
+			err = a.ended()
+		}
+		return nil, Record{}, err
+	}
+	if !a.commit() {
+		return nil, Record{}, a.ended()
+	}
+	token, err := a.request(record.Token.RefreshToken, secret)
+	if err == nil {
+		return a.keep(record, token), record, nil
+	}
+	record, err = a.failed(record, err, secret)
+	return nil, record, err
+}
+
+// commit reports whether the request may be sent. From then on Close waits for its response.
+func (a *attempt) commit() bool {
+	m := a.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if a.ctx.Err() != nil {
+		return false
+	}
+	a.sent, a.event.Sent, a.sentAt = true, true, m.now()
+	m.pass(a.turn)
+	a.turn = nil
+	return true
+}
+
+// request sends a refresh token to Apple. It does not end with the callers' contexts, nor with Close.
+func (a *attempt) request(refreshToken, secret string) (*oauth2.Token, error) {
+	m := a.m
+	ctx, cancel := withPatience(m.work, m.timeout)
+	defer cancel()
+	config := *m.config
+	config.ClientSecret = secret
+	token, err := enter(ctx, m, "the HTTP client", func(ctx context.Context) (*oauth2.Token, error) {
+		return config.TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken}).Token()
+	})
+	if err == nil && (token == nil || token.AccessToken == "") {
+		err = waitError(applebusiness.ErrMalformedResponse, 0)
+	}
+	return token, err
+}
+
+// keep makes the token that was fetched with record's the grant's newest, which is stored next.
+func (a *attempt) keep(record Record, token *oauth2.Token) *oauth2.Token {
+	m, e := a.m, a.e
+	token = copyToken(token)
+	token.RefreshToken = cmp.Or(token.RefreshToken, record.Token.RefreshToken)
+	a.leased = false // Save ends the lease
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.queue.pauses = 0
+	e.line.follow(m, token, max(m.now(), 1))
+	m.use(e, token, true)
+	m.noteSuccess(a)
+	a.unsaved = &unsavedToken{a: a, version: record.Version, token: token, leasedAt: a.leasedAt, since: time.Now()}
+	e.unsaved = a.unsaved
+	m.unsaved[a.unsaved] = struct{}{}
+	return token
+}
+
+// failed records what a request came to that brought no token.
+func (a *attempt) failed(record Record, err error, secret string) (Record, error) {
+	m := a.m
+	if m.work.Err() != nil {
+		a.leased = false // nothing can be written any more: the lease runs out, and makes the record Unfinished
+		return Record{}, ErrClosed
+	}
+	e, failure := tokenFailure(err)
+	k, lost := classify(e)
+	if k == refused {
+		note, err := m.noteRefusal(a, record)
+		if err != nil {
+			return Record{}, err
+		}
+		dead := *e
+		dead.ResponseLost = e.ResponseLost || record.Unfinished
+		return a.condemn(record, &verdict{note, &dead})
+	}
+	if k == ours && e.Reason == applebusiness.ErrInvalidCredentials {
+		switch other, err := m.askSecret(a.ctx, secret, a.sentAt); {
+		case err != nil:
+			failure = err
+		case other != secret:
+			a.spare()
+			return a.again(errUnsettled) // wrong credentials have spent nothing
+		}
+	}
+	if k == limited {
+		a.remember, a.held = m.pause(a, e.RetryAfter), true
+		return Record{}, withWait(failure, a.remember)
+	}
+	mark := Mark{Unfinished: record.Unfinished || lost}
+	if k == outage {
+		m.mu.Lock()
+		a.remember = cmp.Or(e.RetryAfter, backoff(a.e.outages))
+		a.e.outages++
+		m.mu.Unlock()
+		failure = withWait(failure, a.remember)
+		mark.RetryAt = time.Now().Add(a.remember + jitter(time.Second))
+	}
+	if held, wait := m.noteFailure(a, a.grant, k, e); held {
+		a.remember, a.held = wait, true
+		failure = withWait(failure, wait)
+	}
+	if mark.RetryAt.IsZero() && mark.Unfinished == record.Unfinished {
+		return Record{}, failure // of this process alone; Release follows
+	}
+	switch err := a.mark(record.Version, mark); {
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
+		return a.again(err) // somebody has put in another token meanwhile
+	case err == nil && lost:
+		m.mu.Lock()
+		a.e.lost, a.e.lostAt = record.Version, m.now()
+		m.mu.Unlock()
+	case err != nil && mark.Unfinished:
+		a.leased = false // no Release: a lease that runs out says the same
+	}
+	return Record{}, failure
+}
+
+// spare ends what commit has begun: there is nothing to lose any more.
+func (a *attempt) spare() {
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	a.sent = false
+}
+
+// condemn records that Apple has refused the record's refresh token for good. The write comes first: if it conflicts, the
+// refused token was no longer the grant's, and nobody may be told to reconnect.
+func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
+	m := a.m
+	dead := *v.err
+	err := a.mark(record.Version, Mark{Dead: &dead, Unfinished: record.Unfinished})
+	m.mu.Lock()
+	if a.e.verdict = v; err == nil {
+		a.e.verdict = nil
+	}
+	m.mu.Unlock()
+	switch {
+	case err == nil:
+		if doubted := m.noteRecorded(v.note); doubted != nil {
+			return Record{}, doubted
+		}
+		a.remember = failureMemory // the row says it from now on
+		return Record{}, v.err
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
+		return a.again(err)
+	}
+	return Record{}, a.storeError(err) // the verdict is recorded at the next chance, without a request
+}
+
+func (a *attempt) mark(version int64, mark Mark) error {
+	m := a.m
+	err := m.call(m.work, func(ctx context.Context) error {
+		return m.store.Mark(ctx, a.grant, a.holder, version, mark)
+	})
+	if err == nil {
+		a.leased = false
+	}
+	a.spare()
+	return err
+}

@@ -1,0 +1,123 @@
+package neterr
+
+import (
+	"reflect"
+	"strings"
+)
+
+// maxNodes bounds the work on one tree: an error that unwraps to itself has no end.
+const maxNodes = 10_000
+
+// Visit calls f for err and each error in its tree, in the order of errors.Is, until f returns true. It looks neither at nil
+// pointers nor into an error with a method Foreign, which is somebody else's failure whatever it wraps. A pointer that
+// stands in several places is visited once, and a panic of an Unwrap method ends its branch.
+func Visit(err error, f func(error) bool) bool {
+	return (&walk{f: f}).visit(err, false)
+}
+
+type walk struct {
+	f     func(error) bool
+	nodes int
+	seen  map[error]struct{} // pointers below an error that joins others
+}
+
+func (w *walk) visit(err error, joined bool) bool {
+	for err != nil && w.nodes < maxNodes {
+		w.nodes++
+		if value := reflect.ValueOf(err); value.Kind() == reflect.Pointer {
+			if _, seen := w.seen[err]; seen || value.IsNil() {
+				return false
+			}
+			if joined {
+				if w.seen == nil {
+					w.seen = make(map[error]struct{})
+				}
+				w.seen[err] = struct{}{}
+			}
+		}
+		if _, foreign := err.(interface{ Foreign() }); foreign {
+			return false
+		}
+		if w.f(err) {
+			return true
+		}
+		next, several := unwrap(err)
+		for _, err := range several {
+			if w.visit(err, true) {
+				return true
+			}
+		}
+		err = next
+	}
+	return false
+}
+
+// unwrap returns what err wraps: one error, or several.
+func unwrap(err error) (next error, several []error) {
+	defer func() { _ = recover() }() // foreign code, which may not expect to be asked
+	switch wrapper := err.(type) {
+	case interface{ Unwrap() error }:
+		next = wrapper.Unwrap()
+	case interface{ Unwrap() []error }:
+		several = wrapper.Unwrap()
+	}
+	return next, several
+}
+
+// Is is errors.Is by way of Visit. A panic of an Is method counts as false.
+func Is(err, target error) bool {
+	return Visit(err, func(node error) (same bool) {
+		defer func() { _ = recover() }()
+		if node == target { // panics for two structs that cannot be compared
+			return true
+		}
+		matcher, ok := node.(interface{ Is(error) bool })
+		return ok && matcher.Is(target)
+	})
+}
+
+// Timeout reports whether an error in err's tree is about something that took too long.
+func Timeout(err error) bool {
+	return Visit(err, func(node error) (found bool) {
+		defer func() { _ = recover() }() // a *url.Error asks what it wraps, which may be a nil pointer
+		timeout, ok := node.(interface{ Timeout() bool })
+		return ok && timeout.Timeout()
+	})
+}
+
+// Text returns err's text, and "" for one whose Error method panics, as a zero *oauth2.RetrieveError's does. Of a tree in
+// which errors are joined again and again, whose text doubles at each level, it is the texts of the errors at its ends.
+func Text(err error) (text string) {
+	defer func() { _ = recover() }()
+	if err == nil {
+		return ""
+	}
+	if left := maxNodes; !count(err, &left) {
+		var ends []string
+		Visit(err, func(node error) bool {
+			if next, several := unwrap(node); next == nil && several == nil {
+				ends = append(ends, Text(node))
+			}
+			return len(ends) == 100
+		})
+		return strings.Join(ends, "\n")
+	}
+	return err.Error()
+}
+
+// count reports whether err's tree, with each error as often as it stands there, has no more than left errors.
+func count(err error, left *int) bool {
+	for ; err != nil; *left-- {
+		if *left <= 0 {
+			return false
+		}
+		next, several := unwrap(err)
+		for _, err := range several {
+			if !count(err, left) {
+				return false
+			}
+		}
+		err = next
+	}
+	return true
+}

@@ -1,0 +1,238 @@
+// Package redact decides what may be shown of texts that came from outside.
+//
+// There are two ways, and both are used. [Values] removes from a text what is known to be secret, so that it can be kept.
+// [Show] is for whatever a person or a log reads: it shows what it recognises, since the ways in which a secret can be
+// encoded cannot be enumerated.
+package redact
+
+import (
+	"bytes"
+	"encoding/hex"
+	"html"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// Mask stands where a text held something that is not for a log.
+const Mask = "***"
+
+const (
+	leastSecret = 8  // bytes; a shorter value stands in many a harmless text
+	leastPart   = 12 // bytes of a longer value that are not shown either
+	longestWord = 15
+)
+
+// Cut returns text, or what of it ends on a rune boundary within limit bytes.
+func Cut(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	for limit > 0 && !utf8.RuneStart(text[limit]) {
+		limit--
+	}
+	return text[:limit]
+}
+
+// Values returns text with *** in the place of each secret, whatever the case of its letters, also as it stands in a URL,
+// a form, HTML, JSON or a Go string, and in the place of each part of one from 12 bytes on. Secrets of fewer than 8 bytes
+// are left.
+func Values(text string, secrets ...string) string {
+	if len(text) < leastSecret {
+		return text
+	}
+	lower := lowerASCII(text)
+	var hidden []bool // by byte of text
+	for _, secret := range secrets {
+		if len(secret) < leastSecret {
+			continue
+		}
+		for i, form := range [...]string{
+			secret, url.QueryEscape(secret), url.PathEscape(secret), strings.ReplaceAll(secret, "+", " "),
+			html.EscapeString(secret), strings.Trim(strconv.Quote(secret), `"`),
+		} {
+			if i == 0 || form != secret {
+				hidden = hide(hidden, lower, lowerASCII(form))
+			}
+		}
+	}
+	if hidden == nil {
+		return text
+	}
+	var out strings.Builder
+	for i := range len(text) {
+		switch {
+		case !hidden[i]:
+			out.WriteByte(text[i])
+		case i == 0 || !hidden[i-1]:
+			out.WriteString(Mask)
+		}
+	}
+	return out.String()
+}
+
+// hide marks in hidden, which it makes if need be, each part of text that is a part of secret.
+func hide(hidden []bool, text, secret string) []bool {
+	least := min(len(secret), leastPart)
+	for i := 0; i+least <= len(text); i++ {
+		at := strings.Index(secret, text[i:i+least])
+		if at < 0 {
+			continue
+		}
+		end := i + least
+		for at += least; end < len(text) && at < len(secret) && text[end] == secret[at]; at++ {
+			end++
+		}
+		if hidden == nil {
+			hidden = make([]bool, len(text))
+		}
+		for j := i; j < end; j++ {
+			hidden[j] = true
+		}
+		i = end - least // the next part may overlap this one
+	}
+	return hidden
+}
+
+// lowerASCII leaves every byte in its place, as strings.ToLower does not.
+func lowerASCII(text string) string {
+	lower := []byte(text)
+	for i, b := range lower {
+		if b >= 'A' && b <= 'Z' {
+			lower[i] = b + 'a' - 'A'
+		}
+	}
+	return string(lower)
+}
+
+// Show returns one line of at most limit bytes with what may be shown of text: words (ASCII letters, at most 15, in lower
+// case or with a capital first, with ' or - between them), numbers of up to 3 digits, the vocabulary of OAuth and the code
+// after SQLSTATE, each with the punctuation around it. Anything else is ***. So are single letters and numbers where three or more stand in a row,
+// what is *** among them: they may spell something.
+func Show(text string, limit int) string {
+	pieces := strings.Fields(text)
+	scraps := 0 // in a row, up to here
+	for i, piece := range pieces {
+		shown, scrap := show(piece)
+		if i > 0 && strings.HasSuffix(pieces[i-1], "SQLSTATE") && sqlState.MatchString(piece) {
+			shown, scrap = piece, false
+		}
+		if !scrap {
+			scraps = 0
+		} else if scraps++; scraps >= 3 {
+			pieces[i-2], pieces[i-1], shown = Mask, Mask, Mask
+		}
+		pieces[i] = shown
+	}
+	var out strings.Builder
+	for i, piece := range pieces {
+		if i > 0 {
+			piece = " " + piece
+		}
+		if out.Len()+len(piece) > limit {
+			break
+		}
+		out.WriteString(piece)
+	}
+	return out.String()
+}
+
+// show returns what may be shown of a text without spaces, and whether that is too little to mean anything alone.
+func show(piece string) (shown string, scrap bool) {
+	inner := strings.TrimLeft(piece, `("'[{<`)
+	before := piece[:len(piece)-len(inner)]
+	inner = strings.TrimRight(inner, `)"']}>.,:;!?`)
+	after := piece[len(before)+len(inner):]
+	if len(before) > 2 || len(after) > 3 {
+		return Mask, true
+	}
+	switch {
+	case inner == "" && len(piece) == 1, len(inner) == 1 && strings.Contains("-/=&+|", inner), number.MatchString(inner):
+		return piece, true
+	case isWord(inner):
+		return piece, len(inner) == 1
+	case inner == "":
+		return Mask, true
+	}
+	return before + Mask + after, true
+}
+
+var (
+	word   = regexp.MustCompile(`^[A-Za-z][a-z]*(['-][a-z]+)*$`)
+	number = regexp.MustCompile(`^[0-9]{1,3}$`)
+	uuid   = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+	name   = regexp.MustCompile(`^[a-z_]{1,64}$`)
+
+	sqlState = regexp.MustCompile(`^[0-9A-Z]{5}\)?$`)
+)
+
+func isWord(text string) bool {
+	return vocabulary[text] || len(text) <= longestWord && word.MatchString(text)
+}
+
+// vocabulary are the texts that Show recognises though they are no words: those of OAuth and of Apple's table, and a few
+// that errors of the network and of databases are made of.
+var vocabulary = newVocabulary(`
+	access_token authorization_code client_credentials client_id client_secret code_challenge code_challenge_method
+	code_verifier error_description error_uri expires_in grant_type redirect_uri refresh_token response_type token_type
+	access_denied internal_server_error invalid_client invalid_grant invalid_request invalid_scope server_error
+	temporarily_unavailable unauthorized_client unsupported_grant_type unsupported_response_type
+	business_connect 127.0.0.1 2.0 OAuth POST S256 IP AN_UNKNOWN_ERROR_OCCURRED
+	applebusiness/grants applebusiness/grants/pgxstore DNS EOF ERROR GET HTTP HTTPS HTTP/1 HTTP/2 JSON SQL SQLSTATE TLS URI URL i/o`)
+
+func newVocabulary(texts string) map[string]bool {
+	known := make(map[string]bool)
+	for text := range strings.FieldsSeq(texts) {
+		known[text] = true
+	}
+	return known
+}
+
+// Code returns code if it may be shown as the code of an error: up to 64 letters from a to z and underscores.
+func Code(code string) string {
+	if code == "" || name.MatchString(code) {
+		return code
+	}
+	return Mask
+}
+
+// RequestID returns id if it looks like one that a server has made: a UUID that is no text in hexadecimal, or at most 15
+// bytes of words and a number with '-', '_' or '.' between them, such as "req-1". Of any other it returns what [Show] does.
+func RequestID(id string) string {
+	numbers := 0
+	for part := range strings.FieldsFuncSeq(id, func(r rune) bool { return strings.ContainsRune("-_.", r) }) {
+		switch {
+		case number.MatchString(part):
+			numbers++
+		case !isWord(part):
+			numbers = 2
+		}
+	}
+	if isUUID(id) || len(id) <= longestWord && numbers <= 1 {
+		return id
+	}
+	return Show(id, 64)
+}
+
+func isUUID(id string) bool {
+	if !uuid.MatchString(id) {
+		return false
+	}
+	decoded, _ := hex.DecodeString(strings.ReplaceAll(id, "-", ""))
+	return bytes.ContainsFunc(decoded, func(r rune) bool { return r < ' ' || r > '~' })
+}
+
+// URI returns uri if it is an absolute URL of nothing but words and numbers, without a query, a fragment or a user;
+// else ***.
+func URI(uri string) string {
+	rest, ok := strings.CutPrefix(uri, "https://")
+	for part := range strings.FieldsFuncSeq(rest, func(r rune) bool { return r == '/' || r == '.' }) {
+		ok = ok && (isWord(part) || number.MatchString(part))
+	}
+	if uri == "" || ok && len(uri) <= 256 {
+		return uri
+	}
+	return Mask
+}

@@ -1,7 +1,6 @@
 package grantstest
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
@@ -95,19 +94,17 @@ type call struct {
 }
 
 func (c call) String() string {
-	return strings.TrimSpace(fmt.Sprintf("%s %s %s %s", c.method, c.token+c.mark, c.under, c.holder))
+	return strings.Join(strings.Fields(strings.Join([]string{c.method, c.token, c.mark, c.under, c.holder}, " ")), " ")
 }
 
-// Two holders whose names differ at the end, as those of a Manager may, and one whose name begins with another letter.
+// Two holders whose names differ at the end, as those of a Manager may, and one whose name begins with another letter; and
+// what else Save and Mark are called under.
 const (
-	first  = "holder-26-letters-long-no-1"
-	second = "holder-26-letters-long-no-2"
-	third  = "Another-26-letters-long-no-1"
-)
-
-const (
-	earlier = "a version that is not the grant's"
-	zero    = "version 0"
+	first   = "holder-26-letters-long-no-1"
+	second  = "holder-26-letters-long-no-2"
+	third   = "Another-26-letters-long-no-1"
+	earlier = "under-another-version"
+	zero    = "under-version-0"
 )
 
 // apply returns what the call makes of a row, and what it returns.

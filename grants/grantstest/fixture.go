@@ -165,29 +165,36 @@ func (f *fixture) try(c call) {
 	if c.under == zero && f.version == 0 {
 		return
 	}
-	after, want := c.apply(f.row)
-	record, err := f.call(context.Background(), c)
-	done := strings.Join(append(f.done, c.String()), ", ")
-	f.expect(same(err, want, f.row), c.breaks(f.row, want, "result"), "%s returned %s, want %s", done, show(err), show(want))
-	found := f.look(after)
-	if record != nil && err == nil && want == nil {
-		found = append(found, f.differences(after, record)...)
-	}
-	for _, d := range found {
-		f.expect(false, c.breaks(f.row, want, d.wrong), "%s, and then %s", done, d.seen)
+	after, found := f.judge(f.outcome(c), f.row)
+	_, want := c.apply(f.row)
+	for _, d := range append(found, f.look(after)...) {
+		f.expect(false, c.breaks(f.row, want, d.wrong), "%s: %s", strings.Join(append(f.done, c.String()), ", "), d.seen)
 	}
 }
 
 // look returns what Load, and then Lease by another holder, show that is not as in r.
 func (f *fixture) look(r row) []difference {
-	record, err := f.call(context.Background(), load)
-	_, want := load.apply(r)
-	if !same(err, want, r) || want != nil {
-		return note(nil, same(err, want, r), "token", "Load returned %s, want %s", show(err), show(want))
+	_, shown := f.judge(f.outcome(load), r)
+	_, leased := f.judge(f.outcome(probe), r)
+	for i, d := range leased {
+		if d.wrong == "result" {
+			leased[i].wrong = "lease"
+		}
 	}
-	_, err = f.call(context.Background(), probe)
-	_, want = probe.apply(r)
-	return note(f.differences(r, record), same(err, want, r), "lease", "Lease by another holder returned %s, want %s", show(err), show(want))
+	if len(shown) > 0 && shown[0].wrong == "result" {
+		shown[0].wrong = "token"
+	}
+	return append(shown, leased...)
+}
+
+// judge returns what of an outcome of a call on r is not as it should be, and what the call should make of r.
+func (f *fixture) judge(o outcome, r row) (after row, found []difference) {
+	after, want := o.apply(r)
+	found = note(nil, same(o.err, want, r), "result", "%v returned %s, want %s", o.call, show(o.err), show(want))
+	if o.err == nil && want == nil && o.record != nil {
+		found = append(found, f.differences(after, o.record)...)
+	}
+	return after, found
 }
 
 // difference is what of a grant is not as it should be.

@@ -27,6 +27,8 @@ const (
 	lag      = 2 * time.Second // what Due may be stale
 	pause    = 20 * time.Millisecond
 	patience = 10 * time.Second // for one call
+
+	manyYears = 20 * 365 * 24 * time.Hour
 )
 
 // TestStore tries each sentence of the contract of [grants.Store] on store. It returns nil, or an error for each sentence

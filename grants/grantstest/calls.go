@@ -38,6 +38,7 @@ var (
 		{put, held, marked, deleted},
 		{put, held, marked, deleted, again},
 		{put, held, {method: "Save", holder: second, token: "saved by another"}},
+		{put, marked, waited}, // what is stored are times, and not how much time is left
 		{put, expiring, waited},
 		{put, held, expiring, waited},
 		{put, expiring, waited, byOther},

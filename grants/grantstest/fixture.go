@@ -174,17 +174,13 @@ func (f *fixture) try(c call) {
 
 // look returns what Load, and then Lease by another holder, show that is not as in r.
 func (f *fixture) look(r row) []difference {
-	_, shown := f.judge(f.outcome(load), r)
-	_, leased := f.judge(f.outcome(probe), r)
-	for i, d := range leased {
-		if d.wrong == "result" {
-			leased[i].wrong = "lease"
-		}
+	_, found := f.judge(f.outcome(load), r)
+	if len(found) > 0 && found[0].wrong == "result" {
+		found[0].wrong = "token"
 	}
-	if len(shown) > 0 && shown[0].wrong == "result" {
-		shown[0].wrong = "token"
-	}
-	return append(shown, leased...)
+	leased := f.outcome(probe)
+	_, want := probe.apply(r)
+	return note(found, same(leased.err, want, r), "lease", "Lease by another holder returned %s, want %s", show(leased.err), show(want))
 }
 
 // judge returns what of an outcome of a call on r is not as it should be, and what the call should make of r.

@@ -60,7 +60,7 @@ func TestStores(one, other grants.Store) error {
 	if one == nil || other == nil {
 		return errors.New(prefix + "the Store is nil")
 	}
-	tries := append([]func(*check){simple, names, versions, clock, leaseClock, due, dueByTime, dead, endedContext,
+	tries := append([]func(*check){func(c *check) { c.fixture(put).try(load) }, names, versions, leaseClock, due, dueByTime, dead, endedContext,
 		runsOn(leaseGives, watched, put, held), runsOn(leaseAgain, 2*moderate, put, ended, held)}, callChecks()...)
 	tested := &tested{stores: [2]grants.Store{one, other}}
 	run := "grantstest-" + strings.ToLower(rand.Text()) + "-"

@@ -230,7 +230,7 @@ var wrong = map[string]string{
 	"Dead omits the leased":            "Dead returns at most limit grants",
 	"Dead ignores since":               "Dead returns at most limit grants",
 	"Dead has no limit":                "Dead returns at most limit grants",
-	"Dead has the latest first":        "It begins with the first one that comes after the given one in this order",
+	"Dead has the latest first":        "Dead returns at most limit grants",
 	"Dead ignores after":               "It begins with the first one that comes after the given one in this order",
 	"Dead repeats after":               "It begins with the first one that comes after the given one in this order",
 	"Dead compares after by its name":  "It begins with the first one that comes after the given one in this order",

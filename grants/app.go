@@ -63,9 +63,9 @@ func (g *gate) refusal(a *attempt, now time.Duration) error {
 // shut closes the gate, or lets it wait longer after a failed probe. A failure of what was sent before it was closed
 // changes no more than the cause's own Retry-After asks for. It reports whether the gate was open.
 func (g *gate) shut(a *attempt, cause error, retryAfter time.Duration, now, least, most time.Duration) bool {
-	opened := g.cause == nil
+	wasOpen := g.cause == nil
 	switch {
-	case opened:
+	case wasOpen:
 		g.wait = least
 	case g.probe == a:
 		g.wait = min(2*g.wait, most)
@@ -75,10 +75,10 @@ func (g *gate) shut(a *attempt, cause error, retryAfter time.Duration, now, leas
 	}
 	g.cause, g.probe = cause, nil
 	g.next = now + max(retryAfter, g.wait*3/4+rand.N(g.wait/4+1))
-	return opened
+	return wasOpen
 }
 
-// open reports whether the gate was closed.
+// open opens the gate, and reports whether it was closed.
 func (g *gate) open() bool {
 	was := g.cause != nil
 	*g = gate{}
@@ -118,7 +118,7 @@ func (m *Manager) claim(a *attempt) error {
 
 // unclaim ends a's probe, whose outcome nobody has noted; m.mu is held.
 func (m *Manager) unclaim(a *attempt) {
-	for _, g := range append(m.app.gates(), &m.app.api) {
+	for _, g := range m.app.gates() {
 		if g.probe == a {
 			g.probe = nil
 		}
@@ -140,17 +140,23 @@ func (m *Manager) wakeQueue() {
 // noteSuccess opens what held the app; m.mu is held. a is nil for a code exchange.
 func (m *Manager) noteSuccess(a *attempt) {
 	p := &m.app
-	p.proven, p.failures, p.several = true, 0, false
+	p.proven = true
 	if a != nil {
 		m.noteOutcome(&verdictNote{a: a, grant: a.grant})
 	}
-	if p.trouble.open() {
-		m.tell(slog.LevelInfo, "token requests succeed again")
-	}
+	m.noteAnswer()
 	if p.refusals.open() {
 		m.tell(slog.LevelInfo, "refused grants are believed one by one again")
 	}
 	m.wakeJudges()
+}
+
+// noteAnswer notes that Apple has answered as if nothing were wrong with the app; m.mu is held.
+func (m *Manager) noteAnswer() {
+	m.app.failures = 0
+	if m.app.trouble.open() {
+		m.tell(slog.LevelInfo, "token requests are no longer held back")
+	}
 }
 
 // noteFailure notes a failed token request of the grant, and returns its error as others are to have it: with the time to
@@ -159,14 +165,7 @@ func (m *Manager) noteFailure(a *attempt, grant string, k kind, e *applebusiness
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p, now := &m.app, m.now()
-	switch k {
-	case alone, limited:
-		return false, 0
-	case refused:
-		p.failures, p.several = 0, false
-		if p.trouble.open() {
-			m.tell(slog.LevelInfo, "token requests are answered again")
-		}
+	if k == alone || k == limited {
 		return false, 0
 	}
 	if p.failures == 0 {
@@ -227,6 +226,7 @@ func (m *Manager) noteRefusal(a *attempt, record Record) (*verdictNote, error) {
 		return n, nil
 	}
 	m.noteOutcome(n)
+	m.noteAnswer()
 	m.wakeJudges()
 	m.awaitEvidence(a)
 	if m.app.many() {

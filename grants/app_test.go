@@ -15,7 +15,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/oauth2"
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/grants"
@@ -108,7 +107,7 @@ func TestTroubleOfAll(t *testing.T) {
 					time.Sleep(time.Minute)
 					ok2 := w.callers(m, names, 8*time.Second)
 					assert.Len(t, ok2, 1, "%v", ok2)
-					assert.Contains(t, w.logged(), "token requests succeed again")
+					assert.Contains(t, w.logged(), "are no longer held back")
 					synctest.Wait()
 					for _, name := range names {
 						require.Nil(t, w.row(name).Dead)
@@ -158,22 +157,6 @@ func TestTroubleOfOne(t *testing.T) {
 			assert.Equal(t, "access-"+name+"-1", token(t, m, name))
 		}
 		assert.Empty(t, w.logged())
-	})
-}
-
-// RefreshDue waits as its grants have to.
-func TestRefreshDueWhileHeld(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		m := w.process()
-		w.apple.always(status(401, wrongSecret))
-		w.expired(300)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-		defer cancel()
-		time.AfterFunc(time.Minute, func() { w.apple.always(nil) })
-		require.NoError(t, m.RefreshDue(ctx, 0))
-		assert.Less(t, w.apple.requests(), 300+60)
-		assert.Zero(t, w.apple.refused)
-		assert.Equal(t, "refresh-g7-1", w.row("g7").Token.RefreshToken)
 	})
 }
 
@@ -322,105 +305,6 @@ func TestManyRefusals(t *testing.T) {
 	})
 }
 
-// A client secret that is replaced in the vault.
-func TestClientSecret(t *testing.T) {
-	vault := func(secrets ...string) (func(context.Context) (string, error), *int) {
-		asked := new(int)
-		var mu sync.Mutex
-		return func(context.Context) (string, error) {
-			time.Sleep(100 * time.Millisecond)
-			mu.Lock()
-			defer mu.Unlock()
-			*asked++
-			return secrets[min(*asked, len(secrets))-1], nil
-		}, asked
-	}
-	// Apple takes the given secret alone.
-	takes := func(w *world, secret string) {
-		w.apple.always(func(r *http.Request) (*http.Response, error) {
-			if w.apple.secret != secret {
-				return response(401, wrongSecret), nil
-			}
-			return nil, nil
-		})
-	}
-	t.Run("without one failed call", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			ask, asked := vault("old", "new")
-			m := w.process(func(o *grants.Options) { o.ClientSecret = ask })
-			w.apple.latency = 50 * time.Millisecond
-			names := w.expired(300)
-			takes(w, "old")
-			assert.Equal(t, map[string]int{"ok": 0}["ok"], w.callers(m, names[:100], time.Second)["invalid_credentials"])
-			assert.Equal(t, 1, *asked, "once for all")
-			takes(w, "new")
-			failed := w.callers(m, names, 8*time.Second)
-			assert.Len(t, failed, 1, "%v", failed)
-			assert.Equal(t, 2, *asked)
-			assert.Empty(t, w.logged())
-		})
-	})
-	t.Run("the vault lags", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			ask, asked := vault("old", "old", "old", "new")
-			m := w.process(func(o *grants.Options) { o.ClientSecret = ask })
-			names := w.expired(300)
-			takes(w, "new")
-			failed := w.callers(m, names, time.Minute)
-			t.Logf("%d requests, asked %d times, %v", w.apple.requests(), *asked, failed)
-			assert.Equal(t, 4, *asked)
-			assert.Zero(t, w.apple.refused)
-			for _, name := range names {
-				assert.Equal(t, "access-"+name+"-1", token(t, m, name))
-			}
-		})
-	})
-	t.Run("the vault fails", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			cause := errors.New("vault: the secret s3cr3t-0f-4ll is sealed")
-			n := 0
-			m := w.process(func(o *grants.Options) {
-				o.ClientSecret = func(context.Context) (string, error) { n++; return "", cause }
-			})
-			names := w.expired(300)
-			w.callers(m, names, 8*time.Second)
-			_, err := m.Token(t.Context(), names[0])
-			assert.EqualError(t, err, "applebusiness/grants: Options.ClientSecret failed")
-			assert.ErrorIs(t, err, cause)
-			assert.Zero(t, applebusiness.Troubleshoot(err))
-			assert.LessOrEqual(t, n, 5, "1 s, 2 s, …")
-			assert.Zero(t, w.apple.requests())
-			assert.Equal(t, grants.Mark{}, w.row(names[0]).Mark)
-		})
-	})
-}
-
-// 429 is the fleet's, and a burst is one event.
-func TestBurstOf429(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		w.apple.latency = time.Second
-		fleet := &pausing{}
-		m := w.process(func(o *grants.Options) { o.Limit = fleet })
-		names := w.expired(8)
-		w.apple.fail(forever(status(429, ""))[:8]...)
-		var group sync.WaitGroup
-		for _, name := range names {
-			group.Go(func() { failure(t, m, name) })
-		}
-		group.Wait()
-		synctest.Wait()
-		assert.Equal(t, 8, w.apple.requests())
-		assert.Equal(t, []time.Duration{time.Second}, fleet.pauses)
-		time.Sleep(2 * time.Second)
-		start := time.Now()
-		for _, name := range names {
-			group.Go(func() { token(t, m, name) })
-		}
-		group.Wait()
-		assert.LessOrEqual(t, time.Since(start), 2*time.Second)
-	})
-}
-
 // pausing is a Limit of a fleet.
 type pausing struct {
 	limit
@@ -433,65 +317,6 @@ func (p *pausing) Pause(_ context.Context, d time.Duration) error {
 	defer p.mu.Unlock()
 	p.pauses = append(p.pauses, d)
 	return nil
-}
-
-// After a pause Limit is asked again: what it allowed before would all be sent at once.
-func TestLimitAfterAPause(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		m := w.process(func(o *grants.Options) { o.Limit = nil })
-		names := w.expired(20)
-		w.apple.fail(status(429, "", "Retry-After", "1"))
-		var mu sync.Mutex
-		var sent []time.Time
-		w.apple.before = func(*http.Request) { mu.Lock(); sent = append(sent, time.Now()); mu.Unlock() }
-		var group sync.WaitGroup
-		for _, name := range names {
-			group.Go(func() { _, _ = m.Token(t.Context(), name) })
-		}
-		group.Wait()
-		for i := 2; i < len(sent); i++ {
-			assert.GreaterOrEqual(t, sent[i].Sub(sent[i-1]), 50*time.Millisecond, i)
-		}
-	})
-}
-
-// A row that a sibling has mended is seen within seconds, whatever is remembered.
-func TestGoodNewsIsSeen(t *testing.T) {
-	for name, answer := range map[string]func(*http.Request) (*http.Response, error){
-		"503 for an hour": status(503, "", "Retry-After", "3600"),
-		"429 for an hour": status(429, "", "Retry-After", "3600"),
-		"a wrong secret":  status(401, wrongSecret),
-		"alone":           status(400, `{"error":"invalid_request"}`),
-		"dead":            status(401, refusal),
-	} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
-				m := w.process()
-				w.connect("a", -time.Minute)
-				w.apple.always(answer)
-				for range 6 {
-					failure(t, m, "a")
-					time.Sleep(10 * time.Second)
-				}
-				require.NoError(t, w.store.Store.Put(t.Context(), "a", &oauth2.Token{AccessToken: "good", RefreshToken: "other", Expiry: time.Now().Add(time.Hour)}))
-				start := time.Now()
-				for {
-					token, err := m.Token(t.Context(), "a")
-					if err == nil {
-						assert.Equal(t, "good", token.AccessToken)
-						break
-					}
-					require.Less(t, time.Since(start), 3*time.Second)
-					time.Sleep(100 * time.Millisecond)
-				}
-				loads := w.store.count("Load")
-				for range 100 {
-					token(t, m, "a")
-				}
-				assert.Equal(t, loads, w.store.count("Load"))
-			})
-		})
-	}
 }
 
 // An API that answers 401 to every token of every grant costs a few rotations.

@@ -28,24 +28,25 @@ type Connection struct {
 	Name  string // its legalName, as Apple sent it; "" if Apple sent none
 }
 
-// Connect finishes what a redirect of Apple's consent page began, and returns which organisation is connected. It verifies r as
-// [applebusiness.VerifyRedirect] does, redeems the code, asks GET /me of the API which organisation the user picked, and stores
-// the token under its orgId, as [Manager.Put] does, with as many tries as it takes. state and verifier are those of the
-// browser that started, kept in a cookie of it. Redirect the browser then: its URL holds the code.
+// Connect finishes what a redirect of Apple's consent page began, and returns which organisation is connected. It verifies r
+// as [applebusiness.VerifyRedirect] does, redeems the code, asks GET /me of the API which organisation the user picked, and
+// stores the token under its orgId, as [Manager.Put] does, with as many tries as it takes. state and verifier are those of
+// the browser that started. Redirect the browser then: its URL holds the code.
 //
-// All that goes on when r's context ends, and [Manager.Close] waits for it. The same redirect again, with the same state
+// All that goes on when r's context ends, and [Manager.Close] waits for it; give r a context that outlives the browser's,
+// but with a deadline, if what follows has to be done without the browser too. The same redirect again, with the same state
 // and verifier, waits for the first one or gets its outcome, so that a browser which gave up and loads the page again, or
-// sends the redirect twice, is connected by one exchange. This process knows the outcome for 10 minutes: let the cookie
-// live no longer. Another process knows nothing of it and sends the code again; its customer is told to start over, although
-// the grant is stored, and OAuth lets the server end that grant then. So lead a browser back to the process that it started
-// from, or take state from a session that all share, once.
+// sends the redirect twice, is connected by one exchange. This process knows the outcome for 10 minutes: let the browser
+// keep state and verifier for as long in a cookie, and no longer. Another process knows nothing of it and sends the code
+// again; its customer is told to start over, although the grant is stored, and OAuth lets the server end that grant then.
+// So lead a browser back to the process that it started from, or take state once, from a session that all processes share.
 //
 // The error is VerifyRedirect's, before anything is sent; the exchange's [*applebusiness.Error], which for a token without
 // a refresh token is [applebusiness.ErrNoRefreshToken]; one with [applebusiness.ActionStartOver] if /me fails, again and
 // again for as long as a token request may take where that can pass; [ErrClosed]; or, if r's context ended first, that
 // context's, in a [*StoreError] if it is the Store that keeps the customer waiting: the customer may be connected a moment
 // later. Once the code was sent, none is [applebusiness.Retryable] unless the exchange's own says that the code is not
-// spent; only then does the same redirect send it again.
+// spent; only then does the same redirect send it again. Nothing in an error is secret.
 //
 // config's TokenURL has to end in /oauth2/token, as that of [applebusiness.OAuth2Endpoint]; /me is beside it.
 func (m *Manager) Connect(r *http.Request, state, verifier string) (Connection, error) {
@@ -88,11 +89,9 @@ type connecting struct {
 
 // connect returns what becomes of a code: it is redeemed, unless it was brought before.
 func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
-	switch unusable, ok := m.unusableURL.(*applebusiness.Error); {
+	switch known, ok := m.unusableURL.(*applebusiness.Error); {
 	case ok:
-		failed := *unusable
-		failed.GrantType = applebusiness.GrantTypeAuthorizationCode
-		return nil, &failed
+		return nil, ofExchange(known)
 	case !strings.HasSuffix(m.config.Endpoint.TokenURL, tokenPath):
 		return nil, fmt.Errorf(prefix+"the TokenURL does not end in "+tokenPath+", so that nothing says where "+mePath+" is: %w",
 			exchangeFailure(applebusiness.ErrUnsafeTokenRequest))
@@ -210,11 +209,9 @@ func (c *connecting) redeem(code, verifier string) error {
 		if m.work.Err() != nil {
 			return ErrClosed
 		}
-		known, _ := tokenFailure(err)
-		failed := *known
-		failed.GrantType = applebusiness.GrantTypeAuthorizationCode
-		c.note(&failed, config.ClientSecret, sentAt)
-		return &failed
+		failed, _ := tokenFailure(err)
+		c.note(failed, config.ClientSecret, sentAt)
+		return ofExchange(failed)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -237,10 +234,17 @@ func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt tim
 	}
 	if e.Reason == applebusiness.ErrInvalidCredentials {
 		if other, err := m.askSecret(m.work, secret, sentAt); err != nil || other != secret {
-			return // the next request is sent with another one
+			return // the next request may be sent with another one
 		}
 	}
 	m.noteFailure(nil, string(c.owner[:]), k, &e)
+}
+
+// ofExchange returns failed as the error of a code exchange, whatever was asked or is known of it.
+func ofExchange(failed *applebusiness.Error) *applebusiness.Error {
+	e := *failed
+	e.GrantType = applebusiness.GrantTypeAuthorizationCode
+	return &e
 }
 
 func exchangeFailure(reason applebusiness.Reason) *applebusiness.Error {
@@ -263,26 +267,30 @@ func (c *connecting) complete(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
-		connection = found
+		m.mu.Lock()
+		c.connection, connection = found, found
+		m.mu.Unlock()
 	}
 	for tries := 0; ; tries++ {
-		m.mu.Lock()
-		c.connection, c.failure = connection, failure
-		m.mu.Unlock()
-		if failure != nil && sleep(ctx, saveBackoff(tries)) != nil {
-			return ErrClosed
-		}
-		again := failure != nil
-		failure = m.putConnected(ctx, connection.Grant, token, again)
+		err := m.putConnected(ctx, connection.Grant, token, failure != nil)
 		switch {
-		case failure == nil && again:
+		case err == nil && failure == nil:
+			return nil
+		case err == nil:
 			m.log(slog.LevelInfo, "the token of a customer who connects is stored", slog.String("grant", connection.Grant))
 			return nil
 		case failure == nil:
-			return nil
-		case !again:
 			m.log(slog.LevelError, "the token of a customer who connects cannot be stored yet",
-				slog.String("error", newStoreError(connection.Grant, failure, token).Error()))
+				slog.String("error", newStoreError(connection.Grant, err, token).Error()))
+		}
+		if failure == nil || ctx.Err() == nil { // what ctx has ended says nothing about the Store
+			failure = err
+		}
+		m.mu.Lock()
+		c.failure = failure
+		m.mu.Unlock()
+		if sleep(ctx, saveBackoff(tries)) != nil {
+			return ErrClosed
 		}
 	}
 }

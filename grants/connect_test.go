@@ -340,6 +340,9 @@ func TestConnectSendsNothing(t *testing.T) {
 					assert.Equal(t, cmp.Or(test.action, applebusiness.ActionStartOver), applebusiness.Troubleshoot(err).Action)
 				}
 				assert.EqualError(t, err, test.text)
+				if failed, ok := errors.AsType[*applebusiness.Error](err); ok && failed.Endpoint == applebusiness.TokenEndpoint {
+					assert.Equal(t, applebusiness.GrantTypeAuthorizationCode, failed.GrantType)
+				}
 				assert.Empty(t, c.arrived)
 				_, err = back.connect(c.manager())
 				assert.NoError(t, err)
@@ -744,6 +747,25 @@ func TestConnectAndClose(t *testing.T) {
 			`applebusiness/grants: closed before the newest token was stored of "org-1": "the disk is full"`,
 			"", true,
 		},
+		"the Store fails, and hangs then": {
+			func(c *consent) {
+				errs := []error{errors.New("the disk is full"), errors.New("the key is lost")}
+				c.store.set(func(ctx context.Context, method, _ string) error {
+					if method != "Put" {
+						return nil
+					}
+					if len(errs) == 0 {
+						<-ctx.Done()
+						return ctx.Err()
+					}
+					err := errs[0]
+					errs = errs[1:]
+					return err
+				}, nil)
+			},
+			`applebusiness/grants: closed before the newest token was stored of "org-1": "the key is lost"`,
+			"", true,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, c *consent) {
@@ -774,6 +796,9 @@ func TestConnectAndClose(t *testing.T) {
 				err = closeFor(time.Second) // the trouble is not over
 				if test.text != "" {
 					assert.Error(t, err, "it is named again")
+				}
+				if test.stored && test.text != "" {
+					assert.EqualError(t, err, test.text)
 				}
 				c.store.fail(nil)
 				c.on(mePath, theFakes)

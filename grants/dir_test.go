@@ -49,16 +49,17 @@ func fileOf(t *testing.T, dir string) string {
 
 func TestDirStoreContract(t *testing.T) {
 	t.Parallel()
-	for name, aead := range map[string]grants.AEAD{"in clear": nil, "encrypted": testKey} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			require.NoError(t, grantstest.TestStore(openDir(t, dir, aead)))
-			left, err := filepath.Glob(filepath.Join(dir, "*"))
-			require.NoError(t, err)
-			assert.Equal(t, []string{filepath.Join(dir, "lock")}, left, "what was deleted leaves nothing")
-		})
+	dir := t.TempDir()
+	if shared, err := os.MkdirTemp("/dev/shm", "grants"); err == nil { // in memory, since it syncs some thousand times
+		dir = shared
+		t.Cleanup(func() { assert.NoError(t, os.RemoveAll(dir)) })
 	}
+	synctest.Test(t, func(t *testing.T) { // since it waits for leases to run out, too
+		require.NoError(t, grantstest.TestStore(openDir(t, dir, testKey)))
+	})
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	require.NoError(t, err)
+	assert.Equal(t, []string{filepath.Join(dir, "lock")}, left, "what was deleted leaves nothing")
 }
 
 func TestDirStore(t *testing.T) {
@@ -220,6 +221,38 @@ func TestDirStore(t *testing.T) {
 		require.NoError(t, store.Delete(t.Context(), "a"))
 		_, err = store.Load(t.Context(), "a")
 		assert.ErrorIs(t, err, grants.ErrNoGrant)
+	})
+
+	t.Run("folders in the place of files", func(t *testing.T) {
+		dir := t.TempDir()
+		store := openDir(t, dir, nil)
+		require.NoError(t, store.Put(t.Context(), "a", &oauth2.Token{}))
+		path := fileOf(t, dir)
+		require.NoError(t, os.Remove(path))
+		require.NoError(t, os.MkdirAll(filepath.Join(path, "x"), 0o700))
+		assert.ErrorContains(t, store.Put(t.Context(), "a", &oauth2.Token{}), "applebusiness/grants: the grant's file is not written: rename ")
+		assert.ErrorContains(t, store.Delete(t.Context(), "a"), "applebusiness/grants: the grant's file is not removed: remove ")
+		require.NoError(t, store.Close())
+
+		store = openDir(t, dir, nil)
+		_, err := store.Load(t.Context(), "a")
+		assert.ErrorContains(t, err, "applebusiness/grants: the grant's file cannot be read: read ")
+		require.NoError(t, store.Close())
+
+		temporary := strings.TrimSuffix(path, ".json") + ".tmp"
+		require.NoError(t, os.MkdirAll(filepath.Join(temporary, "x"), 0o700))
+		for range 2 { // the lock is given up
+			_, err = grants.NewDirStore(dir, nil)
+			assert.ErrorContains(t, err, fmt.Sprintf("applebusiness/grants: the folder %q cannot be read: remove ", dir))
+		}
+		require.NoError(t, os.RemoveAll(temporary))
+		require.NoError(t, openDir(t, dir, nil).Close())
+
+		lock := filepath.Join(dir, "lock")
+		require.NoError(t, os.Remove(lock))
+		require.NoError(t, os.Mkdir(lock, 0o700))
+		_, err = grants.NewDirStore(dir, nil)
+		assert.ErrorContains(t, err, fmt.Sprintf("applebusiness/grants: the folder %q cannot be used: open ", dir))
 	})
 
 	t.Run("a name that JSON would change", func(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/oauth2"
 
+	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
@@ -417,4 +418,9 @@ func (w *world) row(grant string) grants.Record {
 	record, err := w.store.Store.Load(context.Background(), grant)
 	require.NoError(w.t, err)
 	return record
+}
+
+// told counts the answers that ask a customer to reconnect.
+func told(err error) bool {
+	return applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize
 }

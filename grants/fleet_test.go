@@ -257,138 +257,6 @@ func TestFleetWithATroubledDatabase(t *testing.T) {
 	}
 }
 
-// A process that fetched a token and cannot save it for longer than its lease lasts: a sibling sends the spent refresh
-// token, and records a verdict that heals.
-func TestSaveAfterASiblingsVerdict(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		cut := &faultyStore{Store: w.store.Store} // one process has lost its way to the database
-		m := grants.New(testConfig, cut, &grants.Options{HTTPClient: &http.Client{Transport: w.apple}, Limit: limit(nil)})
-		sibling := w.process()
-		w.connect("a", -time.Minute)
-		cut.fail(errDatabase, "Save")
-		assert.Equal(t, "access-a-1", token(t, m, "a"))
-		synctest.Wait()
-		cut.fail(errDatabase)
-		time.Sleep(10 * time.Second)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		_, err := sibling.Token(ctx, "a")
-		require.ErrorIs(t, err, context.DeadlineExceeded, "the lease gives time to save")
-		time.Sleep(time.Minute)
-		e := failure(t, sibling, "a")
-		assert.True(t, e.ResponseLost, "whoever reads this knows that nobody has revoked")
-		cut.fail(nil)
-		time.Sleep(10 * time.Second)
-		assert.Equal(t, "access-a-1", token(t, sibling, "a"))
-		assert.Nil(t, w.row("a").Dead)
-		require.NoError(t, m.Close(t.Context()))
-	})
-}
-
-// A verdict that could not be recorded is not told, since it might be about another token, and is recorded later without
-// another request.
-func TestVerdictThatCannotBeRecorded(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		m := w.process()
-		w.connect("a", -time.Minute)
-		w.apple.revoke("a")
-		w.store.fail(errDatabase, "Mark")
-		for range 5 {
-			_, err := m.Token(t.Context(), "a")
-			storeFailure(t, err)
-			assert.NotEqual(t, applebusiness.ActionReauthorize, applebusiness.Troubleshoot(err).Action)
-			time.Sleep(10 * time.Second)
-		}
-		w.store.fail(nil)
-		assert.Equal(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, "a").Reason)
-		assert.NotNil(t, w.row("a").Dead)
-		assert.Equal(t, 1, w.apple.requests())
-		time.Sleep(time.Second)
-		require.NoError(t, w.store.Store.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh-b-0"}))
-		assert.Equal(t, "access-b-1", token(t, m, "a"), "the customer has connected again, at a sibling")
-	})
-
-	// The same refresh token is put again, by an operator or by Apple's second consent.
-	for name, after := range map[string]bool{"nor recorded later": false, "also if the Mark took effect": true} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
-				m := w.process()
-				w.connect("a", -time.Minute)
-				w.apple.revoke("a")
-				if after {
-					w.store.set(nil, func(method, _ string) error {
-						if method == "Mark" {
-							return errDatabase
-						}
-						return nil
-					})
-				} else {
-					w.store.fail(errDatabase, "Mark")
-				}
-				_, err := m.Token(t.Context(), "a")
-				storeFailure(t, err)
-				w.store.fail(nil)
-				time.Sleep(10 * time.Second)
-
-				require.NoError(t, w.store.Store.Put(t.Context(), "a", w.row("a").Token))
-				w.apple.revoked["a"] = false
-				assert.Equal(t, "access-a-1", token(t, m, "a"))
-				assert.Nil(t, w.row("a").Dead)
-			})
-		})
-	}
-}
-
-// What a sibling fetched while this process waited is taken, even if it lives for seconds only.
-func TestShortLivedTokenOfASibling(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		w.apple.life = 8
-		w.apple.latency = 2 * time.Second
-		w.connect("a", -time.Minute)
-		var group sync.WaitGroup
-		for range 8 {
-			m := w.process()
-			group.Go(func() { assert.Equal(t, "access-a-1", token(t, m, "a")) })
-		}
-		group.Wait()
-		assert.Equal(t, 1, w.apple.requests())
-	})
-}
-
-// A sibling that gives its lease up without a trace does not keep others waiting for the whole lease.
-func TestLeaseGivenUp(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		m := w.process()
-		w.connect("a", -time.Minute)
-		_, err := w.store.Store.Lease(t.Context(), "a", "sibling", time.Hour)
-		require.NoError(t, err)
-		time.AfterFunc(2*time.Second, func() { _ = w.store.Store.Release(context.Background(), "a", "sibling") })
-		start := time.Now()
-		assert.Equal(t, "access-a-1", token(t, m, "a"))
-		assert.Less(t, time.Since(start), 10*time.Second)
-	})
-
-	t.Run("after an unknown outcome of Lease", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			m, sibling := w.process(), w.process()
-			w.connect("a", -time.Minute)
-			w.store.set(nil, func(method, _ string) error {
-				if method == "Lease" {
-					return errDatabase
-				}
-				return nil
-			})
-			_, err := m.Token(t.Context(), "a")
-			storeFailure(t, err)
-			synctest.Wait()
-			w.store.fail(nil)
-			start := time.Now()
-			assert.Equal(t, "access-a-1", token(t, sibling, "a"))
-			assert.Zero(t, time.Since(start))
-		})
-	})
-}
-
 // Many real goroutines, for the race detector.
 func TestConcurrentUse(t *testing.T) {
 	w := newWorld(t)
@@ -432,4 +300,81 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	assert.Positive(t, tokens.Load())
 	assert.Zero(t, w.apple.refused)
+}
+
+// A database that is set back to an older copy: whoever has seen the newer token stores it again, and no spent one is sent.
+func TestLineageOfASibling(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.process(), w.process()
+		w.connect("a", time.Minute)
+		old := w.row("a")
+		token(t, b, "a")
+		time.Sleep(time.Minute)
+		assert.Equal(t, "access-a-1", token(t, a, "a"))
+		synctest.Wait()
+		assert.Equal(t, "access-a-1", token(t, b, "a"), "b has only seen it")
+		require.NoError(t, a.Close(t.Context()))
+		restore(t, w, "a", old)
+		time.Sleep(30 * time.Minute)
+		token(t, b, "a") // what nobody uses for an hour is forgotten
+		time.Sleep(30 * time.Minute)
+		assert.Equal(t, "access-a-2", token(t, b, "a"))
+		assert.Equal(t, []string{"refresh-a-0", "refresh-a-1"}, w.apple.sent)
+		assert.Nil(t, w.row("a").Dead)
+	})
+
+	t.Run("a whole fleet", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.apple.life = 60
+			names := w.expired(100)
+			var fleet []*grants.Manager
+			for range 8 {
+				fleet = append(fleet, w.process())
+			}
+			reconnect := 0
+			use := func(d time.Duration) {
+				calls, failed, told := w.use(fleet, names, time.Second, d)
+				t.Logf("%d calls, %d failed, %d told", calls, failed, told)
+				reconnect += told
+			}
+			use(3 * time.Minute)
+			backup := make(map[string]grants.Record)
+			for _, name := range names {
+				backup[name] = w.row(name)
+			}
+			use(50 * time.Second)
+			for _, name := range names {
+				restore(t, w, name, backup[name])
+			}
+			use(3 * time.Minute)
+			assert.Zero(t, reconnect)
+			assert.Zero(t, w.apple.refused)
+		})
+	})
+
+	t.Run("what RefreshDue has fetched", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			names := w.expired(20)
+			backup := make(map[string]grants.Record)
+			for _, name := range names {
+				backup[name] = w.row(name)
+			}
+			require.NoError(t, m.RefreshDue(t.Context(), 0))
+			time.Sleep(2 * time.Second)
+			for i, name := range names {
+				restore(t, w, name, backup[name])
+				if i%2 == 0 { // and somebody else has been refused meanwhile
+					require.NoError(t, w.store.Store.Mark(t.Context(), name, "", w.row(name).Version, grants.Mark{
+						Dead: &applebusiness.Error{Reason: applebusiness.ErrInvalidRefreshToken, GrantType: "refresh_token"}}))
+				}
+			}
+			require.NoError(t, m.RefreshDue(t.Context(), 0))
+			assert.Equal(t, 20, w.apple.requests())
+			for _, name := range names {
+				assert.Equal(t, "refresh-"+name+"-1", w.row(name).Token.RefreshToken)
+				assert.Nil(t, w.row(name).Dead)
+			}
+		})
+	})
 }

@@ -87,7 +87,9 @@ type Store interface {
 
 	// Lease gives holder the grant for the duration d, and returns its record. It returns ErrLeased while another holder's
 	// lease runs, and ErrNoGrant if there is no such grant. To the same holder it gives the lease again, from now on. It is
-	// a write, even where nothing but the lease changes: where it fails, a Save would have failed too.
+	// a write, even where nothing but the lease changes: where it fails, a Save would have failed too. A lease that does not
+	// exclude lets two processes send one refresh token: the later one is refused, and its caller told to reconnect,
+	// although the other one's Save heals the grant.
 	//
 	// A lease that has run out without Save, Mark or Release makes the record Unfinished, for Load as for Lease. It stays
 	// so until a Save, a Put or a Mark.

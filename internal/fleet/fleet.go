@@ -104,13 +104,17 @@ func runFleet(ctx context.Context, o options, stderr io.Writer) (result, error) 
 			f.wrong = p
 		}
 	}
+	running, cancel := context.WithTimeout(ctx, o.duration)
+	defer cancel()
 	if o.wave {
-		err = f.waitForWave(ctx)
-	} else {
-		running, cancel := context.WithTimeout(ctx, o.duration)
+		running, cancel = context.WithCancel(ctx)
 		defer cancel()
-		err = f.trouble(running)
+		go func() {
+			f.wait()
+			cancel()
+		}()
 	}
+	err = f.trouble(running)
 	took := time.Since(start)
 	if err = errors.Join(err, f.stop(), ctx.Err()); err != nil {
 		return result{}, err
@@ -173,41 +177,24 @@ func (f *fleet) start(i int, config workerConfig) (*process, error) {
 	return p, nil
 }
 
-// waitForWave returns when every worker has ended by itself.
-func (f *fleet) waitForWave(ctx context.Context) error {
+// wait returns when the workers have ended.
+func (f *fleet) wait() {
 	f.mu.Lock()
 	running := slices.Clone(f.running)
 	f.mu.Unlock()
-	done := make(chan struct{})
-	go func() {
-		for _, p := range running {
-			<-p.done
-		}
-		close(done)
-	}()
-	for second := 1; ; second++ {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-done:
-			return nil
-		case <-time.After(time.Second):
-			f.progress(second)
-		}
+	for _, p := range running {
+		<-p.done
 	}
 }
 
 // stop lets the workers end by themselves.
 func (f *fleet) stop() error {
 	f.mu.Lock()
-	running := slices.Clone(f.running)
-	f.mu.Unlock()
-	for _, p := range running {
+	for _, p := range f.running {
 		_ = p.stdin.Close()
 	}
-	for _, p := range running {
-		<-p.done
-	}
+	f.mu.Unlock()
+	f.wait()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return errors.Join(f.failed...)

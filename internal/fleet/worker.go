@@ -95,26 +95,19 @@ func work(config workerConfig) error {
 			})
 		}
 	}
-	ended := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
-		close(ended)
+		cancel()
 	}()
-	done := make(chan struct{})
 	if config.Wave {
-		go func() { tasks.Wait(); close(done) }()
+		go func() {
+			tasks.Wait()
+			cancel()
+		}()
 	}
-	for running := true; running; {
-		select {
-		case <-time.After(time.Second):
-			w.report()
-		case <-ended:
-			running = false
-		case <-done:
-			running = false
-		}
+	for sleep(ctx, time.Second) {
+		w.report()
 	}
-	cancel()
 	tasks.Wait()
 	stopping, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()

@@ -100,11 +100,15 @@ func TestSpansHoldNoSecret(t *testing.T) {
 			jsonHeader := http.Header{"Content-Type": {"application/json"}, "Apple-Request-Id": {echo}}
 			echoed, err := json.Marshal(map[string]string{"error": "invalid_grant", "error_description": "Unknown: " + echo, "error_uri": "https://x.example/" + token.RefreshToken})
 			require.NoError(t, err)
+			there := apple.URL + "/?" + url.Values{"token": secrets}.Encode()
 			for _, failure := range []applebusinesstest.Failure{
 				{StatusCode: 400, Header: jsonHeader, Body: string(echoed)},
 				{StatusCode: 503, Body: "<html>" + echo},
 				{StatusCode: 200, Header: http.Header{"Content-Type": {"text/html"}}, Body: echo},
 				{StatusCode: 200, Header: http.Header{"Content-Length": {"100000"}}, Body: echo},
+				{StatusCode: 302, Header: http.Header{"Location": {there}}},
+				{StatusCode: 307, Header: http.Header{"Location": {there}}},
+				{StatusCode: 307, Header: http.Header{"Location": {"%zz" + token.RefreshToken}}},
 				{StatusCode: 401, Header: http.Header{"Www-Authenticate": {echo}, "Retry-After": {token.RefreshToken}}},
 				{TakesEffect: true, Drop: true},
 			} {
@@ -132,7 +136,9 @@ func TestSpansOfAManagerHoldNoSecret(t *testing.T) {
 	apple := applebusinesstest.NewServer(nil)
 	defer apple.Close()
 	tr := newTracing()
-	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	config := &oauth2.Config{
+		ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, RedirectURL: apple.App.RedirectURIs[0], Endpoint: apple.Endpoint(),
+	}
 	manager := grants.New(config, grants.NewMemoryStore(), &grants.Options{HTTPClient: &http.Client{Transport: tr.around(http.DefaultTransport)}})
 	defer manager.Close(context.Background())
 	expired := apple.ConnectExpired(config.ClientID)
@@ -143,6 +149,16 @@ func TestSpansOfAManagerHoldNoSecret(t *testing.T) {
 	require.NoError(t, response.Body.Close())
 	token, err := manager.Token(t.Context(), "customer 7")
 	require.NoError(t, err)
+	state, verifier := oauth2.GenerateVerifier(), oauth2.GenerateVerifier()
+	redirected, err := apple.Authorize(config.AuthCodeURL(state, oauth2.S256ChallengeOption(verifier)))
+	require.NoError(t, err)
+	request := httptest.NewRequest(http.MethodPost, redirected, nil)
+	connected, err := manager.Connect(request, state, verifier)
+	require.NoError(t, err)
+	fresh, err := manager.Token(t.Context(), connected.Grant)
+	require.NoError(t, err)
+	tr.assertShowsNone(t, state, verifier, request.URL.Query().Get("code"), fresh.AccessToken, fresh.RefreshToken)
+
 	text := tr.text(t)
 	tr.assertShowsNone(t, config.ClientSecret, expired.AccessToken, expired.RefreshToken, token.AccessToken, token.RefreshToken)
 	assert.Contains(t, text, "/api/v1/oauth2/token")

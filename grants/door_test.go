@@ -1,0 +1,161 @@
+package grants_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/grants"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
+)
+
+// Decision 6: a panic of what Manager calls reaches nobody else.
+func TestPanics(t *testing.T) {
+	for _, method := range []string{"Load", "Lease", "Save", "Mark", "Release", "Put", "Delete", "Due"} {
+		t.Run(method, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				m := w.process()
+				w.connect("a", -time.Minute)
+				w.connect("dead", -time.Minute)
+				w.apple.revoke("dead")
+				w.store.set(func(_ context.Context, called, grant string) error {
+					if called == method {
+						panic("boom")
+					}
+					return nil
+				}, nil)
+				_, errA := m.Token(t.Context(), "a")
+				_, errDead := m.Token(t.Context(), "dead")
+				errs := []error{errA, errDead,
+					m.Put(t.Context(), "b", &oauth2.Token{RefreshToken: "refresh-b-0"}), m.Delete(t.Context(), "c"), m.RefreshDue(t.Context(), 0)}
+				synctest.Wait()
+				failed := 0
+				for _, err := range errs {
+					if e, ok := errors.AsType[*grants.StoreError](err); ok {
+						assert.Contains(t, e.Error(), "boom")
+						failed++
+					}
+				}
+				if method != "Save" && method != "Release" {
+					assert.Positive(t, failed)
+				}
+				w.store.fail(nil)
+				time.Sleep(time.Minute)
+				require.NoError(t, m.RefreshDue(t.Context(), 0))
+				assert.Equal(t, "access-a-1", token(t, m, "a"))
+				assert.Equal(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, "dead").Reason)
+				require.NoError(t, m.Close(t.Context()))
+				assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
+			})
+		})
+	}
+
+	t.Run("Limit, OnRefresh and the transport", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			var limited atomic.Bool
+			limited.Store(true)
+			m := w.process(func(o *grants.Options) {
+				o.Limit = limit(func(context.Context) error {
+					if limited.Load() {
+						panic("limit")
+					}
+					return nil
+				})
+				o.OnRefresh = func(grants.Refresh) { panic("callback") }
+			})
+			w.connect("a", -time.Minute)
+			_, err := m.Token(t.Context(), "a")
+			assert.Contains(t, storeFailure(t, err).Error(), "limit")
+			limited.Store(false)
+			time.Sleep(time.Second)
+			w.apple.fail(func(r *http.Request) (*http.Response, error) { panic("transport refresh-a-0 Hunter2hunter2") })
+			e := failure(t, m, "a")
+			assert.Equal(t, applebusiness.ErrNoResponse, e.Reason)
+			_, err = m.Token(t.Context(), "a")
+			assert.Contains(t, err.Error(), "transport")
+			assert.NotContains(t, err.Error(), "refresh-a-0")
+			log := w.logged()
+			for _, word := range []string{"panic in Options.Limit", "panic in OnRefresh", "panic in the HTTP client", "door_test.go"} {
+				assert.Contains(t, log, word)
+			}
+			assert.NotContains(t, log, "unter2")
+			assert.True(t, w.row("a").Unfinished)
+			time.Sleep(2 * time.Second)
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
+		})
+	})
+
+	t.Run("a Store that ends the goroutine", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			m := w.process()
+			w.connect("a", -time.Minute)
+			for _, method := range []string{"Load", "Lease", "Save"} {
+				w.store.set(func(_ context.Context, called, _ string) error {
+					if called == method {
+						runtime.Goexit()
+					}
+					return nil
+				}, nil)
+				_, err := m.Token(t.Context(), "a")
+				if method != "Save" {
+					storeFailure(t, err)
+				}
+				time.Sleep(2 * time.Minute)
+			}
+			w.store.fail(nil)
+			require.NoError(t, m.Close(t.Context()))
+			assert.Equal(t, "access-a-1", w.row("a").Token.AccessToken)
+		})
+	})
+}
+
+// Foreign errors that panic kill nobody, and nobody who gets them.
+func TestHostileErrors(t *testing.T) {
+	for name, hostile := range map[string]error{"a typed nil": (*hostile)(nil), "a panic": &hostile{"boom"}} {
+		for _, method := range []string{"Load", "Lease", "Save", "Mark", "Release", "Put", "Delete", "Due"} {
+			t.Run(name+" from "+method, func(t *testing.T) {
+				bubble(t, func(t *testing.T, w *world) {
+					m := w.process()
+					w.connect("a", -time.Minute)
+					w.connect("dead", -time.Minute)
+					w.apple.revoke("dead")
+					w.store.fail(hostile, method)
+					for _, err := range []error{
+						func() error { _, err := m.Token(t.Context(), "a"); return err }(),
+						func() error { _, err := m.Token(t.Context(), "dead"); return err }(),
+						m.Put(t.Context(), "b", &oauth2.Token{RefreshToken: "refresh-b-0"}), m.Delete(t.Context(), "c"), m.RefreshDue(t.Context(), 0),
+					} {
+						if err != nil {
+							_ = fmt.Sprintf("%+v %v", err, applebusiness.LogAttr(err))
+							assert.NotErrorIs(t, err, context.Canceled)
+						}
+					}
+					w.store.fail(nil)
+					time.Sleep(time.Minute)
+					assert.Equal(t, "access-a-1", token(t, m, "a"))
+					require.NoError(t, m.Close(t.Context()))
+					assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
+				})
+			})
+		}
+	}
+}
+
+// hostile is a driver's error that panics wherever one looks.
+type hostile struct{ text string }
+
+func (h *hostile) Error() string   { return h.text }
+func (h *hostile) Unwrap() error   { panic(h.text) }
+func (h *hostile) Is(error) bool   { panic(h.text) }
+func (h *hostile) Timeout() bool   { panic(h.text) }
+func (h *hostile) Temporary() bool { panic(h.text) }

@@ -1,0 +1,87 @@
+package grants_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/grants"
+	"github.com/stretchr/testify/assert"
+)
+
+// A client secret that is replaced in the vault.
+func TestClientSecret(t *testing.T) {
+	vault := func(secrets ...string) (func(context.Context) (string, error), *int) {
+		asked := new(int)
+		var mu sync.Mutex
+		return func(context.Context) (string, error) {
+			time.Sleep(100 * time.Millisecond)
+			mu.Lock()
+			defer mu.Unlock()
+			*asked++
+			return secrets[min(*asked, len(secrets))-1], nil
+		}, asked
+	}
+	// Apple takes the given secret alone.
+	takes := func(w *world, secret string) {
+		w.apple.always(func(r *http.Request) (*http.Response, error) {
+			if w.apple.secret != secret {
+				return response(401, wrongSecret), nil
+			}
+			return nil, nil
+		})
+	}
+	t.Run("without one failed call", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			ask, asked := vault("old", "new")
+			m := w.process(func(o *grants.Options) { o.ClientSecret = ask })
+			w.apple.latency = 50 * time.Millisecond
+			names := w.expired(300)
+			takes(w, "old")
+			assert.Equal(t, map[string]int{"ok": 0}["ok"], w.callers(m, names[:100], time.Second)["invalid_credentials"])
+			assert.Equal(t, 1, *asked, "once for all")
+			takes(w, "new")
+			failed := w.callers(m, names, 8*time.Second)
+			assert.Len(t, failed, 1, "%v", failed)
+			assert.Equal(t, 2, *asked)
+			assert.Empty(t, w.logged())
+		})
+	})
+	t.Run("the vault lags", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			ask, asked := vault("old", "old", "old", "new")
+			m := w.process(func(o *grants.Options) { o.ClientSecret = ask })
+			names := w.expired(300)
+			takes(w, "new")
+			failed := w.callers(m, names, time.Minute)
+			t.Logf("%d requests, asked %d times, %v", w.apple.requests(), *asked, failed)
+			assert.Equal(t, 4, *asked)
+			assert.Zero(t, w.apple.refused)
+			for _, name := range names {
+				assert.Equal(t, "access-"+name+"-1", token(t, m, name))
+			}
+		})
+	})
+	t.Run("the vault fails", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			cause := errors.New("vault: the secret s3cr3t-0f-4ll is sealed")
+			n := 0
+			m := w.process(func(o *grants.Options) {
+				o.ClientSecret = func(context.Context) (string, error) { n++; return "", cause }
+			})
+			names := w.expired(300)
+			w.callers(m, names, 8*time.Second)
+			_, err := m.Token(t.Context(), names[0])
+			assert.EqualError(t, err, "applebusiness/grants: Options.ClientSecret failed")
+			assert.ErrorIs(t, err, cause)
+			assert.Zero(t, applebusiness.Troubleshoot(err))
+			assert.LessOrEqual(t, n, 5, "1 s, 2 s, …")
+			assert.Zero(t, w.apple.requests())
+			assert.Equal(t, grants.Mark{}, w.row(names[0]).Mark)
+		})
+	})
+}

@@ -1,0 +1,414 @@
+package grants_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/grants"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
+)
+
+// A Save that took effect although it failed leaves in memory what it has stored.
+func TestSaveWhoseOutcomeWasUnknown(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		failed := false
+		w.store.set(nil, func(method, _ string) error {
+			if method == "Save" && !failed {
+				failed = true
+				return errDatabase
+			}
+			return nil
+		})
+		token(t, m, "a")
+		time.Sleep(time.Second)
+		require.Equal(t, 2, w.store.count("Save"))
+		before := w.store.count("Load")
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+		assert.Equal(t, before, w.store.count("Load"))
+	})
+}
+
+// A token that was saved over an older row by a later attempt is not saved a second time.
+func TestSavedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		w.store.fail(errDatabase, "Save")
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+		synctest.Wait()
+		w.store.fail(nil)
+		m.Invalidate("a", &oauth2.Token{AccessToken: "access-a-1"})
+		before := w.store.count("Save")
+		assert.Equal(t, "access-a-2", token(t, m, "a"))
+		synctest.Wait()
+		time.Sleep(time.Minute)
+		assert.Equal(t, before+2, w.store.count("Save"), "access-a-1 over the older row, and access-a-2")
+		assert.Equal(t, []string{"refresh-a-0", "refresh-a-1"}, w.apple.sent)
+	})
+}
+
+// Decision 4: a fetched token is never thrown away.
+func TestFetchedTokenIsKept(t *testing.T) {
+	t.Run("callers do not wait for Save", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", -time.Minute)
+			w.store.set(func(ctx context.Context, method, _ string) error {
+				if method == "Save" {
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				return nil
+			}, nil)
+			start := time.Now()
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
+			assert.Zero(t, time.Since(start))
+			time.Sleep(time.Minute)
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
+			assert.Greater(t, w.store.count("Save"), 3, "each try has its own time")
+			w.store.fail(nil)
+			time.Sleep(time.Minute)
+			assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
+			events := w.takeEvents()
+			require.Len(t, events, 2)
+			assert.True(t, events[0].Unsaved)
+			assert.NoError(t, events[0].Err)
+			assert.Equal(t, grants.Refresh{Grant: "a", Start: start, Duration: events[1].Duration}, events[1], "it is stored at last")
+			assert.Greater(t, events[1].Duration, time.Minute)
+		})
+	})
+
+	t.Run("a caller who leaves takes nothing along", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.apple.latency = 2 * time.Second
+			m := w.process()
+			w.connect("a", -time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			_, err := m.Token(ctx, "a")
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			time.Sleep(2 * time.Second)
+			assert.Equal(t, "access-a-1", w.row("a").Token.AccessToken)
+		})
+	})
+
+	t.Run("failover to a copy that is one commit behind", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m, sibling := w.process(), w.process()
+			w.connect("a", -time.Minute)
+			old := w.row("a")
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
+			synctest.Wait()
+			assert.Equal(t, "access-a-1", w.row("a").Token.AccessToken)
+			restore(t, w, "a", old)
+
+			e := failure(t, sibling, "a")
+			assert.Equal(t, applebusiness.ErrInvalidRefreshToken, e.Reason, "the sibling cannot know better")
+			assert.NotNil(t, w.row("a").Dead)
+
+			time.Sleep(30 * time.Minute)
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
+			time.Sleep(30 * time.Minute) // ours comes due
+			assert.Equal(t, "access-a-2", token(t, m, "a"))
+			synctest.Wait()
+			assert.Nil(t, w.row("a").Dead)
+			assert.Equal(t, "refresh-a-2", w.row("a").Token.RefreshToken)
+			assert.Equal(t, "access-a-2", token(t, sibling, "a"))
+			assert.Equal(t, []string{"refresh-a-0", "refresh-a-0", "refresh-a-1"}, w.apple.sent, "and never again from us")
+		})
+	})
+
+	t.Run("several commits behind", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", -time.Minute)
+			old := w.row("a")
+			for i := range 6 {
+				assert.Equal(t, fmt.Sprint("access-a-", i+1), token(t, m, "a"))
+				time.Sleep(time.Hour)
+			}
+			restore(t, w, "a", old)
+			assert.Equal(t, "access-a-7", token(t, m, "a"))
+			assert.Zero(t, w.apple.refused)
+		})
+	})
+
+	t.Run("while the save is still being tried", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", -time.Minute)
+			old := w.row("a")
+			w.store.fail(errDatabase, "Save")
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
+			synctest.Wait()
+			restore(t, w, "a", old) // under another version
+			w.store.fail(nil)
+			time.Sleep(10 * time.Second)
+			assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
+		})
+	})
+
+	t.Run("the token is saved over the older row while it is valid", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", -time.Minute)
+			old := w.row("a")
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
+			synctest.Wait()
+			restore(t, w, "a", old)
+			time.Sleep(58 * time.Minute)
+			assert.Equal(t, "access-a-1", token(t, m, "a"), "the early refresh begins")
+			synctest.Wait()
+			assert.Equal(t, "access-a-2", token(t, m, "a"))
+			assert.Equal(t, []string{"refresh-a-0", "refresh-a-1"}, w.apple.sent)
+		})
+	})
+
+	t.Run("refresh tokens that do not rotate: the newer stays", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.apple.keep = true
+			a, b := w.process(), w.process()
+			w.connect("a", -time.Minute)
+			w.store.fail(errDatabase, "Save")
+			assert.Equal(t, "access-a-1", token(t, a, "a"))
+			synctest.Wait()
+			w.store.fail(nil)
+			require.NoError(t, w.store.Store.Put(t.Context(), "a", &oauth2.Token{
+				AccessToken: "newer", RefreshToken: "refresh-a-0", Expiry: time.Now().Add(time.Hour)}))
+			time.Sleep(10 * time.Second) // a tries to save meanwhile
+			assert.Equal(t, "newer", w.row("a").Token.AccessToken)
+			assert.Equal(t, "newer", token(t, a, "a"))
+			assert.Equal(t, "newer", token(t, b, "a"))
+		})
+	})
+
+	t.Run("no other token of memory is tried", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", time.Hour)
+			assert.Equal(t, "access-a-0", token(t, m, "a"))
+			require.NoError(t, w.store.Store.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh-company-0"}))
+			time.Sleep(time.Hour)
+			w.apple.revoke("company")
+			assert.Equal(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, "a").Reason)
+			assert.Equal(t, []string{"refresh-company-0"}, w.apple.sent)
+			assert.Equal(t, "refresh-company-0", w.row("a").Token.RefreshToken)
+		})
+	})
+}
+
+// The database fails for longer than a lease while refreshes are under way, and comes back: nobody is told to reconnect,
+// and nothing is lost.
+func TestDatabaseFailsForLongerThanALease(t *testing.T) {
+	for fails, methods := range map[string][]string{
+		"all":    {"Load", "Lease", "Save", "Mark", "Release", "Put", "Delete", "Due"},
+		"writes": {"Lease", "Save", "Mark", "Release", "Put", "Delete"},
+		"Save":   {"Save"},
+	} {
+		for _, d := range []time.Duration{20 * time.Second, time.Minute, 3 * time.Minute, 10 * time.Minute} {
+			t.Run(fmt.Sprint(fails, " ", d), func(t *testing.T) {
+				bubble(t, func(t *testing.T, w *world) {
+					w.apple.latency = 2 * time.Second
+					var fleet []*grants.Manager
+					for range 3 {
+						fleet = append(fleet, w.process())
+					}
+					n := 50
+					if d > time.Minute {
+						n = 12
+					}
+					names := w.expired(n)
+					end := time.Now().Add(d + 2*time.Minute)
+					var group sync.WaitGroup
+					var reconnect atomic.Int32
+					for i, name := range names {
+						for j, m := range fleet {
+							group.Go(func() {
+								time.Sleep(time.Duration(i*3+j) * 7 * time.Millisecond)
+								for time.Now().Before(end) {
+									_, err := m.Token(t.Context(), name)
+									if told(err) {
+										reconnect.Add(1)
+									}
+									time.Sleep(time.Second)
+								}
+							})
+						}
+					}
+					for _, m := range fleet {
+						group.Go(func() {
+							for time.Now().Before(end) {
+								_ = m.RefreshDue(t.Context(), 0)
+								time.Sleep(10 * time.Second)
+							}
+						})
+					}
+					time.Sleep(time.Second) // requests are under way
+					w.store.fail(errDatabase, methods...)
+					time.Sleep(4 * time.Second)
+					sent := w.apple.requests()
+					time.Sleep(d - 4*time.Second)
+					assert.LessOrEqual(t, w.apple.requests()-sent, 3*10, "nothing new is sent, but for a probe now and then")
+					w.store.fail(nil)
+					group.Wait()
+					t.Logf("%d requests, %d refused", w.apple.requests(), w.apple.refused)
+					assert.Zero(t, reconnect.Load(), "told to reconnect")
+					assert.Zero(t, w.apple.refused)
+					for _, m := range fleet {
+						require.NoError(t, m.Close(t.Context()))
+					}
+					for _, name := range names {
+						row := w.row(name)
+						assert.Nil(t, row.Dead)
+						assert.Equal(t, w.apple.refreshToken(name, w.apple.grants[name]), row.Token.RefreshToken, "nothing is lost")
+					}
+				})
+			})
+		}
+	}
+}
+
+// A Save that fails alone does not hand the spent token to a sibling: the lease is renewed for as long as it takes.
+func TestLeaseOfAnUnsavedToken(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m, sibling := w.process(), w.process()
+		w.connect("a", -time.Minute)
+		w.store.fail(errDatabase, "Save")
+		token(t, m, "a")
+		for range 10 {
+			time.Sleep(time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			_, err := sibling.Token(ctx, "a")
+			assert.False(t, told(err), "%v", err)
+			cancel()
+		}
+		assert.Equal(t, 1, w.apple.requests())
+		w.store.fail(nil)
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, "access-a-1", token(t, sibling, "a"))
+	})
+}
+
+// A token that is not stored yet outlives a Store that says, for a moment, that there is no such grant.
+func TestNoGrantThatIsNotTrue(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		var gone atomic.Bool
+		w.store.set(func(_ context.Context, method, _ string) error {
+			switch {
+			case method == "Save" && gone.Load():
+				return grants.ErrConflict
+			case method == "Save":
+				return errDatabase
+			case gone.Load():
+				return grants.ErrNoGrant
+			}
+			return nil
+		}, nil)
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+		gone.Store(true)
+		time.Sleep(10 * time.Second)
+		m.Invalidate("a", &oauth2.Token{AccessToken: "access-a-1"})
+		_, err := m.Token(t.Context(), "a")
+		require.ErrorIs(t, err, grants.ErrNoGrant)
+		w.store.fail(nil)
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
+		assert.Equal(t, "access-a-2", token(t, m, "a"))
+		assert.Zero(t, w.apple.refused)
+	})
+}
+
+// A process that fetched a token and cannot save it for longer than its lease lasts: a sibling sends the spent refresh
+// token, and records a verdict that heals.
+func TestSaveAfterASiblingsVerdict(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		cut := &faultyStore{Store: w.store.Store} // one process has lost its way to the database
+		m := grants.New(testConfig, cut, &grants.Options{HTTPClient: &http.Client{Transport: w.apple}, Limit: limit(nil)})
+		sibling := w.process()
+		w.connect("a", -time.Minute)
+		cut.fail(errDatabase, "Save")
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+		synctest.Wait()
+		cut.fail(errDatabase)
+		time.Sleep(10 * time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := sibling.Token(ctx, "a")
+		require.ErrorIs(t, err, context.DeadlineExceeded, "the lease gives time to save")
+		time.Sleep(time.Minute)
+		e := failure(t, sibling, "a")
+		assert.True(t, e.ResponseLost, "whoever reads this knows that nobody has revoked")
+		cut.fail(nil)
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, "access-a-1", token(t, sibling, "a"))
+		assert.Nil(t, w.row("a").Dead)
+		require.NoError(t, m.Close(t.Context()))
+	})
+}
+
+// A verdict that could not be recorded is not told, since it might be about another token, and is recorded later without
+// another request.
+func TestVerdictThatCannotBeRecorded(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		w.apple.revoke("a")
+		w.store.fail(errDatabase, "Mark")
+		for range 5 {
+			_, err := m.Token(t.Context(), "a")
+			storeFailure(t, err)
+			assert.NotEqual(t, applebusiness.ActionReauthorize, applebusiness.Troubleshoot(err).Action)
+			time.Sleep(10 * time.Second)
+		}
+		w.store.fail(nil)
+		assert.Equal(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, "a").Reason)
+		assert.NotNil(t, w.row("a").Dead)
+		assert.Equal(t, 1, w.apple.requests())
+		time.Sleep(time.Second)
+		require.NoError(t, w.store.Store.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh-b-0"}))
+		assert.Equal(t, "access-b-1", token(t, m, "a"), "the customer has connected again, at a sibling")
+	})
+
+	// The same refresh token is put again, by an operator or by Apple's second consent.
+	for name, after := range map[string]bool{"nor recorded later": false, "also if the Mark took effect": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				m := w.process()
+				w.connect("a", -time.Minute)
+				w.apple.revoke("a")
+				if after {
+					w.store.set(nil, func(method, _ string) error {
+						if method == "Mark" {
+							return errDatabase
+						}
+						return nil
+					})
+				} else {
+					w.store.fail(errDatabase, "Mark")
+				}
+				_, err := m.Token(t.Context(), "a")
+				storeFailure(t, err)
+				w.store.fail(nil)
+				time.Sleep(10 * time.Second)
+
+				require.NoError(t, w.store.Store.Put(t.Context(), "a", w.row("a").Token))
+				w.apple.revoked["a"] = false
+				assert.Equal(t, "access-a-1", token(t, m, "a"))
+				assert.Nil(t, w.row("a").Dead)
+			})
+		})
+	}
+}

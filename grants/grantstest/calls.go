@@ -156,11 +156,10 @@ func (f *fixture) outcome(c call) outcome {
 func (o outcome) known() bool { return !strings.HasPrefix(show(o.err), `"`) }
 
 func (o outcome) String() string {
-	text := fmt.Sprintf("%v (%s)", o.call, show(o.err))
-	if o.err == nil && o.record != nil && o.record.Token != nil {
-		text += fmt.Sprintf(" with the token %q, Dead %t, Unfinished %t", o.record.Token.AccessToken, o.record.Dead != nil, o.record.Unfinished)
+	if o.err != nil || o.record == nil || o.record.Token == nil {
+		return fmt.Sprintf("%v (%s)", o.call, show(o.err))
 	}
-	return text
+	return fmt.Sprintf("%v (the token %q, Dead %t, Unfinished %t)", o.call, o.record.Token.AccessToken, o.record.Dead != nil, o.record.Unfinished)
 }
 
 // explains says whether calls in this order have these outcomes.

@@ -68,7 +68,7 @@ func endedContext(c *check) {
 	try := func(method any, call func() error) {
 		start := time.Now()
 		err := call()
-		ok := !errors.As(err, new(*panicError)) && time.Since(start) < patience/2
+		ok := !errors.Is(err, errPanic) && time.Since(start) < patience/2
 		c.require(ok, contextEnd, "%v with a context that has ended returned %s after %v", method, show(err), time.Since(start))
 	}
 	for _, call := range racing {

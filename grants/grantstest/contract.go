@@ -11,57 +11,47 @@ import (
 type sentence struct{ of, text string }
 
 var (
-	recordExpiry  = sentence{"Record.Token", "Its Expiry is by this process's clock: the Store converts it from its own."}
-	recordDead    = sentence{"Record.Token", "It is kept when Dead is set."}
-	versionStays  = sentence{"Record.Version", "Version changes exactly when Token does."}
-	versionUnique = sentence{"Record.Version", "It never repeats for a grant's name: not after Delete and Put"}
-	versionRandom = sentence{"Record.Version", "not after a failover to an older copy, so a Store draws it at random."}
-	deadKept      = sentence{"Mark.Dead", "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost."}
-	markRetryAt   = sentence{"Mark.RetryAt", "by this process's clock: the Store converts it as it does a token's Expiry."}
-
-	atOnce     = sentence{"Store", "Each method takes effect at one instant"}
-	concurrent = sentence{"Store", "All methods can be called concurrently"}
-	contextEnd = sentence{"Store", "it returns soon after its context ends."}
-	oneClock   = sentence{"Store", "whether a lease has run out, a token expires or RetryAt has passed is decided by one clock"}
-
-	loadLast = sentence{"Load", "Load returns the grant's record as last written"}
-	loadNone = sentence{"Load", "It returns ErrNoGrant if there is none."}
-
-	leaseGives      = sentence{"Lease", "Lease gives holder the grant for the duration d, and returns its record."}
-	leaseExcludes   = sentence{"Lease", "It returns ErrLeased while another holder's lease runs"}
-	leaseNone       = sentence{"Lease", "and ErrNoGrant if there is no such grant."}
-	leaseAgain      = sentence{"Lease", "To the same holder it gives the lease again, from now on."}
-	leaseUnfinished = sentence{"Lease", "A lease that has run out without Save, Mark or Release makes the record Unfinished, for Load as for Lease."}
-	unfinishedStays = sentence{"Lease", "It stays so until a Save, a Put or a Mark."}
-
-	saveStores   = sentence{"Save", "Save stores token under a new version, removes the mark, and ends holder's lease"}
-	saveWhoever  = sentence{"Save", "if the grant's version is still version, whoever holds the lease."}
-	saveConflict = sentence{"Save", "Otherwise, also if the grant was deleted, it returns ErrConflict and changes nothing."}
-	saveNever    = sentence{"Save", "It never makes a grant."}
-
-	markReplaces = sentence{"Mark", "Mark replaces the mark and ends holder's lease"}
-	markWhoever  = sentence{"Mark", "if the grant's version is still version, whoever holds the lease."}
-	markConflict = sentence{"Mark", "Otherwise, also if the grant was deleted, it returns ErrConflict and changes nothing."}
-	markStays    = sentence{"Mark", "Token and version stay."}
-
+	recordExpiry      = sentence{"Record.Token", "Its Expiry is by this process's clock: the Store converts it from its own."}
+	recordDead        = sentence{"Record.Token", "It is kept when Dead is set."}
+	versionStays      = sentence{"Record.Version", "Version changes exactly when Token does."}
+	versionUnique     = sentence{"Record.Version", "It never repeats for a grant's name: not after Delete and Put"}
+	versionRandom     = sentence{"Record.Version", "not after a failover to an older copy, so a Store draws it at random."}
+	deadKept          = sentence{"Mark.Dead", "A Store keeps its Endpoint, StatusCode, Code, Description, Reason, GrantType, RequestID and ResponseLost."}
+	markRetryAt       = sentence{"Mark.RetryAt", "by this process's clock: the Store converts it as it does a token's Expiry."}
+	atOnce            = sentence{"Store", "Each method takes effect at one instant"}
+	concurrent        = sentence{"Store", "All methods can be called concurrently"}
+	contextEnd        = sentence{"Store", "it returns soon after its context ends."}
+	oneClock          = sentence{"Store", "whether a lease has run out, a token expires or RetryAt has passed is decided by one clock"}
+	loadLast          = sentence{"Load", "Load returns the grant's record as last written"}
+	loadNone          = sentence{"Load", "It returns ErrNoGrant if there is none."}
+	leaseGives        = sentence{"Lease", "Lease gives holder the grant for the duration d, and returns its record."}
+	leaseExcludes     = sentence{"Lease", "It returns ErrLeased while another holder's lease runs"}
+	leaseNone         = sentence{"Lease", "and ErrNoGrant if there is no such grant."}
+	leaseAgain        = sentence{"Lease", "To the same holder it gives the lease again, from now on."}
+	leaseUnfinished   = sentence{"Lease", "A lease that has run out without Save, Mark or Release makes the record Unfinished, for Load as for Lease."}
+	unfinishedStays   = sentence{"Lease", "It stays so until a Save, a Put or a Mark."}
+	saveStores        = sentence{"Save", "Save stores token under a new version, removes the mark, and ends holder's lease"}
+	saveWhoever       = sentence{"Save", "if the grant's version is still version, whoever holds the lease."}
+	saveConflict      = sentence{"Save", "Otherwise, also if the grant was deleted, it returns ErrConflict and changes nothing."}
+	saveNever         = sentence{"Save", "It never makes a grant."}
+	markReplaces      = sentence{"Mark", "Mark replaces the mark and ends holder's lease"}
+	markWhoever       = sentence{"Mark", "if the grant's version is still version, whoever holds the lease."}
+	markConflict      = sentence{"Mark", "Otherwise, also if the grant was deleted, it returns ErrConflict and changes nothing."}
+	markStays         = sentence{"Mark", "Token and version stay."}
 	releaseEnds       = sentence{"Release", "Release ends holder's lease, and nobody else's."}
 	releaseUnfinished = sentence{"Release", "What Lease has found Unfinished stays so."}
 	releaseNil        = sentence{"Release", "It returns nil if holder has no lease, or if there is no such grant."}
-
-	putStores = sentence{"Put", "Put stores token under a new version, whatever was there"}
-	putClears = sentence{"Put", "the grant is made if need be, and its mark and its lease are gone."}
-
-	deleteRemoves = sentence{"Delete", "Delete removes the grant."}
-	deleteNil     = sentence{"Delete", "It returns nil if there is none."}
-
-	dueReturns = sentence{"Due", "Due returns at most limit grants that are alive, not leased, whose RetryAt has passed, and whose token expires within before from now, the soonest first."}
-	dueBefore  = sentence{"Due", "A negative before means tokens that expired at least that long ago."}
-	dueExpiry  = sentence{"Due", "A token without an Expiry is never due."}
-
-	deadReturns = sentence{"Dead", "Dead returns at most limit grants that have been dead for at least the duration since, the longest dead first, and by name among those that died at the same instant."}
-	deadAfter   = sentence{"Dead", "It begins with the first one that comes after the given one in this order; the zero DeadGrant is before all."}
-	deadStays   = sentence{"Dead", "A grant stays in the list until it is put again, saved, deleted, or marked without Dead."}
-	deadSince   = sentence{"Dead", "Since is when the verdict was marked, and is the same at each call; a Mark of a grant that is dead already does not move it."}
+	putStores         = sentence{"Put", "Put stores token under a new version, whatever was there"}
+	putClears         = sentence{"Put", "the grant is made if need be, and its mark and its lease are gone."}
+	deleteRemoves     = sentence{"Delete", "Delete removes the grant."}
+	deleteNil         = sentence{"Delete", "It returns nil if there is none."}
+	dueReturns        = sentence{"Due", "Due returns at most limit grants that are alive, not leased, whose RetryAt has passed, and whose token expires within before from now, the soonest first."}
+	dueBefore         = sentence{"Due", "A negative before means tokens that expired at least that long ago."}
+	dueExpiry         = sentence{"Due", "A token without an Expiry is never due."}
+	deadReturns       = sentence{"Dead", "Dead returns at most limit grants that have been dead for at least the duration since, the longest dead first, and by name among those that died at the same instant."}
+	deadAfter         = sentence{"Dead", "It begins with the first one that comes after the given one in this order; the zero DeadGrant is before all."}
+	deadStays         = sentence{"Dead", "A grant stays in the list until it is put again, saved, deleted, or marked without Dead."}
+	deadSince         = sentence{"Dead", "Since is when the verdict was marked, and is the same at each call; a Mark of a grant that is dead already does not move it."}
 )
 
 // broken are the sentences that do not hold if a call returns something else, or leaves something else behind: by the

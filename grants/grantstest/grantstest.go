@@ -40,18 +40,16 @@ const (
 //		}
 //	}
 //
-// It tries each method on a grant in each state, each two methods at the same time, and what time brings. It uses grants of
-// random names only, and deletes them at the end, so that it can run on a database that others use. It takes about eleven
-// seconds, since it watches a lease for so long, and no time in a bubble of testing/synctest, if the Store runs in one. It
-// calls from many goroutines, some thousand times, and each call gets a context of ten seconds. Run it under the race
-// detector.
+// It tries each method on a grant in each state, each two methods at the same time, and what time brings, with some thousand
+// calls from many goroutines; run it under the race detector. It uses grants of random names only, and deletes them at the
+// end, so that it can run on a database that others use. It takes about eleven seconds, since it watches a lease for so
+// long, and no time in a bubble of testing/synctest, if the Store runs in one. Each call gets a context of ten seconds.
 //
 // It leaves a Store the freedom that a database needs. A time may be rounded to a second, and one that is over a century
 // away may be stored as a century; [grants.Store.Due] may be stale for two seconds; a name of more than 200 bytes may be
 // refused; a deleted grant may be ErrNoGrant to Save and Mark; a context that has ended may be ignored by a method that
-// does not wait. What one process cannot see is not tried: that Load reads from the primary, and that the clock is the same
-// for all processes. For the latter, run it on a host whose clock is off. For what only a second instance of the Store can
-// see, use [TestStores].
+// does not wait. It cannot see whether Load reads from the primary, and whether all processes have one clock: for that, run
+// it on a host whose clock is off. For what only a second instance of the Store can see, use [TestStores].
 func TestStore(store grants.Store) error { return TestStores(store, store) }
 
 // TestStores is [TestStore] on two instances of a Store that share a database, as two processes have them: each call goes
@@ -62,37 +60,24 @@ func TestStores(one, other grants.Store) error {
 	}
 	tries := append([]func(*check){func(c *check) { c.fixture(put).try(load) }, names, versions, leaseClock, due, dueByTime, dead, endedContext,
 		runsOn(leaseGives, watched, put, held), runsOn(leaseAgain, 2*moderate, put, ended, held)}, callChecks()...)
-	tested := &tested{stores: [2]grants.Store{one, other}}
+	tested := &tested{stores: [2]grants.Store{one, other}, told: make(map[sentence]bool)}
 	run := "grantstest-" + strings.ToLower(rand.Text()) + "-"
-	checks := make([]*check, len(tries))
-	for i := range checks {
-		checks[i] = &check{tested: tested, prefix: fmt.Sprintf("%s%d-", run, i)}
-		checks[i].calls.Store(uint32(i)) // so that not all begin with the same instance
-	}
-
-	// The first one is tried alone: if nothing works, one error says so.
-	checks[0].run(tries[0])
-	if len(checks[0].violations) == 0 {
-		var wg sync.WaitGroup
-		for i := 1; i < len(checks); i++ {
-			wg.Go(func() { checks[i].run(tries[i]) })
+	var wg sync.WaitGroup
+	for i, try := range tries {
+		c := &check{tested: tested, prefix: fmt.Sprintf("%s%d-", run, i)}
+		c.calls.Store(uint32(i)) // so that not all begin with the same instance
+		wg.Go(func() { c.run(try) })
+		if i > 0 {
+			continue
 		}
-		wg.Wait()
-		varied := bits.OnesCount64(tested.set.Load() & tested.unset.Load())
-		checks[0].expect(varied >= 32, versionRandom, "over the whole test Version varied in %d bits", varied)
-	}
-
-	var errs []error
-	reported := make(map[sentence]bool)
-	for _, c := range checks {
-		for _, violation := range c.violations {
-			if !reported[violation.sentence] {
-				reported[violation.sentence] = true
-				errs = append(errs, violation)
-			}
+		if wg.Wait(); len(tested.errs) > 0 { // the first check is tried alone: if nothing works, one error says so
+			return errors.Join(tested.errs...)
 		}
 	}
-	return errors.Join(errs...)
+	wg.Wait()
+	varied := bits.OnesCount64(tested.set.Load() & tested.unset.Load())
+	tested.expect(varied >= 32, versionRandom, "over the whole test Version varied in %d bits", varied)
+	return errors.Join(tested.errs...)
 }
 
 // tested is the Store under test, and what was seen of it in all checks.
@@ -101,26 +86,18 @@ type tested struct {
 	slowest    atomic.Int64  // what the slowest call took, in nanoseconds
 	stuck      atomic.Bool   // a call has not returned: another one may not either
 	set, unset atomic.Uint64 // which bits were set and unset in a Version
+
+	mu   sync.Mutex
+	errs []error // one for each sentence that does not hold
+	told map[sentence]bool
 }
 
-// check is one run of one function. Its methods are for one goroutine, but those that call the Store.
+// check is one run of one function.
 type check struct {
 	*tested
-	calls      atomic.Uint32
-	prefix     string // of the names of its grants
-	grants     int
-	fixtures   []*fixture
-	violations []*violation
-}
-
-// violation is a sentence that does not hold.
-type violation struct {
-	sentence
-	seen string
-}
-
-func (v *violation) Error() string {
-	return fmt.Sprintf("%s%s: %q: %s", prefix, v.of, v.text, v.seen)
+	calls    atomic.Uint32
+	prefix   string // of the names of its grants
+	fixtures []*fixture
 }
 
 type stop struct{}
@@ -143,9 +120,12 @@ func (c *check) run(try func(*check)) {
 }
 
 // expect notes a violation of s unless ok.
-func (c *check) expect(ok bool, s sentence, seen string, args ...any) bool {
-	if !ok {
-		c.violations = append(c.violations, &violation{s, fmt.Sprintf(seen, args...)})
+func (t *tested) expect(ok bool, s sentence, seen string, args ...any) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !ok && !t.told[s] {
+		t.told[s] = true
+		t.errs = append(t.errs, fmt.Errorf("%s%s: %q: %s", prefix, s.of, s.text, fmt.Sprintf(seen, args...)))
 	}
 	return ok
 }
@@ -198,9 +178,7 @@ func (c *check) tolerance() time.Duration {
 
 var errStuck = fmt.Errorf("the call did not return within %v, though its context ended after %v", 2*patience, patience)
 
-type panicError struct{ value any }
-
-func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+var errPanic = errors.New("panic")
 
 // guard calls a method of one instance of the Store or the other, in an order that has no period. It makes panics and
 // endless calls errors.
@@ -220,7 +198,7 @@ func guard[T any](ctx context.Context, c *check, call func(context.Context, gran
 		var r result
 		defer func() {
 			if p := recover(); p != nil {
-				r.err = &panicError{p}
+				r.err = fmt.Errorf("%w: %v", errPanic, p)
 			}
 			done <- r
 		}()

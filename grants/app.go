@@ -63,9 +63,9 @@ func (g *gate) refusal(a *attempt, now time.Duration) error {
 // shut closes the gate, or lets it wait longer after a failed probe. A failure of what was sent before it was closed
 // changes no more than the cause's own Retry-After asks for. It reports whether the gate was open.
 func (g *gate) shut(a *attempt, cause error, retryAfter time.Duration, now, least, most time.Duration) bool {
-	opened := g.cause == nil
+	wasOpen := g.cause == nil
 	switch {
-	case opened:
+	case wasOpen:
 		g.wait = least
 	case g.probe == a:
 		g.wait = min(2*g.wait, most)
@@ -75,10 +75,10 @@ func (g *gate) shut(a *attempt, cause error, retryAfter time.Duration, now, leas
 	}
 	g.cause, g.probe = cause, nil
 	g.next = now + max(retryAfter, g.wait*3/4+rand.N(g.wait/4+1))
-	return opened
+	return wasOpen
 }
 
-// open reports whether the gate was closed.
+// open opens the gate, and reports whether it was closed.
 func (g *gate) open() bool {
 	was := g.cause != nil
 	*g = gate{}
@@ -118,7 +118,7 @@ func (m *Manager) claim(a *attempt) error {
 
 // unclaim ends a's probe, whose outcome nobody has noted; m.mu is held.
 func (m *Manager) unclaim(a *attempt) {
-	for _, g := range append(m.app.gates(), &m.app.api) {
+	for _, g := range m.app.gates() {
 		if g.probe == a {
 			g.probe = nil
 		}

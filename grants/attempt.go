@@ -144,10 +144,7 @@ func (m *Manager) release(a *attempt) {
 // report calls OnRefresh.
 func (m *Manager) report(event Refresh) {
 	if m.options.OnRefresh != nil {
-		_, _ = enter(m.work, m, "OnRefresh", func(context.Context) (struct{}, error) {
-			m.options.OnRefresh(event)
-			return struct{}{}, nil
-		})
+		_ = m.through(m.work, "OnRefresh", func(context.Context) error { m.options.OnRefresh(event); return nil })
 	}
 }
 

@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -125,4 +126,9 @@ func (l *lineage) follow(m *Manager, token *oauth2.Token, fetched time.Duration)
 
 func same(a, b *oauth2.Token) bool {
 	return a.AccessToken == b.AccessToken && a.RefreshToken == b.RefreshToken
+}
+
+// isToken reports whether text can be a token, in the characters of RFC 6749 sections A.12 and A.17 without the space.
+func isToken(text string) bool {
+	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
 }

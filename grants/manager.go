@@ -380,7 +380,8 @@ func (s tokenSource) Token() (*oauth2.Token, error) { return s.m.Token(s.ctx, s.
 // restore a spent token. The same holds if the process dies within Put. [Manager.Connect] does all that.
 //
 // The token needs a refresh token; without one Put stores nothing and returns [applebusiness.ErrNoRefreshToken]. One
-// without an Expiry counts as expired, and is refreshed at its first use. An empty grant is an error, and so is a token
+// without an Expiry, or without an access token that a header can carry, counts as expired, and is refreshed at its first
+// use. An empty grant is an error, and so is a refresh token with characters that RFC 6749 does not have in one, or one
 // that this process has replaced. A grant that was called dead by mistake is alive again once the token that the Store has
 // kept is put.
 //
@@ -397,6 +398,8 @@ func (m *Manager) Put(ctx context.Context, grant string, token *oauth2.Token) er
 		return errNoName
 	case token == nil || token.RefreshToken == "":
 		return noRefreshToken()
+	case !isToken(token.RefreshToken):
+		return errNotToken
 	}
 	err := m.put(ctx, grant, token)
 	if err != nil && err != errReplaced {
@@ -408,12 +411,15 @@ func (m *Manager) Put(ctx context.Context, grant string, token *oauth2.Token) er
 // put tries once to store a customer's token. Its error is the Store's, or errReplaced.
 func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) error {
 	stored := copyToken(token)
-	if stored.Expiry.IsZero() {
+	if !isToken(stored.AccessToken) {
+		stored.AccessToken = ""
+	}
+	if stored.Expiry.IsZero() || stored.AccessToken == "" {
 		stored.Expiry = time.Now()
 	}
 	line, err := m.lineBefore(grant, stored)
 	if err == nil {
-		err = m.foreignPut(ctx, grant, stored)
+		err = m.through(ctx, "the Store", func(ctx context.Context) error { return m.store.Put(ctx, grant, stored) })
 	}
 	if err != nil {
 		return err
@@ -424,11 +430,6 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 	line.follow(m, stored, max(m.now(), 1))
 	m.entry(grant).line = line
 	return nil
-}
-
-func (m *Manager) foreignPut(ctx context.Context, grant string, token *oauth2.Token) error {
-	_, err := enter(ctx, m, "the Store", func(ctx context.Context) (struct{}, error) { return struct{}{}, m.store.Put(ctx, grant, token) })
-	return err
 }
 
 // lineBefore returns what is known of the grant's tokens before token is put, or an error if that is one of the earlier.
@@ -455,7 +456,7 @@ func (m *Manager) Delete(ctx context.Context, grant string) error {
 	if err := m.usable(); err != nil {
 		return err
 	}
-	_, err := enter(ctx, m, "the Store", func(ctx context.Context) (struct{}, error) { return struct{}{}, m.store.Delete(ctx, grant) })
+	err := m.through(ctx, "the Store", func(ctx context.Context) error { return m.store.Delete(ctx, grant) })
 	if err != nil && !errors.Is(err, ErrNoGrant) {
 		return m.callerError(ctx, grant, err)
 	}

@@ -216,7 +216,7 @@ func (m *Manager) pauseFleet(d time.Duration) {
 		defer m.end()
 		ctx, cancel := context.WithTimeout(m.queued, storeTimeout)
 		defer cancel()
-		_, _ = enter(ctx, m, "Options.Limit", func(ctx context.Context) (struct{}, error) { return struct{}{}, fleet.Pause(ctx, d) })
+		_ = m.through(ctx, "Options.Limit", func(ctx context.Context) error { return fleet.Pause(ctx, d) })
 	}()
 }
 

@@ -120,8 +120,8 @@ func (s *DirStore) Delete(ctx context.Context, grant string) error {
 }
 
 // Due implements [Store]. It looks at every grant in memory, and is never stale.
-func (s *DirStore) Due(ctx context.Context, before time.Duration, limit int) ([]string, error) {
-	return s.rows().Due(ctx, before, limit)
+func (s *DirStore) Due(ctx context.Context, within time.Duration, limit int) ([]string, error) {
+	return s.rows().Due(ctx, within, limit)
 }
 
 // Dead implements [Store].

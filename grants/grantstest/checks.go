@@ -121,7 +121,7 @@ func due(c *check) {
 
 	own := []*fixture{soonest, waited, unfinished, last, imported}
 	c.expectDue(ago, dueReturns, "five grants are due; two are dead, and one each has to wait, is leased and has no Expiry", own...)
-	c.expectDue(ago-150*time.Minute, dueBefore, "two tokens expired longer ago", own[:2]...)
+	c.expectDue(ago-150*time.Minute, dueNegative, "two tokens expired longer ago", own[:2]...)
 	for limit := 1; limit <= 3; limit++ {
 		var got []string
 		ok := c.within(lag, func() bool {
@@ -147,8 +147,8 @@ func due(c *check) {
 	c.expectDue(time.Hour, dueReturns, done, withFuture...)
 	c.expectDue(10*time.Minute, dueReturns, done, withPast...)
 	c.expectDue(0, dueReturns, done, withPast...)
-	c.expectDue(-time.Minute, dueBefore, done, withPast...)
-	c.expectDue(-time.Hour, dueBefore, done, old...)
+	c.expectDue(-time.Minute, dueNegative, done, withPast...)
+	c.expectDue(-time.Hour, dueNegative, done, old...)
 	future.prepare(call{method: "Save", holder: second, token: "3h"})
 	c.expectDue(time.Hour, dueReturns, "Save of a token that expires in 3h", withPast...)
 	c.expectDue(5*manyYears, dueExpiry, "one token has no Expiry", withFuture...)

@@ -45,8 +45,8 @@ var (
 	putClears         = sentence{"Put", "the grant is made if need be, and its mark and its lease are gone."}
 	deleteRemoves     = sentence{"Delete", "Delete removes the grant."}
 	deleteNil         = sentence{"Delete", "It returns nil if there is none."}
-	dueReturns        = sentence{"Due", "Due returns at most limit grants that are alive, not leased, whose RetryAt has passed, and whose token expires within before from now, the soonest first."}
-	dueBefore         = sentence{"Due", "A negative before means tokens that expired at least that long ago."}
+	dueReturns        = sentence{"Due", "Due returns at most limit grants that are alive, not leased, whose RetryAt has passed, and whose token expires within the given time, the soonest first."}
+	dueNegative       = sentence{"Due", "A negative within means tokens that expired at least that long ago."}
 	dueExpiry         = sentence{"Due", "A token without an Expiry is never due."}
 	deadReturns       = sentence{"Dead", "Dead returns at most limit grants that have been dead for at least the duration since, the longest dead first, and by name among those that died at the same instant."}
 	deadAfter         = sentence{"Dead", "It begins with the first one that comes after the given one in this order; the zero DeadGrant is before all."}

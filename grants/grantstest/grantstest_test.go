@@ -181,7 +181,7 @@ var wrong = map[string]string{
 	"Due ignores a lease that ended": "Due returns at most limit grants",
 	"Due ignores the unfinished":     "Due returns at most limit grants",
 	"Due ignores the expired":        "Due returns at most limit grants",
-	"Due takes no negative before":   "A negative before means tokens that expired at least that long ago.",
+	"Due takes no negative within":   "A negative within means tokens that expired at least that long ago.",
 	"Due lists what never expires":   "A token without an Expiry is never due.",
 
 	"Release ends a lapsed lease":                     "It stays so until a Save, a Put or a Mark.",
@@ -1015,7 +1015,7 @@ func (s *store) Due(ctx context.Context, before time.Duration, limit int) ([]str
 	if s.is("RetryAt by the wrong clock") {
 		retry = time.Now()
 	}
-	if s.is("Due takes no negative before") {
+	if s.is("Due takes no negative within") {
 		before = max(before, 0)
 	}
 	expires := func(r *row) bool { return !r.expiry.IsZero() && !r.expiry.After(now.Add(before)) }

@@ -58,7 +58,8 @@
 //
 // Apple does not document what it counts, and its 15 requests a second may include the calls of its API. In that case ask the
 // same limit before each of those, too: Wait of the *rate.Limiter or of the pgxstore.Limiter that is in [Options]. In its API
-// Integration environment Apple [expects] fewer than one response with a 4xx status an hour, so a refused request costs there.
+// Integration environment Apple [expects] fewer than one response with a 4xx status an hour: let no test send there what is
+// bound to be refused.
 //
 // A Manager takes about 550 bytes of memory for each grant that was used within the last hour, beside what a Store in
 // memory takes. PostgreSQL takes about 450 bytes of disk for a grant, indexes included, if its tokens have 64 characters,
@@ -70,11 +71,11 @@
 //
 // # How to import grants
 //
-// Grants that another program has kept come in by [Manager.Put], with the refresh token alone: such a token counts as one that
-// expires now. It is refreshed at its first use or by the next RefreshDue; if its within is negative, give the token an Expiry
-// that lies further back. At 12 requests a second 100,000 grants take 2.3 hours, and those that a caller waits for come
-// first. Stop the other program before: where Apple replaces refresh tokens, the two would invalidate each other's. Do not
-// use a Store's own Put: for it a token without an Expiry never expires, and is never due.
+// Grants that another program has kept come in by [Manager.Put], with the refresh token alone: such a token counts as one
+// that expires now. It is refreshed at its first use or by the next RefreshDue; if the within of that is negative, give the
+// token an Expiry that lies further back. At 12 requests a second 100,000 grants take 2.3 hours, and those that a caller
+// waits for come first. Stop the other program before: where Apple replaces refresh tokens, the two would invalidate each
+// other's. Do not use a Store's own Put: for it a token without an Expiry never expires, and is never due.
 //
 // # What to alarm on
 //
@@ -100,7 +101,7 @@
 //
 //   - A row lock or an advisory lock that is held while Apple answers. A pooler, a restart of the database or a full disk
 //     then leaves a refresh token that is spent, and a successor that is stored nowhere.
-//   - A first write after Apple's response. Then you learn that the database cannot write when the token is spent.
+//   - A first write that comes after Apple's response. You learn that the database is read-only after the token is spent.
 //   - Leases timed by local clocks: with skew, two processes hold the same one.
 //   - A token, or a verdict about one, that is written over a newer token. Compare the version of the token that was sent.
 //   - A customer who is marked disconnected on any failed refresh. An outage or a replaced client secret then disconnects

@@ -8,9 +8,9 @@ import (
 // maxNodes bounds the work on one tree: an error that unwraps to itself has no end.
 const maxNodes = 10_000
 
-// Visit calls f for err and each error in its tree, in the order of errors.Is, until f returns true. It looks neither at nil
-// pointers nor into an error with a method Foreign, which is somebody else's failure whatever it wraps. A pointer that
-// stands in several places is visited once, and a panic of an Unwrap method ends its branch.
+// Visit calls f for err and each error in its tree, in the order of errors.Is, until f returns true. It skips nil pointers
+// and errors with a method Foreign, whatever they wrap. A pointer that stands in several places is visited once, and a panic
+// of an Unwrap method ends its branch.
 func Visit(err error, f func(error) bool) bool {
 	return (&walk{f: f}).visit(err, false)
 }

@@ -50,7 +50,10 @@ var (
 	// distinct are the names that are hardly anything else's, wherever they stand; marked is what stands before the others, and counted after one that is a member's.
 	distinct = regexp.MustCompile(`^err|^code[^_]|refresh_token|grant_type|credentials|client_id|redirect_uri|response_type|challenge_method|^invalid_(?:grant|client|scope)$|unauthorized_client`)
 	marked   = regexp.MustCompile(`(?:error\)?:? ?["'\[(]?|oauth2: "|applebusiness: |applebusiness\.|^\s*["'\[(]|\b(?:error|error_?code|code|label|reason)` + sep + `)$`)
-	counted  = regexp.MustCompile(`^(?:=|["']\s*:|: ?\d)`)
+	counted  = regexp.MustCompile(`^(?:=|["']\s*:|: ?\d|\.[a-z])`)
+	item     = regexp.MustCompile(`^\s*[-*] $`)
+	aside    = regexp.MustCompile(`^\s*(?:=== |--- (?:PASS|FAIL|SKIP)|ok\s)`) // what go test prints
+	query    = regexp.MustCompile(`\b(?:select|insert into|update|delete from) .*\b(?:from|values|set|where)\b`)
 	metric   = regexp.MustCompile(`^\s*[\w:.]+(?:\{[^{}\n]*\})?[ =:]\s?[\d.e+]+(?:\|\S*)?(?: \d+)?\s*$`)
 
 	templates    = regexp.MustCompile(`oauth 2\.0 parameter: [\w.-]{1,64} missing|missing fields in post body [\w, ]{1,200} required|(?:grant_type|scope) is invalid\. accepted values:[\w, ]{0,200}`)
@@ -104,7 +107,7 @@ func collect(record string) *facts {
 	f.findTexts()
 	f.findWords()
 	f.findErrors()
-	f.isMention = f.isMention || f.tellsOfSuccess() || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ") || len(f.text) < 256 && metric.MatchString(f.text)
+	f.isMention = f.isMention || f.tellsOfSuccess() || aside.MatchString(f.text) || len(f.codes)+len(f.texts) == 0 && len(f.labels) > 0 && f.is(query) || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ") || len(f.text) < 256 && metric.MatchString(f.text)
 	return f
 }
 
@@ -214,7 +217,7 @@ func containsAny(text string, parts ...string) bool {
 
 // takeRedirects moves the queries of callbacks from the text to redirects. A form belongs to no URL and has no state.
 func (f *facts) takeRedirects() {
-	if !strings.Contains(f.text, "error=") && !strings.Contains(f.text, "code=") {
+	if !strings.Contains(f.text, "error=") && !strings.Contains(f.text, "code=") && !strings.Contains(f.text, "?") {
 		return
 	}
 	words, done, rest := urlWord.FindAllStringIndex(f.text, -1), 0, ""
@@ -227,9 +230,13 @@ func (f *facts) takeRedirects() {
 		isForm := !isURL && !values.Has("state") && len(values["error"]) == 1 && !strings.Contains(query, "/")
 		isError := strings.Contains("&"+query, "&error=") && (isKnown || alone) && !isForm && (isURL || alone || strings.Contains(query, "&"))
 		isCode := values.Has("code") && (isURL || values.Has("state"))
-		if (isError || isCode) && !outgoing.MatchString(f.text[max(0, at[0]-6):at[0]]) {
+		if outgoing.MatchString(f.text[max(0, at[0]-6):at[0]]) {
+			continue
+		} else if isError || isCode {
 			f.redirects = append(f.redirects, query)
 			rest, done = rest+f.text[done:at[0]], at[1]
+		} else if start := strings.IndexByte(f.text[at[0]:at[1]], '?'); isURL && strings.Contains(word[:len(word)-len(query)], "/") { // somebody else's query
+			rest, done = rest+f.text[done:at[0]+start], at[1]
 		}
 	}
 	f.text = rest + f.text[done:]
@@ -295,10 +302,10 @@ func (f *facts) findWords() {
 			f.codes = append(f.codes, applebusiness.CodeNotFound)
 		case len(word) == 3 && word[0] >= '1' && word[0] <= '5' && len(f.statuses) < 64:
 			f.findStatus(word, before, after)
-		case code == "" && label == "" || counted.MatchString(after), !distinct.MatchString(word) && !marked.MatchString(before) && !isApples(strings.TrimLeft(f.lower[end:], "\"': )]")):
+		case code == "" && label == "" || counted.MatchString(after), strings.HasSuffix(before, "/"), !distinct.MatchString(word) && !marked.MatchString(before) && !isApples(strings.TrimLeft(f.lower[end:], "\"': )]")):
 		case code == "" && !strings.Contains(word, "_") && !strings.HasPrefix(word, "err") && !strings.Contains(before, "applebusiness") && !(labelAt.MatchString(before) && f.endpoint != ""): // another one's word
 		default:
-			f.isMention = f.isMention || isList(word, after)
+			f.isMention = f.isMention || isList(word, after) || item.MatchString(before) && strings.TrimSpace(after) == ""
 			if code != "" && !labelAt.MatchString(before) {
 				f.codes = append(f.codes, code)
 			} else if label != "" {

@@ -65,8 +65,9 @@ var (
 	outgoing     = regexp.MustCompile("(?i)(?:post|get) [\"'`]$")
 	statusLine   = regexp.MustCompile("(?:^|[\n\"'`=:>}])\\s*(?:< )?http/[0-9.]+ $")
 	shownAt      = regexp.MustCompile(`http/[0-9.]+ [1-5]\d\d|cannot fetch token: [1-5]\d\d`)
-	bodyAfter    = regexp.MustCompile(`^\)?: *\{`)
-	statusBefore = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|http|/[\d.]+")*$`)
+	bodyAfter    = regexp.MustCompile("^[^\\d\n\"'{}]{0,24}\\{")
+	numbered     = regexp.MustCompile(`(?:\b|_)(?:customer|tenant|grant|account|org|user|id|line|port|pid|attempt)[\s:=#"]*$|\.\w+:$`)
+	statusBefore = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|int|http|/[\d.]+")*$`)
 )
 
 // codeWords and labelWords are the codes and the labels by themselves and by their constants, documented the texts, the longest
@@ -106,6 +107,11 @@ func collect(record string) *facts {
 	f.grant = cmp.Or(f.first("authorization_code", "grant_type", "granttype"), f.first("refresh_token client_credentials", "grant_type", "granttype")) // of several the one after which nobody is asked to reconnect
 	f.findTexts()
 	f.findWords()
+	for _, status := range []int{http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout} {
+		if strings.Contains(f.lower, strings.ToLower(http.StatusText(status))) {
+			f.statuses = append(f.statuses, status)
+		}
+	}
 	f.findErrors()
 	f.isMention = f.isMention || f.tellsOfSuccess() || aside.MatchString(f.text) || len(f.codes)+len(f.texts) == 0 && len(f.labels) > 0 && f.is(query) || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ") || len(f.text) < 256 && metric.MatchString(f.text)
 	return f
@@ -329,13 +335,13 @@ func isList(word, after string) bool {
 // findStatus is about three characters, which may be an HTTP status.
 func (f *facts) findStatus(word, before, after string) {
 	status, err := strconv.Atoi(word)
-	if err != nil || strings.HasSuffix(before, ".") || len(after) > 1 && after[0] == '.' && after[1] >= '0' && after[1] <= '9' {
+	if err != nil || strings.HasSuffix(before, ".") || len(after) > 1 && after[0] == '.' && after[1] >= '1' && after[1] <= '9' {
 		return
 	}
 	before = before[max(0, len(before)-24):]
 	if phrase := strings.ToLower(http.StatusText(status)); strings.Contains(before, "http/") && statusLine.MatchString(before) {
 		f.shown = status
-	} else if phrase != "" && strings.HasPrefix(after, " "+phrase) || statusBefore.MatchString(before) || bodyAfter.MatchString(after) || strings.TrimSpace(before+after) == "" {
+	} else if phrase != "" && strings.HasPrefix(after, " "+phrase) || statusBefore.MatchString(before) || bodyAfter.MatchString(after) && !numbered.MatchString(before) || strings.TrimSpace(before+after) == "" {
 		f.statuses = append(f.statuses, status)
 	}
 }

@@ -201,3 +201,18 @@ func TestRows(t *testing.T) {
 		}
 	}
 }
+
+// A status counts wherever it stands, and no other number does.
+func TestStatus(t *testing.T) {
+	for input, want := range map[string]string{
+		"%s (503 Service Unavailable)": "retry", "%s returned 503": "retry", "[503] %s": "retry", "503 | %s": "retry", "-> 503 %s": "retry", "rc=503 %s": "retry", "503 from apple: %s": "retry",
+		"Status: 503 Service Unavailable\n\n%s": "retry", ":status: 503\n\n%s": "retry", "<503 SERVICE_UNAVAILABLE,%s,[]>": "retry", "Bad Gateway %s": "retry", "upstream said 520: %s": "retry",
+		"StatusCode: 503, ReasonPhrase: 'Service Unavailable', Content: %s": "retry", `{"res":{"statusCode":503},"err":%s}`: "retry", `{"status":503.0,"body":%s}`: "retry",
+		"http.status_code: Int(503) %s": "retry", `"POST /token HTTP/1.1" 503 %s`: "retry", "HTTP error! status: 429 %s": "retry",
+		"customer=503 %s": "reauthorize", "customer 503: %s": "reauthorize", "duration_ms=512 %s": "reauthorize", `{"duration":512,"err":%s}`: "reauthorize", "10:00:00.503 ERROR %s": "reauthorize",
+		"app/main.go:503\trefresh failed\t%s": "reauthorize", "bytes=512 status=401 %s": "reauthorize",
+	} {
+		input = fmt.Sprintf(input, rowBody)
+		assert.Equal(t, want, actionOf(input), input)
+	}
+}

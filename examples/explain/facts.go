@@ -132,7 +132,7 @@ func (f *facts) findErrors() {
 		case slices.Contains(phrases, value):
 			f.isFramework = true
 		default:
-			f.value = cmp.Or(f.value, strings.TrimSpace(f.text[at:at+len(value)]))
+			f.value = cmp.Or(f.value, f.text[at:at+len(value)])
 			f.isBody = f.isBody || at > shown
 		}
 	}

@@ -105,7 +105,7 @@ func collect(record string) *facts {
 	f.endpoint = applebusiness.Endpoint(f.first("token authorization", "endpoint"))
 	f.wait = f.first("", "retry-after", "retry_after", "retryafter")
 	f.grant = cmp.Or(f.first("authorization_code", "grant_type", "granttype"), f.first("refresh_token client_credentials", "grant_type", "granttype")) // of several the one after which nobody is asked to reconnect
-	if f.grant == "" && strings.Contains(f.lower, "authorization_code") && !strings.Contains(f.lower, "accepted values") { // named without its name
+	if f.grant == "" && strings.Contains(f.lower, "authorization_code") && !strings.Contains(f.lower, "accepted values") {                             // named without its name
 		f.grant = applebusiness.GrantTypeAuthorizationCode
 	}
 	f.findTexts()

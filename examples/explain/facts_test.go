@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"html"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
@@ -214,5 +216,21 @@ func TestStatus(t *testing.T) {
 	} {
 		input = fmt.Sprintf(input, rowBody)
 		assert.Equal(t, want, actionOf(input), input)
+	}
+}
+
+// A revoked grant, as shells, mails, logs and languages show it.
+func TestWrapped(t *testing.T) {
+	data, err := os.ReadFile("testdata/wrapped.jsonl")
+	require.NoError(t, err)
+	for line := range strings.SplitSeq(strings.TrimSpace(string(data)), "\n") {
+		var input string
+		require.NoError(t, json.Unmarshal([]byte(line), &input))
+		assert.Equal(t, "reauthorize", actionOf(input), input)
+		if !strings.Contains(input, "\n") {
+			var stdout, stderr strings.Builder
+			run([]string{"-lines"}, strings.NewReader(input), &stdout, &stderr)
+			assert.True(t, strings.HasPrefix(stdout.String(), "1: ErrInvalidRefreshToken: reauthorize: "), "%s: %s", input, stdout.String())
+		}
 	}
 }

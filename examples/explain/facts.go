@@ -153,12 +153,12 @@ func (f *facts) findErrors() {
 // tellsOfSuccess reports whether the record is one of a level at which nothing fails, unless it shows a failed response or is ours.
 func (f *facts) tellsOfSuccess() bool {
 	start := f.text[:min(len(f.text), 120)]
-	if !strings.HasPrefix(start, "\nI") && !containsAny(f.lower, "info", "debug", "trace", "notice", "verbose") {
+	if !strings.HasPrefix(start, "\nI") && !containsAny(f.lower, "info", "debug", "trace", "notice", "verbose", `"level":1`, `"level":2`, `"level":3`, `"level":5`, `"level":6`, `"level":7`, `"priority":"5`, `"priority":"6`, `"priority":"7`) {
 		return false
 	}
-	names := []string{"level", "severity", "lvl", "severitytext", "loglevel"}
-	isInfo := infoAt.MatchString(start) || f.first("info information debug trace notice verbose", names...) != ""
-	isFailing := failingAt.MatchString(start) || f.first("err error warn warning fatal critical severe panic alert", names...) != ""
+	names := []string{"level", "severity", "lvl", "severitytext", "loglevel", "priority"} // Pino's levels are numbers, and those of syslog
+	isInfo := infoAt.MatchString(start) || f.first("info information debug trace notice verbose 10 20 30 5 6 7", names...) != ""
+	isFailing := failingAt.MatchString(start) || f.first("err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4", names...) != ""
 	isReport := f.action != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status() >= 400
 	return isInfo && !isFailing && !isReport
 }

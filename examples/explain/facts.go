@@ -50,7 +50,10 @@ var (
 	// distinct are the names that are hardly anything else's, wherever they stand; marked is what stands before the others, and counted after one that is a member's.
 	distinct = regexp.MustCompile(`^err|^code[^_]|refresh_token|grant_type|credentials|client_id|redirect_uri|response_type|challenge_method|^invalid_(?:grant|client|scope)$|unauthorized_client`)
 	marked   = regexp.MustCompile(`(?:error\)?:? ?["'\[(]?|oauth2: "|applebusiness: |applebusiness\.|^\s*["'\[(]|\b(?:error|error_?code|code|label|reason)` + sep + `)$`)
-	counted  = regexp.MustCompile(`^(?:=|["']\s*:|: ?\d)`)
+	counted  = regexp.MustCompile(`^(?:=|["']\s*:|: ?\d|\.[a-z])`)
+	item     = regexp.MustCompile(`^\s*[-*] $`)
+	aside    = regexp.MustCompile(`^\s*(?:=== |--- (?:PASS|FAIL|SKIP)|ok\s)`) // what go test prints
+	query    = regexp.MustCompile(`\b(?:select|insert into|update|delete from) .*\b(?:from|values|set|where)\b`)
 	metric   = regexp.MustCompile(`^\s*[\w:.]+(?:\{[^{}\n]*\})?[ =:]\s?[\d.e+]+(?:\|\S*)?(?: \d+)?\s*$`)
 
 	templates    = regexp.MustCompile(`oauth 2\.0 parameter: [\w.-]{1,64} missing|missing fields in post body [\w, ]{1,200} required|(?:grant_type|scope) is invalid\. accepted values:[\w, ]{0,200}`)
@@ -62,8 +65,9 @@ var (
 	outgoing     = regexp.MustCompile("(?i)(?:post|get) [\"'`]$")
 	statusLine   = regexp.MustCompile("(?:^|[\n\"'`=:>}])\\s*(?:< )?http/[0-9.]+ $")
 	shownAt      = regexp.MustCompile(`http/[0-9.]+ [1-5]\d\d|cannot fetch token: [1-5]\d\d`)
-	bodyAfter    = regexp.MustCompile(`^\)?: *\{`)
-	statusBefore = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|http|/[\d.]+")*$`)
+	bodyAfter    = regexp.MustCompile("^[^\\d\n\"'{}]{0,24}\\{")
+	numbered     = regexp.MustCompile(`(?:\b|_)(?:customer|tenant|grant|account|org|user|id|line|port|pid|attempt|ms|duration|latency|elapsed|took|bytes|size|count)[\s:=#"]*$|\.\w+:$`)
+	statusBefore = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|int|http|/[\d.]+")*$`)
 )
 
 // codeWords and labelWords are the codes and the labels by themselves and by their constants, documented the texts, the longest
@@ -101,10 +105,18 @@ func collect(record string) *facts {
 	f.endpoint = applebusiness.Endpoint(f.first("token authorization", "endpoint"))
 	f.wait = f.first("", "retry-after", "retry_after", "retryafter")
 	f.grant = cmp.Or(f.first("authorization_code", "grant_type", "granttype"), f.first("refresh_token client_credentials", "grant_type", "granttype")) // of several the one after which nobody is asked to reconnect
+	if f.grant == "" && strings.Contains(f.lower, "authorization_code") && !strings.Contains(f.lower, "accepted values") {                             // named without its name
+		f.grant = applebusiness.GrantTypeAuthorizationCode
+	}
 	f.findTexts()
 	f.findWords()
+	for _, status := range []int{http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout} {
+		if strings.Contains(f.lower, strings.ToLower(http.StatusText(status))) {
+			f.statuses = append(f.statuses, status)
+		}
+	}
 	f.findErrors()
-	f.isMention = f.isMention || f.tellsOfSuccess() || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ") || len(f.text) < 256 && metric.MatchString(f.text)
+	f.isMention = f.isMention || f.tellsOfSuccess() || aside.MatchString(f.text) || len(f.codes)+len(f.texts) == 0 && len(f.labels) > 0 && f.is(query) || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ") || len(f.text) < 256 && metric.MatchString(f.text)
 	return f
 }
 
@@ -120,7 +132,7 @@ func (f *facts) findErrors() {
 		case slices.Contains(phrases, value):
 			f.isFramework = true
 		default:
-			f.value = cmp.Or(f.value, strings.TrimSpace(f.text[at:at+len(value)]))
+			f.value = cmp.Or(f.value, f.text[at:at+len(value)])
 			f.isBody = f.isBody || at > shown
 		}
 	}
@@ -141,12 +153,12 @@ func (f *facts) findErrors() {
 // tellsOfSuccess reports whether the record is one of a level at which nothing fails, unless it shows a failed response or is ours.
 func (f *facts) tellsOfSuccess() bool {
 	start := f.text[:min(len(f.text), 120)]
-	if !strings.HasPrefix(start, "\nI") && !containsAny(f.lower, "info", "debug", "trace", "notice", "verbose") {
+	if !strings.HasPrefix(start, "\nI") && !containsAny(f.lower, "info", "debug", "trace", "notice", "verbose", `"level":1`, `"level":2`, `"level":3`, `"level":5`, `"level":6`, `"level":7`, `"priority":"5`, `"priority":"6`, `"priority":"7`) {
 		return false
 	}
-	names := []string{"level", "severity", "lvl", "severitytext", "loglevel"}
-	isInfo := infoAt.MatchString(start) || f.first("info information debug trace notice verbose", names...) != ""
-	isFailing := failingAt.MatchString(start) || f.first("err error warn warning fatal critical severe panic alert", names...) != ""
+	names := []string{"level", "severity", "lvl", "severitytext", "loglevel", "priority"} // Pino's levels are numbers, and those of syslog
+	isInfo := infoAt.MatchString(start) || f.first("info information debug trace notice verbose 10 20 30 5 6 7", names...) != ""
+	isFailing := failingAt.MatchString(start) || f.first("err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4", names...) != ""
 	isReport := f.action != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status() >= 400
 	return isInfo && !isFailing && !isReport
 }
@@ -214,7 +226,7 @@ func containsAny(text string, parts ...string) bool {
 
 // takeRedirects moves the queries of callbacks from the text to redirects. A form belongs to no URL and has no state.
 func (f *facts) takeRedirects() {
-	if !strings.Contains(f.text, "error=") && !strings.Contains(f.text, "code=") {
+	if !strings.Contains(f.text, "error=") && !strings.Contains(f.text, "code=") && !strings.Contains(f.text, "?") {
 		return
 	}
 	words, done, rest := urlWord.FindAllStringIndex(f.text, -1), 0, ""
@@ -227,9 +239,13 @@ func (f *facts) takeRedirects() {
 		isForm := !isURL && !values.Has("state") && len(values["error"]) == 1 && !strings.Contains(query, "/")
 		isError := strings.Contains("&"+query, "&error=") && (isKnown || alone) && !isForm && (isURL || alone || strings.Contains(query, "&"))
 		isCode := values.Has("code") && (isURL || values.Has("state"))
-		if (isError || isCode) && !outgoing.MatchString(f.text[max(0, at[0]-6):at[0]]) {
+		if outgoing.MatchString(f.text[max(0, at[0]-6):at[0]]) {
+			continue
+		} else if isError || isCode {
 			f.redirects = append(f.redirects, query)
 			rest, done = rest+f.text[done:at[0]], at[1]
+		} else if start := strings.IndexByte(f.text[at[0]:at[1]], '?'); isURL && strings.Contains(word[:len(word)-len(query)], "/") { // somebody else's query
+			rest, done = rest+f.text[done:at[0]+start], at[1]
 		}
 	}
 	f.text = rest + f.text[done:]
@@ -295,10 +311,10 @@ func (f *facts) findWords() {
 			f.codes = append(f.codes, applebusiness.CodeNotFound)
 		case len(word) == 3 && word[0] >= '1' && word[0] <= '5' && len(f.statuses) < 64:
 			f.findStatus(word, before, after)
-		case code == "" && label == "" || counted.MatchString(after), !distinct.MatchString(word) && !marked.MatchString(before) && !isApples(strings.TrimLeft(f.lower[end:], "\"': )]")):
+		case code == "" && label == "" || counted.MatchString(after), strings.HasSuffix(before, "/"), !distinct.MatchString(word) && !marked.MatchString(before) && !isApples(strings.TrimLeft(f.lower[end:], "\"': )]")):
 		case code == "" && !strings.Contains(word, "_") && !strings.HasPrefix(word, "err") && !strings.Contains(before, "applebusiness") && !(labelAt.MatchString(before) && f.endpoint != ""): // another one's word
 		default:
-			f.isMention = f.isMention || isList(word, after)
+			f.isMention = f.isMention || isList(word, after) || item.MatchString(before) && strings.TrimSpace(after) == ""
 			if code != "" && !labelAt.MatchString(before) {
 				f.codes = append(f.codes, code)
 			} else if label != "" {
@@ -322,13 +338,13 @@ func isList(word, after string) bool {
 // findStatus is about three characters, which may be an HTTP status.
 func (f *facts) findStatus(word, before, after string) {
 	status, err := strconv.Atoi(word)
-	if err != nil || strings.HasSuffix(before, ".") || len(after) > 1 && after[0] == '.' && after[1] >= '0' && after[1] <= '9' {
+	if err != nil || strings.HasSuffix(before, ".") || len(after) > 1 && after[0] == '.' && after[1] >= '1' && after[1] <= '9' {
 		return
 	}
 	before = before[max(0, len(before)-24):]
 	if phrase := strings.ToLower(http.StatusText(status)); strings.Contains(before, "http/") && statusLine.MatchString(before) {
 		f.shown = status
-	} else if phrase != "" && strings.HasPrefix(after, " "+phrase) || statusBefore.MatchString(before) || bodyAfter.MatchString(after) || strings.TrimSpace(before+after) == "" {
+	} else if phrase != "" && strings.HasPrefix(after, " "+phrase) || statusBefore.MatchString(before) || bodyAfter.MatchString(after) && !numbered.MatchString(before) || strings.TrimSpace(before+after) == "" {
 		f.statuses = append(f.statuses, status)
 	}
 }

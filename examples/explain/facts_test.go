@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"html"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
@@ -198,6 +200,37 @@ func TestRows(t *testing.T) {
 				assert.Equal(t, entry.Reason, found[0].Reason, "%s: %s", name, input)
 				assert.Equal(t, entry.Code, found[0].Code, "%s: %s", name, input)
 			}
+		}
+	}
+}
+
+// A status counts wherever it stands, and no other number does.
+func TestStatus(t *testing.T) {
+	for input, want := range map[string]string{
+		"%s (503 Service Unavailable)": "retry", "%s returned 503": "retry", "[503] %s": "retry", "503 | %s": "retry", "-> 503 %s": "retry", "rc=503 %s": "retry", "503 from apple: %s": "retry",
+		"Status: 503 Service Unavailable\n\n%s": "retry", ":status: 503\n\n%s": "retry", "<503 SERVICE_UNAVAILABLE,%s,[]>": "retry", "Bad Gateway %s": "retry", "upstream said 520: %s": "retry",
+		"StatusCode: 503, ReasonPhrase: 'Service Unavailable', Content: %s": "retry", `{"res":{"statusCode":503},"err":%s}`: "retry", `{"status":503.0,"body":%s}`: "retry",
+		"http.status_code: Int(503) %s": "retry", `"POST /token HTTP/1.1" 503 %s`: "retry", "HTTP error! status: 429 %s": "retry",
+		"customer=503 %s": "reauthorize", "customer 503: %s": "reauthorize", "duration_ms=512 %s": "reauthorize", `{"duration":512,"err":%s}`: "reauthorize", "10:00:00.503 ERROR %s": "reauthorize",
+		"app/main.go:503\trefresh failed\t%s": "reauthorize", "bytes=512 status=401 %s": "reauthorize",
+	} {
+		input = fmt.Sprintf(input, rowBody)
+		assert.Equal(t, want, actionOf(input), input)
+	}
+}
+
+// A revoked grant, as shells, mails, logs and languages show it.
+func TestWrapped(t *testing.T) {
+	data, err := os.ReadFile("testdata/wrapped.jsonl")
+	require.NoError(t, err)
+	for line := range strings.SplitSeq(strings.TrimSpace(string(data)), "\n") {
+		var input string
+		require.NoError(t, json.Unmarshal([]byte(line), &input))
+		assert.Equal(t, "reauthorize", actionOf(input), input)
+		if !strings.Contains(input, "\n") {
+			var stdout, stderr strings.Builder
+			run([]string{"-lines"}, strings.NewReader(input), &stdout, &stderr)
+			assert.True(t, strings.HasPrefix(stdout.String(), "1: ErrInvalidRefreshToken: reauthorize: "), "%s: %s", input, stdout.String())
 		}
 	}
 }

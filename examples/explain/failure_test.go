@@ -63,6 +63,11 @@ func TestMentions(t *testing.T) {
 		`apple.errors.invalid_grant:1|c`,
 		`level=WARN msg=counts invalid_refresh_token=12 invalid_client=3`,
 		`level=WARN retry_on="server_error, temporarily_unavailable" reconnect_on="invalid_grant, invalid_client"`,
+		`{"level":30,"msg":"healed after invalid_grant: Invalid refresh_token"}`, `{"PRIORITY":"6","MESSAGE":"healed after invalid_grant: Invalid refresh_token"}`,
+		`=== RUN   TestTroubleshoot/invalid_refresh_token`, `--- PASS: TestTroubleshoot/invalid_refresh_token (0.00s)`,
+		`level=DEBUG msg=query sql="SELECT grant FROM dead WHERE reason = 'invalid_refresh_token'"`, `SELECT count(*) FROM dead WHERE reason = 'invalid_refresh_token'`,
+		`192.0.2.1 - - [24/Nov/2026:10:00:00 +0000] "GET /admin/grants?reason=invalid_refresh_token HTTP/1.1" 200 5`,
+		`open testdata/responses/invalid_refresh_token.http: no such file or directory`, "- invalid_refresh_token",
 		`{"error_codes":["invalid_grant","invalid_client","invalid_scope"]}`,
 	} {
 		assert.Equal(t, "nothing", actionOf(input), input)
@@ -71,6 +76,7 @@ func TestMentions(t *testing.T) {
 		assert.Equal(t, exitUnusable, code)
 	}
 	for input, want := range map[string]string{
+		`{"level":50,"msg":"refresh failed: invalid_grant: Invalid refresh_token"}`:                                                                     "reauthorize",
 		`level=INFO msg=failed error.endpoint=token error.reason=invalid_refresh_token error.action=reauthorize`:                                        "reauthorize",
 		`level=INFO msg=response status=401 body="{\"error\":\"invalid_grant\",\"error_description\":\"Invalid refresh_token\"}"`:                       "reauthorize",
 		`level=INFO msg=request path="/callback?error=access_denied&state=x"`:                                                                           "start_over",

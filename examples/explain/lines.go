@@ -224,7 +224,7 @@ func (r *report) count(failed *failure, f *facts, place string) {
 	if at != "" {
 		c.First, c.Last = min(cmp.Or(c.First, at), at), max(c.Last, at)
 	}
-	customer := append(numbered.FindStringSubmatch(f.lower), "", "")[1]
+	customer := append(named.FindStringSubmatch(f.lower), "", "")[1]
 	customer = cmp.Or(customer, f.first("", "customer", "grant", "tenant", "account", "merchant", "org"))
 	if customer != "" && len(c.customers) < maxCustomers {
 		c.customers[maphash.String(seed, customer)] = true
@@ -232,8 +232,8 @@ func (r *report) count(failed *failure, f *facts, place string) {
 }
 
 var (
-	seed     = maphash.MakeSeed()
-	numbered = regexp.MustCompile(`customer #?(\d+)`)
+	seed  = maphash.MakeSeed()
+	named = regexp.MustCompile(`customer #?(\d+)`)
 )
 
 // finish prints how many failures of each kind there were.

@@ -110,7 +110,7 @@ func explainOne(input string, asJSON bool, stdin io.Reader, stdout io.Writer) (i
 	if err != nil {
 		return 0, err
 	}
-	return print(stdout, found, asJSON)
+	return show(stdout, found, asJSON)
 }
 
 // openFile returns what a file holds, whether it is compressed with gzip or not; "-" is standard input.
@@ -231,8 +231,8 @@ func explain(f *failure) explanation {
 	return x
 }
 
-// print writes what was found, for a person or as JSON, and returns the exit status.
-func print(w io.Writer, found []*failure, asJSON bool) (code int, err error) {
+// show writes what was found, for a person or as JSON, and returns the exit status.
+func show(w io.Writer, found []*failure, asJSON bool) (code int, err error) {
 	for i, f := range found {
 		x := explain(f)
 		if code = max(code, x.exitCode()); asJSON {

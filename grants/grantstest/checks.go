@@ -53,9 +53,6 @@ func versions(c *check) {
 			}
 			had[f.version], last = true, f.version
 		}
-		f.prepare(put)
-		f.try(call{method: "Save", holder: first, token: "late", under: earlier})
-		f.prepare(deleted)
 	}
 	c.expect(near < 6, versionRandom, "%d of %d times Version was nearly the one before", near, len(had))
 }
@@ -65,17 +62,12 @@ func endedContext(c *check) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	f := c.fixture(put, held)
-	try := func(method any, call func() error) {
+	for _, call := range append(slices.Clone(racing), call{method: "Due"}, call{method: "Dead"}) {
 		start := time.Now()
-		err := call()
+		_, err := f.call(ctx, call)
 		ok := !errors.Is(err, errPanic) && time.Since(start) < patience/2
-		c.require(ok, contextEnd, "%v with a context that has ended returned %s after %v", method, show(err), time.Since(start))
+		c.require(ok, contextEnd, "%v with a context that has ended returned %s after %v", call, show(err), time.Since(start))
 	}
-	for _, call := range racing {
-		try(call, func() error { _, err := f.call(ctx, call); return err })
-	}
-	try("Due", func() error { _, err := c.dueOnce(ctx, time.Hour, 1); return err })
-	try("Dead", func() error { _, err := c.deadOnce(ctx, 0, grants.DeadGrant{}, 1); return err })
 }
 
 // leaseClock measures how long a lease runs.
@@ -125,7 +117,7 @@ func due(c *check) {
 	for limit := 1; limit <= 3; limit++ {
 		var got []string
 		ok := c.within(lag, func() bool {
-			got, _ = c.dueOnce(context.Background(), ago, limit)
+			got, _ = c.dueOnce(ago, limit)
 			mine := c.own(slices.Clone(got))
 			return len(got) <= limit && len(mine) <= len(own) && slices.Equal(mine, namesOf(own[:len(mine)]))
 		})
@@ -175,7 +167,7 @@ func (c *check) expectDue(before time.Duration, s sentence, done string, due ...
 // due returns all that is due, on a database that may hold many other grants.
 func (c *check) due(before time.Duration) []string {
 	for limit := 1 << 12; ; limit <<= 3 {
-		due, err := c.dueOnce(context.Background(), before, limit)
+		due, err := c.dueOnce(before, limit)
 		c.require(err == nil && len(due) <= limit, dueReturns, "Due with a limit of %d returned %d grants and %s", limit, len(due), show(err))
 		if len(due) < limit || limit >= 1<<24 {
 			return due
@@ -183,8 +175,8 @@ func (c *check) due(before time.Duration) []string {
 	}
 }
 
-func (c *check) dueOnce(ctx context.Context, before time.Duration, limit int) ([]string, error) {
-	return guard(ctx, c, func(ctx context.Context, s grants.Store) ([]string, error) { return s.Due(ctx, before, limit) })
+func (c *check) dueOnce(before time.Duration, limit int) ([]string, error) {
+	return guard(context.Background(), c, func(ctx context.Context, s grants.Store) ([]string, error) { return s.Due(ctx, before, limit) })
 }
 
 // own returns the names of this check's grants alone.
@@ -242,7 +234,9 @@ func dead(c *check) {
 func (c *check) expectDead(want []*fixture, since time.Duration, after grants.DeadGrant, limit int, s sentence, done string) (own []grants.DeadGrant) {
 	var names []string
 	for more := true; more; {
-		page, err := c.deadOnce(context.Background(), since, after, limit)
+		page, err := guard(context.Background(), c, func(ctx context.Context, s grants.Store) ([]grants.DeadGrant, error) {
+			return s.Dead(ctx, since, after, limit)
+		})
 		c.require(err == nil && len(page) <= limit, deadReturns, "Dead with a limit of %d returned %d grants and %s", limit, len(page), show(err))
 		more = len(page) == limit
 		for _, dead := range page {
@@ -261,10 +255,4 @@ func (c *check) expectDead(want []*fixture, since time.Duration, after grants.De
 		c.expect(own[i].Error != nil && slices.Equal(fields(own[i].Error), fields(f.mark(f.row.mark).Dead)), deadKept, "%s, and Dead's Error is %v", done, own[i].Error)
 	}
 	return own
-}
-
-func (c *check) deadOnce(ctx context.Context, since time.Duration, after grants.DeadGrant, limit int) ([]grants.DeadGrant, error) {
-	return guard(ctx, c, func(ctx context.Context, s grants.Store) ([]grants.DeadGrant, error) {
-		return s.Dead(ctx, since, after, limit)
-	})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -98,6 +99,12 @@ func (f *fixture) call(ctx context.Context, c call) (*grants.Record, error) {
 			return nil, s.Mark(ctx, f.grant, c.holder, version, mark)
 		case "Release":
 			return nil, s.Release(ctx, f.grant, c.holder)
+		case "Due":
+			_, err := s.Due(ctx, time.Hour, 1)
+			return nil, err
+		case "Dead":
+			_, err := s.Dead(ctx, 0, grants.DeadGrant{}, 1)
+			return nil, err
 		case "Put":
 			return nil, s.Put(ctx, f.grant, token)
 		}
@@ -229,4 +236,77 @@ func same(err, want error, r row) bool {
 		return want == err
 	}
 	return errors.Is(err, want) || want == grants.ErrConflict && r.token == "" && errors.Is(err, grants.ErrNoGrant)
+}
+
+const (
+	fewestRaces = 3 // of two calls
+	mostRaces   = 25
+	raceTime    = 2 * time.Second // no more races after that
+)
+
+// race returns a check that calls two methods at the same time, again and again, on a grant of a state. What they return
+// and leave behind has to be what one after the other, in one order or in the other, would have.
+func race(state []call, calls ...call) func(*check) {
+	return func(c *check) {
+		f, took := c.fixture(), time.Duration(0)
+		for i := 0; i < fewestRaces || i < mostRaces && time.Since(f.start) < raceTime; i++ {
+			f.row, f.done = row{}, nil
+			f.prepare(state...)
+			outcomes, last := make([]outcome, len(calls)), i%2
+			var wg sync.WaitGroup
+			begin := make(chan struct{})
+			for j := range calls {
+				wg.Go(func() {
+					<-begin
+					if delay := took * time.Duration(i%8) / 8; j == last && delay > 100*time.Microsecond {
+						time.Sleep(delay) // to begin in the midst of the other one
+					}
+					outcomes[j] = f.outcome(calls[j])
+				})
+			}
+			close(begin)
+			wg.Wait()
+			took = outcomes[1-last].took
+			one, other, after := outcomes[0], outcomes[1], []outcome{f.outcome(load), f.outcome(probe)}
+			if !f.explains(append([]outcome{one, other}, after...)) && !f.explains(append([]outcome{other, one}, after...)) {
+				s := map[bool]sentence{true: atOnce, false: concurrent}[one.known() && other.known()]
+				f.expect(false, s, "%s, then at the same time %v and %v, and then %v, which neither order explains", strings.Join(f.done, ", "), one, other, after)
+				return
+			}
+		}
+	}
+}
+
+// outcome is what a call came to.
+type outcome struct {
+	call
+	record *grants.Record
+	err    error
+	took   time.Duration
+}
+
+func (f *fixture) outcome(c call) outcome {
+	start := time.Now()
+	record, err := f.call(context.Background(), c)
+	return outcome{c, record, err, time.Since(start)}
+}
+
+func (o outcome) known() bool { return !strings.HasPrefix(show(o.err), `"`) }
+
+func (o outcome) String() string {
+	if o.err != nil || o.record == nil || o.record.Token == nil {
+		return fmt.Sprintf("%v (%s)", o.call, show(o.err))
+	}
+	return fmt.Sprintf("%v (the token %q, Dead %t, Unfinished %t)", o.call, o.record.Token.AccessToken, o.record.Dead != nil, o.record.Unfinished)
+}
+
+// explains says whether calls in this order have these outcomes.
+func (f *fixture) explains(order []outcome) bool {
+	r, found := f.row, []difference(nil)
+	for _, o := range order {
+		if r, found = f.judge(o, r); len(found) > 0 {
+			return false
+		}
+	}
+	return true
 }

@@ -1160,12 +1160,12 @@ func newInstance(shared *store, keeps string) *instance {
 }
 
 func (i *instance) Load(ctx context.Context, grant string) (grants.Record, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	record, err := i.store.Load(ctx, grant)
 	if i.keeps != "a cache" || err != nil {
 		return record, err
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
 	if cached, ok := i.cache[grant]; ok && time.Since(i.at[grant]) < 100*time.Millisecond {
 		token := *cached.Token
 		cached.Token = &token

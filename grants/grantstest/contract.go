@@ -216,7 +216,7 @@ var (
 	}
 
 	// What is stored.
-	tokens = []string{"put", "sooner", "-1h", "refresh token alone", "access token alone", "year 9999", "of 4 KiB"}
+	tokens = []string{"put", "renewed", "sooner", "-1h", "refresh token alone", "access token alone", "year 9999", "of 4 KiB"}
 	marks  = []string{"dead", "dead and undocumented", "wait", "unfinished"}
 )
 

@@ -44,6 +44,8 @@ func (f *fixture) token(label string) *oauth2.Token {
 		return &oauth2.Token{RefreshToken: token.RefreshToken, Expiry: f.start.Add(-manyYears)}
 	case "access token alone":
 		return &oauth2.Token{AccessToken: token.AccessToken}
+	case "renewed": // the refresh token stays
+		token.RefreshToken, token.Expiry = "refresh-put", f.start.Add(2*time.Hour)
 	case "of 4 KiB":
 		token.AccessToken = strings.Repeat("0123456789abcdef", 256)
 	case "year 9999":

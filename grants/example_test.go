@@ -193,7 +193,7 @@ func newManager() (*grants.Manager, func()) {
 	return manager, apple.Close
 }
 
-// One Manager for each process. With pgxstore, the Store and the Limit are pgxstore.New(pool, nil) and its Limiter(15).
+// One Manager for each process. With pgxstore, the Store and the Limit are pgxstore.New(pool, nil) and its Limiter(12).
 func ExampleNew() {
 	apple := applebusinesstest.NewServer(nil) // in production: Apple's two URLs, see applebusiness.OAuth2Endpoint
 	defer apple.Close()

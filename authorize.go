@@ -181,7 +181,7 @@ func (q redirectQuery) result() (string, error) {
 		return "", malformedRedirect(q.repeated + " is repeated")
 	case q.errorCode != "":
 		e := &Error{Endpoint: AuthorizationEndpoint}
-		beside := &tokenRequest{fields: map[string]string{"code": q.code, "state": q.state}} // to be masked as what was sent is
+		beside := tokenRequest{"code": {q.code}, "state": {q.state}} // to be masked as what was sent is
 		e.describe(q.errorCode, q.description, q.uri, beside)
 		if e.Reason == "" && isDenial(e.Code) {
 			e.Reason = ErrUserDenied

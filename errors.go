@@ -208,7 +208,7 @@ func (e Error) MarshalJSON() ([]byte, error) {
 // LogValue returns a group of endpoint, code, reason, description, detail, status, parameter, grant_type, request_id,
 // retry_after (a text such as "30s"), response_lost, action and impact; empty ones are left out. detail is what this
 // package found, in a fixed set of words. Texts from outside are shown as in [Error.Error]; a request_id is shown if it
-// is a UUID or made of words and a number. It implements [slog.LogValuer]; [LogAttr] finds an *Error inside another error
+// is a UUID or 26 characters of base32 that are no text in disguise, or made of words and a number. It implements [slog.LogValuer]; [LogAttr] finds an *Error inside another error
 // too.
 func (e *Error) LogValue() slog.Value {
 	if e == nil {

@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"log/slog"
 	"maps"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -306,21 +304,17 @@ func isSameToken(a, b *oauth2.Token) bool {
 
 var errNoSource = errors.New(prefix + "the TokenSource has no Source")
 
-// tokenRequest is what a token request carried, a form or JSON, for its grant_type and for what has to be masked. A nil
-// one stands for a request that is not known.
-type tokenRequest struct {
-	body   string
-	fields map[string]string // instead of body, once decoded
-}
+// tokenRequest is what a token request carried, for its grant_type and for what has to be masked; nil if that is not known.
+type tokenRequest url.Values
 
 // readTokenRequest returns nil for a request whose body cannot be had again.
-func readTokenRequest(request *http.Request) *tokenRequest {
+func readTokenRequest(request *http.Request) tokenRequest {
 	if request == nil {
 		return nil
 	}
 	if request.GetBody == nil {
 		if public, ok := request.Body.(*publicBody); ok {
-			return &tokenRequest{body: public.form}
+			return tokenRequest{"grant_type": {public.grantType}}
 		}
 		return nil
 	}
@@ -333,55 +327,29 @@ func readTokenRequest(request *http.Request) *tokenRequest {
 	if err != nil {
 		return nil
 	}
-	return &tokenRequest{body: string(body)}
-}
-
-// all returns the names and values of the request.
-func (r *tokenRequest) all() iter.Seq2[string, string] {
-	if r.fields == nil && strings.HasPrefix(strings.TrimLeft(r.body, " \t\r\n"), "{") {
-		r.fields = make(map[string]string)
-		var members map[string]any
-		_ = json.Unmarshal([]byte(r.body), &members)
-		for name, value := range members {
-			r.fields[name] = textMember(value)
+	var members map[string]any
+	if !decodeObject(body, &members) {
+		form, _ := url.ParseQuery(strings.ReplaceAll(string(body), ";", "%3B")) // what decodes of it
+		return tokenRequest(form)
+	}
+	fields := make(tokenRequest)
+	for name, value := range members {
+		if text, ok := value.(string); ok {
+			fields[name] = []string{text}
 		}
 	}
-	if r.fields != nil {
-		return maps.All(r.fields)
-	}
-	return func(yield func(string, string) bool) {
-		for field := range strings.SplitSeq(r.body, "&") {
-			name, value, _ := strings.Cut(field, "=")
-			value, err := url.QueryUnescape(value)
-			if err == nil && !yield(name, value) {
-				return
-			}
-		}
-	}
+	return fields
 }
 
 // grantType returns the grant_type, "" if there is none.
-func (r *tokenRequest) grantType() string {
-	if r == nil {
-		return ""
-	}
-	for name, value := range r.all() {
-		if name == "grant_type" {
-			return redact.Cut(value, maxCode)
-		}
-	}
-	return ""
-}
+func (r tokenRequest) grantType() string { return redact.Cut(url.Values(r).Get("grant_type"), maxCode) }
 
 // mask returns text without the values of the request, but for the public grant_type and scope.
-func (r *tokenRequest) mask(text string) string {
-	if r == nil || text == "" {
-		return text
-	}
+func (r tokenRequest) mask(text string) string {
 	var secrets []string
-	for name, value := range r.all() {
+	for name, values := range r {
 		if name != "grant_type" && name != "scope" {
-			secrets = append(secrets, value)
+			secrets = append(secrets, values...)
 		}
 	}
 	return redact.Values(text, secrets...)
@@ -403,17 +371,16 @@ func publicRequest(r *http.Request, grantType string) *http.Request {
 		Response:      r.Response,
 		GetBody:       func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(form)), nil },
 	}
-	public.Body = &publicBody{Reader: strings.NewReader(form), form: form}
+	body, _ := public.GetBody()
+	public.Body = &publicBody{body, grantType}
 	return public.WithContext(r.Context())
 }
 
-// publicBody is the body of a public request, from which readTokenRequest has the form where a RoundTripper dropped GetBody.
+// publicBody is the body of a public request, which tells the grant_type where a RoundTripper dropped GetBody.
 type publicBody struct {
-	*strings.Reader
-	form string
+	io.ReadCloser
+	grantType string
 }
-
-func (*publicBody) Close() error { return nil }
 
 // carried is the value under which a response's Request holds the failure that the response means.
 type carried struct {
@@ -442,62 +409,37 @@ func carriedError(request *http.Request) *Error {
 	return value.failure
 }
 
-// wireToken is what x/oauth2 decodes. It rejects the whole body if one member has another type.
-type wireToken struct {
-	AccessToken  string      `json:"access_token"`
-	TokenType    string      `json:"token_type"`
-	RefreshToken string      `json:"refresh_token"`
-	ExpiresIn    json.Number `json:"expires_in"`
-	Error        string      `json:"error"`
-	Description  string      `json:"error_description"`
-	URI          string      `json:"error_uri"`
-}
-
 // fitToken returns the body of a success so that x/oauth2 reads the same token from it as [ParseTokenResponse] does, and
-// nil for one without a token. A body of which it does so anyway is returned as it is.
+// nil for one without a token.
 func fitToken(body []byte) []byte {
-	var plain wireToken
-	if err := json.Unmarshal(trimMark(body), &plain); err == nil && plain.Error == "" && isToken(plain.AccessToken) && isToken(plain.TokenType) &&
-		(plain.RefreshToken == "" || isToken(plain.RefreshToken)) {
-		if seconds, err := plain.ExpiresIn.Int64(); err == nil && seconds > 0 && seconds <= int64(longestLife/time.Second) {
-			return body
-		}
-	}
-	found, value, ok := decodeSuccess(body)
-	if !ok {
+	token := parseToken(body)
+	if token == nil {
 		return nil
 	}
-	members := make(map[string]json.RawMessage)
-	decodes(value, &members)
-	for name := range members {
-		switch strings.ToLower(name) {
-		case "access_token", "token_type", "refresh_token", "expires_in", "error", "error_description", "error_uri":
-			delete(members, name)
-		}
-	}
-	seconds := int64(parseLife(found.ExpiresIn, value) / time.Second)
-	if seconds == 0 {
-		seconds = -1 // x/oauth2 takes 0 for a token that never expires
-	}
-	members["expires_in"] = json.RawMessage(strconv.FormatInt(seconds, 10))
-	for name, member := range map[string]any{"access_token": found.AccessToken, "token_type": found.TokenType, "refresh_token": found.RefreshToken} {
-		if text, ok := member.(string); ok {
-			members[name], _ = json.Marshal(text)
-		}
-	}
-	fitted, _ := json.Marshal(members)
-	return fitted
+	return fit(body, map[string]any{
+		"access_token": token.AccessToken, "token_type": token.TokenType, "refresh_token": token.RefreshToken,
+		"expires_in": cmp.Or(token.ExpiresIn, -1), // x/oauth2 takes 0 for a token that never expires
+	})
 }
 
-// fitError returns the body of a 2xx without a token so that x/oauth2 takes it for an error, and the response with it. A
-// body of which it does so anyway is returned as it is.
-func fitError(body []byte, failure *Error) []byte {
-	var plain wireToken
-	if json.Unmarshal(trimMark(body), &plain) == nil && plain.Error != "" {
-		return body
+// fitError returns the body of a 2xx without a token so that x/oauth2 takes it for an error, and the response with it.
+func fitError(body []byte, e *Error) []byte {
+	return fit(body, map[string]any{"error": cmp.Or(string(e.Code), string(e.Reason)), "error_description": e.Description, "error_uri": e.URI})
+}
+
+// fit returns the JSON object that body begins with, with what x/oauth2 decodes replaced by fields: it rejects the whole body
+// if one member has another type.
+func fit(body []byte, fields map[string]any) []byte {
+	var members map[string]json.RawMessage
+	decodeObject(body, &members)
+	for name, member := range members {
+		switch strings.ToLower(name) {
+		case "access_token", "token_type", "refresh_token", "expires_in", "error", "error_description", "error_uri":
+		default:
+			fields[name] = member
+		}
 	}
-	fitted := *failure
-	fitted.Code = cmp.Or(fitted.Code, Code(fitted.Reason))
-	body, _ = json.Marshal(&fitted)
-	return body
+	maps.DeleteFunc(fields, func(_ string, value any) bool { return value == "" })
+	fitted, _ := json.Marshal(fields)
+	return fitted
 }

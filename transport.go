@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
-	"github.com/seed-a5f25c57/applebusiness/internal/redact"
 )
 
 // Transport is an [http.RoundTripper] that sends the form of a token request as JSON, the only content that Apple's
@@ -121,7 +120,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	response, failure := t.send(&sending{r: r, form: form})
 	if failure != nil {
-		failure.Endpoint, failure.GrantType = TokenEndpoint, redact.Cut(form["grant_type"], maxCode) // a new *Error, nobody has it yet
+		failure.Endpoint, failure.GrantType = TokenEndpoint, form.grantType() // a new *Error, nobody has it yet
 		return nil, t.report(failure)
 	}
 	return response, nil
@@ -161,7 +160,7 @@ func judge(r *http.Request, tokenURL *url.URL) (isToken bool, failure *Error) {
 
 // lookForGrantType reports whether r is a form with a grant_type, and leaves its body as it was.
 func lookForGrantType(r *http.Request) (bool, *Error) {
-	if !isForm(r) || r.Body == nil {
+	if !isForm(r) {
 		return false, nil
 	}
 	body, failure := readBody(r)
@@ -188,7 +187,7 @@ func hasField(form, field string) bool {
 // sending is a token request on its way.
 type sending struct {
 	r    *http.Request // as it came
-	form map[string]string
+	form tokenRequest
 
 	looked, connected atomic.Bool  // for a connection; it had one
 	writes            atomic.Int32 // several where Base sends again
@@ -243,13 +242,13 @@ func (t *Transport) finish(s *sending, response *http.Response, body []byte, rea
 	if response.Header == nil {
 		response.Header = make(http.Header)
 	}
-	response.Request = publicRequest(s.r, s.form["grant_type"])
+	response.Request = publicRequest(s.r, s.form.grantType())
 	if isSuccess(response.StatusCode) {
 		if fitted := fitToken(body); fitted != nil {
 			return withBody(response, fitted), nil
 		}
 	}
-	failure := parseFailure(response, body, readErr, &tokenRequest{fields: s.form})
+	failure := parseFailure(response, body, readErr, s.form)
 	failure.ResponseLost = s.writes.Load() > 1 && (failure.Reason == ErrInvalidRefreshToken || failure.Reason == "" && failure.Code == CodeInvalidGrant)
 	switch {
 	case isSuccess(response.StatusCode) && failure.Reason == ErrNoResponse:
@@ -473,8 +472,12 @@ const (
 	jsonType = "application/json"
 )
 
-// jsonRequest returns a copy of r that carries fields as one flat JSON object, on a connection of its own.
-func jsonRequest(r *http.Request, fields map[string]string) *http.Request {
+// jsonRequest returns a copy of r that carries form as one flat JSON object, on a connection of its own.
+func jsonRequest(r *http.Request, form tokenRequest) *http.Request {
+	fields := make(map[string]string, len(form))
+	for name, values := range form {
+		fields[name] = values[0]
+	}
 	body, _ := json.Marshal(fields) // strings always marshal
 	out := r.Clone(r.Context())
 	out.Method = http.MethodPost

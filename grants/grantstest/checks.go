@@ -92,6 +92,8 @@ func runsOn(s sentence, d time.Duration, state ...call) func(*check) {
 	}
 }
 
+const atMost = 1 << 20 // grants that are due
+
 // expiresIn is a Put of a token that expires after d.
 func expiresIn(d time.Duration) call { return call{method: "Put", token: d.String()} }
 
@@ -115,13 +117,10 @@ func due(c *check) {
 	c.expectDue(ago, dueReturns, "five grants are due; two are dead, and one each has to wait, is leased and has no Expiry", own...)
 	c.expectDue(ago-150*time.Minute, dueBefore, "two tokens expired longer ago", own[:2]...)
 	for limit := 1; limit <= 3; limit++ {
-		var got []string
-		ok := c.within(lag, func() bool {
-			got, _ = c.dueOnce(ago, limit)
-			mine := c.own(slices.Clone(got))
-			return len(got) <= limit && len(mine) <= len(own) && slices.Equal(mine, namesOf(own[:len(mine)]))
-		})
-		c.expect(ok, dueReturns, "Due with a limit of %d returned %d grants, or not the soonest", limit, len(got))
+		c.expect(c.within(lag, func() bool {
+			got := c.due(ago, limit)
+			return len(got) <= len(own) && slices.Equal(got, namesOf(own[:len(got)]))
+		}), dueReturns, "Due with a limit of %d does not return the soonest", limit)
 	}
 
 	dies.prepare(markOf(""))
@@ -150,7 +149,7 @@ func due(c *check) {
 func dueByTime(c *check) {
 	all := []*fixture{c.fixture(expiresIn(-2*time.Hour), expiring), c.fixture(expiresIn(-time.Hour), markOf("wait a second")), c.fixture(expiresIn(time.Second))}
 	wait := time.Second + c.tolerance()
-	c.within(wait, func() bool { return len(c.own(c.due(0))) == len(all) })
+	c.within(wait, func() bool { return len(c.due(0, atMost)) == len(all) })
 	c.expectDue(0, dueReturns, fmt.Sprintf("a lease ran out, RetryAt passed and a token expired within %v", wait), all...)
 }
 
@@ -158,30 +157,17 @@ func dueByTime(c *check) {
 func (c *check) expectDue(before time.Duration, s sentence, done string, due ...*fixture) {
 	var got []string
 	ok := c.within(lag, func() bool {
-		got = c.own(c.due(before))
+		got = c.due(before, atMost)
 		return slices.Equal(got, namesOf(due))
 	})
 	c.expect(ok, s, "%s, but %v later Due(%v) lists %q of this check's grants, want %q", done, lag, before, got, namesOf(due))
 }
 
-// due returns all that is due, on a database that may hold many other grants.
-func (c *check) due(before time.Duration) []string {
-	for limit := 1 << 12; ; limit <<= 3 {
-		due, err := c.dueOnce(before, limit)
-		c.require(err == nil && len(due) <= limit, dueReturns, "Due with a limit of %d returned %d grants and %s", limit, len(due), show(err))
-		if len(due) < limit || limit >= 1<<24 {
-			return due
-		}
-	}
-}
-
-func (c *check) dueOnce(before time.Duration, limit int) ([]string, error) {
-	return guard(context.Background(), c, func(ctx context.Context, s grants.Store) ([]string, error) { return s.Due(ctx, before, limit) })
-}
-
-// own returns the names of this check's grants alone.
-func (c *check) own(names []string) []string {
-	return slices.DeleteFunc(names, func(grant string) bool { return !strings.HasPrefix(grant, c.prefix) })
+// due returns what is due of the check's grants, on a database that may hold many others.
+func (c *check) due(before time.Duration, limit int) []string {
+	due, err := guard(context.Background(), c, func(ctx context.Context, s grants.Store) ([]string, error) { return s.Due(ctx, before, limit) })
+	c.require(err == nil && len(due) <= limit, dueReturns, "Due with a limit of %d returned %d grants and %s", limit, len(due), show(err))
+	return slices.DeleteFunc(due, func(grant string) bool { return !strings.HasPrefix(grant, c.prefix) })
 }
 
 func namesOf(fixtures []*fixture) (names []string) {

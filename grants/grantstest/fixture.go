@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -86,7 +87,7 @@ func (f *fixture) call(ctx context.Context, c call) (*grants.Record, error) {
 		return nil, nil
 	}
 	version, token, mark := map[string]int64{"": f.version, earlier: f.earlier}[c.under], f.token(c.token), f.mark(c.mark)
-	defer spoil(token, mark)
+	defer spoil(&grants.Record{Token: token, Mark: mark})
 	return guard(ctx, f.check, func(ctx context.Context, s grants.Store) (*grants.Record, error) {
 		switch c.method {
 		case "Load":
@@ -115,12 +116,12 @@ func (f *fixture) call(ctx context.Context, c call) (*grants.Record, error) {
 }
 
 // spoil changes what a Store was given, or what it has returned: a Store has its own memory.
-func spoil(token *oauth2.Token, mark grants.Mark) {
-	if token != nil {
-		*token = oauth2.Token{AccessToken: "spoilt"}
+func spoil(record *grants.Record) {
+	if record != nil && record.Token != nil {
+		*record.Token = oauth2.Token{AccessToken: "spoilt"}
 	}
-	if mark.Dead != nil {
-		*mark.Dead = applebusiness.Error{RequestID: "spoilt"}
+	if record != nil && record.Dead != nil {
+		*record.Dead = applebusiness.Error{RequestID: "spoilt"}
 	}
 }
 
@@ -130,7 +131,7 @@ func (f *fixture) load() *grants.Record {
 	f.require(err == nil && record.Token != nil, loadLast, "%s, and Load returned %s, want a Token", strings.Join(f.done, ", "), show(err))
 	f.set.Or(uint64(record.Version))
 	f.unset.Or(^uint64(record.Version))
-	spoil(record.Token, record.Mark)
+	spoil(record)
 	return record
 }
 
@@ -152,9 +153,7 @@ func (f *fixture) prepare(state ...call) {
 		f.done = append(f.done, c.String())
 		f.require(err == nil, c.breaks(f.row, nil, "result"), "%s returned %s, want nil", strings.Join(f.done, ", "), show(err))
 		f.row, _ = c.apply(f.row)
-		if record != nil {
-			spoil(record.Token, record.Mark)
-		}
+		spoil(record)
 		if f.row.fresh {
 			version := f.load().Version
 			f.row.fresh, f.earlier, f.version = false, cmp.Or(f.version, version^1), version
@@ -162,7 +161,7 @@ func (f *fixture) prepare(state ...call) {
 		if c.d == moderate {
 			f.leased = start
 		} else if !f.leased.IsZero() && c.method != wait && time.Since(f.leased) > moderate/2 {
-			panic(stop{}) // the lease may have run out, which it should not have
+			runtime.Goexit() // the lease may have run out, which it should not have
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -100,15 +101,9 @@ type check struct {
 	fixtures []*fixture
 }
 
-type stop struct{}
-
 // run calls try, and deletes the grants that it has made.
 func (c *check) run(try func(*check)) {
 	defer func() {
-		p := recover()
-		if _, ok := p.(stop); p != nil && !ok {
-			panic(p)
-		}
 		for _, f := range c.fixtures {
 			_, err := f.call(context.Background(), deleted)
 			if !c.expect(err == nil, deleteRemoves, "Delete returned %s; the grants whose names begin with %q have to be deleted by hand", show(err), c.prefix) {
@@ -133,7 +128,7 @@ func (t *tested) expect(ok bool, s sentence, seen string, args ...any) bool {
 // require is expect, and ends the check unless ok: what follows would say nothing.
 func (c *check) require(ok bool, s sentence, seen string, args ...any) {
 	if !c.expect(ok, s, seen, args...) {
-		panic(stop{})
+		runtime.Goexit() // which run has a goroutine for
 	}
 }
 

@@ -1055,7 +1055,7 @@ func (s *store) Due(ctx context.Context, before time.Duration, limit int) ([]str
 	}
 	if s.is("Due is stale") { // by a call; each is followed by another
 		names, s.stale = s.stale, names
-		return names, nil
+		return names[:min(len(names), limit)], nil
 	}
 	return names, nil
 }

@@ -53,9 +53,6 @@ func versions(c *check) {
 			}
 			had[f.version], last = true, f.version
 		}
-		f.prepare(put)
-		f.try(call{method: "Save", holder: first, token: "late", under: earlier})
-		f.prepare(deleted)
 	}
 	c.expect(near < 6, versionRandom, "%d of %d times Version was nearly the one before", near, len(had))
 }
@@ -65,17 +62,12 @@ func endedContext(c *check) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	f := c.fixture(put, held)
-	try := func(method any, call func() error) {
+	for _, call := range append(slices.Clone(racing), call{method: "Due"}, call{method: "Dead"}) {
 		start := time.Now()
-		err := call()
+		_, err := f.call(ctx, call)
 		ok := !errors.Is(err, errPanic) && time.Since(start) < patience/2
-		c.require(ok, contextEnd, "%v with a context that has ended returned %s after %v", method, show(err), time.Since(start))
+		c.require(ok, contextEnd, "%v with a context that has ended returned %s after %v", call, show(err), time.Since(start))
 	}
-	for _, call := range racing {
-		try(call, func() error { _, err := f.call(ctx, call); return err })
-	}
-	try("Due", func() error { _, err := c.dueOnce(ctx, time.Hour, 1); return err })
-	try("Dead", func() error { _, err := c.deadOnce(ctx, 0, grants.DeadGrant{}, 1); return err })
 }
 
 // leaseClock measures how long a lease runs.
@@ -100,6 +92,8 @@ func runsOn(s sentence, d time.Duration, state ...call) func(*check) {
 	}
 }
 
+const atMost = 1 << 20 // grants that are due
+
 // expiresIn is a Put of a token that expires after d.
 func expiresIn(d time.Duration) call { return call{method: "Put", token: d.String()} }
 
@@ -123,13 +117,10 @@ func due(c *check) {
 	c.expectDue(ago, dueReturns, "five grants are due; two are dead, and one each has to wait, is leased and has no Expiry", own...)
 	c.expectDue(ago-150*time.Minute, dueNegative, "two tokens expired longer ago", own[:2]...)
 	for limit := 1; limit <= 3; limit++ {
-		var got []string
-		ok := c.within(lag, func() bool {
-			got, _ = c.dueOnce(context.Background(), ago, limit)
-			mine := c.own(slices.Clone(got))
-			return len(got) <= limit && len(mine) <= len(own) && slices.Equal(mine, namesOf(own[:len(mine)]))
-		})
-		c.expect(ok, dueReturns, "Due with a limit of %d returned %d grants, or not the soonest", limit, len(got))
+		c.expect(c.within(lag, func() bool {
+			got := c.due(ago, limit)
+			return len(got) <= len(own) && slices.Equal(got, namesOf(own[:len(got)]))
+		}), dueReturns, "Due with a limit of %d does not return the soonest", limit)
 	}
 
 	dies.prepare(markOf(""))
@@ -158,7 +149,7 @@ func due(c *check) {
 func dueByTime(c *check) {
 	all := []*fixture{c.fixture(expiresIn(-2*time.Hour), expiring), c.fixture(expiresIn(-time.Hour), markOf("wait a second")), c.fixture(expiresIn(time.Second))}
 	wait := time.Second + c.tolerance()
-	c.within(wait, func() bool { return len(c.own(c.due(0))) == len(all) })
+	c.within(wait, func() bool { return len(c.due(0, atMost)) == len(all) })
 	c.expectDue(0, dueReturns, fmt.Sprintf("a lease ran out, RetryAt passed and a token expired within %v", wait), all...)
 }
 
@@ -166,30 +157,17 @@ func dueByTime(c *check) {
 func (c *check) expectDue(before time.Duration, s sentence, done string, due ...*fixture) {
 	var got []string
 	ok := c.within(lag, func() bool {
-		got = c.own(c.due(before))
+		got = c.due(before, atMost)
 		return slices.Equal(got, namesOf(due))
 	})
 	c.expect(ok, s, "%s, but %v later Due(%v) lists %q of this check's grants, want %q", done, lag, before, got, namesOf(due))
 }
 
-// due returns all that is due, on a database that may hold many other grants.
-func (c *check) due(before time.Duration) []string {
-	for limit := 1 << 12; ; limit <<= 3 {
-		due, err := c.dueOnce(context.Background(), before, limit)
-		c.require(err == nil && len(due) <= limit, dueReturns, "Due with a limit of %d returned %d grants and %s", limit, len(due), show(err))
-		if len(due) < limit || limit >= 1<<24 {
-			return due
-		}
-	}
-}
-
-func (c *check) dueOnce(ctx context.Context, before time.Duration, limit int) ([]string, error) {
-	return guard(ctx, c, func(ctx context.Context, s grants.Store) ([]string, error) { return s.Due(ctx, before, limit) })
-}
-
-// own returns the names of this check's grants alone.
-func (c *check) own(names []string) []string {
-	return slices.DeleteFunc(names, func(grant string) bool { return !strings.HasPrefix(grant, c.prefix) })
+// due returns what is due of the check's grants, on a database that may hold many others.
+func (c *check) due(before time.Duration, limit int) []string {
+	due, err := guard(context.Background(), c, func(ctx context.Context, s grants.Store) ([]string, error) { return s.Due(ctx, before, limit) })
+	c.require(err == nil && len(due) <= limit, dueReturns, "Due with a limit of %d returned %d grants and %s", limit, len(due), show(err))
+	return slices.DeleteFunc(due, func(grant string) bool { return !strings.HasPrefix(grant, c.prefix) })
 }
 
 func namesOf(fixtures []*fixture) (names []string) {
@@ -242,7 +220,9 @@ func dead(c *check) {
 func (c *check) expectDead(want []*fixture, since time.Duration, after grants.DeadGrant, limit int, s sentence, done string) (own []grants.DeadGrant) {
 	var names []string
 	for more := true; more; {
-		page, err := c.deadOnce(context.Background(), since, after, limit)
+		page, err := guard(context.Background(), c, func(ctx context.Context, s grants.Store) ([]grants.DeadGrant, error) {
+			return s.Dead(ctx, since, after, limit)
+		})
 		c.require(err == nil && len(page) <= limit, deadReturns, "Dead with a limit of %d returned %d grants and %s", limit, len(page), show(err))
 		more = len(page) == limit
 		for _, dead := range page {
@@ -261,10 +241,4 @@ func (c *check) expectDead(want []*fixture, since time.Duration, after grants.De
 		c.expect(own[i].Error != nil && slices.Equal(fields(own[i].Error), fields(f.mark(f.row.mark).Dead)), deadKept, "%s, and Dead's Error is %v", done, own[i].Error)
 	}
 	return own
-}
-
-func (c *check) deadOnce(ctx context.Context, since time.Duration, after grants.DeadGrant, limit int) ([]grants.DeadGrant, error) {
-	return guard(ctx, c, func(ctx context.Context, s grants.Store) ([]grants.DeadGrant, error) {
-		return s.Dead(ctx, since, after, limit)
-	})
 }

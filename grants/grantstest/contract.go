@@ -161,3 +161,93 @@ func (c call) breaks(r row, want error, wrong string) sentence {
 	}
 	return broken[c.method][""]
 }
+
+const wait = "wait" // no method: the lease runs out, or would have if it had not been ended
+
+// What a grant is made to be, before each call is tried on it.
+var (
+	load     = call{method: "Load"}
+	probe    = call{method: "Lease", holder: third, d: long}
+	put      = call{method: "Put", token: "put"}
+	again    = call{method: "Put", token: "put again"}
+	held     = call{method: "Lease", holder: first, d: long}
+	marked   = call{method: "Mark", holder: second, mark: "all"}
+	deleted  = call{method: "Delete"}
+	expiring = call{method: "Lease", holder: first, d: short}    // a lease that is waited for
+	ended    = call{method: "Lease", holder: first, d: moderate} // a lease that is ended before
+	waited   = call{method: wait}
+	byOther  = call{method: "Lease", holder: second, d: long}
+
+	states = [][]call{
+		{},
+		{put},
+		{put, again},
+		{put, marked},
+		{put, held},
+		{put, held, held},
+		{put, held, marked},
+		{put, held, marked, again},
+		{put, held, marked, deleted},
+		{put, held, marked, deleted, again},
+		{put, held, {method: "Save", holder: second, token: "saved by another"}},
+		{put, marked, waited}, // what is stored are times, and not how much time is left
+		{put, expiring, waited},
+		{put, held, expiring, waited},
+		{put, expiring, waited, byOther},
+		{put, expiring, waited, byOther, {method: "Release", holder: second}},
+		{put, ended, {method: "Release", holder: first}, waited},
+		{put, ended, {method: "Mark", holder: first}, waited},
+		{put, ended, {method: "Save", holder: first, token: "saved"}, waited},
+	}
+
+	tried = []call{
+		load, held, byOther, deleted,
+		{method: "Save", holder: first, token: "new"}, {method: "Save", holder: second, token: "new"},
+		{method: "Save", holder: first, token: "new", under: earlier}, {method: "Save", holder: first, token: "new", under: zero},
+		{method: "Mark", holder: first, mark: "all"}, {method: "Mark", holder: second},
+		{method: "Mark", holder: first, mark: "all", under: earlier}, {method: "Mark", holder: first, mark: "all", under: zero},
+		{method: "Release", holder: first}, {method: "Release", holder: second},
+		{method: "Put", token: "new"},
+	}
+	racing = []call{
+		load, held, byOther, deleted,
+		{method: "Save", holder: first, token: "saved"}, {method: "Put", token: "put meanwhile"},
+		{method: "Mark", holder: first, mark: "all"}, {method: "Mark", holder: second}, {method: "Release", holder: first},
+	}
+
+	// What is stored.
+	tokens = []string{"put", "renewed", "sooner", "-1h", "refresh token alone", "access token alone", "year 9999", "of 4 KiB"}
+	marks  = []string{"dead", "dead and undocumented", "wait", "unfinished"}
+)
+
+// callChecks returns a check for each call on each state of a grant, and for each two calls at the same time.
+func callChecks() (checks []func(*check)) {
+	try := func(state []call, calls ...call) {
+		for _, call := range calls {
+			checks = append(checks, func(c *check) { c.fixture(state...).try(call) })
+		}
+	}
+	for _, state := range states {
+		try(state, tried...)
+	}
+	rich := [][]call{{put}, {put, held, marked}}
+	for _, state := range rich {
+		for _, token := range tokens {
+			try(state, call{method: "Put", token: token}, call{method: "Save", holder: second, token: token})
+		}
+		for _, mark := range marks {
+			try(state, call{method: "Mark", holder: first, mark: mark})
+		}
+	}
+	for i, one := range racing {
+		for _, other := range racing[i:] {
+			if other.token != "" {
+				other.token += " by the other"
+			}
+			for _, state := range rich {
+				checks = append(checks, race(state, one, other))
+			}
+		}
+	}
+	return checks
+}

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -43,6 +45,8 @@ func (f *fixture) token(label string) *oauth2.Token {
 		return &oauth2.Token{RefreshToken: token.RefreshToken, Expiry: f.start.Add(-manyYears)}
 	case "access token alone":
 		return &oauth2.Token{AccessToken: token.AccessToken}
+	case "renewed": // the refresh token stays
+		token.RefreshToken, token.Expiry = "refresh-put", f.start.Add(2*time.Hour)
 	case "of 4 KiB":
 		token.AccessToken = strings.Repeat("0123456789abcdef", 256)
 	case "year 9999":
@@ -83,7 +87,7 @@ func (f *fixture) call(ctx context.Context, c call) (*grants.Record, error) {
 		return nil, nil
 	}
 	version, token, mark := map[string]int64{"": f.version, earlier: f.earlier}[c.under], f.token(c.token), f.mark(c.mark)
-	defer spoil(token, mark)
+	defer spoil(&grants.Record{Token: token, Mark: mark})
 	return guard(ctx, f.check, func(ctx context.Context, s grants.Store) (*grants.Record, error) {
 		switch c.method {
 		case "Load":
@@ -98,6 +102,12 @@ func (f *fixture) call(ctx context.Context, c call) (*grants.Record, error) {
 			return nil, s.Mark(ctx, f.grant, c.holder, version, mark)
 		case "Release":
 			return nil, s.Release(ctx, f.grant, c.holder)
+		case "Due":
+			_, err := s.Due(ctx, time.Hour, 1)
+			return nil, err
+		case "Dead":
+			_, err := s.Dead(ctx, 0, grants.DeadGrant{}, 1)
+			return nil, err
 		case "Put":
 			return nil, s.Put(ctx, f.grant, token)
 		}
@@ -106,12 +116,12 @@ func (f *fixture) call(ctx context.Context, c call) (*grants.Record, error) {
 }
 
 // spoil changes what a Store was given, or what it has returned: a Store has its own memory.
-func spoil(token *oauth2.Token, mark grants.Mark) {
-	if token != nil {
-		*token = oauth2.Token{AccessToken: "spoilt"}
+func spoil(record *grants.Record) {
+	if record != nil && record.Token != nil {
+		*record.Token = oauth2.Token{AccessToken: "spoilt"}
 	}
-	if mark.Dead != nil {
-		*mark.Dead = applebusiness.Error{RequestID: "spoilt"}
+	if record != nil && record.Dead != nil {
+		*record.Dead = applebusiness.Error{RequestID: "spoilt"}
 	}
 }
 
@@ -121,7 +131,7 @@ func (f *fixture) load() *grants.Record {
 	f.require(err == nil && record.Token != nil, loadLast, "%s, and Load returned %s, want a Token", strings.Join(f.done, ", "), show(err))
 	f.set.Or(uint64(record.Version))
 	f.unset.Or(^uint64(record.Version))
-	spoil(record.Token, record.Mark)
+	spoil(record)
 	return record
 }
 
@@ -143,9 +153,7 @@ func (f *fixture) prepare(state ...call) {
 		f.done = append(f.done, c.String())
 		f.require(err == nil, c.breaks(f.row, nil, "result"), "%s returned %s, want nil", strings.Join(f.done, ", "), show(err))
 		f.row, _ = c.apply(f.row)
-		if record != nil {
-			spoil(record.Token, record.Mark)
-		}
+		spoil(record)
 		if f.row.fresh {
 			version := f.load().Version
 			f.row.fresh, f.earlier, f.version = false, cmp.Or(f.version, version^1), version
@@ -153,7 +161,7 @@ func (f *fixture) prepare(state ...call) {
 		if c.d == moderate {
 			f.leased = start
 		} else if !f.leased.IsZero() && c.method != wait && time.Since(f.leased) > moderate/2 {
-			panic(stop{}) // the lease may have run out, which it should not have
+			runtime.Goexit() // the lease may have run out, which it should not have
 		}
 	}
 }
@@ -229,4 +237,77 @@ func same(err, want error, r row) bool {
 		return want == err
 	}
 	return errors.Is(err, want) || want == grants.ErrConflict && r.token == "" && errors.Is(err, grants.ErrNoGrant)
+}
+
+const (
+	fewestRaces = 3 // of two calls
+	mostRaces   = 25
+	raceTime    = 2 * time.Second // no more races after that
+)
+
+// race returns a check that calls two methods at the same time, again and again, on a grant of a state. What they return
+// and leave behind has to be what one after the other, in one order or in the other, would have.
+func race(state []call, calls ...call) func(*check) {
+	return func(c *check) {
+		f, took := c.fixture(), time.Duration(0)
+		for i := 0; i < fewestRaces || i < mostRaces && time.Since(f.start) < raceTime; i++ {
+			f.row, f.done = row{}, nil
+			f.prepare(state...)
+			outcomes, last := make([]outcome, len(calls)), i%2
+			var wg sync.WaitGroup
+			begin := make(chan struct{})
+			for j := range calls {
+				wg.Go(func() {
+					<-begin
+					if delay := took * time.Duration(i%8) / 8; j == last && delay > 100*time.Microsecond {
+						time.Sleep(delay) // to begin in the midst of the other one
+					}
+					outcomes[j] = f.outcome(calls[j])
+				})
+			}
+			close(begin)
+			wg.Wait()
+			took = outcomes[1-last].took
+			one, other, after := outcomes[0], outcomes[1], []outcome{f.outcome(load), f.outcome(probe)}
+			if !f.explains(append([]outcome{one, other}, after...)) && !f.explains(append([]outcome{other, one}, after...)) {
+				s := map[bool]sentence{true: atOnce, false: concurrent}[one.known() && other.known()]
+				f.expect(false, s, "%s, then at the same time %v and %v, and then %v, which neither order explains", strings.Join(f.done, ", "), one, other, after)
+				return
+			}
+		}
+	}
+}
+
+// outcome is what a call came to.
+type outcome struct {
+	call
+	record *grants.Record
+	err    error
+	took   time.Duration
+}
+
+func (f *fixture) outcome(c call) outcome {
+	start := time.Now()
+	record, err := f.call(context.Background(), c)
+	return outcome{c, record, err, time.Since(start)}
+}
+
+func (o outcome) known() bool { return !strings.HasPrefix(show(o.err), `"`) }
+
+func (o outcome) String() string {
+	if o.err != nil || o.record == nil || o.record.Token == nil {
+		return fmt.Sprintf("%v (%s)", o.call, show(o.err))
+	}
+	return fmt.Sprintf("%v (the token %q, Dead %t, Unfinished %t)", o.call, o.record.Token.AccessToken, o.record.Dead != nil, o.record.Unfinished)
+}
+
+// explains says whether calls in this order have these outcomes.
+func (f *fixture) explains(order []outcome) bool {
+	r, found := f.row, []difference(nil)
+	for _, o := range order {
+		if r, found = f.judge(o, r); len(found) > 0 {
+			return false
+		}
+	}
+	return true
 }

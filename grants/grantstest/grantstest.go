@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -100,15 +101,9 @@ type check struct {
 	fixtures []*fixture
 }
 
-type stop struct{}
-
 // run calls try, and deletes the grants that it has made.
 func (c *check) run(try func(*check)) {
 	defer func() {
-		p := recover()
-		if _, ok := p.(stop); p != nil && !ok {
-			panic(p)
-		}
 		for _, f := range c.fixtures {
 			_, err := f.call(context.Background(), deleted)
 			if !c.expect(err == nil, deleteRemoves, "Delete returned %s; the grants whose names begin with %q have to be deleted by hand", show(err), c.prefix) {
@@ -133,7 +128,7 @@ func (t *tested) expect(ok bool, s sentence, seen string, args ...any) bool {
 // require is expect, and ends the check unless ok: what follows would say nothing.
 func (c *check) require(ok bool, s sentence, seen string, args ...any) {
 	if !c.expect(ok, s, seen, args...) {
-		panic(stop{})
+		runtime.Goexit() // which run has a goroutine for
 	}
 }
 
@@ -182,38 +177,35 @@ var errPanic = errors.New("panic")
 
 // guard calls a method of one instance of the Store or the other, in an order that has no period. It makes panics and
 // endless calls errors.
-func guard[T any](ctx context.Context, c *check, call func(context.Context, grants.Store) (T, error)) (value T, err error) {
+func guard[T any](ctx context.Context, c *check, call func(context.Context, grants.Store) (T, error)) (T, error) {
 	if c.stuck.Load() {
-		return value, errStuck
+		return *new(T), errStuck
 	}
 	store := c.stores[bits.OnesCount32(c.calls.Add(1))%2]
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	type result struct {
-		value T
-		err   error
-	}
-	start, done := time.Now(), make(chan result, 1)
+	start, done := time.Now(), make(chan struct{})
+	var v T
+	var e error
 	go func() {
-		var r result
+		defer close(done)
 		defer func() {
 			if p := recover(); p != nil {
-				r.err = fmt.Errorf("%w: %v", errPanic, p)
+				e = fmt.Errorf("%w: %v", errPanic, p)
 			}
-			done <- r
 		}()
-		r.value, r.err = call(ctx, store)
+		v, e = call(ctx, store)
 	}()
 	timer := time.NewTimer(2 * patience)
 	defer timer.Stop()
 	select {
-	case r := <-done:
+	case <-done:
 		took := int64(time.Since(start))
 		for old := c.slowest.Load(); took > old && !c.slowest.CompareAndSwap(old, took); old = c.slowest.Load() {
 		}
-		return r.value, r.err
+		return v, e
 	case <-timer.C:
 		c.stuck.Store(true)
-		return value, errStuck
+		return *new(T), errStuck
 	}
 }

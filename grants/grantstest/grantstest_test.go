@@ -189,6 +189,8 @@ var wrong = map[string]string{
 	"Save leaves a lapsed lease":                      "Save stores token under a new version, removes the mark, and ends holder's lease",
 	"Put of the same refresh token keeps the verdict": "the grant is made if need be, and its mark and its lease are gone.",
 	"Put of the same refresh token keeps the lease":   "the grant is made if need be, and its mark and its lease are gone.",
+	"Put of the same refresh token keeps the expiry":  "Its Expiry is by this process's clock",
+	"Save of the same refresh token is no write":      "Save stores token under a new version, removes the mark, and ends holder's lease",
 	"Put of the same refresh token keeps the version": "Put stores token under a new version, whatever was there",
 	"Put loses to a later expiry":                     "Put stores token under a new version, whatever was there",
 	"Save loses to a later expiry":                    "Save stores token under a new version, removes the mark, and ends holder's lease",
@@ -732,6 +734,9 @@ func (s *store) Save(ctx context.Context, grant, holder string, version int64, t
 		s.set(r, token)
 		s.pause()
 	}
+	if s.is("Save of the same refresh token is no write") && r.token.RefreshToken == token.RefreshToken {
+		return nil
+	}
 	if s.is("Save of the same token is no write") && r.token.AccessToken == token.AccessToken {
 		return nil
 	}
@@ -949,9 +954,11 @@ func (s *store) Put(ctx context.Context, grant string, token *oauth2.Token) erro
 		}
 	case "Put keeps the lease":
 		put.leased, put.holder, put.until = old.leased, old.holder, old.until
-	case "Put of the same refresh token keeps the version", "Put of the same refresh token keeps the lease", "Put of the same refresh token keeps the verdict":
+	case "Put of the same refresh token keeps the version", "Put of the same refresh token keeps the expiry", "Put of the same refresh token keeps the lease", "Put of the same refresh token keeps the verdict":
 		if old.token.RefreshToken == token.RefreshToken {
 			switch {
+			case strings.HasSuffix(s.way, "expiry"):
+				put.expiry = old.expiry
 			case strings.HasSuffix(s.way, "version"):
 				put.version = old.version
 			case strings.HasSuffix(s.way, "lease"):
@@ -1048,7 +1055,7 @@ func (s *store) Due(ctx context.Context, before time.Duration, limit int) ([]str
 	}
 	if s.is("Due is stale") { // by a call; each is followed by another
 		names, s.stale = s.stale, names
-		return names, nil
+		return names[:min(len(names), limit)], nil
 	}
 	return names, nil
 }
@@ -1160,12 +1167,12 @@ func newInstance(shared *store, keeps string) *instance {
 }
 
 func (i *instance) Load(ctx context.Context, grant string) (grants.Record, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	record, err := i.store.Load(ctx, grant)
 	if i.keeps != "a cache" || err != nil {
 		return record, err
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
 	if cached, ok := i.cache[grant]; ok && time.Since(i.at[grant]) < 100*time.Millisecond {
 		token := *cached.Token
 		cached.Token = &token

@@ -257,7 +257,8 @@ func TestManyWaiting(t *testing.T) {
 	store, table := newStore(t, pool, pgxstore.Options{})
 	ctx := t.Context()
 	_, err := pool.Exec(ctx, `INSERT INTO `+table+` (name, token, version, expiry, retry_at)
-		SELECT 'waits ' || i, '{}', i, now() - interval '2 hours', now() + interval '1 hour' FROM generate_series(1, 100000) AS i`)
+		SELECT 'waits ' || i, '{}', i, now() - interval '2 hours' - i * interval '1 second', now() + interval '1 hour' + i * interval '1 millisecond'
+		FROM generate_series(1, 100000) AS i`)
 	require.NoError(t, err)
 	for _, grant := range []string{"b", "a"} {
 		require.NoError(t, store.Put(ctx, grant, token(grant, -time.Minute)))
@@ -270,14 +271,30 @@ func TestManyWaiting(t *testing.T) {
 	t.Logf("Due behind 100,000 grants that wait: %v", time.Since(start))
 	assert.Equal(t, []string{"b", "a"}, due)
 
-	plan, err := pool.Query(ctx, `EXPLAIN (ANALYZE, BUFFERS) SELECT name FROM `+table+` WHERE dead IS NULL AND expiry <= now()
-		AND coalesce(retry_at, '-infinity') <= now() AND (leased_until IS NULL OR leased_until <= now()) ORDER BY expiry LIMIT 10`)
+	config := pool.Config() // and what was sent, explained
+	sent := new(statement)
+	config.ConnConfig.Tracer = sent
+	traced, err := pgxpool.NewWithConfig(ctx, config)
+	require.NoError(t, err)
+	defer traced.Close()
+	_, err = pgxstore.New(traced, &pgxstore.Options{Table: table}).Due(ctx, 0, 10)
+	require.NoError(t, err)
+	plan, err := pool.Query(ctx, "EXPLAIN ANALYZE "+sent.SQL, append([]any{pgx.QueryExecModeSimpleProtocol}, sent.Args[1:]...)...)
 	require.NoError(t, err)
 	lines, err := pgx.CollectRows(plan, pgx.RowTo[string])
 	require.NoError(t, err)
 	assert.Contains(t, strings.Join(lines, "\n"), table+"_due", lines)
 	assert.NotContains(t, strings.Join(lines, "\n"), "Rows Removed by Filter", "no row is fetched that is not due")
 }
+
+// statement is the last one that was sent.
+type statement struct{ pgx.TraceQueryStartData }
+
+func (s *statement) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	s.TraceQueryStartData = data
+	return ctx
+}
+func (s *statement) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 // What no Duration holds is kept a century away.
 func TestFarTimes(t *testing.T) {

@@ -354,57 +354,32 @@ func (r tokenRequest) mask(text string) string {
 }
 
 // publicRequest returns what of a token request may be seen by whoever gets its response: where it went, and the
-// grant_type.
-func publicRequest(r *http.Request, grantType string) *http.Request {
+// grant_type. It holds the failure that the response means, if there is one.
+func publicRequest(r *http.Request, grantType string, failure *Error) *http.Request {
 	form := url.Values{"grant_type": {grantType}}.Encode()
-	public := &http.Request{
-		Method:        http.MethodPost,
-		URL:           &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path, RawPath: r.URL.RawPath},
-		Proto:         r.Proto,
-		ProtoMajor:    r.ProtoMajor,
-		ProtoMinor:    r.ProtoMinor,
-		Host:          r.Host,
-		Header:        http.Header{"Content-Type": {formType}},
-		ContentLength: int64(len(form)),
-		Response:      r.Response,
-		GetBody:       func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(form)), nil },
-	}
-	body, _ := public.GetBody()
-	public.Body = &publicBody{body, grantType}
-	return public.WithContext(r.Context())
+	public, _ := http.NewRequestWithContext(r.Context(), http.MethodPost, "", strings.NewReader(form))
+	public.URL = &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path, RawPath: r.URL.RawPath}
+	public.Host, public.Response = r.Host, r.Response
+	public.Header.Set("Content-Type", formType)
+	public.Body = &publicBody{public.Body, grantType, failure}
+	return public
 }
 
 // publicBody is the body of a public request, which tells the grant_type where a RoundTripper dropped GetBody.
 type publicBody struct {
 	io.ReadCloser
 	grantType string
-}
-
-// carried is the value under which a response's Request holds the failure that the response means.
-type carried struct {
-	request *http.Request // not a copy of it, which may be about something else
-	failure *Error
-}
-
-type carriedKey struct{}
-
-// carry returns a copy of request that holds failure.
-func carry(request *http.Request, failure *Error) *http.Request {
-	value := &carried{failure: failure}
-	value.request = request.WithContext(context.WithValue(request.Context(), carriedKey{}, value))
-	return value.request
+	failure   *Error
 }
 
 // carriedError returns the failure that request holds, or nil.
 func carriedError(request *http.Request) *Error {
-	if request == nil {
-		return nil
+	if request != nil {
+		if public, ok := request.Body.(*publicBody); ok {
+			return public.failure
+		}
 	}
-	value, _ := request.Context().Value(carriedKey{}).(*carried)
-	if value == nil || value.request != request {
-		return nil
-	}
-	return value.failure
+	return nil
 }
 
 // fitToken returns the body of a success so that x/oauth2 reads the same token from it as [ParseTokenResponse] does, and

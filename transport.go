@@ -209,7 +209,7 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	response, err := base.RoundTrip(out)
 	if err == nil && response != nil {
 		body, readErr := readResponse(response)
-		response.Request = publicRequest(r, form.grantType())
+		response.Request = publicRequest(r, form.grantType(), nil)
 		return t.finish(response, body, readErr, form, writes.Load() > 1)
 	}
 	if e := find(err); e != nil { // another Transport's
@@ -248,14 +248,14 @@ func (t *Transport) finish(response *http.Response, body []byte, readErr error, 
 	case isRedirect(response) && failure.Reason == ErrMalformedResponse:
 		failure.detail = redirected
 	}
-	return withBody(t.withFailure(response, failure), body), nil
+	return withBody(t.withFailure(response.Request, response, failure), body), nil
 }
 
 // withFailure reports failure, and returns response with it, and without what would make http.Client follow a redirect.
-func (t *Transport) withFailure(response *http.Response, failure *Error) *http.Response {
+func (t *Transport) withFailure(r *http.Request, response *http.Response, failure *Error) *http.Response {
 	deleteHeader(response.Header, "Location")
 	_ = t.report(failure)
-	response.Request = carry(response.Request, failure)
+	response.Request = publicRequest(r, failure.GrantType, failure)
 	return response
 }
 
@@ -263,7 +263,7 @@ func (t *Transport) withFailure(response *http.Response, failure *Error) *http.R
 func (t *Transport) forwardToken(r *http.Request) (*http.Response, error) {
 	response, err := t.forward(r, t.unkeptBase())
 	if err == nil && isRedirect(response) {
-		return t.withFailure(response, redirectRefused(response, r)), nil
+		return t.withFailure(r, response, redirectRefused(response, r)), nil
 	}
 	return response, err
 }

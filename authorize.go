@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -129,27 +130,14 @@ func decodeRedirect(query string) (redirectQuery, error) {
 	if len(query) > maxBody {
 		return found, malformedRedirect("the query is too long")
 	}
-	var seen [5]bool
+	names := [...]string{"state", "code", "error", "error_description", "error_uri"}
+	values := [...]*string{&found.state, &found.code, &found.errorCode, &found.description, &found.uri}
+	var seen [len(names)]bool
 	for piece := range strings.SplitSeq(query, "&") {
 		rawName, rawValue, _ := strings.Cut(piece, "=")
 		name, nameErr := url.QueryUnescape(rawName)
-		if nameErr != nil {
-			continue
-		}
-		var target *string
-		var i int
-		switch name {
-		case "state":
-			i, target = 0, &found.state
-		case "code":
-			i, target = 1, &found.code
-		case "error":
-			i, target = 2, &found.errorCode
-		case "error_description":
-			i, target = 3, &found.description
-		case "error_uri":
-			i, target = 4, &found.uri
-		default:
+		i := slices.Index(names[:], name)
+		if nameErr != nil || i < 0 {
 			continue
 		}
 		value, valueErr := url.QueryUnescape(rawValue)
@@ -164,7 +152,7 @@ func decodeRedirect(query string) (redirectQuery, error) {
 		case !decodes:
 			found.undecodable = name
 		default:
-			*target = value
+			*values[i] = value
 		}
 		seen[i] = true
 	}
@@ -238,13 +226,14 @@ func CheckAuthorizationURL(rawURL string) error {
 		case parameter.required:
 			wrong = ErrMissingParameter
 		}
-		switch wrong {
-		case "":
-		case ErrMissingParameter:
-			errs = append(errs, missingParameter(parameter.name))
-		default:
-			errs = append(errs, documentedError(wrong))
+		if wrong == "" {
+			continue
 		}
+		e := documentedError(wrong)
+		if wrong == ErrMissingParameter {
+			e.Parameter, e.Description = parameter.name, strings.Replace(e.Description, "<parameter name>", parameter.name, 1)
+		}
+		errs = append(errs, e)
 	}
 	return errors.Join(errs...)
 }
@@ -255,44 +244,30 @@ var authorizationParameters = [...]struct {
 	required bool
 	check    func(value string) Reason
 }{
-	{"response_type", true, only("code", ErrInvalidResponseType)},
-	{"client_id", true, notEmpty(ErrEmptyClientID)},
+	{"response_type", true, func(value string) Reason { return unless(value == "code", ErrInvalidResponseType) }},
+	{"client_id", true, func(value string) Reason { return unless(value != "", ErrEmptyClientID) }},
 	{"redirect_uri", true, checkRedirectURI},
 	{"state", true, checkState},
-	{"code_challenge", true, notEmpty(ErrMissingParameter)},
-	{"code_challenge_method", false, only("S256", ErrInvalidChallengeMethod)},
-	{"scope", false, notEmpty(ErrEmptyScope)},
+	{"code_challenge", true, func(value string) Reason { return unless(value != "", ErrMissingParameter) }},
+	{"code_challenge_method", false, func(value string) Reason { return unless(value == "S256", ErrInvalidChallengeMethod) }},
+	{"scope", false, func(value string) Reason { return unless(value != "", ErrEmptyScope) }},
 }
 
-func only(expected string, otherwise Reason) func(string) Reason {
-	return func(value string) Reason {
-		if value != expected {
-			return otherwise
-		}
+func unless(good bool, otherwise Reason) Reason {
+	if good {
 		return ""
 	}
-}
-
-func notEmpty(otherwise Reason) func(string) Reason {
-	return func(value string) Reason {
-		if value == "" {
-			return otherwise
-		}
-		return ""
-	}
+	return otherwise
 }
 
 // unreserved are the characters that a URL never percent-encodes (RFC 3986 section 2.3).
 const unreserved = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 
 func checkState(state string) Reason {
-	switch {
-	case state == "":
+	if state == "" {
 		return ErrMissingParameter
-	case strings.Trim(state, unreserved) != "":
-		return ErrUnsafeState
 	}
-	return ""
+	return unless(strings.Trim(state, unreserved) == "", ErrUnsafeState)
 }
 
 func checkRedirectURI(redirectURI string) Reason {
@@ -322,13 +297,5 @@ func documentedError(reason Reason) *Error {
 			break
 		}
 	}
-	return e
-}
-
-// missingParameter returns the error that the authorization endpoint would send for the lack of the parameter name.
-func missingParameter(name string) *Error {
-	e := documentedError(ErrMissingParameter)
-	e.Description = strings.Replace(e.Description, "<parameter name>", name, 1)
-	e.Parameter = name
 	return e
 }

@@ -98,8 +98,7 @@ func (e *Error) Error() string {
 		return prefix + "<nil>"
 	}
 	var parts []string
-	own := e.Reason != "" && e.Reason.Description() == ""
-	if own || e.Reason != "" && e.Code == "" && e.Description == "" {
+	if e.Reason != "" && (e.Reason.Description() == "" || e.Code == "" && e.Description == "") {
 		parts = append(parts, e.Reason.text())
 	}
 	if e.Code != "" {
@@ -111,10 +110,7 @@ func (e *Error) Error() string {
 	if e.detail != "" {
 		parts = append(parts, e.detail)
 	}
-	if len(parts) == 0 {
-		parts = append(parts, "no OAuth error was received")
-	}
-	text := prefix + strings.Join(parts, ": ")
+	text := prefix + cmp.Or(strings.Join(parts, ": "), "no OAuth error was received")
 	if e.StatusCode != 0 {
 		text += " (HTTP " + strconv.Itoa(e.StatusCode) + ")"
 	}
@@ -144,15 +140,10 @@ func (c Code) shown() string {
 	return redact.Code(string(c))
 }
 
-// isKnown reports whether c is one of this package's constants.
+// isKnown reports whether c is one of this package's constants: those with advice of their own, and one without.
 func (c Code) isKnown() bool {
-	switch c {
-	case CodeInvalidRequest, CodeInvalidClient, CodeInvalidGrant, CodeInvalidScope, CodeUnsupportedResponseType,
-		CodeServerError, CodeInternalServerError, CodeNotFound,
-		CodeAccessDenied, CodeUnauthorizedClient, CodeUnsupportedGrantType, CodeTemporarilyUnavailable:
-		return true
-	}
-	return false
+	_, known := adviceByCode[c]
+	return known || c == CodeAccessDenied
 }
 
 // text returns r as renderings show it: bare if it is a label.
@@ -214,7 +205,7 @@ func (e *Error) LogValue() slog.Value {
 	if e == nil {
 		return slog.AnyValue(nil)
 	}
-	attrs := make([]slog.Attr, 0, 13)
+	var attrs []slog.Attr
 	add := func(key, value string) {
 		if value != "" {
 			attrs = append(attrs, slog.String(key, value))
@@ -260,23 +251,11 @@ func (e *Error) Timeout() bool { return e != nil && neterr.Timeout(e.err) }
 func (e *Error) Unsent() bool { return e != nil && e.unsent }
 
 // CodeOf returns the Code of the first *Error in err's tree, else the first bare [Code] in it, else "".
-func CodeOf(err error) Code {
-	e := find(err)
-	if e == nil {
-		return ""
-	}
-	return e.Code
-}
+func CodeOf(err error) Code { return cmp.Or(find(err), new(Error)).Code }
 
 // ReasonOf returns the Reason of the first *Error in err's tree, else the first bare [Reason] in it, else "". It serves for
 // a switch; a metric takes [Label], since "" says both that Apple's page has changed and that the error is no OAuth error.
-func ReasonOf(err error) Reason {
-	e := find(err)
-	if e == nil {
-		return ""
-	}
-	return e.Reason
-}
+func ReasonOf(err error) Reason { return cmp.Or(find(err), new(Error)).Reason }
 
 // Label returns a label for a metric, one of a bounded number. It is the label of the [Reason] of what [Wrap] finds in
 // err's tree, or "undocumented" for an OAuth error that Apple's table does not list: if their number rises, Apple's page
@@ -286,21 +265,19 @@ func Label(err error) string {
 	if err == nil {
 		return ""
 	}
-	if e := find(Wrap(err)); e != nil {
-		_, isOurs := adviceByReason[e.Reason]
-		switch {
-		case isOurs:
-			return string(e.Reason)
-		case e.Reason == "" && e.Code != "":
-			return "undocumented"
-		}
-		return "other"
-	}
+	e := find(Wrap(err))
 	switch {
-	case neterr.Is(err, context.Canceled):
+	case e == nil && neterr.Is(err, context.Canceled):
 		return "canceled"
-	case neterr.Of(err).Known:
+	case e == nil && neterr.Of(err).Known:
 		return "network"
+	case e == nil:
+		return "other"
+	case e.Reason == "" && e.Code != "":
+		return "undocumented"
+	}
+	if _, isOurs := adviceByReason[e.Reason]; isOurs {
+		return string(e.Reason)
 	}
 	return "other"
 }

@@ -62,8 +62,7 @@ func WithJSON(ctx context.Context, tokenURL string) context.Context {
 }
 
 // Wrap returns an *Error around err if a failure of golang.org/x/oauth2 is anywhere in err's tree: an
-// [*oauth2.RetrieveError] (from Config.Exchange, a TokenSource, clientcredentials, or inside the *url.Error of a
-// client that oauth2.NewClient made), or one of its plain errors, which become [ErrMalformedResponse], [ErrNoResponse] or
+// [*oauth2.RetrieveError], or one of its plain errors, which become [ErrMalformedResponse], [ErrNoResponse] or
 // [ErrNoRefreshToken]. Anything else is returned unchanged: an error with an *Error in its tree, a context's or the
 // network's error, nil.
 //
@@ -89,8 +88,8 @@ func Wrap(err error) error {
 	case failed != nil:
 		return wrapRetrieveError(failed, err)
 	}
-	if plain := findPlain(err); plain != nil {
-		return &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, err: err, unsent: plain.reason == ErrNoRefreshToken}
+	if wrapped := wrapPlain(err); wrapped != nil {
+		return wrapped
 	}
 	return err
 }
@@ -117,13 +116,16 @@ func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
 	} else {
 		e = parseError(response.StatusCode, response.Header, failed.Body, sent)
 	}
-	e.GrantType = sent.grantType()
-	e.err = err
+	e.GrantType, e.err = sent.grantType(), err
 	return e
 }
 
 // plainErrors are the errors of x/oauth2 that have no type, by the beginning of their text.
-var plainErrors = []plainError{
+var plainErrors = []struct {
+	text   string
+	reason Reason
+	detail string
+}{
 	{"oauth2: token expired and refresh token is not set", ErrNoRefreshToken, "the access token has expired and there is no refresh token"},
 	{"oauth2: server response missing access_token", ErrMalformedResponse, "the response holds no access_token"},
 	{"oauth2: cannot parse json", ErrMalformedResponse, "the response is not JSON"},
@@ -131,30 +133,23 @@ var plainErrors = []plainError{
 	{"oauth2: cannot fetch token", ErrNoResponse, "the response could not be read"},
 }
 
-type plainError struct {
-	text   string
-	reason Reason
-	detail string
-}
-
-// findPlain looks for an untyped error of x/oauth2 in err's tree. None of them wraps another one.
-func findPlain(err error) (found *plainError) {
+// wrapPlain returns an *Error around err if one of plainErrors is in its tree, else nil. None of them wraps another error.
+func wrapPlain(err error) (wrapped *Error) {
 	neterr.Visit(err, func(node error) bool {
 		switch node.(type) {
 		case interface{ Unwrap() error }, interface{ Unwrap() []error }:
 			return false
 		}
 		text := neterr.Text(node)
-		for i, plain := range plainErrors {
+		for _, plain := range plainErrors {
 			// What follows is a status if the text was a RetrieveError's.
-			if after, ok := strings.CutPrefix(text, plain.text); ok && strings.IndexAny(after, "0123456789") != len(": ") {
-				found = &plainErrors[i]
-				return true
+			if after, found := strings.CutPrefix(text, plain.text); found && strings.IndexAny(after, "0123456789") != len(": ") {
+				wrapped = &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, err: err, unsent: plain.reason == ErrNoRefreshToken}
 			}
 		}
-		return false
+		return wrapped != nil
 	})
-	return found
+	return wrapped
 }
 
 // isOAuth2Failure reports whether err itself is what Wrap looks for.
@@ -285,16 +280,19 @@ func copyToken(source oauth2.TokenSource) (*oauth2.Token, error) {
 	if err != nil {
 		return nil, Wrap(err)
 	}
+	var detail string
 	switch {
 	case token == nil:
-		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "the source returned no token"}
+		detail = "the source returned no token"
 	case token.AccessToken != "" && !isToken(token.AccessToken):
-		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "the source returned an access token that is none"}
+		detail = "the source returned an access token that is none"
 	case token.RefreshToken != "" && !isToken(token.RefreshToken):
-		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "the source returned a refresh token that is none"}
+		detail = "the source returned a refresh token that is none"
+	default:
+		copied := *token
+		return &copied, nil
 	}
-	copied := *token
-	return &copied, nil
+	return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: detail}
 }
 
 func isSameToken(a, b *oauth2.Token) bool {
@@ -356,57 +354,32 @@ func (r tokenRequest) mask(text string) string {
 }
 
 // publicRequest returns what of a token request may be seen by whoever gets its response: where it went, and the
-// grant_type.
-func publicRequest(r *http.Request, grantType string) *http.Request {
+// grant_type. It holds the failure that the response means, if there is one.
+func publicRequest(r *http.Request, grantType string, failure *Error) *http.Request {
 	form := url.Values{"grant_type": {grantType}}.Encode()
-	public := &http.Request{
-		Method:        http.MethodPost,
-		URL:           &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path, RawPath: r.URL.RawPath},
-		Proto:         r.Proto,
-		ProtoMajor:    r.ProtoMajor,
-		ProtoMinor:    r.ProtoMinor,
-		Host:          r.Host,
-		Header:        http.Header{"Content-Type": {formType}},
-		ContentLength: int64(len(form)),
-		Response:      r.Response,
-		GetBody:       func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(form)), nil },
-	}
-	body, _ := public.GetBody()
-	public.Body = &publicBody{body, grantType}
-	return public.WithContext(r.Context())
+	public, _ := http.NewRequestWithContext(r.Context(), http.MethodPost, "", strings.NewReader(form))
+	public.URL = &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path, RawPath: r.URL.RawPath}
+	public.Host, public.Response = r.Host, r.Response
+	public.Header.Set("Content-Type", formType)
+	public.Body = &publicBody{public.Body, grantType, failure}
+	return public
 }
 
 // publicBody is the body of a public request, which tells the grant_type where a RoundTripper dropped GetBody.
 type publicBody struct {
 	io.ReadCloser
 	grantType string
-}
-
-// carried is the value under which a response's Request holds the failure that the response means.
-type carried struct {
-	request *http.Request // not a copy of it, which may be about something else
-	failure *Error
-}
-
-type carriedKey struct{}
-
-// carry returns a copy of request that holds failure.
-func carry(request *http.Request, failure *Error) *http.Request {
-	value := &carried{failure: failure}
-	value.request = request.WithContext(context.WithValue(request.Context(), carriedKey{}, value))
-	return value.request
+	failure   *Error
 }
 
 // carriedError returns the failure that request holds, or nil.
 func carriedError(request *http.Request) *Error {
-	if request == nil {
-		return nil
+	if request != nil {
+		if public, ok := request.Body.(*publicBody); ok {
+			return public.failure
+		}
 	}
-	value, _ := request.Context().Value(carriedKey{}).(*carried)
-	if value == nil || value.request != request {
-		return nil
-	}
-	return value.failure
+	return nil
 }
 
 // fitToken returns the body of a success so that x/oauth2 reads the same token from it as [ParseTokenResponse] does, and

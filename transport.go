@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
@@ -108,7 +109,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return t.refuse(r, failure)
 	case !isToken:
 		return t.forward(r, t.base())
-	case hasBasicCredentials(r):
+	case headerBegins(r.Header, "Authorization", "Basic"):
 		closeBody(r) // not reported: x/oauth2 sends the request again, as it should be
 		return nil, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body")
 	case !isForm(r):
@@ -118,7 +119,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if failure != nil {
 		return t.refuse(r, failure)
 	}
-	response, failure := t.send(&sending{r: r, form: form})
+	response, failure := t.send(r, form)
 	if failure != nil {
 		failure.Endpoint, failure.GrantType = TokenEndpoint, form.grantType() // a new *Error, nobody has it yet
 		return nil, t.report(failure)
@@ -184,53 +185,43 @@ func hasField(form, field string) bool {
 	return false
 }
 
-// sending is a token request on its way.
-type sending struct {
-	r    *http.Request // as it came
-	form tokenRequest
-
-	looked, connected atomic.Bool  // for a connection; it had one
-	writes            atomic.Int32 // several where Base sends again
-}
-
 // send sends a token request and returns a whole response, or why there is none.
-func (t *Transport) send(s *sending) (*http.Response, *Error) {
-	if err := s.r.Context().Err(); err != nil {
+func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *Error) {
+	if err := r.Context().Err(); err != nil {
 		return nil, &Error{Reason: ErrNoResponse, detail: "the context had ended before anything was sent", err: err, ended: true, unsent: true}
 	}
-	if s.r.Context().Value(ownBase{t}) != nil {
+	if r.Context().Value(ownBase{t}) != nil {
 		return nil, unsafeRequest(isItsOwnBase)
 	}
-	ctx, cancel := earlierDeadline(context.WithValue(s.r.Context(), ownBase{t}, true))
+	var looked, connected atomic.Bool // for a connection; it had one
+	var writes atomic.Int32           // several where Base sends again
+	ctx, cancel := earlierDeadline(context.WithValue(r.Context(), ownBase{t}, true))
 	defer cancel()
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn:      func(string) { s.looked.Store(true) },
-		GotConn:      func(httptrace.GotConnInfo) { s.connected.Store(true) },
-		WroteHeaders: func() { s.writes.Add(1) },
-	})
-	base, out := t.unkeptBase(), jsonRequest(s.r.WithContext(ctx), s.form)
+	out := jsonRequest(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn:      func(string) { looked.Store(true) },
+		GotConn:      func(httptrace.GotConnInfo) { connected.Store(true) },
+		WroteHeaders: func() { writes.Add(1) },
+	}), r, form)
+	base := t.unkeptBase()
 	if _, ok := base.(*http.Transport); ok {
 		pace(out)
 	}
 	response, err := base.RoundTrip(out)
-	if err == nil && response == nil {
-		err = errNoResult
-	}
-	if err == nil {
+	if err == nil && response != nil {
 		body, readErr := readResponse(response)
-		return t.finish(s, response, body, readErr)
+		response.Request = publicRequest(r, form.grantType(), nil)
+		return t.finish(response, body, readErr, form, writes.Load() > 1)
 	}
 	if e := find(err); e != nil { // another Transport's
 		copied := *e
 		return nil, &copied
 	}
+	if err == nil {
+		return nil, &Error{Reason: ErrNoResponse, detail: strings.TrimPrefix(errNoResult.Error(), prefix), err: errNoResult}
+	}
 	failed := neterr.Of(err)
-	e := &Error{Reason: ErrNoResponse, detail: failed.Words, err: err}
-	e.unsent = !s.connected.Load() && (failed.Unsent || s.looked.Load())
-	switch {
-	case err == errNoResult:
-		e.detail = "the Transport's Base returned neither a response nor an error"
-	case e.unsent:
+	e := &Error{Reason: ErrNoResponse, detail: failed.Words, err: err, unsent: !connected.Load() && (failed.Unsent || looked.Load())}
+	if e.unsent {
 		e.detail += "; nothing was sent"
 	}
 	return nil, e
@@ -238,18 +229,17 @@ func (t *Transport) send(s *sending) (*http.Response, *Error) {
 
 // finish rewrites the response so that x/oauth2 decodes it. If it breaks off and holds nothing, finish returns why there is
 // none.
-func (t *Transport) finish(s *sending, response *http.Response, body []byte, readErr error) (*http.Response, *Error) {
+func (t *Transport) finish(response *http.Response, body []byte, readErr error, sent tokenRequest, again bool) (*http.Response, *Error) {
 	if response.Header == nil {
 		response.Header = make(http.Header)
 	}
-	response.Request = publicRequest(s.r, s.form.grantType())
 	if isSuccess(response.StatusCode) {
 		if fitted := fitToken(body); fitted != nil {
 			return withBody(response, fitted), nil
 		}
 	}
-	failure := parseFailure(response, body, readErr, s.form)
-	failure.ResponseLost = s.writes.Load() > 1 && (failure.Reason == ErrInvalidRefreshToken || failure.Reason == "" && failure.Code == CodeInvalidGrant)
+	failure := parseFailure(response, body, readErr, sent)
+	failure.ResponseLost = again && (failure.Reason == ErrInvalidRefreshToken || failure.Reason == "" && failure.Code == CodeInvalidGrant)
 	switch {
 	case isSuccess(response.StatusCode) && failure.Reason == ErrNoResponse:
 		return nil, failure
@@ -258,14 +248,14 @@ func (t *Transport) finish(s *sending, response *http.Response, body []byte, rea
 	case isRedirect(response) && failure.Reason == ErrMalformedResponse:
 		failure.detail = redirected
 	}
-	return withBody(t.withFailure(response, failure), body), nil
+	return withBody(t.withFailure(response.Request, response, failure), body), nil
 }
 
 // withFailure reports failure, and returns response with it, and without what would make http.Client follow a redirect.
-func (t *Transport) withFailure(response *http.Response, failure *Error) *http.Response {
+func (t *Transport) withFailure(r *http.Request, response *http.Response, failure *Error) *http.Response {
 	deleteHeader(response.Header, "Location")
 	_ = t.report(failure)
-	response.Request = carry(response.Request, failure)
+	response.Request = publicRequest(r, failure.GrantType, failure)
 	return response
 }
 
@@ -273,7 +263,7 @@ func (t *Transport) withFailure(response *http.Response, failure *Error) *http.R
 func (t *Transport) forwardToken(r *http.Request) (*http.Response, error) {
 	response, err := t.forward(r, t.unkeptBase())
 	if err == nil && isRedirect(response) {
-		return t.withFailure(response, redirectRefused(response, r)), nil
+		return t.withFailure(r, response, redirectRefused(response, r)), nil
 	}
 	return response, err
 }
@@ -423,14 +413,10 @@ func hostOf(u *url.URL) string { return strings.ToLower(strings.TrimSuffix(u.Hos
 func pathOf(u *url.URL) string { return cmp.Or(u.Opaque, u.EscapedPath(), "/") }
 
 func port(u *url.URL) string {
-	switch {
-	case u.Port() != "":
-		return u.Port()
-	case strings.EqualFold(u.Scheme, "http"):
-		return "80"
-	default:
-		return "443"
+	if strings.EqualFold(u.Scheme, "http") {
+		return cmp.Or(u.Port(), "80")
 	}
+	return cmp.Or(u.Port(), "443")
 }
 
 func isLoopback(u *url.URL) bool {
@@ -438,33 +424,23 @@ func isLoopback(u *url.URL) bool {
 	return hostOf(u) == "localhost" || err == nil && address.Unmap().IsLoopback()
 }
 
-// headerValues returns all values of a header, however its name is written in the map.
-func headerValues(header http.Header, name string) []string {
-	var values []string
-	for key, several := range header {
-		if strings.EqualFold(key, name) {
-			values = append(values, several...)
+// headerBegins reports whether a value of a header, however its name is written in the map, begins with the word.
+func headerBegins(header http.Header, name, word string) bool {
+	for key, values := range header {
+		if strings.EqualFold(key, name) && slices.ContainsFunc(values, func(value string) bool {
+			fields := strings.FieldsFunc(value, func(r rune) bool { return r == ';' || unicode.IsSpace(r) })
+			return len(fields) > 0 && strings.EqualFold(fields[0], word)
+		}) {
+			return true
 		}
 	}
-	return values
+	return false
 }
+
+func isForm(r *http.Request) bool { return headerBegins(r.Header, "Content-Type", formType) }
 
 func deleteHeader(header http.Header, name string) {
 	maps.DeleteFunc(header, func(key string, _ []string) bool { return strings.EqualFold(key, name) })
-}
-
-func hasBasicCredentials(r *http.Request) bool {
-	return slices.ContainsFunc(headerValues(r.Header, "Authorization"), func(value string) bool {
-		fields := strings.Fields(value)
-		return len(fields) > 0 && strings.EqualFold(fields[0], "Basic")
-	})
-}
-
-func isForm(r *http.Request) bool {
-	return slices.ContainsFunc(headerValues(r.Header, "Content-Type"), func(value string) bool {
-		mediaType, _, _ := strings.Cut(value, ";")
-		return strings.EqualFold(strings.TrimSpace(mediaType), formType)
-	})
 }
 
 const (
@@ -473,13 +449,13 @@ const (
 )
 
 // jsonRequest returns a copy of r that carries form as one flat JSON object, on a connection of its own.
-func jsonRequest(r *http.Request, form tokenRequest) *http.Request {
+func jsonRequest(ctx context.Context, r *http.Request, form tokenRequest) *http.Request {
 	fields := make(map[string]string, len(form))
 	for name, values := range form {
 		fields[name] = values[0]
 	}
 	body, _ := json.Marshal(fields) // strings always marshal
-	out := r.Clone(r.Context())
+	out := r.Clone(ctx)
 	out.Method = http.MethodPost
 	for name, value := range map[string]string{"Content-Type": jsonType, "Accept": jsonType, "Accept-Encoding": "identity"} {
 		deleteHeader(out.Header, name)

@@ -307,11 +307,7 @@ func (e *Error) deadGrantAdvice() Advice {
 
 // isOfOneSession reports whether a parameter is one that a single lost session lacks.
 func isOfOneSession(parameter string) bool {
-	switch strings.ToLower(parameter) {
-	case "code", "code_verifier", "refresh_token":
-		return true
-	}
-	return false
+	return slices.Contains([]string{"code", "code_verifier", "refresh_token"}, strings.ToLower(parameter))
 }
 
 // networkAdvice is about an error without an *Error: only what an HTTP client returned may be Apple's.

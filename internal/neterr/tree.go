@@ -41,7 +41,7 @@ func (w *walk) visit(err error, joined bool) bool {
 		if w.f(err) {
 			return true
 		}
-		next, several := unwrap(err)
+		several, next := unwrap(err)
 		for _, err := range several {
 			if w.visit(err, true) {
 				return true
@@ -52,8 +52,8 @@ func (w *walk) visit(err error, joined bool) bool {
 	return false
 }
 
-// unwrap returns what err wraps: one error, or several.
-func unwrap(err error) (next error, several []error) {
+// unwrap returns what err wraps: several errors, or one.
+func unwrap(err error) (several []error, next error) {
 	defer func() { _ = recover() }() // foreign code, which may not expect to be asked
 	switch wrapper := err.(type) {
 	case interface{ Unwrap() error }:
@@ -61,7 +61,7 @@ func unwrap(err error) (next error, several []error) {
 	case interface{ Unwrap() []error }:
 		several = wrapper.Unwrap()
 	}
-	return next, several
+	return several, next
 }
 
 // Is is errors.Is by way of Visit. A panic of an Is method counts as false.
@@ -95,7 +95,7 @@ func Text(err error) (text string) {
 	if left := maxNodes; !count(err, &left) {
 		var ends []string
 		Visit(err, func(node error) bool {
-			if next, several := unwrap(node); next == nil && several == nil {
+			if several, next := unwrap(node); next == nil && several == nil {
 				ends = append(ends, Text(node))
 			}
 			return len(ends) == 100
@@ -111,7 +111,7 @@ func count(err error, left *int) bool {
 		if *left <= 0 {
 			return false
 		}
-		next, several := unwrap(err)
+		several, next := unwrap(err)
 		for _, err := range several {
 			if !count(err, left) {
 				return false

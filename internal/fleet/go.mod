@@ -13,6 +13,7 @@ require (
 	github.com/seed-a5f25c57/applebusiness/grants/pgxstore v0.1.0
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/oauth2 v0.38.0
+	golang.org/x/time v0.16.0
 )
 
 require (

@@ -229,7 +229,7 @@ func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt tim
 	e.GrantType = applebusiness.GrantTypeRefreshToken // others are told of it as if it were a refresh
 	k, _ := classify(&e)
 	if k == limited {
-		m.pause(nil, e.RetryAfter)
+		m.pause(sentAt, e.RetryAfter)
 		return
 	}
 	if e.Reason == applebusiness.ErrInvalidCredentials {

@@ -61,6 +61,9 @@ func (m *Manager) save(ctx context.Context, u *unsavedToken) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	u.tries++
+	if !errors.Is(err, ErrNoGrant) {
+		u.goneAt = time.Time{}
+	}
 	switch found, known := m.entries.Load(u.a.grant); {
 	case errors.Is(err, ErrNoGrant):
 		if u.goneAt.IsZero() {

@@ -412,3 +412,36 @@ func TestVerdictThatCannotBeRecorded(t *testing.T) {
 		})
 	}
 }
+
+// A Store that says twice that there is no such grant, with a minute of failures in between, has not said so for a minute.
+func TestNoGrantAgainAndAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		var phase atomic.Int32
+		w.store.set(func(_ context.Context, method, _ string) error {
+			switch {
+			case phase.Load()%2 == 0:
+				if method == "Save" {
+					return errDatabase
+				}
+			case method == "Save":
+				return grants.ErrConflict
+			default:
+				return grants.ErrNoGrant
+			}
+			return nil
+		}, nil)
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+		time.Sleep(10 * time.Second)
+		for range 2 {
+			phase.Add(1)
+			time.Sleep(8 * time.Second)
+			phase.Add(1)
+			time.Sleep(time.Minute)
+		}
+		w.store.fail(nil)
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
+	})
+}

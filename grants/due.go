@@ -73,7 +73,7 @@ type storeTally struct {
 func (t *storeTally) note(err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, ok := errors.AsType[*StoreError](err); !ok {
+	if _, ok := err.(*StoreError); !ok {
 		t.failed, t.worked = nil, true
 		return nil
 	}

@@ -58,14 +58,16 @@ func (m *Manager) save(ctx context.Context, u *unsavedToken) bool {
 			err = nil
 		}
 	}
+	gone := errors.Is(err, ErrNoGrant)
+	cause := newStoreError(u.a.grant, err, m.secrets(u.a.e)...)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	u.tries++
-	if !errors.Is(err, ErrNoGrant) {
+	if !gone {
 		u.goneAt = time.Time{}
 	}
 	switch found, known := m.entries.Load(u.a.grant); {
-	case errors.Is(err, ErrNoGrant):
+	case gone:
 		if u.goneAt.IsZero() {
 			u.goneAt = time.Now()
 		}
@@ -80,18 +82,17 @@ func (m *Manager) save(ctx context.Context, u *unsavedToken) bool {
 		m.settleSave(u, same(record.Token, u.token))
 		return true
 	}
-	if u.err = err; !errors.Is(err, ErrNoGrant) {
-		m.noteUnsaved(u)
+	if u.err = err; !gone {
+		m.noteUnsaved(u, cause)
 	}
 	return false
 }
 
 // noteUnsaved holds back what is not sent yet, for as long as nothing can be stored; m.mu is held.
-func (m *Manager) noteUnsaved(u *unsavedToken) {
+func (m *Manager) noteUnsaved(u *unsavedToken, cause *StoreError) {
 	if u.tries > 1 {
 		return // the first try tells: one row that cannot be written holds up nobody for long
 	}
-	cause := newStoreError(u.a.grant, u.err, u.a.e.secrets()...)
 	if m.app.saves.shut(u.a, cause, 0, m.now(), minSaveProbe, maxSaveProbe) {
 		m.tell(slog.LevelError, "a token cannot be stored, and no other is fetched meanwhile", slog.String("error", cause.Error()))
 		m.wakeQueue()

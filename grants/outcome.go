@@ -110,6 +110,9 @@ func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
 		}
 		return nil, Record{}, err
 	}
+	if !a.ready() {
+		return nil, record, nil // the answer took so long that too little is left of the lease
+	}
 	if !a.commit() {
 		return nil, Record{}, a.ended()
 	}

@@ -125,3 +125,26 @@ func TestCloseWhileTheVaultIsAsked(t *testing.T) {
 		assert.True(t, errors.Is(err, grants.ErrClosed) || errors.Is(err, applebusiness.ErrInvalidCredentials), "%v", err)
 	})
 }
+
+// A vault that is slow does not use up the lease: a request is sent with enough of it left to store what comes.
+func TestSlowVaultAndTheLease(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		slow := w.process(func(o *grants.Options) {
+			o.ClientSecret = func(context.Context) (string, error) { time.Sleep(9 * time.Second); return "s", nil }
+		})
+		spy := w.store
+		var leased time.Time
+		spy.set(func(_ context.Context, method, _ string) error {
+			if method == "Lease" {
+				leased = time.Now()
+				time.Sleep(9 * time.Second)
+			}
+			return nil
+		}, nil)
+		var sent time.Time
+		w.apple.before = func(*http.Request) { sent = time.Now() }
+		w.connect("a", -time.Minute)
+		token(t, slow, "a")
+		assert.LessOrEqual(t, sent.Sub(leased), 15*time.Second)
+	})
+}

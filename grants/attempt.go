@@ -108,7 +108,7 @@ func (a *attempt) run() {
 	switch {
 	case a.unsaved != nil:
 		if a.event.Unsaved = !m.save(m.work, a.unsaved); a.event.Unsaved {
-			m.saveLater(a.unsaved)
+			m.saveLater(a.unsaved, minSaveBackoff)
 		}
 	case a.leased:
 		m.release(a)

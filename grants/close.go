@@ -26,12 +26,15 @@ func (m *Manager) Close(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	_ = forEach(ctx, m.allUnsaved(), func(ctx context.Context, u *unsavedToken) error {
-		for tries := 0; !m.save(ctx, u); tries++ {
-			if err := sleep(ctx, saveBackoff(tries)); err != nil {
+		for {
+			wait := m.saveAgain(ctx, u)
+			if wait == 0 {
+				return nil
+			}
+			if err := sleep(ctx, wait); err != nil {
 				return err
 			}
 		}
-		return nil
 	})
 	m.completeConnects(ctx)
 	return m.endClose(ctx)

@@ -445,3 +445,47 @@ func TestNoGrantAgainAndAgain(t *testing.T) {
 		assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
 	})
 }
+
+// A database that hangs, as behind a firewall that drops everything, for longer than a lease.
+func TestDatabaseHangsForLongerThanALease(t *testing.T) {
+	for hangs, methods := range map[string]string{"all": "Load Lease Save Mark Release Put Delete Due", "writes": "Lease Save Mark Release", "Save": "Save"} {
+		for _, d := range []time.Duration{55 * time.Second, 3 * time.Minute} {
+			t.Run(fmt.Sprint(hangs, " ", d), func(t *testing.T) {
+				bubble(t, func(t *testing.T, w *world) {
+					w.apple.latency = 2 * time.Second
+					fleet := []*grants.Manager{w.process(), w.process(), w.process()}
+					names := w.expired(20)
+					end := time.Now().Add(d + 2*time.Minute)
+					var group sync.WaitGroup
+					var reconnect atomic.Int32
+					for i, name := range names {
+						for j, m := range fleet {
+							group.Go(func() {
+								time.Sleep(time.Duration(i*3+j) * 7 * time.Millisecond)
+								for time.Now().Before(end) {
+									ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+									if _, err := m.Token(ctx, name); told(err) {
+										reconnect.Add(1)
+									}
+									cancel()
+									time.Sleep(time.Second)
+								}
+							})
+						}
+					}
+					time.Sleep(time.Second)
+					over := time.Now().Add(d)
+					w.store.set(func(ctx context.Context, method, _ string) error {
+						if strings.Contains(methods, method) && time.Now().Before(over) {
+							return hangStore(ctx, "", "") // the connection is gone, also when the others work again
+						}
+						return nil
+					}, nil)
+					group.Wait()
+					assert.Zero(t, reconnect.Load(), "told to reconnect")
+					assert.Zero(t, w.apple.refused)
+				})
+			})
+		}
+	}
+}

@@ -282,8 +282,8 @@ func (m *Manager) takeBack(n *verdictNote) {
 			err := m.call(m.work, func(ctx context.Context) error {
 				return m.store.Mark(ctx, n.grant, n.a.holder, n.version, Mark{Unfinished: n.unfinished})
 			})
-			if err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) || sleep(m.queued, saveBackoff(tries)) != nil {
-				return
+			if err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) || sleep(m.work, saveBackoff(tries)) != nil {
+				return // Close waits: nobody else knows that the row is wrong
 			}
 		}
 	}()

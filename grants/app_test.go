@@ -345,3 +345,21 @@ func TestAPIRefusesAll(t *testing.T) {
 		assert.Equal(t, 1, strings.Count(w.logged(), "the API refuses tokens"))
 	})
 }
+
+// Close waits until the verdicts that nobody believes any more are taken back.
+func TestVerdictsAreTakenBackBeforeClose(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		names := w.expired(3)
+		m := w.process()
+		w.apple.always(status(401, refusal))
+		failure(t, m, names[0])
+		failure(t, m, names[1])
+		w.store.fail(errDatabase, "Mark")
+		failure(t, m, names[2])
+		time.AfterFunc(20*time.Second, func() { w.store.fail(nil) })
+		require.NoError(t, m.Close(t.Context()))
+		for _, name := range names {
+			assert.Nil(t, w.row(name).Dead, name)
+		}
+	})
+}

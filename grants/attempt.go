@@ -108,7 +108,7 @@ func (a *attempt) run() {
 	switch {
 	case a.unsaved != nil:
 		if a.event.Unsaved = !m.save(m.work, a.unsaved); a.event.Unsaved {
-			m.saveLater(a.unsaved)
+			m.saveLater(a.unsaved, minSaveBackoff)
 		}
 	case a.leased:
 		m.release(a)
@@ -417,7 +417,7 @@ func (a *attempt) rememberFailure(c *current, err error) {
 	e, now := a.e, a.m.now()
 	if a.remember == 0 {
 		a.remember = failureMemory
-		if _, ok := errors.AsType[*StoreError](err); !ok && a.event.Sent {
+		if _, ok := err.(*StoreError); !ok && a.event.Sent {
 			a.remember = min(maxMemory, failureMemory<<min(e.failures, 10))
 		}
 	}
@@ -500,9 +500,7 @@ func (a *attempt) callError(err error) error {
 }
 
 func (a *attempt) storeError(err error) *StoreError {
-	a.m.mu.Lock()
-	defer a.m.mu.Unlock()
-	return newStoreError(a.grant, err, append(a.seen, a.e.secrets()...)...)
+	return newStoreError(a.grant, err, append(a.m.secrets(a.e), a.seen...)...)
 }
 
 // ended says why a's context has ended.

@@ -1,7 +1,6 @@
 package grants
 
 import (
-	"errors"
 	"hash/maphash"
 	"math/rand/v2"
 	"sync/atomic"
@@ -215,10 +214,10 @@ func (m *Manager) remembered(e *entry) error {
 	if e.failure == nil || now >= e.until {
 		return nil
 	}
-	if failed, ok := errors.AsType[*applebusiness.Error](e.failure); ok && failed.RetryAfter > 0 {
-		return withWait(e.failure, e.until-now)
+	if failed, ok := e.failure.(*applebusiness.Error); ok && failed.RetryAfter == 0 {
+		return failed
 	}
-	return e.failure
+	return withWait(e.failure, e.until-now)
 }
 
 // lastResort returns the current token in the last seconds of its life, or err, with which a refresh has failed.
@@ -231,8 +230,10 @@ func (e *entry) lastResort(err error) (*oauth2.Token, error) {
 	return &token, nil
 }
 
-// secrets returns the tokens that e knows; Manager.mu is held.
-func (e *entry) secrets() []*oauth2.Token {
+// secrets returns the tokens that e knows. Manager.mu must not be held, nor while an error's text is made with them.
+func (m *Manager) secrets(e *entry) []*oauth2.Token {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	var tokens []*oauth2.Token
 	if c := e.current.Load(); c != nil {
 		tokens = append(tokens, c.token)

@@ -473,10 +473,8 @@ func (m *Manager) callerError(ctx context.Context, grant string, err error) erro
 }
 
 func (m *Manager) storeError(grant string, err error, secrets ...*oauth2.Token) *StoreError {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if found, ok := m.entries.Load(grant); ok {
-		secrets = append(secrets, found.(*entry).secrets()...)
+		secrets = append(secrets, m.secrets(found.(*entry))...)
 	}
 	return newStoreError(grant, err, secrets...)
 }

@@ -110,6 +110,9 @@ func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
 		}
 		return nil, Record{}, err
 	}
+	if !a.ready() {
+		return nil, record, nil // the answer took so long that too little is left of the lease
+	}
 	if !a.commit() {
 		return nil, Record{}, a.ended()
 	}
@@ -129,7 +132,7 @@ func (a *attempt) commit() bool {
 	if a.ctx.Err() != nil {
 		return false
 	}
-	a.sent, a.event.Sent, a.sentAt = true, true, m.now()
+	a.sent, a.event.Sent, a.sentAt = true, true, max(m.now(), 1) // as the answer of ClientSecret has it
 	m.pass(a.turn)
 	a.turn = nil
 	return true
@@ -159,7 +162,9 @@ func (a *attempt) keep(record Record, token *oauth2.Token) *oauth2.Token {
 	a.leased = false // Save ends the lease
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.queue.pauses = 0
+	if a.sentAt >= m.queue.pauseBegan { // otherwise it belongs to the burst
+		m.queue.pauses = 0
+	}
 	e.line.follow(m, token, max(m.now(), 1))
 	m.use(e, token, true)
 	m.noteSuccess(a)
@@ -189,6 +194,7 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 	}
 	if k == ours && e.Reason == applebusiness.ErrInvalidCredentials {
 		switch other, err := m.askSecret(a.ctx, secret, a.sentAt); {
+		case a.ctx.Err() != nil: // the answer is Apple's
 		case err != nil:
 			failure = err
 		case other != secret:
@@ -197,7 +203,7 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 		}
 	}
 	if k == limited {
-		a.remember, a.held = m.pause(a, e.RetryAfter), true
+		a.remember, a.held = m.pause(a.sentAt, e.RetryAfter), true
 		return Record{}, withWait(failure, a.remember)
 	}
 	mark := Mark{Unfinished: record.Unfinished || lost}

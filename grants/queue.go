@@ -178,11 +178,11 @@ func (m *Manager) lockedGiveBack(a *attempt) {
 
 // pause notes a response with status 429, and returns how long nothing is sent now. What was sent before the pause began
 // belongs to the same event.
-func (m *Manager) pause(a *attempt, retryAfter time.Duration) time.Duration {
+func (m *Manager) pause(sentAt, retryAfter time.Duration) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	q, now := &m.queue, m.now()
-	if first := q.pauses == 0 || a == nil || a.sentAt >= q.pauseBegan; first {
+	if first := q.pauses == 0 || sentAt >= q.pauseBegan; first {
 		if retryAfter <= 0 {
 			retryAfter = backoff(q.pauses)
 		}

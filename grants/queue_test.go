@@ -328,3 +328,28 @@ func TestLimitIsAskedByOne(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
+
+// A burst in which some requests succeed is one event, too: what was sent before the pause began does not end it.
+func TestBurstWithSuccesses(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		fleet := &pausing{}
+		m := w.process(func(o *grants.Options) { o.Limit = fleet })
+		names := w.expired(16)
+		w.apple.latency = time.Second
+		n := 0
+		w.apple.always(func(*http.Request) (*http.Response, error) {
+			if n++; n%2 == 0 && n <= 16 {
+				return response(429, ""), nil
+			}
+			return nil, nil
+		})
+		var group sync.WaitGroup
+		for _, name := range names {
+			group.Go(func() { _, _ = m.Token(t.Context(), name) })
+			time.Sleep(time.Millisecond)
+		}
+		group.Wait()
+		synctest.Wait()
+		assert.Equal(t, []time.Duration{time.Second}, fleet.pauses)
+	})
+}

@@ -94,7 +94,7 @@ func runsOn(s sentence, d time.Duration, state ...call) func(*check) {
 func expiresIn(d time.Duration) call { return call{method: "Put", token: d.String()} }
 func markOf(label string) call       { return call{method: "Mark", holder: second, mark: label} }
 
-// due looks at tokens that expired decades ago, so that other grants of the Store are not in the way, and then at others.
+// due looks at tokens that expired decades ago, so that other grants of the Store are not in the way, and then at today's.
 func due(c *check) {
 	const ago = -manyYears
 	last := c.fixture(expiresIn(ago - time.Hour))
@@ -125,7 +125,6 @@ func due(c *check) {
 	old := []*fixture{leased, waits, dies, waited, unfinished, last, imported}
 	c.expectDue(ago, dueReturns, "one grant each is alive again, need not wait, was released and was deleted", old...)
 
-	// The tokens of today.
 	future, past := c.fixture(expiresIn(30*time.Minute)), c.fixture(expiresIn(-10*time.Minute))
 	const done = "one token expires in 30m, and one expired 10m ago"
 	withPast := append(slices.Clip(old), past)

@@ -192,7 +192,7 @@ type verdictNote struct {
 	refused    bool
 	version    int64 // of the row that was refused
 	unfinished bool  // as it was marked
-	recorded   bool  // the verdict is in the Store
+	recorded   bool  // the verdict may be in the Store
 }
 
 // noteOutcome adds n to the last outcomes, in the place of another one of its grant; m.mu is held.
@@ -215,27 +215,38 @@ func (p *app) many() bool {
 	return refusals >= manyRefusals && 2*refusals >= len(p.recent)
 }
 
-// noteRefusal notes that Apple has refused a's refresh token, and reports whether that is believed. If it is not, the
-// error is what a's callers get, and what this Manager has recorded lately is taken back.
-func (m *Manager) noteRefusal(a *attempt, record Record) (*verdictNote, error) {
+// noteRefusal notes that Apple has refused a's refresh token.
+func (m *Manager) noteRefusal(a *attempt, record Record) *verdictNote {
 	n := &verdictNote{a: a, grant: a.grant, refused: true, version: record.Version, unfinished: record.Unfinished}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := a.e
 	if e.refusedVersion == record.Version && m.now()-e.refusedSince >= beliefTime {
-		return n, nil
+		return n // believed, whatever the others are
 	}
 	m.noteOutcome(n)
 	m.noteAnswer()
 	m.wakeJudges()
 	m.awaitEvidence(a)
-	if m.app.many() {
-		return n, m.doubt(n)
-	}
-	if m.app.refusals.open() {
+	if !m.app.many() && m.app.refusals.open() {
 		m.tell(slog.LevelInfo, "refused grants are believed one by one again")
 	}
-	return n, nil
+	return n
+}
+
+// doubted returns what callers get because n is one of many refusals, or nil: then it is recorded next, or a Mark has been
+// tried already, which may have taken effect also if it failed. m.mu must not be held.
+func (m *Manager) doubted(n *verdictNote, marked bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !slices.Contains(m.app.recent, n) || !m.app.many() {
+		n.recorded = true
+		return nil
+	}
+	if marked || n.recorded {
+		m.takeBack(n)
+	}
+	return m.doubt(n)
 }
 
 // doubt holds the app because of many refusals, and returns the error; m.mu is held.
@@ -257,22 +268,13 @@ func (m *Manager) doubt(n *verdictNote) error {
 	return withWait(p.refusals.cause, max(p.refusals.next-now, minProbe))
 }
 
-// noteRecorded notes that n's verdict is in the Store. It reports whether that is to be told; m.mu must not be held.
-func (m *Manager) noteRecorded(n *verdictNote) (doubted error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	n.recorded = true
-	if !slices.Contains(m.app.recent, n) || !m.app.many() {
-		return nil
-	}
-	m.takeBack(n)
-	return m.doubt(n)
-}
-
-// takeBack removes a recorded verdict, if its token is still the grant's, in the background; m.mu is held.
+// takeBack removes a verdict that may be recorded, if its token is still the grant's, in the background; m.mu is held.
 func (m *Manager) takeBack(n *verdictNote) {
 	n.recorded = false
 	e := n.a.e
+	if e.verdict != nil && e.verdict.note == n {
+		e.verdict = nil
+	}
 	e.refusedVersion, e.refusedSince = n.version, m.now()
 	e.failure = nil
 	m.active++

@@ -363,3 +363,53 @@ func TestVerdictsAreTakenBackBeforeClose(t *testing.T) {
 		}
 	})
 }
+
+// Verdicts whose Mark failed are not recorded any more once many are refused, and are taken back if the Mark took effect.
+func TestVerdictsThatCouldNotBeRecorded(t *testing.T) {
+	for name, after := range map[string]bool{"Mark fails": false, "Mark fails after it took effect": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				names := w.expired(6)
+				m := w.process()
+				w.apple.always(status(401, refusal))
+				if after {
+					w.store.set(nil, func(method, _ string) error {
+						if method == "Mark" {
+							return errDatabase
+						}
+						return nil
+					})
+				} else {
+					w.store.fail(errDatabase, "Mark")
+				}
+				for _, name := range names {
+					_, err := m.Token(t.Context(), name)
+					assert.False(t, told(err))
+				}
+				w.store.fail(nil)
+				time.Sleep(time.Minute)
+				for _, name := range names {
+					assert.Nil(t, w.row(name).Dead, name)
+				}
+				w.store.set(nil, func(method, name string) error {
+					assert.False(t, method == "Mark" && w.row(name).Dead != nil, name)
+					return nil
+				})
+				ask := func(d time.Duration) {
+					for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second) {
+						for _, name := range names {
+							_, err := m.Token(t.Context(), name)
+							assert.False(t, told(err), name)
+						}
+					}
+				}
+				ask(time.Minute)
+				w.apple.always(nil)
+				ask(10 * time.Minute)
+				for _, name := range names {
+					assert.Equal(t, "access-"+name+"-1", token(t, m, name))
+				}
+			})
+		})
+	}
+}

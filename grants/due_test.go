@@ -358,3 +358,17 @@ func TestRefreshDueThatWaitsSeesClose(t *testing.T) {
 		assert.LessOrEqual(t, time.Since(start), time.Second)
 	})
 }
+
+// A grant that fails alone is asked about ever more rarely, also if nobody but RefreshDue does.
+func TestTroubleOfOneThatNobodyUses(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		w.apple.always(status(401, `{"error":"unauthorized"}`))
+		for range 360 {
+			_ = m.RefreshDue(t.Context(), 0)
+			time.Sleep(10 * time.Second)
+		}
+		assert.LessOrEqual(t, w.apple.requests(), 25)
+	})
+}

@@ -318,13 +318,17 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 		a = m.begin(grant, e, want{})
 	}
 	a.callers++
+	offered := a.offered
+	if offered.token != nil && offered.token.AccessToken == e.bad {
+		offered = &a.outcome // it was invalidated meanwhile
+	}
 	m.mu.Unlock()
-	return a.await(ctx, patience)
+	return a.await(ctx, offered, patience)
 }
 
 // await returns a's outcome to a caller, or, after some patience, the current token in the last seconds of its life. A
 // negative patience has no end.
-func (a *attempt) await(ctx context.Context, patience time.Duration) (*oauth2.Token, error) {
+func (a *attempt) await(ctx context.Context, offered *outcome, patience time.Duration) (*oauth2.Token, error) {
 	var enough <-chan time.Time
 	if patience >= 0 {
 		timer := time.NewTimer(patience)
@@ -333,11 +337,11 @@ func (a *attempt) await(ctx context.Context, patience time.Duration) (*oauth2.To
 	}
 	for {
 		select {
-		case <-a.offered.done:
-			if a.offered.err != nil {
-				return a.e.lastResort(a.offered.err)
+		case <-offered.done:
+			if offered.err != nil {
+				return a.e.lastResort(offered.err)
 			}
-			token := *a.offered.token
+			token := *offered.token
 			return &token, nil
 		case <-enough:
 			if token, _ := a.e.lastResort(nil); token != nil {

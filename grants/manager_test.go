@@ -445,3 +445,20 @@ func TestUnusableTokenURL(t *testing.T) {
 		})
 	}
 }
+
+// A token that RefreshDue replaces is handed out meanwhile, unless it is invalidated.
+func TestInvalidateDuringRefreshDue(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", time.Minute)
+		w.apple.latency = 2 * time.Second
+		var group sync.WaitGroup
+		group.Go(func() { assert.NoError(t, m.RefreshDue(t.Context(), time.Hour)) })
+		time.Sleep(time.Second)
+		got, err := m.Token(t.Context(), "a")
+		require.NoError(t, err)
+		m.Invalidate("a", got)
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+		group.Wait()
+	})
+}

@@ -184,13 +184,9 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 	e, failure := tokenFailure(err)
 	k, lost := classify(e)
 	if k == refused {
-		note, err := m.noteRefusal(a, record)
-		if err != nil {
-			return Record{}, err
-		}
 		dead := *e
 		dead.ResponseLost = e.ResponseLost || record.Unfinished
-		return a.condemn(record, &verdict{note, &dead})
+		return a.condemn(record, &verdict{m.noteRefusal(a, record), &dead})
 	}
 	if k == ours && e.Reason == applebusiness.ErrInvalidCredentials {
 		switch other, err := m.askSecret(a.ctx, secret, a.sentAt); {
@@ -246,6 +242,9 @@ func (a *attempt) spare() {
 // refused token was no longer the grant's, and nobody may be told to reconnect.
 func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 	m := a.m
+	if doubted := m.doubted(v.note, false); doubted != nil {
+		return Record{}, doubted
+	}
 	dead := *v.err
 	err := a.mark(record.Version, Mark{Dead: &dead, Unfinished: record.Unfinished})
 	m.mu.Lock()
@@ -253,15 +252,15 @@ func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 		a.e.verdict = nil
 	}
 	m.mu.Unlock()
-	switch {
-	case err == nil:
-		if doubted := m.noteRecorded(v.note); doubted != nil {
-			return Record{}, doubted
-		}
+	if errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) {
+		return a.again(err)
+	}
+	if doubted := m.doubted(v.note, true); doubted != nil {
+		return Record{}, doubted
+	}
+	if err == nil {
 		a.remember = failureMemory // the row says it from now on
 		return Record{}, v.err
-	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
-		return a.again(err)
 	}
 	return Record{}, a.storeError(err) // the verdict is recorded at the next chance, without a request
 }

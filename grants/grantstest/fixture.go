@@ -66,7 +66,7 @@ func (f *fixture) mark(label string) grants.Mark {
 	if label == "dead" || label == "all" { // a row of Apple's table with all that a Store keeps
 		mark.Dead = &applebusiness.Error{
 			Endpoint: applebusiness.TokenEndpoint, StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token",
-			Reason: applebusiness.ErrInvalidRefreshToken, GrantType: applebusiness.GrantTypeRefreshToken, RequestID: "4f1c9a52-request-id", ResponseLost: true,
+			Reason: applebusiness.ErrInvalidRefreshToken, GrantType: applebusiness.GrantTypeRefreshToken, RequestID: "4f1c9a52-6c1e-4b7a-9d53-0e2f7b8a91c4", ResponseLost: true,
 		}
 	}
 	if label == "dead and undocumented" { // nothing of it can be looked up in a table

@@ -152,11 +152,8 @@ func wrapPlain(err error) (wrapped *Error) {
 	return wrapped
 }
 
-// isOAuth2Failure reports whether err itself is what Wrap looks for.
-func isOAuth2Failure(err error) bool {
-	_, ok := err.(*oauth2.RetrieveError)
-	return ok
-}
+// oauth2Failure is the error with a type that Wrap looks for.
+type oauth2Failure = *oauth2.RetrieveError
 
 // TokenSource is an [oauth2.TokenSource] around another: it turns failures into an [*Error], saves what has to be
 // saved, and can stop sending requests that must fail.

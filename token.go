@@ -307,10 +307,10 @@ func readTokenRequest(request *http.Request) tokenRequest {
 	if request == nil {
 		return nil
 	}
+	if public, ok := request.Body.(*publicBody); ok {
+		return tokenRequest{"grant_type": {public.grantType}}
+	}
 	if request.GetBody == nil {
-		if public, ok := request.Body.(*publicBody); ok {
-			return tokenRequest{"grant_type": {public.grantType}}
-		}
 		return nil
 	}
 	reader, err := request.GetBody()

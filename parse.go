@@ -52,10 +52,8 @@ func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "there is no response"}
 	}
 	body, readErr := readResponse(response)
-	if isSuccess(response.StatusCode) {
-		if token := parseToken(body); token != nil {
-			return token, nil
-		}
+	if token := parseToken(body); token != nil && isSuccess(response.StatusCode) {
+		return token, nil
 	}
 	if e := carriedError(response.Request); e != nil {
 		return nil, e
@@ -67,17 +65,15 @@ func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 func parseFailure(response *http.Response, body []byte, readErr error, sent tokenRequest) *Error {
 	e := parseError(response.StatusCode, response.Header, body, sent)
 	e.GrantType = sent.grantType()
-	if readErr != nil {
-		e.err = readErr
-		if e.Code == "" && e.Description == "" {
-			e.Reason, e.detail = ErrNoResponse, "the response was truncated"
-			switch {
-			case neterr.Timeout(readErr):
-				e.detail = "the response timed out"
-			case neterr.Is(readErr, gzip.ErrHeader):
-				e.detail = "the response is labelled gzip and is not"
-			}
-		}
+	if e.err = readErr; readErr == nil || e.Code != "" || e.Description != "" {
+		return e
+	}
+	e.Reason, e.detail = ErrNoResponse, "the response was truncated"
+	switch {
+	case neterr.Timeout(readErr):
+		e.detail = "the response timed out"
+	case neterr.Is(readErr, gzip.ErrHeader):
+		e.detail = "the response is labelled gzip and is not"
 	}
 	return e
 }
@@ -95,9 +91,8 @@ func parseFailure(response *http.Response, body []byte, readErr error, sent toke
 // milliseconds since 1970.
 //
 // An "error" of several words, or one that is the reason phrase of an HTTP status ("Bad Request", "Unauthorized"), is a
-// framework's page and no OAuth error. A response without RFC 6749's error has a Reason of its own: [ErrRateLimited] at status 429, [ErrUnavailable] at 408,
-// 425 and 5xx except 501, 505 and 511, else [ErrMalformedResponse]. So the empty Reason means that Apple, or somebody who speaks
-// OAuth, sent an error that Apple's table does not list.
+// framework's page and no OAuth error. A response without an OAuth error has a Reason of its own: [ErrRateLimited] at 429,
+// [ErrUnavailable] at 408, 425 and 5xx except 501, 505 and 511, else [ErrMalformedResponse].
 func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
 	return parseError(statusCode, header, body, nil)
 }
@@ -202,11 +197,11 @@ var edgePage = regexp.MustCompile(`(?s)^\s*<.*Apple\s*(<[^<]*>\s*)*$`)
 
 // texts is what an error response can hold: RFC 6749's members, and code and message of other dialects.
 type texts struct {
-	Error       string `json:"error"`
-	Description string `json:"error_description"`
-	URI         string `json:"error_uri"`
-	Code        string `json:"code"`
-	Message     string `json:"message"`
+	Error       string `json:"error,omitempty"`
+	Description string `json:"error_description,omitempty"`
+	URI         string `json:"error_uri,omitempty"`
+	Code        string `json:"code,omitempty"`
+	Message     string `json:"message,omitempty"`
 }
 
 // decodeTexts returns whatever can be read from body: members of an object or of the first one in an array, as far as it

@@ -49,8 +49,9 @@ func OAuth2Endpoint(authBaseURL, apiBaseURL string) oauth2.Endpoint {
 // ctx holds under [oauth2.HTTPClient], or around [http.DefaultClient] if ctx holds none. That client is not changed, and
 // its Timeout, Jar and CheckRedirect stay in force. To apply WithJSON twice does no harm.
 //
-// That client must send a request once: see [Transport.Base]. Put one with a Timeout into ctx, since http.DefaultClient has none. And give Config.TokenSource a context of the
-// process, not of a request: x/oauth2 keeps it, and every refresh after the request's end would fail.
+// That client must send a request once: see [Transport.Base]. Put one with a Timeout into ctx, since http.DefaultClient
+// has none. And give Config.TokenSource a context of the process, not of a request: x/oauth2 keeps it, and every refresh
+// after the request's end would fail.
 func WithJSON(ctx context.Context, tokenURL string) context.Context {
 	client, _ := ctx.Value(oauth2.HTTPClient).(*http.Client)
 	if client == nil {
@@ -152,19 +153,15 @@ func wrapPlain(err error) (wrapped *Error) {
 	return wrapped
 }
 
-// isOAuth2Failure reports whether err itself is what Wrap looks for.
-func isOAuth2Failure(err error) bool {
-	_, ok := err.(*oauth2.RetrieveError)
-	return ok
-}
+// oauth2Failure is the error with a type that Wrap looks for.
+type oauth2Failure = *oauth2.RetrieveError
 
 // TokenSource is an [oauth2.TokenSource] around another: it turns failures into an [*Error], saves what has to be
 // saved, and can stop sending requests that must fail.
 //
-// Set the fields before the first call of Token and leave them alone after it. Token can be called concurrently.
-// Callbacks run one at a time, in the goroutine that called Token; other calls wait for them. A callback must not call
-// Token of the same TokenSource: it would wait for itself. A panic in a callback or in Source reaches the caller of
-// Token and leaves nothing locked.
+// Set the fields before the first call of Token and leave them alone after it. Callbacks run one at a time, in the
+// goroutine that called Token; other calls wait for them, so a callback must not call Token of the same TokenSource. A
+// panic in a callback or in Source reaches the caller of Token and leaves nothing locked.
 //
 // A TokenSource knows of no other process. Where several processes refresh one grant and refresh tokens are replaced, only
 // the first one succeeds and the others are told "Invalid refresh_token": use package grants there.
@@ -310,10 +307,10 @@ func readTokenRequest(request *http.Request) tokenRequest {
 	if request == nil {
 		return nil
 	}
+	if public, ok := request.Body.(*publicBody); ok {
+		return tokenRequest{"grant_type": {public.grantType}}
+	}
 	if request.GetBody == nil {
-		if public, ok := request.Body.(*publicBody); ok {
-			return tokenRequest{"grant_type": {public.grantType}}
-		}
 		return nil
 	}
 	reader, err := request.GetBody()

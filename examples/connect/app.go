@@ -23,11 +23,6 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
-const (
-	loginLife      = 10 * time.Minute // as long as the Manager knows what became of a redirect
-	connectTimeout = time.Minute      // for all that Apple and the database are asked
-)
-
 // app is the partner's web application.
 type app struct {
 	config      *oauth2.Config
@@ -45,12 +40,12 @@ type app struct {
 	failed      time.Time
 }
 
-// connection is what this program knows of a company beside its grant.
+// connection is what this program knows of a company beside its grant, and what the page shows of that.
 type connection struct {
-	ID, Name string
-	Since    time.Time
-	Err      error `json:"-"` // of the last refresh
-	retryAt  time.Time
+	ID, Name         string
+	Since            time.Time
+	Err              error     `json:"-"` // of the last refresh, or why the grant is dead
+	RetryAt, Expires time.Time `json:"-"`
 }
 
 // newApp returns the web application for settings that are checked. Close the manager at the end.
@@ -105,7 +100,10 @@ func (a *app) handler() http.Handler {
 	handleForm("/connections/{id}/disconnect", a.disconnect)
 	if a.fake != nil {
 		handleForm("/connections/{id}/fake/revoke", a.revoke)
-		handleForm("/fake/fail", a.fail)
+		handleForm("/fake/fail", func(context.Context, string) error {
+			a.fake.FailWith(http.StatusServiceUnavailable, nil, "")
+			return nil
+		})
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -200,9 +198,9 @@ func (a *app) note(refresh grants.Refresh) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if c, ok := a.connections[refresh.Grant]; ok {
-		c.Err, c.retryAt = refresh.Err, time.Now()
+		c.Err, c.RetryAt = refresh.Err, time.Now()
 		if failed, ok := errors.AsType[*applebusiness.Error](refresh.Err); ok {
-			c.retryAt = c.retryAt.Add(failed.RetryAfter)
+			c.RetryAt = c.RetryAt.Add(failed.RetryAfter)
 		}
 		a.connections[c.ID] = c
 	}
@@ -215,19 +213,18 @@ func (a *app) list(w http.ResponseWriter, r *http.Request) {
 	a.mu.Unlock()
 	slices.SortFunc(connections, func(a, b connection) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
 	for _, c := range connections {
-		shown := card{connection: c, Wait: time.Until(c.retryAt)}
 		record, err := a.store.Load(r.Context(), c.ID)
 		switch {
 		case errors.Is(err, grants.ErrNoGrant):
 			continue
 		case err != nil:
-			shown.Err = err
+			c.Err = err
 		case record.Dead != nil:
-			shown.Err = record.Dead
+			c.Err = record.Dead
 		default:
-			shown.Expires = time.Until(record.Token.Expiry)
+			c.Expires = record.Token.Expiry
 		}
-		content.Connections = append(content.Connections, shown)
+		content.Connections = append(content.Connections, c)
 	}
 	write(w, http.StatusOK, "list", content)
 }
@@ -264,14 +261,13 @@ func (a *app) disconnect(ctx context.Context, id string) error {
 
 // keepAlive refreshes what comes due, until ctx is done.
 func (a *app) keepAlive(ctx context.Context) {
-	for {
+	for ctx.Err() == nil {
 		if err := a.manager.RefreshDue(ctx, 10*time.Minute); err != nil && ctx.Err() == nil {
 			a.log.Error("connections are not kept alive", "error", err)
 		}
 		select {
 		case <-time.After(time.Minute):
 		case <-ctx.Done():
-			return
 		}
 	}
 }
@@ -283,10 +279,4 @@ func (a *app) revoke(ctx context.Context, id string) error {
 		a.fake.Revoke(record.Token.RefreshToken)
 	}
 	return err
-}
-
-// fail lets the next token request fail at the fake.
-func (a *app) fail(context.Context, string) error {
-	a.fake.FailWith(http.StatusServiceUnavailable, nil, "")
-	return nil
 }

@@ -311,7 +311,7 @@ func TestBrokenPipes(t *testing.T) {
 		assert.Equal(t, exitUnusable, run(args, broken{}, io.Discard, &stderr))
 		assert.Equal(t, "explain: the input cannot be read\n", stderr.String())
 	}
-	for _, args := range [][]string{{"-json=false"}, {"-json"}, {"-lines"}, {"-lines", "-json"}, {"-list"}} {
+	for _, args := range [][]string{{"-json=false"}, {"-json"}, {"-lines"}, {"-lines", "-json"}} {
 		var stderr strings.Builder
 		assert.Equal(t, exitUnusable, run(args, strings.NewReader(body), broken{}, &stderr))
 		assert.Equal(t, "explain: the pipe is closed\n", stderr.String())

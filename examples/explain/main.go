@@ -21,7 +21,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
@@ -36,7 +35,6 @@ const (
 
 const usage = `Usage: explain [-json] [INPUT]
        explain -lines [-json] [FILE...]
-       explain -list
 
 Explains an OAuth error of Apple Business, or a failure of the network on the
 way there. INPUT is text or the name of a file: a JSON body, an HTTP response,
@@ -50,7 +48,6 @@ is read. Files may be compressed with gzip. Nothing secret is printed.
 
   -json   print JSON, with -lines an object a line and the summary in the last
   -lines  explain each line that tells of an error on one line, then sum up
-  -list   print the errors that Apple documents
 
 Exit status: 0 Apple documents the error, 1 it is understood but not documented,
 2 there is no error to explain. With -lines: 0 Apple documents all, 1 not all,
@@ -64,7 +61,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	flags := flag.NewFlagSet("explain", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() { fmt.Fprint(stderr, usage) }
-	asJSON, lines, list := flags.Bool("json", false, ""), flags.Bool("lines", false, ""), flags.Bool("list", false, "")
+	asJSON, lines := flags.Bool("json", false, ""), flags.Bool("lines", false, "")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
 	} else if err != nil {
@@ -72,12 +69,6 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	}
 	var err error
 	switch {
-	case *list && (*asJSON || *lines):
-		err = errors.New("use -list alone")
-	case *list && flags.NArg() > 0:
-		err = errors.New("-list takes no INPUT")
-	case *list:
-		err = printCatalog(stdout)
 	case *lines:
 		code, err = explainLines(flags.Args(), *asJSON, stdin, stdout)
 	case flags.NArg() > 1:
@@ -132,19 +123,6 @@ func openFile(name string, stdin io.Reader) (io.Reader, error) {
 	return buffered, nil
 }
 
-func printCatalog(stdout io.Writer) error {
-	table := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "CONSTANT\tENDPOINT\tSTATUS\tCODE\tTEXT")
-	for entry := range applebusiness.Catalog() {
-		status := any(entry.StatusCode)
-		if status == 0 {
-			status = "-"
-		}
-		fmt.Fprintf(table, "%s\t%s\t%v\t%s\t%s\n", reasonName(entry.Reason), entry.Endpoint, status, string(entry.Code), entry.Description)
-	}
-	return table.Flush()
-}
-
 const prefix = "applebusiness: " // of every text that the package renders
 
 // failure is what a record tells of: an OAuth error, a failure of the network, or something that is not Apple's.
@@ -160,31 +138,28 @@ type failure struct {
 // outside but what is Apple's or ours. The members of its JSON are stable; those that are unknown are left out, except that
 // action, impact and remedy are "" then.
 type explanation struct {
-	File               string                 `json:"file,omitempty"` // with -lines, as the next
-	Line               int                    `json:"line,omitempty"`
-	Constant           string                 `json:"constant,omitempty"`
-	Reason             applebusiness.Reason   `json:"reason,omitempty"`
-	Endpoint           applebusiness.Endpoint `json:"endpoint,omitempty" text:"endpoint   %s"`
-	Code               string                 `json:"code,omitempty" text:"code       %s"`
-	Description        string                 `json:"description,omitempty" text:"text       %q"`
-	Status             int                    `json:"status,omitempty"`
-	Documented         bool                   `json:"documented"`
-	DocumentedStatuses []int                  `json:"documented_statuses,omitempty"`
-	StatusText         string                 `json:"-" text:"status     %s"`
-	Parameter          string                 `json:"parameter,omitempty" text:"parameter  %s"`
-	GrantType          string                 `json:"grant_type,omitempty" text:"grant_type %s"`
-	RetryAfterSeconds  int                    `json:"retry_after_seconds,omitempty" text:"wait       %d seconds before the next request"`
-	Affected           string                 `json:"-" text:"affected   %s"`
-	Impact             applebusiness.Impact   `json:"impact"`
-	Causes             []cause                `json:"causes"`
-	CausesText         string                 `json:"-" text:"causes     %s"`
-	ActionText         string                 `json:"-" text:"action     %s"`
-	Action             applebusiness.Action   `json:"action"`
-	Remedy             string                 `json:"remedy" text:"           %s"`
-	Network            string                 `json:"network,omitempty"`
-	Provider           string                 `json:"provider,omitempty"`
-	Nearest            string                 `json:"nearest,omitempty"`
-	ErrorsIs           string                 `json:"errors_is,omitempty" text:"in Go      %s"`
+	File              string                 `json:"file,omitempty"` // with -lines, as the next
+	Line              int                    `json:"line,omitempty"`
+	Constant          string                 `json:"constant,omitempty"`
+	Reason            applebusiness.Reason   `json:"reason,omitempty"`
+	Endpoint          applebusiness.Endpoint `json:"endpoint,omitempty" text:"endpoint   %s"`
+	Code              string                 `json:"code,omitempty" text:"code       %s"`
+	Description       string                 `json:"description,omitempty" text:"text       %q"`
+	Status            int                    `json:"status,omitempty" text:"status     HTTP %d"`
+	Documented        bool                   `json:"documented"`
+	Parameter         string                 `json:"parameter,omitempty" text:"parameter  %s"`
+	GrantType         string                 `json:"grant_type,omitempty" text:"grant_type %s"`
+	RetryAfterSeconds int                    `json:"retry_after_seconds,omitempty" text:"wait       %d seconds before the next request"`
+	Affected          string                 `json:"-" text:"affected   %s"`
+	Impact            applebusiness.Impact   `json:"impact"`
+	Causes            []cause                `json:"causes"`
+	CausesText        string                 `json:"-" text:"causes     %s"`
+	ActionText        string                 `json:"-" text:"action     %s"`
+	Action            applebusiness.Action   `json:"action"`
+	Remedy            string                 `json:"remedy" text:"           %s"`
+	Network           string                 `json:"network,omitempty"`
+	Provider          string                 `json:"provider,omitempty"`
+	Nearest           string                 `json:"nearest,omitempty"`
 }
 
 type cause struct {
@@ -209,24 +184,10 @@ func explain(f *failure) explanation {
 		x.Causes = append(x.Causes, cause{c, c.Description()})
 		x.CausesText = strings.TrimPrefix(x.CausesText+"\n             "+c.Description(), "\n             ")
 	}
-	if e.StatusCode != 0 {
-		x.StatusText = fmt.Sprintf("HTTP %d", e.StatusCode)
-	}
-	for entry := range applebusiness.Catalog() {
-		if entry.Reason == e.Reason && entry.StatusCode != 0 && !slices.Contains(x.DocumentedStatuses, entry.StatusCode) {
-			x.DocumentedStatuses = append(x.DocumentedStatuses, entry.StatusCode)
-		}
-	}
-	if statuses := strings.Trim(fmt.Sprint(x.DocumentedStatuses), "[]"); statuses != "" {
-		x.StatusText = strings.TrimPrefix(x.StatusText+"; Apple documents: HTTP "+strings.ReplaceAll(statuses, " ", ", "), "; ")
-	}
 	if e.Reason != "" {
 		x.Constant = reasonName(e.Reason)
 	} else if x.Code != "" {
 		x.Constant = codeName(applebusiness.Code(x.Code))
-	}
-	if x.Constant != "" {
-		x.ErrorsIs = "errors.Is(err, applebusiness." + x.Constant + ")"
 	}
 	return x
 }

@@ -3,7 +3,6 @@ package applebusinesstest
 import (
 	"cmp"
 	"crypto/rand"
-	"fmt"
 	"net/http"
 	"net/url"
 	"time"
@@ -45,9 +44,7 @@ func (s *Server) Connect(clientID string) *oauth2.Token {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.client("Connect", clientID).serviceAccount {
-		panic("applebusinesstest: Connect: a Service Account has no customers who connect")
-	}
+	panicIf("Connect", s.client("Connect", clientID).serviceAccount, "a Service Account has no customers who connect")
 	issued := s.issue(s.newGrant(clientID), rand.Text(), now)
 	return &oauth2.Token{
 		AccessToken:  issued.AccessToken,
@@ -65,9 +62,7 @@ func (s *Server) ConnectExpired(clientID string) *oauth2.Token {
 	token.Expiry, token.ExpiresIn = time.Now().Add(-time.Minute), -60
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	issued := s.accessTokens[token.AccessToken]
-	issued.expires = time.Time{}
-	s.accessTokens[token.AccessToken] = issued
+	s.accessTokens[token.AccessToken].expires = time.Time{}
 	return token
 }
 
@@ -82,16 +77,15 @@ func (s *Server) Revoke(refreshToken string) {
 // refreshToken returns what was issued, and panics if it was not; s.mu is held.
 func (s *Server) refreshToken(method, name string) *refreshToken {
 	token := s.refreshTokens[name]
-	if token == nil {
-		panic(fmt.Sprintf("applebusinesstest: %s: this refresh token was not issued here; %d were", method, len(s.refreshTokens)))
-	}
+	panicIf(method, token == nil, "this refresh token was not issued here; %d were", len(s.refreshTokens))
 	return token
 }
 
 // newGrant makes a customer's grant; s.mu is held.
 func (s *Server) newGrant(clientID string) *grant {
-	s.organisations++
-	return &grant{clientID: clientID, organisation: s.organisations}
+	made := &grant{clientID: clientID, organisation: len(s.grants) + 1}
+	s.grants = append(s.grants, made)
+	return made
 }
 
 // redeemCode is for grant_type authorization_code; s.mu is held.
@@ -108,7 +102,7 @@ func (s *Server) redeemCode(params url.Values, now time.Time) response {
 		code.used = true
 	}
 	if !valid {
-		return errorResponse(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusBadRequest))
+		return catalogResponse(applebusiness.ErrInvalidRefreshToken, http.StatusBadRequest)
 	}
 	return jsonResponse(http.StatusOK, s.issue(code.grant, rand.Text(), now))
 }
@@ -123,7 +117,7 @@ func (s *Server) refresh(params url.Values, now time.Time) response {
 		token.grant.dead = true
 	}
 	if !isOwn || isReplaced || isOver(token.expires, now) || token.grant.dead {
-		return errorResponse(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusUnauthorized))
+		return catalogResponse(applebusiness.ErrInvalidRefreshToken, http.StatusUnauthorized)
 	}
 	switch {
 	case s.options.OmitRefreshToken:
@@ -152,7 +146,7 @@ type tokens struct {
 func (s *Server) issue(to *grant, refresh string, now time.Time) tokens {
 	life := cmp.Or(s.options.AccessTokenLife, accessTokenLife)
 	issued := tokens{AccessToken: rand.Text(), ExpiresIn: int64(life / time.Second), RefreshToken: refresh, TokenType: "Bearer"}
-	s.accessTokens[issued.AccessToken] = accessToken{grant: to, expires: now.Add(life)}
+	s.accessTokens[issued.AccessToken] = &accessToken{grant: to, expires: now.Add(life)}
 	if refresh != "" && s.refreshTokens[refresh] == nil {
 		token := &refreshToken{grant: to}
 		if s.options.RefreshTokenLife > 0 {

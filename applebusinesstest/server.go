@@ -62,7 +62,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -105,8 +104,8 @@ const (
 	ConsentDeny
 )
 
-func (c Consent) problem() problem {
-	return problem{c < ConsentAsk || c > ConsentDeny, fmt.Sprintf("%d is no Consent", c)}
+func (c Consent) check(method string) {
+	panicIf(method, c < ConsentAsk || c > ConsentDeny, "%d is no Consent", c)
 }
 
 // Options are for [NewServer]; the zero Options are the defaults.
@@ -130,29 +129,21 @@ type Options struct {
 	Now func() time.Time
 }
 
-// problem is what may be wrong with what a test has asked for.
-type problem struct {
-	exists bool
-	text   string
-}
-
-func panicIf(method string, problems []problem) {
-	for _, problem := range problems {
-		if problem.exists {
-			panic("applebusinesstest: " + method + ": " + problem.text)
-		}
+// panicIf panics with a text for the test's author if what a test has asked of a method is wrong.
+func panicIf(method string, wrong bool, format string, args ...any) {
+	if wrong {
+		panic("applebusinesstest: " + method + ": " + fmt.Sprintf(format, args...))
 	}
 }
 
-func (o *Options) problems() []problem {
-	return []problem{
-		{o.Deliver != DeliverGet && o.Deliver != DeliverPost, fmt.Sprintf("%d is no Delivery", o.Deliver)},
-		o.Consent.problem(),
-		{o.AccessTokenLife < 0 || o.AccessTokenLife%time.Second != 0, fmt.Sprintf("AccessTokenLife is %v; want whole seconds, since expires_in has no others", o.AccessTokenLife)},
-		{min(o.RefreshTokenLife, o.GracePeriod, o.Trickle, time.Duration(o.RateLimit)) < 0, "RefreshTokenLife, GracePeriod, Trickle or RateLimit is negative"},
-		{o.KeepRefreshToken && o.OmitRefreshToken, "want KeepRefreshToken or OmitRefreshToken, not both"},
-		{o.GracePeriod > 0 && (o.KeepRefreshToken || o.OmitRefreshToken), "GracePeriod is for refresh tokens that are replaced; want no KeepRefreshToken and no OmitRefreshToken beside it"},
-	}
+func (o *Options) check() {
+	const method = "Options"
+	panicIf(method, o.Deliver != DeliverGet && o.Deliver != DeliverPost, "%d is no Delivery", o.Deliver)
+	o.Consent.check(method)
+	panicIf(method, o.AccessTokenLife < 0 || o.AccessTokenLife%time.Second != 0, "AccessTokenLife is %v; want whole seconds, since expires_in has no others", o.AccessTokenLife)
+	panicIf(method, min(o.RefreshTokenLife, o.GracePeriod, o.Trickle, time.Duration(o.RateLimit)) < 0, "RefreshTokenLife, GracePeriod, Trickle or RateLimit is negative")
+	panicIf(method, o.KeepRefreshToken && o.OmitRefreshToken, "want KeepRefreshToken or OmitRefreshToken, not both")
+	panicIf(method, o.GracePeriod > 0 && (o.KeepRefreshToken || o.OmitRefreshToken), "GracePeriod is for refresh tokens that are replaced; want no KeepRefreshToken and no OmitRefreshToken beside it")
 }
 
 // Server is a fake Apple Business. Its methods can be called from any number of goroutines, and those for partners,
@@ -174,9 +165,9 @@ type Server struct {
 	atStart       map[string]client // the clients that Start found
 	codes         map[string]*authorizationCode
 	refreshTokens map[string]*refreshToken // the replaced ones too: they identify the grant
-	accessTokens  map[string]accessToken
-	organisations int
-	failures      map[selector][]queued
+	accessTokens  map[string]*accessToken
+	grants        []*grant
+	failures      []Failure
 	requests      []*Request
 	admitted      []time.Time // when the token requests of the last second arrived, for RateLimit
 }
@@ -206,7 +197,7 @@ func NewUnstartedServer(options *Options) *Server {
 	if options != nil {
 		server.options = *options
 	}
-	panicIf("Options", server.options.problems())
+	server.options.check()
 	server.consent = server.options.Consent
 	server.Config = &http.Server{Handler: http.HandlerFunc(server.serve), ReadHeaderTimeout: clientTimeout}
 	server.RegisterApp(server.App)
@@ -228,27 +219,19 @@ func (s *Server) Start() error {
 		return fmt.Errorf("applebusinesstest: %w", err)
 	}
 	s.started, s.atStart = true, maps.Clone(s.clients)
+	s.Config = cmp.Or(s.Config, &http.Server{ReadHeaderTimeout: clientTimeout})
+	config, scheme, serve := s.Config, "http", s.Config.Serve
+	if config.TLSConfig != nil {
+		scheme, serve = "https", func(l net.Listener) error { return config.ServeTLS(l, "", "") }
+	}
+	if config.Handler == nil {
+		config.Handler = http.HandlerFunc(s.serve)
+	}
 	// The host stays as the caller wrote it: to a browser localhost and 127.0.0.1 are different sites.
 	host, _, _ := net.SplitHostPort(addr)
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	s.URL = "http://" + net.JoinHostPort(cmp.Or(host, "127.0.0.1"), port)
-	if s.Config != nil && s.Config.TLSConfig != nil {
-		s.URL = "https" + strings.TrimPrefix(s.URL, "http")
-	}
-	if s.Config == nil {
-		s.Config = &http.Server{ReadHeaderTimeout: clientTimeout}
-	}
-	if s.Config.Handler == nil {
-		s.Config.Handler = http.HandlerFunc(s.serve)
-	}
-	config := s.Config
-	s.serving.Go(func() {
-		if config.TLSConfig != nil {
-			_ = config.ServeTLS(listener, "", "")
-		} else {
-			_ = config.Serve(listener)
-		}
-	})
+	s.URL = scheme + "://" + net.JoinHostPort(cmp.Or(host, "127.0.0.1"), port)
+	s.serving.Go(func() { _ = serve(listener) })
 	return nil
 }
 
@@ -284,7 +267,7 @@ func (s *Server) Client() *http.Client {
 
 // SetConsent changes what the user does, which Options.Consent says at first. It panics for a value that is no Consent.
 func (s *Server) SetConsent(consent Consent) {
-	panicIf("SetConsent", []problem{consent.problem()})
+	consent.check("SetConsent")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.consent = consent
@@ -301,8 +284,7 @@ func (s *Server) Reset() {
 	clear(s.codes)
 	clear(s.refreshTokens)
 	clear(s.accessTokens)
-	clear(s.failures)
-	s.consent, s.organisations, s.requests, s.admitted = s.options.Consent, 0, nil, nil
+	s.consent, s.grants, s.failures, s.requests, s.admitted = s.options.Consent, nil, nil, nil, nil
 }
 
 func (s *Server) now() time.Time {
@@ -314,11 +296,11 @@ func (s *Server) now() time.Time {
 
 // logf writes a line to the log of Config.
 func (s *Server) logf(format string, args ...any) {
+	logger := log.Default()
 	if s.Config != nil && s.Config.ErrorLog != nil {
-		s.Config.ErrorLog.Printf("applebusinesstest: "+format, args...)
-	} else {
-		log.Printf("applebusinesstest: "+format, args...)
+		logger = s.Config.ErrorLog
 	}
+	logger.Printf("applebusinesstest: "+format, args...)
 }
 
 // serve gives every response an apple-request-id, and is the 404 row where nothing else is.
@@ -333,6 +315,6 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == mePath && r.Method == http.MethodGet:
 		s.serveMe(w, r)
 	default:
-		s.send(w, r, Failure{}, catalogResponse(applebusiness.ErrEndpointNotFound), nil)
+		s.send(w, r, Failure{}, catalogResponse(applebusiness.ErrEndpointNotFound, 0), nil)
 	}
 }

@@ -63,9 +63,9 @@ func (g *gate) refusal(a *attempt, now time.Duration) error {
 // shut closes the gate, or lets it wait longer after a failed probe. A failure of what was sent before it was closed
 // changes no more than the cause's own Retry-After asks for. It reports whether the gate was open.
 func (g *gate) shut(a *attempt, cause error, retryAfter time.Duration, now, least, most time.Duration) bool {
-	opened := g.cause == nil
+	wasOpen := g.cause == nil
 	switch {
-	case opened:
+	case wasOpen:
 		g.wait = least
 	case g.probe == a:
 		g.wait = min(2*g.wait, most)
@@ -75,10 +75,10 @@ func (g *gate) shut(a *attempt, cause error, retryAfter time.Duration, now, leas
 	}
 	g.cause, g.probe = cause, nil
 	g.next = now + max(retryAfter, g.wait*3/4+rand.N(g.wait/4+1))
-	return opened
+	return wasOpen
 }
 
-// open reports whether the gate was closed.
+// open opens the gate, and reports whether it was closed.
 func (g *gate) open() bool {
 	was := g.cause != nil
 	*g = gate{}
@@ -118,7 +118,7 @@ func (m *Manager) claim(a *attempt) error {
 
 // unclaim ends a's probe, whose outcome nobody has noted; m.mu is held.
 func (m *Manager) unclaim(a *attempt) {
-	for _, g := range append(m.app.gates(), &m.app.api) {
+	for _, g := range m.app.gates() {
 		if g.probe == a {
 			g.probe = nil
 		}
@@ -140,17 +140,23 @@ func (m *Manager) wakeQueue() {
 // noteSuccess opens what held the app; m.mu is held. a is nil for a code exchange.
 func (m *Manager) noteSuccess(a *attempt) {
 	p := &m.app
-	p.proven, p.failures, p.several = true, 0, false
+	p.proven = true
 	if a != nil {
 		m.noteOutcome(&verdictNote{a: a, grant: a.grant})
 	}
-	if p.trouble.open() {
-		m.tell(slog.LevelInfo, "token requests succeed again")
-	}
+	m.noteAnswer()
 	if p.refusals.open() {
 		m.tell(slog.LevelInfo, "refused grants are believed one by one again")
 	}
 	m.wakeJudges()
+}
+
+// noteAnswer notes that Apple has answered as if nothing were wrong with the app; m.mu is held.
+func (m *Manager) noteAnswer() {
+	m.app.failures = 0
+	if m.app.trouble.open() {
+		m.tell(slog.LevelInfo, "token requests are no longer held back")
+	}
 }
 
 // noteFailure notes a failed token request of the grant, and returns its error as others are to have it: with the time to
@@ -159,14 +165,7 @@ func (m *Manager) noteFailure(a *attempt, grant string, k kind, e *applebusiness
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p, now := &m.app, m.now()
-	switch k {
-	case alone, limited:
-		return false, 0
-	case refused:
-		p.failures, p.several = 0, false
-		if p.trouble.open() {
-			m.tell(slog.LevelInfo, "token requests are answered again")
-		}
+	if k == alone || k == limited {
 		return false, 0
 	}
 	if p.failures == 0 {
@@ -193,7 +192,7 @@ type verdictNote struct {
 	refused    bool
 	version    int64 // of the row that was refused
 	unfinished bool  // as it was marked
-	recorded   bool  // the verdict is in the Store
+	recorded   bool  // the verdict may be in the Store
 }
 
 // noteOutcome adds n to the last outcomes, in the place of another one of its grant; m.mu is held.
@@ -216,26 +215,38 @@ func (p *app) many() bool {
 	return refusals >= manyRefusals && 2*refusals >= len(p.recent)
 }
 
-// noteRefusal notes that Apple has refused a's refresh token, and reports whether that is believed. If it is not, the
-// error is what a's callers get, and what this Manager has recorded lately is taken back.
-func (m *Manager) noteRefusal(a *attempt, record Record) (*verdictNote, error) {
+// noteRefusal notes that Apple has refused a's refresh token.
+func (m *Manager) noteRefusal(a *attempt, record Record) *verdictNote {
 	n := &verdictNote{a: a, grant: a.grant, refused: true, version: record.Version, unfinished: record.Unfinished}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := a.e
 	if e.refusedVersion == record.Version && m.now()-e.refusedSince >= beliefTime {
-		return n, nil
+		return n // believed, whatever the others are
 	}
 	m.noteOutcome(n)
+	m.noteAnswer()
 	m.wakeJudges()
 	m.awaitEvidence(a)
-	if m.app.many() {
-		return n, m.doubt(n)
-	}
-	if m.app.refusals.open() {
+	if !m.app.many() && m.app.refusals.open() {
 		m.tell(slog.LevelInfo, "refused grants are believed one by one again")
 	}
-	return n, nil
+	return n
+}
+
+// doubted returns what callers get because n is one of many refusals, or nil: then it is recorded next, or a Mark has been
+// tried already, which may have taken effect also if it failed. m.mu must not be held.
+func (m *Manager) doubted(n *verdictNote, marked bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !slices.Contains(m.app.recent, n) || !m.app.many() {
+		n.recorded = true
+		return nil
+	}
+	if marked || n.recorded {
+		m.takeBack(n)
+	}
+	return m.doubt(n)
 }
 
 // doubt holds the app because of many refusals, and returns the error; m.mu is held.
@@ -257,22 +268,13 @@ func (m *Manager) doubt(n *verdictNote) error {
 	return withWait(p.refusals.cause, max(p.refusals.next-now, minProbe))
 }
 
-// noteRecorded notes that n's verdict is in the Store. It reports whether that is to be told; m.mu must not be held.
-func (m *Manager) noteRecorded(n *verdictNote) (doubted error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	n.recorded = true
-	if !slices.Contains(m.app.recent, n) || !m.app.many() {
-		return nil
-	}
-	m.takeBack(n)
-	return m.doubt(n)
-}
-
-// takeBack removes a recorded verdict, if its token is still the grant's, in the background; m.mu is held.
+// takeBack removes a verdict that may be recorded, if its token is still the grant's, in the background; m.mu is held.
 func (m *Manager) takeBack(n *verdictNote) {
 	n.recorded = false
 	e := n.a.e
+	if e.verdict != nil && e.verdict.note == n {
+		e.verdict = nil
+	}
 	e.refusedVersion, e.refusedSince = n.version, m.now()
 	e.failure = nil
 	m.active++
@@ -282,8 +284,8 @@ func (m *Manager) takeBack(n *verdictNote) {
 			err := m.call(m.work, func(ctx context.Context) error {
 				return m.store.Mark(ctx, n.grant, n.a.holder, n.version, Mark{Unfinished: n.unfinished})
 			})
-			if err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) || sleep(m.queued, saveBackoff(tries)) != nil {
-				return
+			if err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) || sleep(m.work, saveBackoff(tries)) != nil {
+				return // Close waits: nobody else knows that the row is wrong
 			}
 		}
 	}()

@@ -107,7 +107,7 @@ func TestTroubleOfAll(t *testing.T) {
 					time.Sleep(time.Minute)
 					ok2 := w.callers(m, names, 8*time.Second)
 					assert.Len(t, ok2, 1, "%v", ok2)
-					assert.Contains(t, w.logged(), "token requests succeed again")
+					assert.Contains(t, w.logged(), "are no longer held back")
 					synctest.Wait()
 					for _, name := range names {
 						require.Nil(t, w.row(name).Dead)
@@ -344,4 +344,72 @@ func TestAPIRefusesAll(t *testing.T) {
 		assert.LessOrEqual(t, w.apple.requests(), 10)
 		assert.Equal(t, 1, strings.Count(w.logged(), "the API refuses tokens"))
 	})
+}
+
+// Close waits until the verdicts that nobody believes any more are taken back.
+func TestVerdictsAreTakenBackBeforeClose(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		names := w.expired(3)
+		m := w.process()
+		w.apple.always(status(401, refusal))
+		failure(t, m, names[0])
+		failure(t, m, names[1])
+		w.store.fail(errDatabase, "Mark")
+		failure(t, m, names[2])
+		time.AfterFunc(20*time.Second, func() { w.store.fail(nil) })
+		require.NoError(t, m.Close(t.Context()))
+		for _, name := range names {
+			assert.Nil(t, w.row(name).Dead, name)
+		}
+	})
+}
+
+// Verdicts whose Mark failed are not recorded any more once many are refused, and are taken back if the Mark took effect.
+func TestVerdictsThatCouldNotBeRecorded(t *testing.T) {
+	for name, after := range map[string]bool{"Mark fails": false, "Mark fails after it took effect": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				names := w.expired(6)
+				m := w.process()
+				w.apple.always(status(401, refusal))
+				if after {
+					w.store.set(nil, func(method, _ string) error {
+						if method == "Mark" {
+							return errDatabase
+						}
+						return nil
+					})
+				} else {
+					w.store.fail(errDatabase, "Mark")
+				}
+				for _, name := range names {
+					_, err := m.Token(t.Context(), name)
+					assert.False(t, told(err))
+				}
+				w.store.fail(nil)
+				time.Sleep(time.Minute)
+				for _, name := range names {
+					assert.Nil(t, w.row(name).Dead, name)
+				}
+				w.store.set(nil, func(method, name string) error {
+					assert.False(t, method == "Mark" && w.row(name).Dead != nil, name)
+					return nil
+				})
+				ask := func(d time.Duration) {
+					for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second) {
+						for _, name := range names {
+							_, err := m.Token(t.Context(), name)
+							assert.False(t, told(err), name)
+						}
+					}
+				}
+				ask(time.Minute)
+				w.apple.always(nil)
+				ask(10 * time.Minute)
+				for _, name := range names {
+					assert.Equal(t, "access-"+name+"-1", token(t, m, name))
+				}
+			})
+		})
+	}
 }

@@ -52,7 +52,7 @@ type attempt struct {
 	leasedSince time.Time // a sibling has the lease
 	leaseAt     time.Time // when to try for it again
 	poll        time.Duration
-	graced      bool
+	graced      int64 // the version whose successor had time to be stored
 	sentAt      time.Duration
 	unsaved     *unsavedToken
 	remember    time.Duration // how long a failure is remembered; 0: by the number of failures
@@ -108,7 +108,7 @@ func (a *attempt) run() {
 	switch {
 	case a.unsaved != nil:
 		if a.event.Unsaved = !m.save(m.work, a.unsaved); a.event.Unsaved {
-			m.saveLater(a.unsaved)
+			m.saveLater(a.unsaved, minSaveBackoff)
 		}
 	case a.leased:
 		m.release(a)
@@ -144,10 +144,7 @@ func (m *Manager) release(a *attempt) {
 // report calls OnRefresh.
 func (m *Manager) report(event Refresh) {
 	if m.options.OnRefresh != nil {
-		_, _ = enter(m.work, m, "OnRefresh", func(context.Context) (struct{}, error) {
-			m.options.OnRefresh(event)
-			return struct{}{}, nil
-		})
+		_ = m.through(m.work, "OnRefresh", func(context.Context) error { m.options.OnRefresh(event); return nil })
 	}
 }
 
@@ -166,7 +163,7 @@ func (a *attempt) refresh() (*oauth2.Token, error) {
 		case repair:
 			record, err = a.repair(record)
 		case condemn:
-			record, err = a.condemn(record, a.e.verdict)
+			record, err = a.condemn(record, d.verdict)
 		case send:
 			if !a.ready() {
 				record, err = a.acquire()
@@ -204,7 +201,7 @@ func (a *attempt) decide(record Record) decision {
 	a.version = record.Version
 	a.want.callers = a.callers > 0
 	d := decide(record, memory{
-		now: time.Now(), older: m.see(e, record.Token), bad: e.bad, condemned: e.verdict != nil, refusal: refusal,
+		now: time.Now(), older: m.see(e, record.Token), bad: e.bad, verdict: e.verdict, refusal: refusal,
 	}, a.want)
 	if d.good {
 		m.use(e, record.Token, false)
@@ -276,10 +273,10 @@ func (a *attempt) acquire() (Record, error) {
 	case err != nil:
 		m.lockedGiveBack(a)
 		return Record{}, err
-	case record.Unfinished && !a.graced && !a.knowsLost(record.Version):
+	case record.Unfinished && a.graced != record.Version && !a.knowsLost(record.Version):
 		// Whoever has fetched the successor and could not store it does so now.
 		m.lockedGiveBack(a)
-		a.graced = true
+		a.graced = record.Version
 		if err := a.sleep(grace); err != nil {
 			return Record{}, err
 		}
@@ -418,9 +415,16 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 // held.
 func (a *attempt) rememberFailure(c *current, err error) {
 	e, now := a.e, a.m.now()
+	if failed, ok := err.(*applebusiness.Error); ok && !a.event.Sent && failed.RetryAfter > 0 { // of the row, and no failure of its own
+		e.failure, e.until, e.sentVersion = err, now+failed.RetryAfter, 0
+		if c != nil {
+			c.refreshAt.Store(int64(now + min(failed.RetryAfter, maxBackoff)))
+		}
+		return
+	}
 	if a.remember == 0 {
 		a.remember = failureMemory
-		if _, ok := errors.AsType[*StoreError](err); !ok && a.event.Sent {
+		if _, ok := err.(*StoreError); !ok && a.event.Sent {
 			a.remember = min(maxMemory, failureMemory<<min(e.failures, 10))
 		}
 	}
@@ -503,9 +507,7 @@ func (a *attempt) callError(err error) error {
 }
 
 func (a *attempt) storeError(err error) *StoreError {
-	a.m.mu.Lock()
-	defer a.m.mu.Unlock()
-	return newStoreError(a.grant, err, append(a.seen, a.e.secrets()...)...)
+	return newStoreError(a.grant, err, append(a.m.secrets(a.e), a.seen...)...)
 }
 
 // ended says why a's context has ended.

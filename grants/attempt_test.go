@@ -767,3 +767,23 @@ func TestShortLivedTokenOfASibling(t *testing.T) {
 		assert.Equal(t, 1, w.apple.requests())
 	})
 }
+
+// A row that may not be sent yet says for how long at each call, and is not asked for at each, nor told as a failure.
+func TestRetryAtOfTheRow(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		require.NoError(t, w.store.Store.Mark(t.Context(), "a", "", w.row("a").Version, grants.Mark{RetryAt: time.Now().Add(time.Minute)}))
+		start := time.Now()
+		for range 100 {
+			e := failure(t, m, "a")
+			assert.InDelta(t, (time.Minute - time.Since(start)).Seconds(), e.RetryAfter.Seconds(), 0.1)
+			time.Sleep(100 * time.Millisecond)
+		}
+		assert.LessOrEqual(t, w.store.count("Load"), 12)
+		synctest.Wait()
+		for _, event := range w.takeEvents() {
+			assert.Equal(t, "held", event.Label())
+		}
+	})
+}

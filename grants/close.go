@@ -3,6 +3,8 @@ package grants
 import (
 	"cmp"
 	"context"
+
+	"golang.org/x/oauth2"
 )
 
 // Close ends the Manager. What waits to be sent is given up, with ErrClosed for its callers; what was sent is finished,
@@ -24,26 +26,18 @@ func (m *Manager) Close(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	_ = forEach(ctx, m.allUnsaved(), func(ctx context.Context, u *unsavedToken) error {
-		for tries := 0; !m.save(ctx, u); tries++ {
-			if err := sleep(ctx, saveBackoff(tries)); err != nil {
+		for {
+			wait := m.saveAgain(ctx, u)
+			if wait == 0 {
+				return nil
+			}
+			if err := sleep(ctx, wait); err != nil {
 				return err
 			}
 		}
-		return nil
 	})
 	m.completeConnects(ctx)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.closers--
-	if ctx.Err() != nil && m.closers == 0 {
-		for a := range m.attempts {
-			if a.sent && !a.settled {
-				m.givenUp[a.grant] = true
-			}
-		}
-		m.giveUp()
-	}
-	return m.closeError(ctx)
+	return m.endClose(ctx)
 }
 
 // beginClose stops what has not been sent, and returns a channel that is closed when no goroutine is left.
@@ -83,23 +77,48 @@ func (m *Manager) allUnsaved() []*unsavedToken {
 	return unsaved
 }
 
-// closeError names the grants whose token is not stored, or may be on its way; m.mu is held.
-func (m *Manager) closeError(ctx context.Context) error {
-	errs := make(map[string]*StoreError)
-	for grant := range m.givenUp {
-		errs[grant] = newStoreError(grant, errGivenUp)
-	}
+// left is what a Close leaves of a grant: the token, unless it may be on its way, and why it is not stored.
+type left struct {
+	token *oauth2.Token
+	err   error
+}
+
+// endClose gives up if ctx has ended and no other Close waits. Its error names what is left.
+func (m *Manager) endClose(ctx context.Context) error {
+	m.mu.Lock()
+	m.closers--
+	all := make(map[string]left)
 	for a := range m.attempts {
 		if a.sent && !a.settled {
-			errs[a.grant] = newStoreError(a.grant, cmp.Or(ctx.Err(), context.Canceled))
+			all[a.grant] = left{err: cmp.Or(ctx.Err(), context.Canceled)}
+		}
+	}
+	if ctx.Err() != nil && m.closers == 0 {
+		for grant := range all {
+			m.givenUp[grant] = true
+		}
+		m.giveUp()
+	}
+	for grant := range m.givenUp {
+		if _, ok := all[grant]; !ok {
+			all[grant] = left{err: errGivenUp}
 		}
 	}
 	for u := range m.unsaved {
-		errs[u.a.grant] = newStoreError(u.a.grant, cmp.Or(u.err, ctx.Err(), context.Canceled), u.token)
+		all[u.a.grant] = left{u.token, cmp.Or(u.err, ctx.Err(), context.Canceled)}
 	}
-	m.nameConnects(ctx, errs)
-	if len(errs) == 0 {
+	for _, c := range m.connects {
+		if c.sent && !c.over {
+			all[c.connection.Grant] = left{c.token, cmp.Or(c.failure, ctx.Err(), errGivenUp)}
+		}
+	}
+	m.mu.Unlock()
+	if len(all) == 0 {
 		return nil
+	}
+	errs := make(map[string]*StoreError)
+	for grant, l := range all {
+		errs[grant] = newStoreError(grant, l.err, l.token)
 	}
 	return newCloseError(errs)
 }

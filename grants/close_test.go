@@ -285,3 +285,30 @@ func TestIdleManagerHoldsNoGoroutine(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// While Close waits for a Save that fails alone, no sibling sends the spent token.
+func TestCloseRenewsTheLease(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m, sibling := w.process(), w.process()
+		w.connect("a", -time.Minute)
+		w.store.fail(errDatabase, "Save")
+		token(t, m, "a")
+		var closing sync.WaitGroup
+		closing.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+			defer cancel()
+			assert.NoError(t, m.Close(ctx))
+		})
+		for range 5 {
+			time.Sleep(time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			_, err := sibling.Token(ctx, "a")
+			assert.False(t, told(err), "%v", err)
+			cancel()
+		}
+		assert.Equal(t, 1, w.apple.requests())
+		w.store.fail(nil)
+		closing.Wait()
+		assert.Equal(t, "access-a-1", token(t, sibling, "a"))
+	})
+}

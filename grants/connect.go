@@ -1,7 +1,6 @@
 package grants
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -132,7 +131,8 @@ func (m *Manager) forgetConnects(key fingerprint) {
 // outcome returns what one gets who has brought the code, and waits no longer if its request has ended.
 func (c *connecting) outcome(ended error) (Connection, error) {
 	c.m.mu.Lock()
-	defer c.m.mu.Unlock()
+	connection, token, failure := c.connection, c.token, c.failure
+	c.m.mu.Unlock()
 	select {
 	case <-c.done:
 		if c.err != nil {
@@ -141,8 +141,8 @@ func (c *connecting) outcome(ended error) (Connection, error) {
 		return c.connection, nil
 	default:
 	}
-	if c.failure != nil {
-		return Connection{}, newStoreError(c.connection.Grant, fmt.Errorf("%w: %w", ended, c.failure), c.token)
+	if failure != nil {
+		return Connection{}, newStoreError(connection.Grant, fmt.Errorf("%w: %w", ended, failure), token)
 	}
 	return Connection{}, unfinishedError{fmt.Errorf(prefix+"the request ended while its customer was being connected, which goes on: %w", ended)}
 }
@@ -229,7 +229,7 @@ func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt tim
 	e.GrantType = applebusiness.GrantTypeRefreshToken // others are told of it as if it were a refresh
 	k, _ := classify(&e)
 	if k == limited {
-		m.pause(nil, e.RetryAfter)
+		m.pause(sentAt, e.RetryAfter)
 		return
 	}
 	if e.Reason == applebusiness.ErrInvalidCredentials {
@@ -331,14 +331,4 @@ func (m *Manager) completeConnects(ctx context.Context) {
 		}
 		return nil
 	})
-}
-
-// nameConnects adds an error for each connection that is not stored to errs, by the grant's name, which is "" until Apple
-// has said it; m.mu is held.
-func (m *Manager) nameConnects(ctx context.Context, errs map[string]*StoreError) {
-	for _, c := range m.connects {
-		if grant := c.connection.Grant; c.sent && !c.over {
-			errs[grant] = newStoreError(grant, cmp.Or(c.failure, ctx.Err(), errGivenUp), c.token)
-		}
-	}
 }

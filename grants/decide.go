@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -22,19 +23,20 @@ const (
 
 // decision is what decide comes to.
 type decision struct {
-	do    action
-	good  bool  // the row's token can be handed out, also where RefreshDue wants another one
-	err   error // of refuse
-	known bool  // err is what others were told, and no failure of its own
+	do      action
+	good    bool     // the row's token can be handed out, also where RefreshDue wants another one
+	err     error    // of refuse
+	known   bool     // err is what others were told, and no failure of its own
+	verdict *verdict // of condemn
 }
 
 // memory is what a Manager knows about a grant at one instant, as far as decide needs it.
 type memory struct {
-	now       time.Time
-	older     bool   // the row's token was replaced by the newest that is known
-	bad       string // the access token that was invalidated
-	condemned bool   // the row's refresh token was refused
-	refusal   error  // why nothing may be sent; nil: it may
+	now     time.Time
+	older   bool     // the row's token was replaced by the newest that is known
+	bad     string   // the access token that was invalidated
+	verdict *verdict // the row's refresh token was refused
+	refusal error    // why nothing may be sent; nil: it may
 }
 
 // want is what an attempt is for.
@@ -64,8 +66,8 @@ func decide(row Record, known memory, want want) decision {
 		return decision{do: skip}
 	case good && !due:
 		return decision{do: serve, good: true}
-	case known.condemned:
-		return decision{do: condemn, good: good}
+	case known.verdict != nil:
+		return decision{do: condemn, good: good, verdict: known.verdict}
 	case row.Dead != nil:
 		dead := *row.Dead
 		return decision{do: refuse, err: &dead, good: good}
@@ -124,4 +126,9 @@ func (l *lineage) follow(m *Manager, token *oauth2.Token, fetched time.Duration)
 
 func same(a, b *oauth2.Token) bool {
 	return a.AccessToken == b.AccessToken && a.RefreshToken == b.RefreshToken
+}
+
+// isToken reports whether text can be a token, in the characters of RFC 6749 sections A.12 and A.17 without the space.
+func isToken(text string) bool {
+	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
 }

@@ -50,8 +50,8 @@ func TestDecide(t *testing.T) {
 
 		"older than the newest":           {row: row(time.Hour), known: memory{older: true}, want: first, do: repair},
 		"older and dead":                  {row: row(-time.Hour, markDead), known: memory{older: true, refusal: held}, want: due, do: repair},
-		"refused, which is not recorded":  {row: row(-time.Hour), known: memory{condemned: true, refusal: held}, want: first, do: condemn},
-		"refused, and the token is valid": {row: row(time.Hour), known: memory{condemned: true}, want: first, do: serve, good: true},
+		"refused, which is not recorded":  {row: row(-time.Hour), known: memory{verdict: new(verdict), refusal: held}, want: first, do: condemn},
+		"refused, and the token is valid": {row: row(time.Hour), known: memory{verdict: new(verdict)}, want: first, do: serve, good: true},
 
 		"dead":                          {row: row(-time.Hour, markDead), want: first, do: refuse, err: "applebusiness: invalid_refresh_token"},
 		"no refresh token":              {row: row(-time.Hour, func(r *Record) { r.Token.RefreshToken = "" }), want: first, do: refuse, err: "applebusiness: no_refresh_token"},

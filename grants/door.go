@@ -60,10 +60,17 @@ func enter[T any](ctx context.Context, m *Manager, what string, f func(context.C
 	return r.value, r.err
 }
 
-// call calls a method of the Store, for a limited time.
-func (m *Manager) call(ctx context.Context, f func(ctx context.Context) error) error {
-	_, err := ask(ctx, m, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) })
+// through is enter for what returns nothing but an error.
+func (m *Manager) through(ctx context.Context, what string, f func(context.Context) error) error {
+	_, err := enter(ctx, m, what, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) })
 	return err
+}
+
+// call calls a method of the Store, for a limited time.
+func (m *Manager) call(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return m.through(ctx, "the Store", f)
 }
 
 // ask is call for a method that returns something.

@@ -159,3 +159,45 @@ func (h *hostile) Unwrap() error   { panic(h.text) }
 func (h *hostile) Is(error) bool   { panic(h.text) }
 func (h *hostile) Timeout() bool   { panic(h.text) }
 func (h *hostile) Temporary() bool { panic(h.text) }
+
+// No error is looked into while the Manager's lock is held: this one would wait for it for ever.
+func TestErrorsThatUseTheManager(t *testing.T) {
+	w := newWorld(t)
+	m := w.process(func(o *grants.Options) {
+		o.ClientSecret = func(context.Context) (string, error) { return "x", nil }
+	})
+	cause := &meddling{m}
+	for _, method := range []string{"Load", "Lease", "Save", "Mark", "Release", "Put", "Delete", "Due"} {
+		t.Log(method)
+		w.connect("a", -time.Minute)
+		w.connect("b", time.Hour)
+		token(t, m, "b")
+		w.store.fail(cause, method)
+		for range 2 {
+			_, _ = m.Token(t.Context(), "a")
+		}
+		_ = m.RefreshDue(t.Context(), 0)
+		_ = m.Put(t.Context(), "c", &oauth2.Token{RefreshToken: "r"})
+		_ = m.Delete(t.Context(), "c")
+		if method == "Save" {
+			time.Sleep(200 * time.Millisecond)
+		}
+		w.store.fail(nil)
+	}
+	w.store.fail(cause)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_ = m.Close(ctx)
+}
+
+// meddling is an error that uses the Manager when it is looked into.
+type meddling struct{ m *grants.Manager }
+
+func (e *meddling) use() {
+	e.m.Invalidate("b", &oauth2.Token{AccessToken: "x"})
+	_ = e.m.Put(context.Background(), "", nil)
+}
+func (e *meddling) Error() string { e.use(); return "meddling" }
+func (e *meddling) Is(error) bool { e.use(); return false }
+func (e *meddling) As(any) bool   { e.use(); return false }
+func (e *meddling) Unwrap() error { e.use(); return errDatabase }

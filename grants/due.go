@@ -73,7 +73,7 @@ type storeTally struct {
 func (t *storeTally) note(err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, ok := errors.AsType[*StoreError](err); !ok {
+	if _, ok := err.(*StoreError); !ok {
 		t.failed, t.worked = nil, true
 		return nil
 	}
@@ -156,7 +156,7 @@ func (m *Manager) refreshDue(ctx context.Context, grant string, within time.Dura
 		if failed, ok := errors.AsType[*applebusiness.Error](a.err); ok {
 			wait = failed.RetryAfter
 		}
-		if err := sleep(ctx, wait); err != nil {
+		if err := m.sleepUnlessClosed(ctx, wait); err != nil {
 			return err
 		}
 	}
@@ -189,6 +189,17 @@ func forEach[T any](ctx context.Context, items []T, f func(context.Context, T) e
 	close(next)
 	workers.Wait()
 	return context.Cause(ctx)
+}
+
+// sleepUnlessClosed is sleep, which Close ends, too.
+func (m *Manager) sleepUnlessClosed(ctx context.Context, d time.Duration) error {
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(m.queued, cancel)()
+	if sleep(waiting, d) != nil {
+		return cmp.Or(ctx.Err(), ErrClosed)
+	}
+	return nil
 }
 
 // sleep returns nil after d, or the error of ctx if that ends before.

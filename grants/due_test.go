@@ -342,3 +342,33 @@ func TestRefreshDueWhileHeld(t *testing.T) {
 		assert.Equal(t, "refresh-g7-1", w.row("g7").Token.RefreshToken)
 	})
 }
+
+// RefreshDue does not outlive the Manager while it waits for Apple.
+func TestRefreshDueThatWaitsSeesClose(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.expired(3)
+		w.apple.always(status(503, "", "Retry-After", "3600"))
+		done := make(chan error, 1)
+		go func() { done <- m.RefreshDue(t.Context(), 0) }()
+		time.Sleep(10 * time.Second)
+		start := time.Now()
+		require.NoError(t, m.Close(t.Context()))
+		assert.ErrorIs(t, <-done, grants.ErrClosed)
+		assert.LessOrEqual(t, time.Since(start), time.Second)
+	})
+}
+
+// A grant that fails alone is asked about ever more rarely, also if nobody but RefreshDue does.
+func TestTroubleOfOneThatNobodyUses(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		w.apple.always(status(401, `{"error":"unauthorized"}`))
+		for range 360 {
+			_ = m.RefreshDue(t.Context(), 0)
+			time.Sleep(10 * time.Second)
+		}
+		assert.LessOrEqual(t, w.apple.requests(), 25)
+	})
+}

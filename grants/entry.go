@@ -1,7 +1,6 @@
 package grants
 
 import (
-	"errors"
 	"hash/maphash"
 	"math/rand/v2"
 	"sync/atomic"
@@ -122,8 +121,14 @@ func (m *Manager) forgettable(e *entry, now time.Duration) bool {
 	case e.current.Load() != nil:
 		return idle >= idleTime
 	}
+	if e.failedAlone() {
+		return now >= e.until+maxMemory // or the next failure would count as the first
+	}
 	return now >= e.until
 }
+
+// failedAlone reports whether the grant's last request has failed; Manager.mu is held.
+func (e *entry) failedAlone() bool { return e.failure != nil && e.sentVersion != 0 }
 
 // drop forgets an entry that nobody has asked for, but for what the fleet may need of it; m.mu is held.
 func (m *Manager) drop(grant string, e *entry) {
@@ -133,7 +138,7 @@ func (m *Manager) drop(grant string, e *entry) {
 	if e.unsaved == nil {
 		e.current.Store(nil)
 	}
-	if e.unsaved == nil && e.verdict == nil && e.attempt == nil && e.line.fetched == 0 && e.refusedVersion == 0 {
+	if e.unsaved == nil && e.verdict == nil && e.attempt == nil && e.line.fetched == 0 && e.refusedVersion == 0 && !e.failedAlone() {
 		m.entries.CompareAndDelete(grant, e)
 	}
 }
@@ -215,10 +220,10 @@ func (m *Manager) remembered(e *entry) error {
 	if e.failure == nil || now >= e.until {
 		return nil
 	}
-	if failed, ok := errors.AsType[*applebusiness.Error](e.failure); ok && failed.RetryAfter > 0 {
-		return withWait(e.failure, e.until-now)
+	if failed, ok := e.failure.(*applebusiness.Error); ok && failed.RetryAfter == 0 {
+		return failed
 	}
-	return e.failure
+	return withWait(e.failure, e.until-now)
 }
 
 // lastResort returns the current token in the last seconds of its life, or err, with which a refresh has failed.
@@ -231,8 +236,10 @@ func (e *entry) lastResort(err error) (*oauth2.Token, error) {
 	return &token, nil
 }
 
-// secrets returns the tokens that e knows; Manager.mu is held.
-func (e *entry) secrets() []*oauth2.Token {
+// secrets returns the tokens that e knows. Manager.mu must not be held, nor while an error's text is made with them.
+func (m *Manager) secrets(e *entry) []*oauth2.Token {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	var tokens []*oauth2.Token
 	if c := e.current.Load(); c != nil {
 		tokens = append(tokens, c.token)

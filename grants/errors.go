@@ -93,6 +93,7 @@ var (
 	errForever   = errors.New("others have had the grant's lease for long, and none has brought a token")
 	errGivenUp   = errors.New("Close gave up while its token was on its way")
 	errNoName    = errors.New(prefix + "a grant needs a name")
+	errNotToken  = errors.New(prefix + "the refresh token holds characters that no token has")
 	errReplaced  = errors.New(prefix + "the token was replaced by a newer one, and its refresh token is spent")
 )
 
@@ -104,7 +105,7 @@ func shown(text string, tokens ...*oauth2.Token) string {
 			secrets = append(secrets, token.AccessToken, token.RefreshToken)
 		}
 	}
-	return redact.Show(redact.Values(text, secrets...), maxErrorText)
+	return redact.Show(redact.Values(strings.TrimPrefix(text, prefix), secrets...), maxErrorText)
 }
 
 // transportPanic is a failed token request whose http.RoundTripper panicked.

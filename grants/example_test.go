@@ -167,7 +167,7 @@ func ExampleOptions() {
 		OnRefresh: func(refresh grants.Refresh) {
 			switch {
 			case refresh.Err != nil:
-				fmt.Println("failed:", refresh.Grant, applebusiness.ReasonOf(refresh.Err))
+				fmt.Println("failed:", refresh.Grant, refresh.Label())
 			case refresh.Unsaved:
 				fmt.Println("not stored yet:", refresh.Grant)
 			case refresh.Sent:
@@ -193,7 +193,7 @@ func newManager() (*grants.Manager, func()) {
 	return manager, apple.Close
 }
 
-// One Manager for each process. With pgxstore, the Store and the Limit are pgxstore.New(pool, nil) and its Limiter(15).
+// One Manager for each process. With pgxstore, the Store and the Limit are pgxstore.New(pool, nil) and its Limiter(12).
 func ExampleNew() {
 	apple := applebusinesstest.NewServer(nil) // in production: Apple's two URLs, see applebusiness.OAuth2Endpoint
 	defer apple.Close()

@@ -35,9 +35,10 @@ type Options struct {
 
 	// Limit is asked before each token request, as a *rate.Limiter of golang.org/x/time/rate is; for a whole fleet, the
 	// Limiter of pgxstore. It is called by one goroutine at a time. If it fails, so does the refresh, with a
-	// [*StoreError]. If it has a method Pause(context.Context, time.Duration) error, that is called after a response with
-	// status 429, so that the whole fleet waits. A nil Limit is 15 requests a second, the limit that Apple publishes, for this Manager alone; half of
-	// what it was after a response with status 429, from where it recovers.
+	// [*StoreError], or with [applebusiness.ErrRateLimited] for a [context.DeadlineExceeded]: it has refused to let the
+	// request wait. If it has a method Pause(context.Context, time.Duration) error, that is called after a response with
+	// status 429, so that the whole fleet waits. A nil Limit is 15 requests a second, the limit that Apple publishes, for
+	// this Manager alone; half of what it was after a response with status 429, from where it recovers.
 	Limit interface {
 		Wait(ctx context.Context) error
 	}
@@ -62,39 +63,6 @@ type Options struct {
 	// that the app is held, that tokens cannot be stored, and when each of that is over. Nothing is logged for each request,
 	// and nothing secret. A nil Logger is [slog.Default].
 	Logger *slog.Logger
-}
-
-// Refresh is what [Options.OnRefresh] is told about one attempt. Nothing in it is secret.
-type Refresh struct {
-	Grant    string
-	Start    time.Time
-	Duration time.Duration // until the callers had their token or their error
-	Waited   time.Duration // the part of Duration spent waiting for Limit and for a sibling's lease
-	Sent     bool          // whether a request was sent; otherwise the Store had a good token, or nothing could be sent
-	Unsaved  bool          // whether the token could not be stored at the first try; Manager tries on
-	Err      error         // nil if there is a good token
-}
-
-// Label returns a label for a metric, out of a bounded set: "ok"; "held" if nothing was sent, on purpose, since others
-// were told to wait or the app is held; "store" for a [*StoreError], "no_grant", "closed"; and for everything else what
-// [applebusiness.Label] says.
-func (r Refresh) Label() string {
-	if r.Err == nil {
-		return "ok"
-	}
-	if _, ok := errors.AsType[*StoreError](r.Err); ok {
-		return "store"
-	}
-	switch {
-	case errors.Is(r.Err, ErrNoGrant):
-		return "no_grant"
-	case errors.Is(r.Err, ErrClosed):
-		return "closed"
-	}
-	if e, ok := errors.AsType[*applebusiness.Error](r.Err); ok && !r.Sent && e.RetryAfter > 0 {
-		return "held"
-	}
-	return applebusiness.Label(r.Err)
 }
 
 // Manager hands out the tokens of all grants of a partner, and refreshes them: once for all callers, and once for all
@@ -318,13 +286,17 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 		a = m.begin(grant, e, want{})
 	}
 	a.callers++
+	offered := a.offered
+	if offered.token != nil && offered.token.AccessToken == e.bad {
+		offered = &a.outcome // it was invalidated meanwhile
+	}
 	m.mu.Unlock()
-	return a.await(ctx, patience)
+	return a.await(ctx, offered, patience)
 }
 
 // await returns a's outcome to a caller, or, after some patience, the current token in the last seconds of its life. A
 // negative patience has no end.
-func (a *attempt) await(ctx context.Context, patience time.Duration) (*oauth2.Token, error) {
+func (a *attempt) await(ctx context.Context, offered *outcome, patience time.Duration) (*oauth2.Token, error) {
 	var enough <-chan time.Time
 	if patience >= 0 {
 		timer := time.NewTimer(patience)
@@ -333,11 +305,11 @@ func (a *attempt) await(ctx context.Context, patience time.Duration) (*oauth2.To
 	}
 	for {
 		select {
-		case <-a.offered.done:
-			if a.offered.err != nil {
-				return a.e.lastResort(a.offered.err)
+		case <-offered.done:
+			if offered.err != nil {
+				return a.e.lastResort(offered.err)
 			}
-			token := *a.offered.token
+			token := *offered.token
 			return &token, nil
 		case <-enough:
 			if token, _ := a.e.lastResort(nil); token != nil {
@@ -380,7 +352,8 @@ func (s tokenSource) Token() (*oauth2.Token, error) { return s.m.Token(s.ctx, s.
 // restore a spent token. The same holds if the process dies within Put. [Manager.Connect] does all that.
 //
 // The token needs a refresh token; without one Put stores nothing and returns [applebusiness.ErrNoRefreshToken]. One
-// without an Expiry counts as expired, and is refreshed at its first use. An empty grant is an error, and so is a token
+// without an Expiry, or without an access token that a header can carry, counts as expired, and is refreshed at its first
+// use. An empty grant is an error, and so is a refresh token with characters that RFC 6749 does not have in one, or one
 // that this process has replaced. A grant that was called dead by mistake is alive again once the token that the Store has
 // kept is put.
 //
@@ -397,6 +370,8 @@ func (m *Manager) Put(ctx context.Context, grant string, token *oauth2.Token) er
 		return errNoName
 	case token == nil || token.RefreshToken == "":
 		return noRefreshToken()
+	case !isToken(token.RefreshToken):
+		return errNotToken
 	}
 	err := m.put(ctx, grant, token)
 	if err != nil && err != errReplaced {
@@ -408,12 +383,15 @@ func (m *Manager) Put(ctx context.Context, grant string, token *oauth2.Token) er
 // put tries once to store a customer's token. Its error is the Store's, or errReplaced.
 func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) error {
 	stored := copyToken(token)
-	if stored.Expiry.IsZero() {
+	if !isToken(stored.AccessToken) {
+		stored.AccessToken = ""
+	}
+	if stored.Expiry.IsZero() || stored.AccessToken == "" {
 		stored.Expiry = time.Now()
 	}
 	line, err := m.lineBefore(grant, stored)
 	if err == nil {
-		err = m.foreignPut(ctx, grant, stored)
+		err = m.through(ctx, "the Store", func(ctx context.Context) error { return m.store.Put(ctx, grant, stored) })
 	}
 	if err != nil {
 		return err
@@ -424,11 +402,6 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 	line.follow(m, stored, max(m.now(), 1))
 	m.entry(grant).line = line
 	return nil
-}
-
-func (m *Manager) foreignPut(ctx context.Context, grant string, token *oauth2.Token) error {
-	_, err := enter(ctx, m, "the Store", func(ctx context.Context) (struct{}, error) { return struct{}{}, m.store.Put(ctx, grant, token) })
-	return err
 }
 
 // lineBefore returns what is known of the grant's tokens before token is put, or an error if that is one of the earlier.
@@ -455,7 +428,7 @@ func (m *Manager) Delete(ctx context.Context, grant string) error {
 	if err := m.usable(); err != nil {
 		return err
 	}
-	_, err := enter(ctx, m, "the Store", func(ctx context.Context) (struct{}, error) { return struct{}{}, m.store.Delete(ctx, grant) })
+	err := m.through(ctx, "the Store", func(ctx context.Context) error { return m.store.Delete(ctx, grant) })
 	if err != nil && !errors.Is(err, ErrNoGrant) {
 		return m.callerError(ctx, grant, err)
 	}
@@ -472,10 +445,8 @@ func (m *Manager) callerError(ctx context.Context, grant string, err error) erro
 }
 
 func (m *Manager) storeError(grant string, err error, secrets ...*oauth2.Token) *StoreError {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if found, ok := m.entries.Load(grant); ok {
-		secrets = append(secrets, found.(*entry).secrets()...)
+		secrets = append(secrets, m.secrets(found.(*entry))...)
 	}
 	return newStoreError(grant, err, secrets...)
 }

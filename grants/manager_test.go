@@ -413,6 +413,13 @@ func TestPut(t *testing.T) {
 		assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken, "without an Expiry it is due at once")
 		assert.EqualError(t, m.Put(t.Context(), "", &oauth2.Token{RefreshToken: "refresh-a-0"}), "applebusiness/grants: a grant needs a name")
 
+		for _, bad := range []string{"two\nlines", "with space", "caf\xe9", "••••", "nul\x00"} {
+			err := m.Put(t.Context(), "a", &oauth2.Token{RefreshToken: bad})
+			assert.EqualError(t, err, "applebusiness/grants: the refresh token holds characters that no token has")
+			require.NoError(t, m.Put(t.Context(), "b", &oauth2.Token{RefreshToken: "refresh-b-0", AccessToken: bad, Expiry: time.Now().Add(time.Hour)}))
+			assert.Empty(t, w.row("b").Token.AccessToken)
+			require.NoError(t, m.Delete(t.Context(), "b"))
+		}
 		err := m.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh-a-0"})
 		assert.EqualError(t, err, "applebusiness/grants: the token was replaced by a newer one, and its refresh token is spent")
 		assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
@@ -437,4 +444,21 @@ func TestUnusableTokenURL(t *testing.T) {
 			require.NoError(t, m.Close(t.Context()))
 		})
 	}
+}
+
+// A token that RefreshDue replaces is handed out meanwhile, unless it is invalidated.
+func TestInvalidateDuringRefreshDue(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", time.Minute)
+		w.apple.latency = 2 * time.Second
+		var group sync.WaitGroup
+		group.Go(func() { assert.NoError(t, m.RefreshDue(t.Context(), time.Hour)) })
+		time.Sleep(time.Second)
+		got, err := m.Token(t.Context(), "a")
+		require.NoError(t, err)
+		m.Invalidate("a", got)
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+		group.Wait()
+	})
 }

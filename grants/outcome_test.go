@@ -94,3 +94,29 @@ func TestClassify(t *testing.T) {
 		assert.Equal(t, test.lost, lost, name)
 	}
 }
+
+// What is no token never replaces one that works: the old one stays, marked Unfinished.
+func TestUnusableTokenOfApple(t *testing.T) {
+	for _, body := range []string{
+		`{"access_token":"at","refresh_token":"rt\xd4","expires_in":3600}`, `{"access_token":"at","refresh_token":"rt\n","expires_in":3600}`,
+		`{"access_token":"at","refresh_token":"••••"}`, `{"access_token":"at\n","refresh_token":"rt"}`, `{"access_token":"at","refresh_token":12345}`,
+		`{"access_token":"at","refresh_token":["rt"]}`, `{"access_token":"at","refresh_token":{}}`, `{"access_token":"at","refresh_token":true}`,
+		`{"access_token":"at","refresh_token":"\ud800"}`, `{"access_token":"at","refresh_token":" "}`,
+	} {
+		apple := applebusinesstest.NewServer(nil)
+		config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+		ctx, store := context.Background(), NewMemoryStore()
+		manager := New(config, store, nil)
+		old := apple.ConnectExpired(config.ClientID)
+		require.NoError(t, manager.Put(ctx, "a", old))
+		apple.FailWith(200, http.Header{"Content-Type": {"application/json"}}, body)
+		_, err := manager.Token(ctx, "a")
+		assert.ErrorIs(t, err, applebusiness.ErrMalformedResponse, body)
+		require.NoError(t, manager.Close(ctx))
+		record, err := store.Load(ctx, "a")
+		require.NoError(t, err)
+		assert.Equal(t, old.RefreshToken, record.Token.RefreshToken, body)
+		assert.True(t, record.Unfinished, body)
+		apple.Close()
+	}
+}

@@ -2,9 +2,12 @@ package grants
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 const (
@@ -13,6 +16,7 @@ const (
 	recovery          = 0.5 // requests a second, for each second without a response with status 429
 
 	shortPause  = time.Second            // a pause that an attempt waits for
+	refusedWait = 5 * time.Second        // until Limit is asked again that has refused to let a request wait
 	spareLife   = time.Second            // an unused grant of Limit passes to the next attempt for that long
 	turnTime    = 250 * time.Millisecond // a turn ends after that, even if Lease has not returned
 	lookSpacing = 20 * time.Millisecond  // the longer the queue, the less often each in it looks at its row
@@ -90,6 +94,10 @@ func (m *Manager) askLimit(t *turn) error {
 			m.lockedGiveBack(a)
 			if a.ctx.Err() != nil {
 				return a.ended()
+			}
+			if errors.Is(err, context.DeadlineExceeded) { // it would let this one wait too long: a pause of the fleet's, say
+				a.held, a.remember = true, refusedWait
+				return waitError(applebusiness.ErrRateLimited, refusedWait)
 			}
 			return a.storeError(&limitError{err})
 		}
@@ -178,11 +186,11 @@ func (m *Manager) lockedGiveBack(a *attempt) {
 
 // pause notes a response with status 429, and returns how long nothing is sent now. What was sent before the pause began
 // belongs to the same event.
-func (m *Manager) pause(a *attempt, retryAfter time.Duration) time.Duration {
+func (m *Manager) pause(sentAt, retryAfter time.Duration) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	q, now := &m.queue, m.now()
-	if first := q.pauses == 0 || a == nil || a.sentAt >= q.pauseBegan; first {
+	if first := q.pauses == 0 || sentAt >= q.pauseBegan; first {
 		if retryAfter <= 0 {
 			retryAfter = backoff(q.pauses)
 		}
@@ -216,7 +224,7 @@ func (m *Manager) pauseFleet(d time.Duration) {
 		defer m.end()
 		ctx, cancel := context.WithTimeout(m.queued, storeTimeout)
 		defer cancel()
-		_, _ = enter(ctx, m, "Options.Limit", func(ctx context.Context) (struct{}, error) { return struct{}{}, fleet.Pause(ctx, d) })
+		_ = m.through(ctx, "Options.Limit", func(ctx context.Context) error { return fleet.Pause(ctx, d) })
 	}()
 }
 

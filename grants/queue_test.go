@@ -328,3 +328,55 @@ func TestLimitIsAskedByOne(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
+
+// A burst in which some requests succeed is one event, too: what was sent before the pause began does not end it.
+func TestBurstWithSuccesses(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		fleet := &pausing{}
+		m := w.process(func(o *grants.Options) { o.Limit = fleet })
+		names := w.expired(16)
+		w.apple.latency = time.Second
+		n := 0
+		w.apple.always(func(*http.Request) (*http.Response, error) {
+			if n++; n%2 == 0 && n <= 16 {
+				return response(429, ""), nil
+			}
+			return nil, nil
+		})
+		var group sync.WaitGroup
+		for _, name := range names {
+			group.Go(func() { _, _ = m.Token(t.Context(), name) })
+			time.Sleep(time.Millisecond)
+		}
+		group.Wait()
+		synctest.Wait()
+		assert.Equal(t, []time.Duration{time.Second}, fleet.pauses)
+	})
+}
+
+// A Limit that refuses to let a request wait, because the fleet pauses, is no failure of the Store.
+func TestLimitThatRefuses(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		start := time.Now()
+		asked := 0
+		m := w.process(func(o *grants.Options) {
+			o.Limit = limit(func(context.Context) error {
+				asked++
+				if time.Since(start) < time.Minute {
+					return fmt.Errorf("the fleet's limit would let this one wait too long: %w", context.DeadlineExceeded)
+				}
+				return nil
+			})
+		})
+		w.expired(3)
+		e := failure(t, m, "g0")
+		assert.Equal(t, applebusiness.ErrRateLimited, e.Reason)
+		assert.Equal(t, 5*time.Second, e.RetryAfter)
+		require.NoError(t, m.RefreshDue(t.Context(), 0))
+		assert.Equal(t, "refresh-g2-1", w.row("g2").Token.RefreshToken)
+		assert.Less(t, asked, 60)
+		for _, event := range w.takeEvents() {
+			assert.Contains(t, []string{"held", "ok"}, event.Label())
+		}
+	})
+}

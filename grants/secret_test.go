@@ -85,3 +85,66 @@ func TestClientSecret(t *testing.T) {
 		})
 	})
 }
+
+// A secret that was asked for in the instant in which the request is sent is asked for again.
+func TestClientSecretOfTheFirstInstant(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		asked := 0
+		m := w.process(func(o *grants.Options) {
+			o.ClientSecret = func(context.Context) (string, error) { asked++; return []string{"old", "new"}[min(asked-1, 1)], nil }
+		})
+		w.connect("a", -time.Minute)
+		w.apple.always(func(*http.Request) (*http.Response, error) {
+			if w.apple.secret != "new" {
+				return response(401, wrongSecret), nil
+			}
+			return nil, nil
+		})
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+	})
+}
+
+// What ClientSecret says because the Manager is closed is no failure of its own.
+func TestCloseWhileTheVaultIsAsked(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		n := 0
+		m := w.process(func(o *grants.Options) {
+			o.ClientSecret = func(ctx context.Context) (string, error) {
+				if n++; n > 1 {
+					<-ctx.Done()
+					return "", ctx.Err()
+				}
+				return "old", nil
+			}
+		})
+		w.connect("a", -time.Minute)
+		w.apple.always(status(401, wrongSecret))
+		time.AfterFunc(time.Second, func() { _ = m.Close(context.Background()) })
+		_, err := m.Token(t.Context(), "a")
+		assert.NotErrorIs(t, err, context.Canceled)
+		assert.True(t, errors.Is(err, grants.ErrClosed) || errors.Is(err, applebusiness.ErrInvalidCredentials), "%v", err)
+	})
+}
+
+// A vault that is slow does not use up the lease: a request is sent with enough of it left to store what comes.
+func TestSlowVaultAndTheLease(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		slow := w.process(func(o *grants.Options) {
+			o.ClientSecret = func(context.Context) (string, error) { time.Sleep(9 * time.Second); return "s", nil }
+		})
+		spy := w.store
+		var leased time.Time
+		spy.set(func(_ context.Context, method, _ string) error {
+			if method == "Lease" {
+				leased = time.Now()
+				time.Sleep(9 * time.Second)
+			}
+			return nil
+		}, nil)
+		var sent time.Time
+		w.apple.before = func(*http.Request) { sent = time.Now() }
+		w.connect("a", -time.Minute)
+		token(t, slow, "a")
+		assert.LessOrEqual(t, sent.Sub(leased), 15*time.Second)
+	})
+}

@@ -58,11 +58,16 @@ func (m *Manager) save(ctx context.Context, u *unsavedToken) bool {
 			err = nil
 		}
 	}
+	gone := errors.Is(err, ErrNoGrant)
+	cause := newStoreError(u.a.grant, err, m.secrets(u.a.e)...)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	u.tries++
+	if !gone {
+		u.goneAt = time.Time{}
+	}
 	switch found, known := m.entries.Load(u.a.grant); {
-	case errors.Is(err, ErrNoGrant):
+	case gone:
 		if u.goneAt.IsZero() {
 			u.goneAt = time.Now()
 		}
@@ -77,18 +82,17 @@ func (m *Manager) save(ctx context.Context, u *unsavedToken) bool {
 		m.settleSave(u, same(record.Token, u.token))
 		return true
 	}
-	if u.err = err; !errors.Is(err, ErrNoGrant) {
-		m.noteUnsaved(u)
+	if u.err = err; !gone {
+		m.noteUnsaved(u, cause)
 	}
 	return false
 }
 
 // noteUnsaved holds back what is not sent yet, for as long as nothing can be stored; m.mu is held.
-func (m *Manager) noteUnsaved(u *unsavedToken) {
+func (m *Manager) noteUnsaved(u *unsavedToken, cause *StoreError) {
 	if u.tries > 1 {
 		return // the first try tells: one row that cannot be written holds up nobody for long
 	}
-	cause := newStoreError(u.a.grant, u.err, u.a.e.secrets()...)
 	if m.app.saves.shut(u.a, cause, 0, m.now(), minSaveProbe, maxSaveProbe) {
 		m.tell(slog.LevelError, "a token cannot be stored, and no other is fetched meanwhile", slog.String("error", cause.Error()))
 		m.wakeQueue()
@@ -125,14 +129,14 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 	}
 }
 
-// saveLater tries again after a while, until u is settled or the Manager is closed. In between no goroutine waits.
-func (m *Manager) saveLater(u *unsavedToken) {
+// saveLater tries again after a wait, until u is settled or the Manager is closed. In between no goroutine waits.
+func (m *Manager) saveLater(u *unsavedToken, wait time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed.Load() {
 		return
 	}
-	u.timer = time.AfterFunc(saveBackoff(u.tries), func() {
+	u.timer = time.AfterFunc(wait, func() {
 		m.mu.Lock()
 		_, unsaved := m.unsaved[u]
 		if !unsaved || m.closed.Load() {
@@ -142,15 +146,30 @@ func (m *Manager) saveLater(u *unsavedToken) {
 		m.active++
 		m.mu.Unlock()
 		defer m.end()
-		if !m.save(m.work, u) {
-			m.renew(u)
-			m.saveLater(u)
+		if wait := m.saveAgain(m.work, u); wait > 0 {
+			m.saveLater(u, wait)
 		}
 	})
 }
 
+// saveAgain renews the lease and tries once more to store u. It returns the wait until the next try, or 0 if u is settled.
+// Also where the Store hangs the next try begins within maxSaveBackoff of this one: a sibling that has seen the lease run
+// out waits for no more than the grace.
+func (m *Manager) saveAgain(ctx context.Context, u *unsavedToken) time.Duration {
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, maxSaveBackoff)
+	defer cancel()
+	m.renew(ctx, u)
+	if m.save(ctx, u) {
+		return 0
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return max(saveBackoff(u.tries)-time.Since(start), 1)
+}
+
 // renew takes u's lease again, so that no sibling sends the refresh token that it replaces.
-func (m *Manager) renew(u *unsavedToken) {
+func (m *Manager) renew(ctx context.Context, u *unsavedToken) {
 	m.mu.Lock()
 	due := time.Since(u.leasedAt) > m.leaseTime()/3
 	m.mu.Unlock()
@@ -158,7 +177,9 @@ func (m *Manager) renew(u *unsavedToken) {
 		return
 	}
 	now := time.Now()
-	_, err := ask(m.work, m, func(ctx context.Context) (Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, maxSaveBackoff/2) // the rest is for Save
+	defer cancel()
+	_, err := ask(ctx, m, func(ctx context.Context) (Record, error) {
 		return m.store.Lease(ctx, u.a.grant, u.a.holder, m.leaseTime())
 	})
 	if err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -224,7 +225,11 @@ func TestDatabaseFailsForLongerThanALease(t *testing.T) {
 					for range 3 {
 						fleet = append(fleet, w.process())
 					}
-					names := w.expired(50)
+					n := 50
+					if d > time.Minute {
+						n = 12
+					}
+					names := w.expired(n)
 					end := time.Now().Add(d + 2*time.Minute)
 					var group sync.WaitGroup
 					var reconnect atomic.Int32
@@ -406,5 +411,82 @@ func TestVerdictThatCannotBeRecorded(t *testing.T) {
 				assert.Nil(t, w.row("a").Dead)
 			})
 		})
+	}
+}
+
+// A Store that says twice that there is no such grant, with a minute of failures in between, has not said so for a minute.
+func TestNoGrantAgainAndAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		var phase atomic.Int32
+		w.store.set(func(_ context.Context, method, _ string) error {
+			switch {
+			case phase.Load()%2 == 0:
+				if method == "Save" {
+					return errDatabase
+				}
+			case method == "Save":
+				return grants.ErrConflict
+			default:
+				return grants.ErrNoGrant
+			}
+			return nil
+		}, nil)
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+		time.Sleep(10 * time.Second)
+		for range 2 {
+			phase.Add(1)
+			time.Sleep(8 * time.Second)
+			phase.Add(1)
+			time.Sleep(time.Minute)
+		}
+		w.store.fail(nil)
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
+	})
+}
+
+// A database that hangs, as behind a firewall that drops everything, for longer than a lease.
+func TestDatabaseHangsForLongerThanALease(t *testing.T) {
+	for hangs, methods := range map[string]string{"all": "Load Lease Save Mark Release Put Delete Due", "writes": "Lease Save Mark Release", "Save": "Save"} {
+		for _, d := range []time.Duration{55 * time.Second, 3 * time.Minute} {
+			t.Run(fmt.Sprint(hangs, " ", d), func(t *testing.T) {
+				bubble(t, func(t *testing.T, w *world) {
+					w.apple.latency = 2 * time.Second
+					fleet := []*grants.Manager{w.process(), w.process(), w.process()}
+					names := w.expired(20)
+					end := time.Now().Add(d + 2*time.Minute)
+					var group sync.WaitGroup
+					var reconnect atomic.Int32
+					for i, name := range names {
+						for j, m := range fleet {
+							group.Go(func() {
+								time.Sleep(time.Duration(i*3+j) * 7 * time.Millisecond)
+								for time.Now().Before(end) {
+									ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+									if _, err := m.Token(ctx, name); told(err) {
+										reconnect.Add(1)
+									}
+									cancel()
+									time.Sleep(time.Second)
+								}
+							})
+						}
+					}
+					time.Sleep(time.Second)
+					over := time.Now().Add(d)
+					w.store.set(func(ctx context.Context, method, _ string) error {
+						if strings.Contains(methods, method) && time.Now().Before(over) {
+							return hangStore(ctx, "", "") // the connection is gone, also when the others work again
+						}
+						return nil
+					}, nil)
+					group.Wait()
+					assert.Zero(t, reconnect.Load(), "told to reconnect")
+					assert.Zero(t, w.apple.refused)
+				})
+			})
+		}
 	}
 }

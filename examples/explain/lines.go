@@ -6,286 +6,314 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"maps"
+	"os"
+	"os/signal"
 	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
 
 const (
-	maxLine  = 1 << 20   // what is looked at of one line
-	maxRead  = 256 << 10 // small enough to be in the processor's cache when it is searched
-	maxLines = 64        // of a record
+	maxLine      = 1 << 20 // what is looked at of one line
+	maxLines     = 64      // of a record
+	maxCustomers = 1 << 16 // that are told apart, for each kind of failure
 )
 
-// logExplainer explains the lines of logs. It holds one block of lines at a time, and a count for each kind of failure,
-// which are bounded in number.
-type logExplainer struct {
-	out     *bufio.Writer
-	asJSON  bool
-	name    string // of the log, "" if there is one only
-	counts  map[kind]int
-	others  int // lines that hold no failure
-	code    int
-	buffer  []byte
-	lines   int // of this log, before the one at hand
-	counter *progress
+// report is what -lines found so far: a record that may go on, and a count for each kind of failure, which are bounded in number.
+type report struct {
+	sync.Mutex // not held while a line is waited for, so that an interrupt finds the report whole
+	out        *bufio.Writer
+	asJSON     bool
+	file       string
+	line       int      // of the file
+	pending    [][]byte // lines of a record
+	others     int      // lines that tell of no failure
+	code       int
+	counts     map[string]*count
 }
 
-type kind struct {
-	reason string
-	action applebusiness.Action
+// count is what the summary says of one kind of failure.
+type count struct {
+	Count     int                  `json:"count"`
+	Reason    string               `json:"reason"`
+	Action    applebusiness.Action `json:"action"`
+	First     string               `json:"first,omitempty"`
+	Last      string               `json:"last,omitempty"`
+	Customers int                  `json:"customers"`
+	Line      string               `json:"line"` // of the first one
+	customers map[uint64]bool
 }
 
-func newLogExplainer(stdout io.Writer, asJSON bool, counter *progress) *logExplainer {
-	return &logExplainer{
-		out: bufio.NewWriterSize(output{stdout, counter}, 64<<10), asJSON: asJSON, counts: make(map[kind]int),
-		buffer: make([]byte, 0, maxLine+maxRead), counter: counter,
-	}
-}
-
-// errRead is what a log's reader returned; the text of such an error may hold anything.
-var errRead = errors.New("cannot be read")
-
-// explain explains each line of log, of a long one the beginning.
-func (x *logExplainer) explain(log io.Reader, name string) error {
-	x.name, x.lines = name, 0
-	buffer := x.buffer[:0]
-	isCut := false // the end of a line that was too long comes first
-	for isEnd := false; !isEnd; {
-		if x.out.Buffered() > 0 { // reading may have to wait
-			if err := x.out.Flush(); err != nil {
-				return err
-			}
+// explainLines explains the lines of the files, or of stdin if there are none. A file that cannot be read does not keep the
+// others from it, and an interrupt ends it with the summary of what was read.
+func explainLines(files []string, asJSON bool, stdin io.Reader, stdout io.Writer) (int, error) {
+	r := &report{out: bufio.NewWriter(stdout), asJSON: asJSON, counts: make(map[string]*count)}
+	r.Lock()
+	interrupt := make(chan os.Signal, 1)
+	signal.Notify(interrupt, os.Interrupt)
+	defer signal.Stop(interrupt)
+	go func() {
+		<-interrupt
+		r.Lock() // for good
+		code, err := r.finish()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "explain:", err)
+			code = exitUnusable
 		}
-		n, err := log.Read(buffer[len(buffer) : len(buffer)+maxRead])
-		buffer = buffer[:len(buffer)+n]
-		x.counter.bytes.Add(int64(n))
-		if isEnd = err == io.EOF; err != nil && !isEnd {
-			return errRead
+		os.Exit(code)
+	}()
+	if len(files) == 0 {
+		files = []string{"-"}
+	}
+	var failures []error
+	for i, name := range files {
+		log, err := openFile(name, stdin)
+		if err != nil {
+			failures = append(failures, fmt.Errorf("argument %d is no file that can be read", i+1)) // it may be a pasted line
+			continue
 		}
-		rest := buffer
-		if isCut {
-			end := bytes.IndexByte(rest, '\n')
-			if end < 0 {
-				buffer = buffer[:0]
-				continue
-			}
-			isCut, rest = false, rest[end+1:]
+		if r.file, r.line = "", 0; len(files) > 1 {
+			r.file = strings.Trim(strconv.QuoteToGraphic(name), `"`) + ":"
 		}
-		for len(rest) > 0 {
-			record := nextRecord(rest, isEnd || len(rest) >= maxLine)
-			if record.lines == 0 {
-				break
-			}
-			isCut = !isEnd && record.text[len(record.text)-1] != '\n'
-			if err := x.record(record); err != nil {
-				return err
-			}
-			rest = rest[len(record.text):]
-		}
-		buffer = buffer[:copy(buffer[:cap(buffer)], rest)]
+		failures = append(failures, r.read(log))
 	}
-	return nil
-}
-
-// record is what a log writes at once: a line, or a few.
-type record struct {
-	text         []byte
-	lines        int
-	mayHoldError bool
-}
-
-// nextRecord returns the record at the beginning of text, which is not empty. It has no lines if more has to be read
-// first; isEnd says that there is no more.
-func nextRecord(text []byte, isEnd bool) record {
-	end := bytes.IndexByte(text, '\n') + 1
-	if end == 0 {
-		if !isEnd {
-			return record{}
-		}
-		end = len(text)
-	}
-	line := text[:end]
-	single := record{line, 1, mayHoldError(line) || isName(line)}
-	belongs := continuation(line, single.mayHoldError)
-	if belongs == nil {
-		return single
-	}
-	for length, lines := end, 1; lines < maxLines; lines++ {
-		if length == len(text) && !isEnd {
-			return record{}
-		}
-		end := bytes.IndexByte(text[length:], '\n') + 1
-		if end == 0 {
-			if !isEnd {
-				return record{}
-			}
-			end = len(text) - length
-		}
-		more, isLast := belongs(text[length : length+end])
-		if !more {
-			break
-		}
-		length += end
-		if isLast {
-			return record{text[:length], lines + 1, single.mayHoldError || mayHoldError(text[:length])}
-		}
-	}
-	return single
-}
-
-// continuation returns what tells whether the next line belongs to the one at hand, and whether it is the last one that
-// does; nil if none can. An object that a program prints over several lines goes on until its indentation ends, and
-// golang.org/x/oauth2 and Ruby's OAuth2::Error put the body on a line of its own.
-func continuation(line []byte, mayHoldError bool) func(next []byte) (more, isLast bool) {
-	line = bytes.TrimRight(line, " \t\r\n")
-	switch {
-	case bytes.HasSuffix(line, []byte("{")), bytes.HasSuffix(line, []byte("(")):
-		indentation := indentationOf(line)
-		return func(next []byte) (more, isLast bool) {
-			trimmed := bytes.TrimLeft(next, " \t")
-			isLast = indentationOf(next) == indentation && len(trimmed) > 0 && (trimmed[0] == '}' || trimmed[0] == ')')
-			return isLast || indentationOf(next) > indentation, isLast
-		}
-	case mayHoldError && bytes.Contains(line, []byte("oauth2: cannot fetch token: ")) && !bytes.Contains(line, []byte("Response: ")):
-		return func(next []byte) (more, isLast bool) {
-			belongs := bytes.Contains(next[:min(len(next), 256)], []byte("Response: "))
-			return belongs, belongs
-		}
-	case mayHoldError && bytes.Contains(line, []byte("OAuth2::Error")):
-		return func(next []byte) (more, isLast bool) {
-			belongs := bytes.HasPrefix(next, []byte("{"))
-			return belongs, belongs
-		}
-	case mayHoldError && stackHead.Match(line):
-		inObject := false // the members of a JavaScript error, after its stack
-		return func(next []byte) (more, isLast bool) {
-			trimmed := bytes.TrimSpace(next)
-			if inObject {
-				return true, indentationOf(next) == 0 && bytes.HasPrefix(trimmed, []byte("}"))
-			}
-			inObject = bytes.HasSuffix(trimmed, []byte("{"))
-			return bytes.HasPrefix(trimmed, []byte("at ")), false
-		}
-	}
-	return nil
-}
-
-// stackHead is how JavaScript prints an error whose stack follows. No other line waits for the next one.
-var stackHead = regexp.MustCompile(`^\w*Error: `)
-
-func indentationOf(line []byte) int { return len(line) - len(bytes.TrimLeft(line, " \t")) }
-
-// record explains one record.
-func (x *logExplainer) record(r record) error {
-	number := x.lines + 1
-	x.lines += r.lines
-	x.counter.lines.Add(int64(r.lines))
-	x.others += r.lines
-	if !r.mayHoldError {
-		return nil
-	}
-	f, err := understand(string(r.text))
-	if err != nil {
-		return nil
-	}
-	x.others -= r.lines
-	x.counter.failures.Add(1)
-	name, action := f.name(), f.advice().Action
-	x.counts[kind{name, action}]++
-	x.code = max(x.code, f.exitCode())
-	if x.asJSON {
-		return explanationOfLine{x.name, number, explain(f)}.writeJSON(x.out)
-	}
-	if x.name != "" {
-		fmt.Fprintf(x.out, "%s:", x.name)
-	}
-	_, err = fmt.Fprintf(x.out, "%d: %s: %s: %s\n", number, name, orUnknown(action), f.text())
-	return err
-}
-
-// finish prints how many failures of each kind there were.
-func (x *logExplainer) finish() (int, error) {
-	if len(x.counts) == 0 {
-		return 0, cmp.Or(x.out.Flush(), errors.New("no line holds an OAuth error"))
-	}
-	if x.asJSON {
-		return x.code, x.out.Flush()
-	}
-	table := tabwriter.NewWriter(x.out, 0, 0, 2, ' ', 0)
-	fmt.Fprint(table, "\nCOUNT\tREASON\tACTION\n")
-	for _, kind := range slices.SortedFunc(maps.Keys(x.counts), func(a, b kind) int {
-		return cmp.Or(cmp.Compare(x.counts[b], x.counts[a]), cmp.Compare(a.reason, b.reason), cmp.Compare(a.action, b.action))
-	}) {
-		fmt.Fprintf(table, "%d\t%s\t%s\n", x.counts[kind], kind.reason, orUnknown(kind.action))
-	}
-	if x.others > 0 {
-		fmt.Fprintf(table, "%d\tnothing to explain\n", x.others)
-	}
-	if err := table.Flush(); err != nil {
+	if err := errors.Join(failures...); err != nil && len(r.counts) == 0 {
 		return 0, err
 	}
-	return x.code, x.out.Flush()
+	code, err := r.finish()
+	return code, errors.Join(append(failures, err)...)
 }
 
-// progress counts what was done, and shows it on a terminal.
-type progress struct {
-	bytes, lines, failures atomic.Int64
-
-	mutex    sync.Mutex
-	terminal io.Writer
-	isShown  bool
-}
-
-const clearLine = "\r\x1b[K"
-
-// show writes a line to the terminal every interval, over the one before, until the function that it returns is called.
-func (p *progress) show(interval time.Duration) (stop func()) {
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		ticker := time.NewTicker(interval)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ticker.C:
-				p.mutex.Lock()
-				fmt.Fprintf(p.terminal, "%sexplain: %d MB, %d lines, %d errors", clearLine, p.bytes.Load()/1e6, p.lines.Load(), p.failures.Load())
-				p.isShown = true
-				p.mutex.Unlock()
-			case <-done:
-				p.clear()
-				return
+// read explains each line of a log, of a long one the beginning. It lets an interrupt in while it waits for the next one.
+func (r *report) read(log io.Reader) error {
+	for lines := bufio.NewReaderSize(log, maxLine); ; {
+		if lines.Buffered() == 0 {
+			if err := r.out.Flush(); err != nil {
+				return err
 			}
 		}
-	}()
-	return func() { close(done); <-ended }
-}
-
-// clear takes the line away, so that something else can be written there.
-func (p *progress) clear() {
-	p.mutex.Lock()
-	defer p.mutex.Unlock()
-	if p.isShown {
-		fmt.Fprint(p.terminal, clearLine)
-		p.isShown = false
+		r.Unlock()
+		line, err := lines.ReadSlice('\n')
+		r.Lock()
+		if len(line) > 0 {
+			r.add(line)
+		}
+		for err == bufio.ErrBufferFull {
+			_, err = lines.ReadSlice('\n')
+		}
+		if err == nil {
+			continue
+		}
+		if r.flush(); err == io.EOF {
+			return nil
+		}
+		return errRead
 	}
 }
 
-// output is what the explanations are written to, which may be the same terminal.
-type output struct {
-	io.Writer
-	counter *progress
+// add puts a line to the record that it belongs to, or begins one.
+func (r *report) add(line []byte) {
+	if len(r.pending) > 0 {
+		more, last := belongs(r.pending, line)
+		if more || last {
+			r.pending = append(r.pending, bytes.Clone(line))
+		}
+		if last {
+			record := bytes.Join(r.pending, nil)
+			r.explain(record, len(r.pending), mayTell(record))
+			r.pending = nil
+		} else if len(r.pending) == maxLines || !more {
+			r.flush()
+		}
+		if more || last {
+			return
+		}
+	}
+	trimmed, isHinted := bytes.TrimRight(line, " \t\r\n"), mayTell(line)
+	if bytes.HasSuffix(trimmed, []byte("{")) || bytes.HasSuffix(trimmed, []byte("(")) || isHinted && isHead(trimmed) {
+		r.pending = [][]byte{bytes.Clone(line)}
+		return
+	}
+	r.explain(line, 1, isHinted)
 }
 
-func (o output) Write(p []byte) (int, error) {
-	o.counter.clear()
-	return o.Writer.Write(p)
+// flush explains the lines of a record that did not become whole, each for itself.
+func (r *report) flush() {
+	for _, line := range r.pending {
+		r.explain(line, 1, mayTell(line))
+	}
+	r.pending = nil
+}
+
+// isHead reports whether a line may have a stack or a body on lines of their own.
+func isHead(line []byte) bool {
+	isFetch := bytes.Contains(line, []byte("cannot fetch token: ")) && !bytes.Contains(line, []byte("Response: "))
+	return isFetch || bytes.HasSuffix(line, []byte(":")) || bytes.Contains(line, []byte("OAuth2::Error")) || stack.Match(line)
+}
+
+var (
+	stack    = regexp.MustCompile(`^\w*Error: `)
+	bodyLine = regexp.MustCompile(`^\{"error(?:_description|_uri)?": ?"[^{}]*\}\)?:?\s*$|^[^{]{0,80}(?:\{"log":")?Response: `)
+)
+
+// belongs reports whether line is one of the record's, and whether it is its last.
+func belongs(record [][]byte, line []byte) (more, last bool) {
+	first, before, trimmed := bytes.TrimRight(record[0], " \t\r\n"), bytes.TrimSpace(record[len(record)-1]), bytes.TrimSpace(line)
+	indentation := func(line []byte) int { return len(line) - len(bytes.TrimLeft(line, " \t")) }
+	deeper := indentation(line) - indentation(first)
+	isEnd := deeper == 0 && (bytes.HasPrefix(trimmed, []byte("}")) || bytes.HasPrefix(trimmed, []byte(")")))
+	switch {
+	case bytes.HasSuffix(first, []byte("{")) || bytes.HasSuffix(first, []byte("(")):
+		return deeper > 0, isEnd
+	case len(record) == 1 && bodyLine.Match(line):
+		return true, true
+	}
+	return bytes.HasPrefix(trimmed, []byte("at ")) || bytes.HasSuffix(before, []byte("{")) || len(record) > 1 && deeper > 0, len(record) > 1 && isEnd
+}
+
+// explain explains one record.
+func (r *report) explain(record []byte, lines int, isHinted bool) {
+	place := r.file + strconv.Itoa(r.line+1)
+	r.line += lines
+	var found []*failure
+	f := new(facts)
+	if isHinted {
+		f = collect(string(record))
+		found, _ = f.failures()
+		isElsewhere := containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
+		found = slices.DeleteFunc(found, func(failed *failure) bool { return failed.provider != "" || isElsewhere && failed.name() == "network" })
+	}
+	if len(found) == 0 {
+		r.others += lines
+	}
+	for _, failed := range found {
+		x := explain(failed)
+		r.code = max(r.code, x.exitCode())
+		r.count(failed, f, place)
+		if r.asJSON {
+			x.File, x.Line = strings.TrimSuffix(r.file, ":"), r.line-lines+1
+			_ = writeJSON(r.out, x, "")
+		} else {
+			fmt.Fprintf(r.out, "%s: %s: %s: %s\n", place, failed.name(), orUnknown(x.Action), x.line())
+		}
+	}
+}
+
+func (r *report) count(failed *failure, f *facts, place string) {
+	key := failed.name() + string(failed.advice.Action)
+	c := r.counts[key]
+	if c == nil {
+		c = &count{Reason: failed.name(), Action: failed.advice.Action, Line: place, customers: make(map[uint64]bool)}
+		r.counts[key] = c
+	}
+	c.Count++
+	at := strings.NewReplacer("/", "-", " ", "T").Replace(clock.FindString(f.text[:min(len(f.text), 400)]))
+	if access, err := time.Parse("02-Jan-2006:15:04:05", at); err == nil {
+		at = access.Format("2006-01-02T15:04:05")
+	}
+	if at != "" {
+		c.First, c.Last = min(cmp.Or(c.First, at), at), max(c.Last, at)
+	}
+	customer := append(named.FindStringSubmatch(f.lower), "", "")[1]
+	customer = cmp.Or(customer, f.first("", "customer", "grant", "tenant", "account", "merchant", "org"))
+	if customer != "" && len(c.customers) < maxCustomers {
+		c.customers[maphash.String(seed, customer)] = true
+	}
+}
+
+var (
+	seed  = maphash.MakeSeed()
+	named = regexp.MustCompile(`customer #?(\d+)`)
+)
+
+// finish prints how many failures of each kind there were.
+func (r *report) finish() (int, error) {
+	if r.flush(); len(r.counts) == 0 {
+		return 0, cmp.Or(r.out.Flush(), errors.New("no line holds an OAuth error"))
+	}
+	counts := slices.SortedFunc(maps.Values(r.counts), func(a, b *count) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Action, b.Action))
+	})
+	for _, c := range counts {
+		c.Customers = len(c.customers)
+	}
+	if r.asJSON {
+		return r.code, cmp.Or(writeJSON(r.out, map[string]any{"summary": counts, "others": r.others}, ""), r.out.Flush())
+	}
+	table := tabwriter.NewWriter(r.out, 0, 0, 2, ' ', 0)
+	fmt.Fprint(table, "\nCOUNT\tREASON\tACTION\tFIRST\tLAST\tCUSTOMERS\tLINE\n")
+	for _, c := range counts {
+		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\t%s\n", c.Count, c.Reason, orUnknown(c.Action), cmp.Or(c.First, "-"), cmp.Or(c.Last, "-"), c.Customers, c.Line)
+	}
+	if r.others > 0 {
+		fmt.Fprintf(table, "%d\tnothing to explain\n", r.others)
+	}
+	return r.code, cmp.Or(table.Flush(), r.out.Flush())
+}
+
+// hints are what a record holds at least one of if it tells of a failure, in lower case by their first four bytes, so chosen
+// that few others hold one. begins tells the same of four bytes for sure if they begin none.
+var hints, begins = func() (map[uint32][]string, *[1 << 16]bool) {
+	texts := []string{"error", "endpoint", "applebusiness", "oauth2: ", "reason", "retry-after", `"message":[`, `response":{`, `response\":{`, `response\\\":{`, ": eof",
+		"oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values:"}
+	for _, version := range []string{"1.0", "1.1", "2", "3"} {
+		texts = append(texts, "http/"+version+" 3", "http/"+version+" 4", "http/"+version+" 5")
+	}
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(codeWords)), slices.Collect(maps.Keys(labelWords))) {
+		if strings.Contains(name, "_") || strings.HasPrefix(name, "err") || strings.HasPrefix(name, "code") {
+			texts = append(texts, name)
+		}
+	}
+	for _, entry := range documented {
+		if !isCommon(entry.Reason) {
+			texts = append(texts, entry.Description)
+		}
+	}
+	heads, begins := make(map[uint32][]string), new([1 << 16]bool)
+	for _, text := range slices.AppendSeq(texts, neterr.Needles()) {
+		var four uint32
+		for i := range 4 {
+			four = four<<8 | uint32(text[i]|' ')
+		}
+		heads[four] = append(heads[four], text)
+		begins[hash(four)] = true
+	}
+	return heads, begins
+}()
+
+func hash(four uint32) uint16 { return uint16(four * 0x9e3779b1 >> 16) }
+
+// valued is what follows the name of an error that has a value, unlike level=ERROR and "error":null.
+var valued = regexp.MustCompile(`^[\w.-]*(?:[\\"'\]> ]|&\w+;)*[:=](?:[\\"'>\[ ]|&\w+;)*(?:[^\s\\"'0nf,}]|n[^u]|nu[^l]|f[^a]|0\w)`)
+
+// mayTell is the cheap test before everything else: it is false only if text certainly tells of no failure.
+func mayTell(text []byte) bool {
+	var four uint32
+	for i, c := range text {
+		if four = four<<8 | uint32(c|' '); !begins[hash(four)] {
+			continue
+		}
+		for _, hint := range hints[four] {
+			rest := text[max(0, i-3):]
+			if len(rest) < len(hint) || !strings.EqualFold(string(rest[:len(hint)]), hint) {
+				continue
+			}
+			rest = rest[len(hint):min(len(rest), len(hint)+96)]
+			isGroup := bytes.Contains(rest, []byte("code")) || bytes.Contains(rest, []byte("reason")) || bytes.Contains(rest, []byte("action"))
+			if hint == "error" && valued.Match(rest) || hint == "endpoint" && isGroup || hint != "error" && hint != "endpoint" {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -74,12 +74,16 @@ func Wrap(err error) error {
 		return parseError(0, nil, nil, nil) // without err, whose nil pointer panics when it is printed
 	}
 	var failed *oauth2.RetrieveError
+	var plain *Error
 	isWrapped := neterr.Visit(err, func(node error) bool {
 		switch node := node.(type) {
 		case *Error:
 			return true
 		case *oauth2.RetrieveError:
 			failed = cmp.Or(failed, node)
+		case interface{ Unwrap() error }, interface{ Unwrap() []error }: // a plain one wraps nothing
+		default:
+			plain = cmp.Or(plain, plainError(neterr.Text(node)))
 		}
 		return false
 	})
@@ -88,9 +92,9 @@ func Wrap(err error) error {
 		return err
 	case failed != nil:
 		return wrapRetrieveError(failed, err)
-	}
-	if wrapped := wrapPlain(err); wrapped != nil {
-		return wrapped
+	case plain != nil:
+		plain.err = err
+		return plain
 	}
 	return err
 }
@@ -134,23 +138,15 @@ var plainErrors = []struct {
 	{"oauth2: cannot fetch token", ErrNoResponse, "the response could not be read"},
 }
 
-// wrapPlain returns an *Error around err if one of plainErrors is in its tree, else nil. None of them wraps another error.
-func wrapPlain(err error) (wrapped *Error) {
-	neterr.Visit(err, func(node error) bool {
-		switch node.(type) {
-		case interface{ Unwrap() error }, interface{ Unwrap() []error }:
-			return false
+// plainError returns an *Error for the text of one of plainErrors, else nil.
+func plainError(text string) *Error {
+	for _, plain := range plainErrors {
+		// What follows is a status if the text was a RetrieveError's.
+		if after, found := strings.CutPrefix(text, plain.text); found && strings.IndexAny(after, "0123456789") != len(": ") {
+			return &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, unsent: plain.reason == ErrNoRefreshToken}
 		}
-		text := neterr.Text(node)
-		for _, plain := range plainErrors {
-			// What follows is a status if the text was a RetrieveError's.
-			if after, found := strings.CutPrefix(text, plain.text); found && strings.IndexAny(after, "0123456789") != len(": ") {
-				wrapped = &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, err: err, unsent: plain.reason == ErrNoRefreshToken}
-			}
-		}
-		return wrapped != nil
-	})
-	return wrapped
+	}
+	return nil
 }
 
 // oauth2Failure is the error with a type that Wrap looks for.

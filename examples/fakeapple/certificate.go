@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"math/big"
 	"net"
 	"net/url"
 	"os"
@@ -23,7 +22,6 @@ func newCertificate(addr, publicURL string) (tls.Certificate, string, error) {
 		return tls.Certificate{}, "", err
 	}
 	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(time.Now().UnixNano()),
 		Subject:               pkix.Name{CommonName: "fakeapple"},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(30 * 24 * time.Hour),
@@ -31,12 +29,10 @@ func newCertificate(addr, publicURL string) (tls.Certificate, string, error) {
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 		IsCA:                  true, // some clients trust nothing else
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
-		DNSNames:              []string{"localhost"},
 	}
 	host, _, _ := net.SplitHostPort(addr)
 	public, _ := url.Parse(publicURL)
-	for _, name := range []string{host, public.Hostname()} {
+	for _, name := range []string{"localhost", "127.0.0.1", "::1", host, public.Hostname()} {
 		if ip := net.ParseIP(name); ip != nil {
 			template.IPAddresses = append(template.IPAddresses, ip)
 		} else if name != "" {

@@ -92,22 +92,25 @@ type settings struct {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	s, err := parse(args, stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
+	s := new(settings)
+	flags := s.flags(stderr)
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
-	case err != nil:
+	} else if err != nil {
 		return 2
 	}
-	if err := s.serve(ctx, stdout); err != nil {
+	status, err := 2, s.makeServer(flags)
+	if err == nil {
+		status, err = 1, s.serve(ctx, stdout)
+	}
+	if err != nil {
 		fmt.Fprintf(stderr, "fakeapple: %v\n", err)
-		return 1
+		return status
 	}
 	return 0
 }
 
-func parse(args []string, stderr io.Writer) (*settings, error) {
-	s := new(settings)
+func (s *settings) flags(stderr io.Writer) *flag.FlagSet {
 	o := &s.options
 	flags := flag.NewFlagSet("fakeapple", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -123,21 +126,14 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 		return nil
 	})
 	flags.Func("service-account", "client_id and secret of a Service Account, as `id:secret`", func(text string) error {
-		var ok bool
-		s.account.ClientID, s.account.ClientSecret, ok = strings.Cut(text, ":")
-		if !ok || s.account.ClientID == "" || s.account.ClientSecret == "" {
+		s.account.ClientID, s.account.ClientSecret, _ = strings.Cut(text, ":")
+		if s.account.ClientID == "" || s.account.ClientSecret == "" {
 			return errors.New("want id:secret")
 		}
 		return nil
 	})
-	flags.Func("deliver", "how the redirect is delivered: `get|post` (default get)", func(text string) error {
-		return choose(&o.Deliver, text, map[string]applebusinesstest.Delivery{
-			"get": applebusinesstest.DeliverGet, "post": applebusinesstest.DeliverPost,
-		})
-	})
-	flags.Func("consent", "what the user does: `ask|allow|deny` (default ask)", func(text string) error {
-		return choose(&o.Consent, text, consents)
-	})
+	flags.Func("deliver", "how the redirect is delivered: `get|post` (default get)", choice(&o.Deliver, deliveries))
+	flags.Func("consent", "what the user does: `ask|allow|deny` (default ask)", choice(&o.Consent, consents))
 	flags.DurationVar(&o.AccessTokenLife, "access-token-life", time.Hour, "`duration` for which an access token is valid, in whole seconds")
 	flags.DurationVar(&o.RefreshTokenLife, "refresh-token-life", 0, "`duration` for which a refresh token is valid, from when it is first issued (default no end)")
 	flags.BoolVar(&o.KeepRefreshToken, "keep-refresh-token", false, "return the same refresh token from a refresh, instead of a new one")
@@ -148,25 +144,42 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	flags.DurationVar(&o.Trickle, "trickle", 0, "pause of this `duration` before each byte of a token response's body")
 	flags.StringVar(&s.publicURL, "public-url", "", "base `URL` under which clients reach this program, if it is another one")
 	flags.BoolVar(&s.tls, "tls", false, "speak HTTPS, with a certificate made for this run")
-	if err := flags.Parse(args); err != nil {
-		return s, err
+	return flags
+}
+
+var (
+	consents = map[string]applebusinesstest.Consent{
+		"ask": applebusinesstest.ConsentAsk, "allow": applebusinesstest.ConsentAllow, "deny": applebusinesstest.ConsentDeny,
 	}
-	err := s.makeServer(flags)
-	if err != nil {
-		fmt.Fprintf(stderr, "fakeapple: %v\n", err)
+	deliveries = map[string]applebusinesstest.Delivery{"get": applebusinesstest.DeliverGet, "post": applebusinesstest.DeliverPost}
+)
+
+func choice[T any](to *T, choices map[string]T) func(string) error {
+	return func(text string) error {
+		var ok bool
+		if *to, ok = choices[text]; !ok {
+			return errors.New("unknown choice")
+		}
+		return nil
 	}
-	return s, err
 }
 
 // makeServer makes the server, unless a flag would be ignored or is nonsense: then the error says which.
-func (s *settings) makeServer(flags *flag.FlagSet) error {
-	public, err := url.Parse(s.publicURL)
+func (s *settings) makeServer(flags *flag.FlagSet) (err error) {
+	flags.Visit(func(f *flag.Flag) {
+		if value, ok := f.Value.(flag.Getter); ok && value.Get() == "" { // a variable of a shell that is not set, perhaps
+			err = fmt.Errorf("-%s is empty", f.Name)
+		}
+	})
+	public, publicErr := url.Parse(s.publicURL)
 	switch {
+	case err != nil:
+		return err
 	case flags.NArg() > 0:
 		return fmt.Errorf("unknown argument %q", flags.Arg(0))
 	case s.options.AccessTokenLife == 0:
 		return errors.New("-access-token-life is 0; want whole seconds")
-	case s.publicURL != "" && (err != nil || public.Host == "" || public.Scheme != "http" && public.Scheme != "https" || public.RawQuery != "" || public.Fragment != ""):
+	case s.publicURL != "" && (publicErr != nil || public.Host == "" || public.Scheme != "http" && public.Scheme != "https" || public.RawQuery != "" || public.Fragment != ""):
 		return fmt.Errorf("-public-url is %q; want a URL such as https://apple.test:8443", s.publicURL)
 	case s.account.ClientID != "" && s.app.ClientID == s.account.ClientID:
 		return fmt.Errorf("-client-id and -service-account have both the client_id %q", s.app.ClientID)
@@ -183,61 +196,35 @@ func (s *settings) makeServer(flags *flag.FlagSet) error {
 			s.server.RegisterServiceAccount(s.account)
 		}
 		s.server.RegisterApp(s.app)
-		s.server.Config.Handler = newSteering(s.server, s.app, &s.clock, s.server.Config.Handler)
+		s.server.Config.Handler = &steering{s.server, s.app, &s.clock, s.server.Config.Handler}
 		return nil
 	})
 }
 
-var consents = map[string]applebusinesstest.Consent{
-	"ask": applebusinesstest.ConsentAsk, "allow": applebusinesstest.ConsentAllow, "deny": applebusinesstest.ConsentDeny,
-}
-
-func choose[T any](to *T, text string, choices map[string]T) error {
-	choice, ok := choices[text]
-	if !ok {
-		return errors.New("unknown choice")
-	}
-	*to = choice
-	return nil
-}
-
 // serve runs the server until ctx ends.
 func (s *settings) serve(ctx context.Context, stdout io.Writer) error {
-	certificate := ""
+	said := make(map[string]any)
 	if s.tls {
 		pair, path, err := newCertificate(s.options.Addr, s.publicURL)
 		if err != nil {
 			return err
 		}
 		defer os.Remove(path)
-		certificate = path
+		said["certificate"] = path
 		s.server.Config.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pair}}
 	}
 	if err := s.server.Start(); err != nil {
 		return err
 	}
 	defer s.server.Close()
-	s.announce(stdout, certificate)
-	<-ctx.Done()
-	return nil
-}
-
-func (s *settings) announce(w io.Writer, certificate string) {
 	if s.publicURL != "" {
 		s.server.URL = strings.TrimRight(s.publicURL, "/")
 	}
-	encoder := json.NewEncoder(w)
+	said["authorization_url"], said["token_url"], said["api_url"] = s.server.Endpoint().AuthURL, s.server.Endpoint().TokenURL, s.server.URL
+	said["client_id"], said["client_secret"], said["redirect_uris"] = s.app.ClientID, s.app.ClientSecret, s.app.RedirectURIs
+	encoder := json.NewEncoder(stdout)
 	encoder.SetEscapeHTML(false) // leaves an & in a redirect URI readable
-	_ = encoder.Encode(struct {
-		AuthorizationURL string   `json:"authorization_url"`
-		TokenURL         string   `json:"token_url"`
-		APIURL           string   `json:"api_url"`
-		ClientID         string   `json:"client_id"`
-		ClientSecret     string   `json:"client_secret"`
-		RedirectURIs     []string `json:"redirect_uris"`
-		Certificate      string   `json:"certificate,omitempty"`
-	}{
-		s.server.Endpoint().AuthURL, s.server.Endpoint().TokenURL, s.server.URL,
-		s.app.ClientID, s.app.ClientSecret, s.app.RedirectURIs, certificate,
-	})
+	_ = encoder.Encode(said)
+	<-ctx.Done()
+	return nil
 }

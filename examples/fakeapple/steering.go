@@ -23,85 +23,105 @@ import (
 // clock runs ahead of the wall clock by what a test has asked for.
 type clock struct{ ahead atomic.Int64 }
 
-func (c *clock) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
+func (c *clock) now() time.Time { return time.Now().UTC().Add(time.Duration(c.ahead.Load())) }
 
 // steering is the fake's handler with the routes for tests beside it.
 type steering struct {
 	server *applebusinesstest.Server
 	app    applebusinesstest.App
 	clock  *clock
+	fake   http.Handler
 }
 
-// unknown is an error about a label, a client or a token that is not known.
-type unknown string
+// asked is what a request may ask for; members that are no texts are named in isNoText too.
+type asked struct {
+	Reason       applebusiness.Reason   `json:"reason"`
+	Status       *int                   `json:"status"`
+	Header       map[string]string      `json:"header"`
+	Body         string                 `json:"body"`
+	Times        *int                   `json:"times"`
+	Count        *int                   `json:"count"` // another word for times
+	Delay        string                 `json:"delay"`
+	Drop         bool                   `json:"drop"`
+	Hang         bool                   `json:"hang"`
+	TakesEffect  bool                   `json:"takes_effect"`
+	Endpoint     applebusiness.Endpoint `json:"endpoint"`
+	GrantType    string                 `json:"grant_type"`
+	ClientID     string                 `json:"client_id"`
+	RefreshToken string                 `json:"refresh_token"`
+	ClientSecret string                 `json:"client_secret"`
+	Expired      bool                   `json:"expired"`
+	Consent      string                 `json:"consent"`
+	Advance      string                 `json:"advance"`
+	Duration     string                 `json:"duration"` // another word for advance
+}
 
-func (u unknown) Error() string { return string(u) }
+var isNoText = map[string]bool{"status": true, "times": true, "count": true, "drop": true, "hang": true, "takes_effect": true, "expired": true}
 
-func newSteering(server *applebusinesstest.Server, app applebusinesstest.App, clock *clock, fake http.Handler) http.Handler {
-	s := &steering{server, app, clock}
-	routes := map[string]http.HandlerFunc{
-		"GET health":         route(func(struct{}) (any, error) { return map[string]string{"status": "ok"}, nil }),
-		"POST reset":         route(s.reset),
-		"POST fail":          s.fail,
-		"POST heal":          route(func(struct{}) (any, error) { server.Heal(); return nil, nil }),
-		"POST connect":       route(s.connect),
-		"POST revoke":        route(s.revoke),
-		"POST rotate-secret": route(s.rotateSecret),
-		"POST delete-app":    route(s.deleteApp),
-		"POST consent":       route(s.consent),
-		"GET clock":          route(s.time),
-		"POST clock":         route(s.advance),
-		"POST advance":       route(s.advance),
-		"GET requests":       route(s.requests),
-		"GET reasons":        route(s.reasons),
+// route is a path below /_fake/, with the members of asked that it takes.
+type route struct {
+	method, path, members string
+	do                    func(*steering, asked) (any, error)
+}
+
+var routes = []route{
+	{"GET", "health", "", func(*steering, asked) (any, error) { return map[string]string{"status": "ok"}, nil }},
+	{"POST", "reset", "", (*steering).reset},
+	{"POST", "fail", "reason status header body times count delay drop hang takes_effect endpoint grant_type client_id refresh_token", (*steering).fail},
+	{"POST", "heal", "", func(s *steering, _ asked) (any, error) { s.server.Heal(); return nil, nil }},
+	{"POST", "connect", "client_id expired", (*steering).connect},
+	{"POST", "revoke", "refresh_token", (*steering).revoke},
+	{"POST", "rotate-secret", "client_id client_secret", (*steering).rotateSecret},
+	{"POST", "delete-app", "client_id", func(s *steering, asked asked) (any, error) { s.server.DeleteApp(s.client(asked)); return nil, nil }},
+	{"POST", "consent", "consent", (*steering).consent},
+	{"GET", "clock", "", func(s *steering, _ asked) (any, error) { return map[string]time.Time{"now": s.clock.now()}, nil }},
+	{"POST", "clock", "advance duration", (*steering).advance},
+	{"GET", "requests", "", (*steering).requests},
+	{"GET", "reasons", "", (*steering).reasons},
+}
+
+func (s *steering) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path, isSteering := strings.CutPrefix(r.URL.Path, "/_fake/")
+	if !isSteering {
+		s.fake.ServeHTTP(w, r)
+		return
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		path, isSteering := strings.CutPrefix(r.URL.Path, "/_fake/")
-		if !isSteering {
-			fake.ServeHTTP(w, r)
+	if path == "advance" { // another word for it
+		path = "clock"
+	}
+	var paths, allowed []string
+	for _, route := range routes {
+		paths = append(paths, route.path)
+		if route.path != path {
+			continue
+		}
+		if route.method == strings.Replace(r.Method, http.MethodHead, http.MethodGet, 1) {
+			s.respond(w, r, route)
 			return
 		}
-		var allowed []string
-		for _, method := range [...]string{http.MethodGet, http.MethodPost} {
-			if routes[method+" "+path] != nil {
-				allowed = append(allowed, method)
-			}
-		}
-		switch do := routes[strings.Replace(r.Method, http.MethodHead, http.MethodGet, 1)+" "+path]; {
-		case do != nil:
-			do(w, r)
-		case len(allowed) > 0:
-			w.Header().Set("Allow", strings.Join(allowed, ", "))
-			write(w, http.StatusMethodNotAllowed, fmt.Errorf("the route %s takes %s", path, strings.Join(allowed, " and ")))
-		default:
-			write(w, http.StatusNotFound, errors.New("no such route; -h lists them: health, reset, fail, heal, connect, revoke, rotate-secret, delete-app, consent, clock, requests, reasons"))
-		}
-	})
-}
-
-// route handles requests whose parameters are the members of T, a struct.
-func route[T any](do func(asked T) (any, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		respond(w, func() (any, error) {
-			var asked T
-			if err := read(r, &asked); err != nil {
-				return nil, err
-			}
-			return do(asked)
-		})
+		allowed = append(allowed, route.method)
 	}
+	if len(allowed) == 0 {
+		write(w, http.StatusNotFound, fmt.Errorf("no such route; -h lists them: %s", strings.Join(slices.Compact(paths), ", ")))
+		return
+	}
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	write(w, http.StatusMethodNotAllowed, fmt.Errorf("the route %s takes %s", path, strings.Join(allowed, " and ")))
 }
 
-// respond writes what do returns. The package panics about what is wrong, with a text for the test's author.
-func respond(w http.ResponseWriter, do func() (any, error)) {
+// respond does what a request asks for, and writes what came of it.
+func (s *steering) respond(w http.ResponseWriter, r *http.Request, to route) {
 	var result any
-	err := misuse(func() (err error) {
-		result, err = do()
+	err := misuse(func() error {
+		asked, err := to.read(r)
+		if err == nil {
+			result, err = to.do(s, asked)
+		}
 		return err
 	})
-	var notKnown unknown
+	_, notKnown := errors.AsType[unknown](err)
 	switch {
-	case errors.As(err, &notKnown):
+	case notKnown:
 		write(w, http.StatusNotFound, err)
 	case err != nil:
 		write(w, http.StatusBadRequest, err)
@@ -112,7 +132,12 @@ func respond(w http.ResponseWriter, do func() (any, error)) {
 	}
 }
 
-// misuse returns do's error, or as an error the text with which the package panics.
+// unknown is an error about a label, a client or a token that is not known.
+type unknown string
+
+func (u unknown) Error() string { return string(u) }
+
+// misuse returns do's error, or as an error the text for a test's author with which the package panics.
 func misuse(do func() error) (err error) {
 	defer func() {
 		if text, ok := recover().(string); ok {
@@ -148,43 +173,57 @@ func write(w http.ResponseWriter, status int, result any) {
 	_ = json.NewEncoder(w).Encode(result)
 }
 
-// read sets the members of into, a pointer to a struct, from the body and from the query. A body is JSON, whatever its Content-Type
-// says of the text that it is; curl and fetch say something else unless they are told.
-func read(r *http.Request, into any) error {
-	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
-	if err != nil {
-		return errors.New("the body cannot be read")
-	}
+// read returns what a request asks for in its query, and in its body if that is a JSON object, whose Content-Type may be what curl
+// and fetch say of a text. The body of fail?status=503 is the response's, as two of its headers are.
+func (to route) read(r *http.Request) (into asked, err error) {
+	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, 1<<20))
+	query, queryErr := url.ParseQuery(r.URL.RawQuery)
+	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	isObject := bytes.HasPrefix(bytes.TrimSpace(body), []byte("{"))
 	members := make(map[string]any)
-	switch mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); {
+	switch isResponse := to.path == "fail" && query.Has("status") && !query.Has("reason"); {
+	case err != nil:
+		return into, errors.New("the body cannot be read, or is longer than 1 MiB")
+	case queryErr != nil:
+		return into, errors.New("the query does not decode")
+	case isResponse && isObject:
+		return into, errors.New("with status in the query a body is the response's, and this one is a JSON object; " +
+			"want all of it in a JSON object, the response's body as its member body, and no query")
+	case isResponse && len(body) > 0 && query.Get("body") != "":
+		return into, errors.New("the response's body is given twice")
+	case isResponse:
+		header := make(map[string]string)
+		for _, name := range [...]string{"Content-Type", "Retry-After"} {
+			if value := r.Header.Get(name); value != "" && value != "application/x-www-form-urlencoded" { // curl says that unasked
+				header[name] = value
+			}
+		}
+		members["header"], members["body"] = header, query.Get("body")+string(body)
+		delete(query, "body")
 	case len(bytes.TrimSpace(body)) == 0:
-	case !isObject(body) || json.Unmarshal(body, &members) != nil:
-		return errors.New("the body is no JSON object; want one, or parameters in the query")
+	case !isObject || json.Unmarshal(body, &members) != nil:
+		return into, errors.New("the body is no JSON object; want one, or parameters in the query")
 	case !slices.Contains([]string{"", "application/json", "application/x-www-form-urlencoded", "text/plain"}, mediaType):
-		return fmt.Errorf("the body is a JSON object, and the header Content-Type says %q; want application/json", mediaType)
-	}
-	return readMembers(members, r.URL.RawQuery, into)
-}
-
-func isObject(body []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) }
-
-// readMembers sets the members of into from JSON, and from a query.
-func readMembers(members map[string]any, rawQuery string, into any) error {
-	query, err := url.ParseQuery(rawQuery)
-	if err != nil {
-		return errors.New("the query does not decode")
+		return into, fmt.Errorf("the body is a JSON object, and the header Content-Type says %q; want application/json", mediaType)
 	}
 	for name, values := range query {
-		if members[name] != nil || len(values) > 1 {
-			return fmt.Errorf("%q is given twice", name)
+		if _, ok := members[name]; ok || len(values) > 1 {
+			return into, fmt.Errorf("%q is given twice", name)
 		}
 		members[name] = values[0]
-		switch name {
-		case "status", "times", "count", "drop", "hang", "takes_effect", "expired": // numbers and booleans
+		if isNoText[name] && values[0] != "" {
 			members[name] = json.RawMessage(values[0])
 		}
 	}
+	return into, to.decode(members, &into)
+}
+
+// decode sets what is asked for from the members, unless the route does not take one.
+func (to route) decode(members map[string]any, into *asked) error {
 	for name, value := range members {
+		if !slices.Contains(strings.Fields(to.members), name) {
+			return fmt.Errorf("unknown field %q", name)
+		}
 		if name != "body" && (value == "" || value == nil) { // a variable of a shell that is not set, perhaps
 			return fmt.Errorf("%q is empty", name)
 		}
@@ -193,54 +232,20 @@ func readMembers(members map[string]any, rawQuery string, into any) error {
 	if err != nil {
 		return errors.New("a parameter is neither a number nor true or false")
 	}
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(into); err != nil {
-		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+	err = json.Unmarshal(text, into)
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return fmt.Errorf("%q cannot be a %s", wrong.Field, wrong.Value)
 	}
-	return nil
+	return err
 }
 
-func (s *steering) reset(struct{}) (any, error) {
+func (s *steering) reset(asked) (any, error) {
 	s.server.Reset()
 	s.clock.ahead.Store(0)
 	return nil, nil
 }
 
-// failure is what a test asks for.
-type failure struct {
-	Reason       applebusiness.Reason   `json:"reason"`
-	Status       *int                   `json:"status"`
-	Header       map[string]string      `json:"header"`
-	Body         string                 `json:"body"`
-	Times        *int                   `json:"times"`
-	Count        *int                   `json:"count"` // another word for times
-	Delay        string                 `json:"delay"`
-	Drop         bool                   `json:"drop"`
-	Hang         bool                   `json:"hang"`
-	TakesEffect  bool                   `json:"takes_effect"`
-	Endpoint     applebusiness.Endpoint `json:"endpoint"`
-	GrantType    string                 `json:"grant_type"`
-	ClientID     string                 `json:"client_id"`
-	RefreshToken string                 `json:"refresh_token"`
-}
-
-// fail takes a body as the response's where the query has a status and no reason.
-func (s *steering) fail(w http.ResponseWriter, r *http.Request) {
-	if query := r.URL.Query(); !query.Has("status") || query.Has("reason") {
-		route(s.failNext)(w, r)
-		return
-	}
-	respond(w, func() (any, error) {
-		var asked failure
-		if err := asked.readResponse(r); err != nil {
-			return nil, err
-		}
-		return s.failNext(asked)
-	})
-}
-
-func (s *steering) failNext(asked failure) (any, error) {
+func (s *steering) fail(asked asked) (any, error) {
 	next := applebusinesstest.Failure{
 		Header: make(http.Header), Body: asked.Body, TakesEffect: asked.TakesEffect, Hang: asked.Hang, Drop: asked.Drop,
 		Endpoint: asked.Endpoint, GrantType: asked.GrantType, ClientID: asked.ClientID, RefreshToken: asked.RefreshToken,
@@ -248,11 +253,9 @@ func (s *steering) failNext(asked failure) (any, error) {
 	for name, value := range asked.Header {
 		next.Header.Set(name, value)
 	}
-	if asked.Delay != "" {
-		var err error
-		if next.Delay, err = time.ParseDuration(asked.Delay); err != nil || next.Delay < 0 {
-			return nil, errors.New("want a delay such as 2s")
-		}
+	var err error
+	if next.Delay, err = time.ParseDuration(cmp.Or(asked.Delay, "0")); err != nil || next.Delay < 0 {
+		return nil, errors.New("want a delay such as 2s")
 	}
 	if times := cmp.Or(asked.Times, asked.Count); times != nil {
 		next.Times = *times
@@ -262,16 +265,13 @@ func (s *steering) failNext(asked failure) (any, error) {
 	}
 	switch {
 	case asked.Reason != "":
-		entry, err := findRow(asked)
-		if err != nil {
+		if next.Entry, err = findRow(asked); err != nil {
 			return nil, err
 		}
-		next.Entry = entry
+	case asked.Status != nil && *asked.Status == 0:
+		return nil, errors.New("want a status from 200 to 999, or with a reason 0 for a redirect")
 	case asked.Status != nil:
 		next.StatusCode = *asked.Status
-		if *asked.Status < 200 || *asked.Status > 999 {
-			return nil, errors.New("want a status from 200 to 999, or with a reason 0 for a redirect")
-		}
 	case !asked.Drop && !asked.Hang && !asked.TakesEffect && next.Delay == 0:
 		return nil, errors.New("want a reason, a status, drop, hang, or takes_effect with a delay")
 	}
@@ -279,77 +279,50 @@ func (s *steering) failNext(asked failure) (any, error) {
 	return nil, nil
 }
 
-// readResponse takes the query as what a test asks for, and the body and two headers as the response's.
-func (f *failure) readResponse(r *http.Request) error {
-	if err := readMembers(make(map[string]any), r.URL.RawQuery, f); err != nil {
-		return err
-	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
-	switch {
-	case err != nil:
-		return errors.New("the body cannot be read")
-	case f.Body != "" && len(body) > 0:
-		return errors.New("the response's body is given twice")
-	case isObject(body):
-		return errors.New("with status in the query a body is the response's, and this one is a JSON object; " +
-			"want all of it in a JSON object, the response's body as its member body, and no query")
-	}
-	f.Body, f.Header = f.Body+string(body), make(map[string]string)
-	for _, name := range [...]string{"Content-Type", "Retry-After"} {
-		if value := r.Header.Get(name); value != "" && value != "application/x-www-form-urlencoded" { // curl says that unasked
-			f.Header[name] = value
-		}
-	}
-	return nil
-}
-
 // findRow returns the first row with the reason, and with the status and the endpoint if they are given. A status that Apple does
-// not document for the reason is put into the first row of the token endpoint.
-func findRow(asked failure) (applebusiness.Entry, error) {
-	reason, status := asked.Reason, asked.Status
+// not document for the reason is put into the first row.
+func findRow(asked asked) (applebusiness.Entry, error) {
 	var rows []applebusiness.Entry
+	var known []string
 	for entry := range applebusiness.Catalog() {
-		if entry.Reason != reason || asked.Endpoint != "" && asked.Endpoint != entry.Endpoint {
+		if asked.Endpoint != "" && asked.Endpoint != entry.Endpoint {
 			continue
 		}
-		if status == nil || entry.StatusCode == *status {
-			return entry, nil
+		known = append(known, string(entry.Reason))
+		if entry.Reason == asked.Reason {
+			if asked.Status == nil || entry.StatusCode == *asked.Status {
+				return entry, nil
+			}
+			rows = append(rows, entry)
 		}
-		rows = append(rows, entry)
 	}
 	switch {
+	case len(rows) == 0 && asked.Endpoint != "":
+		return applebusiness.Entry{}, unknown(fmt.Sprintf("no row of the endpoint %q has the reason %q; known are %q", string(asked.Endpoint), string(asked.Reason), known))
 	case len(rows) == 0:
-		var known []string
-		for entry := range applebusiness.Catalog() {
-			known = append(known, string(entry.Reason))
-		}
-		return applebusiness.Entry{}, unknown(fmt.Sprintf("no row has the reason %q; known are %s", string(reason), strings.Join(known, ", ")))
-	case *status == 0:
-		return applebusiness.Entry{}, fmt.Errorf("%q is no error of a redirect", string(reason))
-	case *status < 200 || *status > 999:
-		return applebusiness.Entry{}, errors.New("want a status from 200 to 999, or 0 for a redirect")
+		return applebusiness.Entry{}, unknown(fmt.Sprintf("no row has the reason %q; known are %s", string(asked.Reason), strings.Join(known, ", ")))
+	case *asked.Status == 0:
+		return applebusiness.Entry{}, fmt.Errorf("%q is no error of a redirect", string(asked.Reason))
 	}
-	rows[0].StatusCode = *status
+	rows[0].StatusCode = *asked.Status
 	return rows[0], nil
 }
 
-func (s *steering) connect(asked struct {
-	ClientID string `json:"client_id"`
-	Expired  bool   `json:"expired"`
-}) (any, error) {
+// client returns the client_id that is asked for, or the app's.
+func (s *steering) client(asked asked) string { return cmp.Or(asked.ClientID, s.app.ClientID) }
+
+func (s *steering) connect(asked asked) (any, error) {
 	connect := s.server.Connect
 	if asked.Expired {
 		connect = s.server.ConnectExpired
 	}
-	token := connect(cmp.Or(asked.ClientID, s.app.ClientID))
+	token := connect(s.client(asked))
 	return map[string]any{
 		"access_token": token.AccessToken, "refresh_token": token.RefreshToken, "token_type": token.TokenType, "expires_in": token.ExpiresIn,
 	}, nil
 }
 
-func (s *steering) revoke(asked struct {
-	RefreshToken string `json:"refresh_token"`
-}) (any, error) {
+func (s *steering) revoke(asked asked) (any, error) {
 	if asked.RefreshToken == "" {
 		return nil, errors.New("refresh_token is missing")
 	}
@@ -357,81 +330,62 @@ func (s *steering) revoke(asked struct {
 	return nil, nil
 }
 
-func (s *steering) rotateSecret(asked struct {
-	ClientID     string `json:"client_id"`
-	ClientSecret string `json:"client_secret"`
-}) (any, error) {
+func (s *steering) rotateSecret(asked asked) (any, error) {
 	var given []string
 	if asked.ClientSecret != "" {
 		given = []string{asked.ClientSecret}
 	}
-	return map[string]string{"client_secret": s.server.RotateSecret(cmp.Or(asked.ClientID, s.app.ClientID), given...)}, nil
+	return map[string]string{"client_secret": s.server.RotateSecret(s.client(asked), given...)}, nil
 }
 
-func (s *steering) deleteApp(asked struct {
-	ClientID string `json:"client_id"`
-}) (any, error) {
-	s.server.DeleteApp(cmp.Or(asked.ClientID, s.app.ClientID))
-	return nil, nil
-}
-
-func (s *steering) consent(asked struct {
-	Consent string `json:"consent"`
-}) (any, error) {
-	var consent applebusinesstest.Consent
-	if choose(&consent, asked.Consent, consents) != nil {
+func (s *steering) consent(asked asked) (any, error) {
+	consent, ok := consents[asked.Consent]
+	if !ok {
 		return nil, unknown(fmt.Sprintf("no consent is %q; known are ask, allow and deny", asked.Consent))
 	}
 	s.server.SetConsent(consent)
 	return nil, nil
 }
 
-func (s *steering) time(struct{}) (any, error) {
-	return map[string]string{"now": s.clock.now().UTC().Format(time.RFC3339Nano)}, nil
-}
-
-func (s *steering) advance(asked struct {
-	Advance  string `json:"advance"`
-	Duration string `json:"duration"`
-}) (any, error) {
-	duration, err := time.ParseDuration(asked.Advance + asked.Duration)
-	if err != nil || duration < 0 {
+func (s *steering) advance(asked asked) (any, error) {
+	duration, err := time.ParseDuration(cmp.Or(asked.Advance, asked.Duration))
+	if err != nil || duration < 0 || asked.Advance != "" && asked.Duration != "" {
 		return nil, errors.New("want a duration such as 6m")
 	}
 	s.clock.ahead.Add(int64(duration))
 	return nil, nil
 }
 
-func (s *steering) requests(struct{}) (any, error) {
+// The fields are those of the package's types, in their order.
+
+func (s *steering) requests(asked) (any, error) {
 	type request struct {
 		Endpoint    applebusiness.Endpoint `json:"endpoint"`
-		Time        string                 `json:"time"`
+		Time        time.Time              `json:"time"`
 		GrantType   string                 `json:"grant_type,omitempty"`
 		ContentType string                 `json:"content_type"`
 		Params      url.Values             `json:"params"`
 		RequestID   string                 `json:"request_id"`
-		Status      int                    `json:"status"`
+		StatusCode  int                    `json:"status"`
 	}
 	list := []request{}
 	for _, arrived := range s.server.Requests() {
-		list = append(list, request{
-			arrived.Endpoint, arrived.Time.UTC().Format(time.RFC3339Nano), arrived.GrantType, arrived.ContentType, arrived.Params, arrived.RequestID, arrived.StatusCode,
-		})
+		list = append(list, request(arrived))
 	}
 	return list, nil
 }
 
-func (s *steering) reasons(struct{}) (any, error) {
+func (s *steering) reasons(asked) (any, error) {
 	type row struct {
-		Reason      string                 `json:"reason"`
 		Endpoint    applebusiness.Endpoint `json:"endpoint"`
-		Status      int                    `json:"status"`
-		Error       string                 `json:"error"`
+		StatusCode  int                    `json:"status"`
+		Code        applebusiness.Code     `json:"error"`
 		Description string                 `json:"error_description"`
+		Reason      applebusiness.Reason   `json:"reason"`
 	}
 	var list []row
 	for entry := range applebusiness.Catalog() {
-		list = append(list, row{string(entry.Reason), entry.Endpoint, entry.StatusCode, string(entry.Code), entry.Description})
+		list = append(list, row(entry))
 	}
 	return list, nil
 }

@@ -13,142 +13,130 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
 )
 
-// clock runs ahead of the wall clock by what a test has asked for.
-type clock struct{ ahead atomic.Int64 }
-
-func (c *clock) now() time.Time { return time.Now().UTC().Add(time.Duration(c.ahead.Load())) }
-
-// steering is the fake's handler with the routes for tests beside it.
-type steering struct {
-	server *applebusinesstest.Server
-	app    applebusinesstest.App
-	clock  *clock
-	fake   http.Handler
-}
-
-// asked is what a request may ask for; members that are no texts are named in isNoText too.
+// asked is what a request may ask for, by names that are those of the JSON without the underscores.
 type asked struct {
-	Reason       applebusiness.Reason   `json:"reason"`
-	Status       *int                   `json:"status"`
-	Header       map[string]string      `json:"header"`
-	Body         string                 `json:"body"`
-	Times        *int                   `json:"times"`
-	Count        *int                   `json:"count"` // another word for times
-	Delay        string                 `json:"delay"`
-	Drop         bool                   `json:"drop"`
-	Hang         bool                   `json:"hang"`
-	TakesEffect  bool                   `json:"takes_effect"`
-	Endpoint     applebusiness.Endpoint `json:"endpoint"`
-	GrantType    string                 `json:"grant_type"`
-	ClientID     string                 `json:"client_id"`
-	RefreshToken string                 `json:"refresh_token"`
-	ClientSecret string                 `json:"client_secret"`
-	Expired      bool                   `json:"expired"`
-	Consent      string                 `json:"consent"`
-	Advance      string                 `json:"advance"`
-	Duration     string                 `json:"duration"` // another word for advance
+	Status, Times, Count             *int // Count is another word for Times
+	Drop, Hang, TakesEffect, Expired bool
+	Reason                           applebusiness.Reason
+	Endpoint                         applebusiness.Endpoint
+	Header                           map[string]string
+	Body, Delay, Consent             string
+	GrantType, ClientID              string
+	RefreshToken, ClientSecret       string
+	Advance, Duration                string // one word is as good as the other
 }
 
+// isNoText are the members that are numbers, or true or false.
 var isNoText = map[string]bool{"status": true, "times": true, "count": true, "drop": true, "hang": true, "takes_effect": true, "expired": true}
 
 // route is a path below /_fake/, with the members of asked that it takes.
 type route struct {
 	method, path, members string
-	do                    func(*steering, asked) (any, error)
+	do                    func(*program, asked) (any, error)
 }
 
 var routes = []route{
-	{"GET", "health", "", func(*steering, asked) (any, error) { return map[string]string{"status": "ok"}, nil }},
-	{"POST", "reset", "", (*steering).reset},
-	{"POST", "fail", "reason status header body times count delay drop hang takes_effect endpoint grant_type client_id refresh_token", (*steering).fail},
-	{"POST", "heal", "", func(s *steering, _ asked) (any, error) { s.server.Heal(); return nil, nil }},
-	{"POST", "connect", "client_id expired", (*steering).connect},
-	{"POST", "revoke", "refresh_token", (*steering).revoke},
-	{"POST", "rotate-secret", "client_id client_secret", (*steering).rotateSecret},
-	{"POST", "delete-app", "client_id", func(s *steering, asked asked) (any, error) { s.server.DeleteApp(s.client(asked)); return nil, nil }},
-	{"POST", "consent", "consent", (*steering).consent},
-	{"GET", "clock", "", func(s *steering, _ asked) (any, error) { return map[string]time.Time{"now": s.clock.now()}, nil }},
-	{"POST", "clock", "advance duration", (*steering).advance},
-	{"GET", "requests", "", (*steering).requests},
-	{"GET", "reasons", "", (*steering).reasons},
+	{"GET", "health", "", func(*program, asked) (any, error) { return map[string]string{"status": "ok"}, nil }},
+	{"POST", "reset", "", (*program).reset},
+	{"POST", "fail", "reason status header body times count delay drop hang takes_effect endpoint grant_type client_id refresh_token", (*program).fail},
+	{"POST", "heal", "", func(s *program, _ asked) (any, error) { s.server.Heal(); return nil, nil }},
+	{"POST", "connect", "client_id expired", (*program).connect},
+	{"POST", "revoke", "refresh_token", (*program).revoke},
+	{"POST", "rotate-secret", "client_id client_secret", (*program).rotateSecret},
+	{"POST", "delete-app", "client_id", func(s *program, asked asked) (any, error) { s.server.DeleteApp(s.client(asked)); return nil, nil }},
+	{"POST", "consent", "consent", (*program).consent},
+	{"GET", "clock", "", func(s *program, _ asked) (any, error) { return map[string]time.Time{"now": s.now()}, nil }},
+	{"POST", "clock", "advance duration", (*program).advance},
+	{"GET", "requests", "", (*program).requests},
+	{"GET", "reasons", "", (*program).reasons},
 }
 
-func (s *steering) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// now is ahead of the wall clock by what a test has asked for.
+func (s *program) now() time.Time { return time.Now().UTC().Add(time.Duration(s.ahead.Load())) }
+
+// refusal is an error that is said with another status than 400.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r refusal) Error() string { return r.text }
+
+func unknown(format string, args ...any) error {
+	return refusal{http.StatusNotFound, fmt.Sprintf(format, args...)}
+}
+
+// ServeHTTP has the routes for tests beside the fake's.
+func (s *program) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path, isSteering := strings.CutPrefix(r.URL.Path, "/_fake/")
 	if !isSteering {
 		s.fake.ServeHTTP(w, r)
 		return
 	}
+	result, err := s.steer(w.Header(), r, path)
+	status := http.StatusOK
+	if err != nil {
+		status, result = http.StatusBadRequest, map[string]string{"error": "fakeapple: " + err.Error()}
+	}
+	if refused, ok := errors.AsType[refusal](err); ok {
+		status = refused.status
+	}
+	if result == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(result)
+}
+
+// steer does what a request asks of a route.
+func (s *program) steer(header http.Header, r *http.Request, path string) (result any, err error) {
+	defer misuse(&err)
 	if path == "advance" { // another word for it
 		path = "clock"
 	}
 	var paths, allowed []string
 	for _, route := range routes {
 		paths = append(paths, route.path)
-		if route.path != path {
-			continue
+		switch {
+		case route.path != path:
+		case route.method == strings.Replace(r.Method, http.MethodHead, http.MethodGet, 1):
+			asked, err := route.read(r)
+			if err != nil {
+				return nil, err
+			}
+			return route.do(s, asked)
+		default:
+			allowed = append(allowed, route.method)
 		}
-		if route.method == strings.Replace(r.Method, http.MethodHead, http.MethodGet, 1) {
-			s.respond(w, r, route)
-			return
-		}
-		allowed = append(allowed, route.method)
 	}
 	if len(allowed) == 0 {
-		write(w, http.StatusNotFound, fmt.Errorf("no such route; -h lists them: %s", strings.Join(slices.Compact(paths), ", ")))
-		return
+		return nil, unknown("no such route; -h lists them: %s", strings.Join(slices.Compact(paths), ", "))
 	}
-	w.Header().Set("Allow", strings.Join(allowed, ", "))
-	write(w, http.StatusMethodNotAllowed, fmt.Errorf("the route %s takes %s", path, strings.Join(allowed, " and ")))
+	header.Set("Allow", strings.Join(allowed, ", "))
+	return nil, refusal{http.StatusMethodNotAllowed, fmt.Sprintf("the route %s takes %s", path, strings.Join(allowed, " and "))}
 }
 
-// respond does what a request asks for, and writes what came of it.
-func (s *steering) respond(w http.ResponseWriter, r *http.Request, to route) {
-	var result any
-	err := misuse(func() error {
-		asked, err := to.read(r)
-		if err == nil {
-			result, err = to.do(s, asked)
-		}
-		return err
-	})
-	_, notKnown := errors.AsType[unknown](err)
+// misuse makes an error of a panic of the package, which has a text for a test's author.
+func misuse(err *error) {
+	problem := recover()
+	text, ok := problem.(string)
+	text = strings.TrimPrefix(text, "applebusinesstest: ")
 	switch {
-	case notKnown:
-		write(w, http.StatusNotFound, err)
-	case err != nil:
-		write(w, http.StatusBadRequest, err)
-	case result == nil:
-		w.WriteHeader(http.StatusNoContent)
-	default:
-		write(w, http.StatusOK, result)
+	case unknowns.MatchString(text):
+		*err = unknown("%s", strings.TrimPrefix(text, "FailNext: "))
+	case ok:
+		*err = errors.New(goNames.Replace(text))
+	case problem != nil:
+		panic(problem)
 	}
-}
-
-// unknown is an error about a label, a client or a token that is not known.
-type unknown string
-
-func (u unknown) Error() string { return string(u) }
-
-// misuse returns do's error, or as an error the text for a test's author with which the package panics.
-func misuse(do func() error) (err error) {
-	defer func() {
-		if text, ok := recover().(string); ok {
-			text = strings.TrimPrefix(text, "applebusinesstest: ")
-			err = errors.New(goNames.Replace(text))
-			if unknowns.MatchString(text) {
-				err = unknown(strings.TrimPrefix(text, "FailNext: "))
-			}
-		}
-	}()
-	return do()
 }
 
 // unknowns are the panics about a client or a token that is not known.
@@ -162,16 +150,6 @@ var goNames = strings.NewReplacer(
 	"an Entry", "a reason", "Entry", "reason", "StatusCode", "status", "Header", "header", "Body", "body", "TakesEffect", "takes_effect",
 	"Delay", "delay", "Hang", "hang", "Drop", "drop", "Endpoint", "endpoint", "GrantType", "grant_type", "RefreshToken", "refresh_token",
 )
-
-// write writes JSON; an error is an object with its text.
-func write(w http.ResponseWriter, status int, result any) {
-	if err, ok := result.(error); ok {
-		result = map[string]string{"error": "fakeapple: " + err.Error()}
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(result)
-}
 
 // read returns what a request asks for in its query, and in its body if that is a JSON object, whose Content-Type may be what curl
 // and fetch say of a text. The body of fail?status=503 is the response's, as two of its headers are.
@@ -215,37 +193,27 @@ func (to route) read(r *http.Request) (into asked, err error) {
 			members[name] = json.RawMessage(values[0])
 		}
 	}
-	return into, to.decode(members, &into)
-}
-
-// decode sets what is asked for from the members, unless the route does not take one.
-func (to route) decode(members map[string]any, into *asked) error {
 	for name, value := range members {
-		if !slices.Contains(strings.Fields(to.members), name) {
-			return fmt.Errorf("unknown field %q", name)
+		text, _ := json.Marshal(map[string]any{strings.ReplaceAll(name, "_", ""): value})
+		switch {
+		case !slices.Contains(strings.Fields(to.members), name):
+			return into, fmt.Errorf("unknown field %q", name)
+		case name != "body" && (value == "" || value == nil): // a variable of a shell that is not set, perhaps
+			return into, fmt.Errorf("%q is empty", name)
+		case json.Unmarshal(text, &into) != nil:
+			return into, fmt.Errorf("%q has a value of the wrong type", name)
 		}
-		if name != "body" && (value == "" || value == nil) { // a variable of a shell that is not set, perhaps
-			return fmt.Errorf("%q is empty", name)
-		}
 	}
-	text, err := json.Marshal(members)
-	if err != nil {
-		return errors.New("a parameter is neither a number nor true or false")
-	}
-	err = json.Unmarshal(text, into)
-	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return fmt.Errorf("%q cannot be a %s", wrong.Field, wrong.Value)
-	}
-	return err
+	return into, nil
 }
 
-func (s *steering) reset(asked) (any, error) {
+func (s *program) reset(asked) (any, error) {
 	s.server.Reset()
-	s.clock.ahead.Store(0)
+	s.ahead.Store(0)
 	return nil, nil
 }
 
-func (s *steering) fail(asked asked) (any, error) {
+func (s *program) fail(asked asked) (any, error) {
 	next := applebusinesstest.Failure{
 		Header: make(http.Header), Body: asked.Body, TakesEffect: asked.TakesEffect, Hang: asked.Hang, Drop: asked.Drop,
 		Endpoint: asked.Endpoint, GrantType: asked.GrantType, ClientID: asked.ClientID, RefreshToken: asked.RefreshToken,
@@ -253,17 +221,14 @@ func (s *steering) fail(asked asked) (any, error) {
 	for name, value := range asked.Header {
 		next.Header.Set(name, value)
 	}
-	var err error
-	if next.Delay, err = time.ParseDuration(cmp.Or(asked.Delay, "0")); err != nil || next.Delay < 0 {
-		return nil, errors.New("want a delay such as 2s")
-	}
-	if times := cmp.Or(asked.Times, asked.Count); times != nil {
-		next.Times = *times
-		if *times == 0 || asked.Times != nil && asked.Count != nil {
-			return nil, errors.New("want times (or count, which is the same) above 0, or below 0 for all requests")
-		}
-	}
+	delay, err := time.ParseDuration(cmp.Or(asked.Delay, "0"))
+	times := cmp.Or(asked.Times, asked.Count)
+	next.Delay = delay
 	switch {
+	case err != nil || delay < 0:
+		return nil, errors.New("want a delay such as 2s")
+	case times != nil && *times == 0 || asked.Times != nil && asked.Count != nil:
+		return nil, errors.New("want times (or count, which is the same) above 0, or below 0 for all requests")
 	case asked.Reason != "":
 		if next.Entry, err = findRow(asked); err != nil {
 			return nil, err
@@ -272,46 +237,47 @@ func (s *steering) fail(asked asked) (any, error) {
 		return nil, errors.New("want a status from 200 to 999, or with a reason 0 for a redirect")
 	case asked.Status != nil:
 		next.StatusCode = *asked.Status
-	case !asked.Drop && !asked.Hang && !asked.TakesEffect && next.Delay == 0:
+	case !asked.Drop && !asked.Hang && !asked.TakesEffect && delay == 0:
 		return nil, errors.New("want a reason, a status, drop, hang, or takes_effect with a delay")
+	}
+	if times != nil {
+		next.Times = *times
 	}
 	s.server.FailNext(next)
 	return nil, nil
 }
 
 // findRow returns the first row with the reason, and with the status and the endpoint if they are given. A status that Apple does
-// not document for the reason is put into the first row.
-func findRow(asked asked) (applebusiness.Entry, error) {
-	var rows []applebusiness.Entry
+// not document for the reason is put into the row.
+func findRow(asked asked) (row applebusiness.Entry, err error) {
 	var known []string
 	for entry := range applebusiness.Catalog() {
-		if asked.Endpoint != "" && asked.Endpoint != entry.Endpoint {
-			continue
-		}
 		known = append(known, string(entry.Reason))
-		if entry.Reason == asked.Reason {
-			if asked.Status == nil || entry.StatusCode == *asked.Status {
-				return entry, nil
-			}
-			rows = append(rows, entry)
+		isEndpoint := asked.Endpoint == "" || asked.Endpoint == entry.Endpoint
+		switch {
+		case entry.Reason != asked.Reason:
+		case isEndpoint && (asked.Status == nil || entry.StatusCode == *asked.Status):
+			return entry, nil
+		case row.Reason == "" || asked.Endpoint == entry.Endpoint:
+			row = entry
 		}
 	}
 	switch {
-	case len(rows) == 0 && asked.Endpoint != "":
-		return applebusiness.Entry{}, unknown(fmt.Sprintf("no row of the endpoint %q has the reason %q; known are %q", string(asked.Endpoint), string(asked.Reason), known))
-	case len(rows) == 0:
-		return applebusiness.Entry{}, unknown(fmt.Sprintf("no row has the reason %q; known are %s", string(asked.Reason), strings.Join(known, ", ")))
+	case row.Reason == "":
+		return row, unknown("no row has the reason %q; known are %s", string(asked.Reason), strings.Join(known, ", "))
+	case asked.Status == nil: // and another endpoint is asked for, which FailNext refuses
 	case *asked.Status == 0:
-		return applebusiness.Entry{}, fmt.Errorf("%q is no error of a redirect", string(asked.Reason))
+		return row, fmt.Errorf("%q is no error of a redirect", string(asked.Reason))
+	default:
+		row.StatusCode = *asked.Status
 	}
-	rows[0].StatusCode = *asked.Status
-	return rows[0], nil
+	return row, nil
 }
 
 // client returns the client_id that is asked for, or the app's.
-func (s *steering) client(asked asked) string { return cmp.Or(asked.ClientID, s.app.ClientID) }
+func (s *program) client(asked asked) string { return cmp.Or(asked.ClientID, s.app.ClientID) }
 
-func (s *steering) connect(asked asked) (any, error) {
+func (s *program) connect(asked asked) (any, error) {
 	connect := s.server.Connect
 	if asked.Expired {
 		connect = s.server.ConnectExpired
@@ -322,7 +288,7 @@ func (s *steering) connect(asked asked) (any, error) {
 	}, nil
 }
 
-func (s *steering) revoke(asked asked) (any, error) {
+func (s *program) revoke(asked asked) (any, error) {
 	if asked.RefreshToken == "" {
 		return nil, errors.New("refresh_token is missing")
 	}
@@ -330,62 +296,48 @@ func (s *steering) revoke(asked asked) (any, error) {
 	return nil, nil
 }
 
-func (s *steering) rotateSecret(asked asked) (any, error) {
-	var given []string
-	if asked.ClientSecret != "" {
-		given = []string{asked.ClientSecret}
-	}
+func (s *program) rotateSecret(asked asked) (any, error) {
+	given := slices.DeleteFunc([]string{asked.ClientSecret}, func(secret string) bool { return secret == "" })
 	return map[string]string{"client_secret": s.server.RotateSecret(s.client(asked), given...)}, nil
 }
 
-func (s *steering) consent(asked asked) (any, error) {
-	consent, ok := consents[asked.Consent]
-	if !ok {
-		return nil, unknown(fmt.Sprintf("no consent is %q; known are ask, allow and deny", asked.Consent))
+func (s *program) consent(asked asked) (any, error) {
+	var consent applebusinesstest.Consent
+	if choice(&consent, consents)(asked.Consent) != nil {
+		return nil, unknown("no consent is %q; known are ask, allow and deny", asked.Consent)
 	}
 	s.server.SetConsent(consent)
 	return nil, nil
 }
 
-func (s *steering) advance(asked asked) (any, error) {
+func (s *program) advance(asked asked) (any, error) {
 	duration, err := time.ParseDuration(cmp.Or(asked.Advance, asked.Duration))
 	if err != nil || duration < 0 || asked.Advance != "" && asked.Duration != "" {
 		return nil, errors.New("want a duration such as 6m")
 	}
-	s.clock.ahead.Add(int64(duration))
+	s.ahead.Add(int64(duration))
 	return nil, nil
 }
 
-// The fields are those of the package's types, in their order.
-
-func (s *steering) requests(asked) (any, error) {
-	type request struct {
-		Endpoint    applebusiness.Endpoint `json:"endpoint"`
-		Time        time.Time              `json:"time"`
-		GrantType   string                 `json:"grant_type,omitempty"`
-		ContentType string                 `json:"content_type"`
-		Params      url.Values             `json:"params"`
-		RequestID   string                 `json:"request_id"`
-		StatusCode  int                    `json:"status"`
-	}
-	list := []request{}
-	for _, arrived := range s.server.Requests() {
-		list = append(list, request(arrived))
+func (s *program) requests(asked) (any, error) {
+	list := []map[string]any{}
+	for _, r := range s.server.Requests() {
+		list = append(list, map[string]any{
+			"endpoint": r.Endpoint, "time": r.Time, "content_type": r.ContentType, "params": r.Params, "request_id": r.RequestID, "status": r.StatusCode,
+		})
+		if r.GrantType != "" {
+			list[len(list)-1]["grant_type"] = r.GrantType
+		}
 	}
 	return list, nil
 }
 
-func (s *steering) reasons(asked) (any, error) {
-	type row struct {
-		Endpoint    applebusiness.Endpoint `json:"endpoint"`
-		StatusCode  int                    `json:"status"`
-		Code        applebusiness.Code     `json:"error"`
-		Description string                 `json:"error_description"`
-		Reason      applebusiness.Reason   `json:"reason"`
-	}
-	var list []row
-	for entry := range applebusiness.Catalog() {
-		list = append(list, row(entry))
+func (s *program) reasons(asked) (any, error) {
+	var list []map[string]any
+	for e := range applebusiness.Catalog() {
+		list = append(list, map[string]any{
+			"reason": e.Reason, "endpoint": e.Endpoint, "status": e.StatusCode, "error": e.Code, "error_description": e.Description,
+		})
 	}
 	return list, nil
 }

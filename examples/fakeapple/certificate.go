@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -40,11 +41,7 @@ func newCertificate(addr, publicURL string) (tls.Certificate, string, error) {
 	if err != nil {
 		return tls.Certificate{}, "", err
 	}
-	file, err := os.CreateTemp("", "fakeapple-*.pem")
-	if err != nil {
-		return tls.Certificate{}, "", err
-	}
-	defer file.Close()
-	err = pem.Encode(file, &pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, file.Name(), err
+	path := filepath.Join(os.TempDir(), "fakeapple-"+rand.Text()+".pem")
+	err = os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, path, err
 }

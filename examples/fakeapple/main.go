@@ -1,5 +1,4 @@
-// Fakeapple runs the fake Apple Business of package applebusinesstest as a program, for tests in any language: see usage, which
-// -h prints.
+// Fakeapple runs the fake Apple Business of package applebusinesstest as a program, for tests in any language: -h says how.
 package main
 
 import (
@@ -56,11 +55,10 @@ is wrong or of which a part would be ignored, 404 for a route, label, client or 
                                   and the fake refuses its access token
   POST revoke {"refresh_token":"…"}
                                   the customer disconnects the partner
-  POST rotate-secret              a new client_secret, of the app or of "client_id": "client_secret", or a random one; the old one
-                                  ends at once
+  POST rotate-secret              a new client_secret at once, of the app or of "client_id": "client_secret", or a random one
   POST delete-app                 of the app or of "client_id", with all grants
   POST consent {"consent":"deny"} what the user does: ask, allow or deny
-  POST clock {"advance":"6m"}     the clock of lifetimes, -rate-limit and the time of requests; GET clock tells the time
+  POST clock {"advance":"6m"}     the clock of lifetimes, -rate-limit and the time of requests; GET clock tells the time, POST advance is the same
   GET  requests                   what has arrived at the two endpoints, without secrets: endpoint, time, grant_type, content_type,
                                   params, request_id and the response's status (0: none)
   GET  reasons                    the rows of Apple's tables, with the label of each
@@ -99,17 +97,11 @@ type program struct {
 
 func (s *program) setFlags() {
 	o := &s.options
-	flag.Usage = func() {
-		fmt.Fprint(os.Stderr, usage)
-		flag.PrintDefaults()
-	}
+	flag.Usage = func() { fmt.Fprint(os.Stderr, usage); flag.PrintDefaults() }
 	flag.StringVar(&o.Addr, "addr", "127.0.0.1:0", "`address` to listen at")
 	flag.StringVar(&s.app.ClientID, "client-id", "", "client_id of the app (default random)")
 	flag.StringVar(&s.app.ClientSecret, "client-secret", "", "client secret of the app (default random)")
-	flag.Func("redirect-uri", "redirect `URI` of the app; may be repeated", func(uri string) error {
-		s.app.RedirectURIs = append(s.app.RedirectURIs, uri)
-		return nil
-	})
+	flag.Func("redirect-uri", "redirect `URI` of the app; may be repeated", func(uri string) error { s.app.RedirectURIs = append(s.app.RedirectURIs, uri); return nil })
 	flag.Func("service-account", "client_id and secret of a Service Account, as `id:secret`", func(text string) error {
 		s.account.ClientID, s.account.ClientSecret, _ = strings.Cut(text, ":")
 		if s.account.ClientID == "" || s.account.ClientSecret == "" {

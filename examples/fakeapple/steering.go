@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
@@ -26,14 +27,10 @@ type asked struct {
 	Reason                           applebusiness.Reason
 	Endpoint                         applebusiness.Endpoint
 	Header                           map[string]string
-	Body, Delay, Consent             string
-	GrantType, ClientID              string
-	RefreshToken, ClientSecret       string
 	Advance, Duration                string // one word is as good as the other
-}
 
-// isNoText are the members that are numbers, or true or false.
-var isNoText = map[string]bool{"status": true, "times": true, "count": true, "drop": true, "hang": true, "takes_effect": true, "expired": true}
+	Body, Delay, GrantType, ClientID, RefreshToken, ClientSecret, Consent string
+}
 
 // route is a path below /_fake/, with the members of asked that it takes.
 type route struct {
@@ -43,7 +40,7 @@ type route struct {
 
 var routes = []route{
 	{"GET", "health", "", func(*program, asked) (any, error) { return map[string]string{"status": "ok"}, nil }},
-	{"POST", "reset", "", (*program).reset},
+	{"POST", "reset", "", func(s *program, _ asked) (any, error) { s.server.Reset(); s.ahead.Store(0); return nil, nil }},
 	{"POST", "fail", "reason status header body times count delay drop hang takes_effect endpoint grant_type client_id refresh_token", (*program).fail},
 	{"POST", "heal", "", func(s *program, _ asked) (any, error) { s.server.Heal(); return nil, nil }},
 	{"POST", "connect", "client_id expired", (*program).connect},
@@ -53,6 +50,7 @@ var routes = []route{
 	{"POST", "consent", "consent", (*program).consent},
 	{"GET", "clock", "", func(s *program, _ asked) (any, error) { return map[string]time.Time{"now": s.now()}, nil }},
 	{"POST", "clock", "advance duration", (*program).advance},
+	{"POST", "advance", "advance duration", (*program).advance},
 	{"GET", "requests", "", (*program).requests},
 	{"GET", "reasons", "", (*program).reasons},
 }
@@ -99,9 +97,6 @@ func (s *program) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // steer does what a request asks of a route.
 func (s *program) steer(header http.Header, r *http.Request, path string) (result any, err error) {
 	defer misuse(&err)
-	if path == "advance" { // another word for it
-		path = "clock"
-	}
 	var paths, allowed []string
 	for _, route := range routes {
 		paths = append(paths, route.path)
@@ -170,12 +165,8 @@ func (to route) read(r *http.Request) (into asked, err error) {
 	case isResponse && len(body) > 0 && query.Get("body") != "":
 		return into, errors.New("the response's body is given twice")
 	case isResponse:
-		header := make(map[string]string)
-		for _, name := range [...]string{"Content-Type", "Retry-After"} {
-			if value := r.Header.Get(name); value != "" && value != "application/x-www-form-urlencoded" { // curl says that unasked
-				header[name] = value
-			}
-		}
+		header := map[string]string{"Content-Type": r.Header.Get("Content-Type"), "Retry-After": r.Header.Get("Retry-After")}
+		maps.DeleteFunc(header, func(_, value string) bool { return value == "" || value == "application/x-www-form-urlencoded" }) // curl's, unasked
 		members["header"], members["body"] = header, query.Get("body")+string(body)
 		delete(query, "body")
 	case len(bytes.TrimSpace(body)) == 0:
@@ -189,28 +180,23 @@ func (to route) read(r *http.Request) (into asked, err error) {
 			return into, fmt.Errorf("%q is given twice", name)
 		}
 		members[name] = values[0]
-		if isNoText[name] && values[0] != "" {
-			members[name] = json.RawMessage(values[0])
-		}
 	}
 	for name, value := range members {
-		text, _ := json.Marshal(map[string]any{strings.ReplaceAll(name, "_", ""): value})
+		set := func(value any) error {
+			text, _ := json.Marshal(map[string]any{strings.ReplaceAll(name, "_", ""): value})
+			return json.Unmarshal(text, &into)
+		}
+		number := query.Get(name) // or a boolean
 		switch {
 		case !slices.Contains(strings.Fields(to.members), name):
 			return into, fmt.Errorf("unknown field %q", name)
 		case name != "body" && (value == "" || value == nil): // a variable of a shell that is not set, perhaps
 			return into, fmt.Errorf("%q is empty", name)
-		case json.Unmarshal(text, &into) != nil:
+		case set(value) != nil && (number == "null" || set(json.RawMessage(number)) != nil):
 			return into, fmt.Errorf("%q has a value of the wrong type", name)
 		}
 	}
 	return into, nil
-}
-
-func (s *program) reset(asked) (any, error) {
-	s.server.Reset()
-	s.ahead.Store(0)
-	return nil, nil
 }
 
 func (s *program) fail(asked asked) (any, error) {
@@ -223,55 +209,48 @@ func (s *program) fail(asked asked) (any, error) {
 	}
 	delay, err := time.ParseDuration(cmp.Or(asked.Delay, "0"))
 	times := cmp.Or(asked.Times, asked.Count)
-	next.Delay = delay
+	entry, known := findRow(asked)
+	next.Delay, next.Entry = delay, entry
+	if times != nil {
+		next.Times = *times
+	}
+	if asked.Status != nil && asked.Reason == "" {
+		next.StatusCode = *asked.Status
+	}
 	switch {
 	case err != nil || delay < 0:
 		return nil, errors.New("want a delay such as 2s")
 	case times != nil && *times == 0 || asked.Times != nil && asked.Count != nil:
 		return nil, errors.New("want times (or count, which is the same) above 0, or below 0 for all requests")
-	case asked.Reason != "":
-		if next.Entry, err = findRow(asked); err != nil {
-			return nil, err
-		}
-	case asked.Status != nil && *asked.Status == 0:
-		return nil, errors.New("want a status from 200 to 999, or with a reason 0 for a redirect")
-	case asked.Status != nil:
-		next.StatusCode = *asked.Status
-	case !asked.Drop && !asked.Hang && !asked.TakesEffect && delay == 0:
+	case entry.Reason != asked.Reason:
+		return nil, unknown("no row has the reason %q; known are %s", string(asked.Reason), strings.Join(known, ", "))
+	case asked.Status != nil && *asked.Status == 0 && entry.Endpoint != applebusiness.AuthorizationEndpoint:
+		return nil, errors.New("want a status from 200 to 999, or 0 with a reason of a redirect")
+	case asked.Reason == "" && asked.Status == nil && !asked.Drop && !asked.Hang && !asked.TakesEffect && delay == 0:
 		return nil, errors.New("want a reason, a status, drop, hang, or takes_effect with a delay")
-	}
-	if times != nil {
-		next.Times = *times
 	}
 	s.server.FailNext(next)
 	return nil, nil
 }
 
-// findRow returns the first row with the reason, and with the status and the endpoint if they are given. A status that Apple does
-// not document for the reason is put into the row.
-func findRow(asked asked) (row applebusiness.Entry, err error) {
-	var known []string
+// findRow returns the first row with the reason, and with the status and the endpoint if they are given, and all reasons. A status
+// that Apple does not document for the reason is put into the row; FailNext refuses another endpoint.
+func findRow(asked asked) (row applebusiness.Entry, known []string) {
 	for entry := range applebusiness.Catalog() {
 		known = append(known, string(entry.Reason))
 		isEndpoint := asked.Endpoint == "" || asked.Endpoint == entry.Endpoint
 		switch {
 		case entry.Reason != asked.Reason:
 		case isEndpoint && (asked.Status == nil || entry.StatusCode == *asked.Status):
-			return entry, nil
+			return entry, known
 		case row.Reason == "" || asked.Endpoint == entry.Endpoint:
 			row = entry
 		}
 	}
-	switch {
-	case row.Reason == "":
-		return row, unknown("no row has the reason %q; known are %s", string(asked.Reason), strings.Join(known, ", "))
-	case asked.Status == nil: // and another endpoint is asked for, which FailNext refuses
-	case *asked.Status == 0:
-		return row, fmt.Errorf("%q is no error of a redirect", string(asked.Reason))
-	default:
+	if row.Reason != "" && asked.Status != nil {
 		row.StatusCode = *asked.Status
 	}
-	return row, nil
+	return row, known
 }
 
 // client returns the client_id that is asked for, or the app's.

@@ -29,6 +29,7 @@ type app struct {
 	store       grants.Store
 	manager     *grants.Manager
 	redirectURL *url.URL
+	home        string // the URL to open
 	login       string // and a state are the name of the cookie that has the verifier: each tab of a browser can have one
 	file        string // of the connections; "": they are in memory only
 	log         *slog.Logger
@@ -55,7 +56,12 @@ func newApp(s settings, store grants.Store, fake *applebusinesstest.Server, log 
 	if a.redirectURL.Scheme == "https" {
 		a.login = "__Host-login-"
 	}
-	a.manager = grants.New(a.config, store, &grants.Options{HTTPClient: &http.Client{Timeout: appleTimeout}, OnRefresh: a.note})
+	a.home = a.redirectURL.Scheme + "://" + a.redirectURL.Host + "/"
+	a.manager = grants.New(a.config, store, &grants.Options{HTTPClient: &http.Client{Timeout: appleTimeout}, OnRefresh: func(r grants.Refresh) {
+		if a.note(r.Grant, r.Err); r.Err != nil {
+			log.Error("refresh failed", "grant", r.Grant, applebusiness.LogAttr(r.Err))
+		}
+	}})
 	if s.dir == "" {
 		return a, nil
 	}
@@ -112,15 +118,12 @@ func (a *app) handler() http.Handler {
 		w.Header().Set("Referrer-Policy", "same-origin")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if !strings.EqualFold(r.Host, a.redirectURL.Host) { // another name of this host has other cookies, and may be an attacker's
-			write(w, http.StatusMisdirectedRequest, "address", a.home())
+			write(w, http.StatusMisdirectedRequest, "address", a.home)
 			return
 		}
 		mux.ServeHTTP(w, r)
 	})
 }
-
-// home is the URL to open.
-func (a *app) home() string { return a.redirectURL.Scheme + "://" + a.redirectURL.Host + "/" }
 
 // connect sends the browser to Apple's consent page. It is a link and no form: a form could only be redirected to hosts
 // that the page's policy names, and Apple does not document which ones its sign-in uses.
@@ -191,18 +194,15 @@ func (a *app) find(id string) connection {
 }
 
 // note is told how each refresh went, also of those that nobody pressed a button for.
-func (a *app) note(refresh grants.Refresh) {
-	if refresh.Err != nil {
-		a.log.Error("refresh failed", "grant", refresh.Grant, applebusiness.LogAttr(refresh.Err))
-	}
+func (a *app) note(id string, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c, ok := a.connections[refresh.Grant]; ok {
-		c.Err, c.RetryAt = refresh.Err, time.Now()
-		if failed, ok := errors.AsType[*applebusiness.Error](refresh.Err); ok {
+	if c, ok := a.connections[id]; ok {
+		c.Err, c.RetryAt = err, time.Now()
+		if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
 			c.RetryAt = c.RetryAt.Add(failed.RetryAfter)
 		}
-		a.connections[c.ID] = c
+		a.connections[id] = c
 	}
 }
 
@@ -236,7 +236,7 @@ func (a *app) refresh(ctx context.Context, id string) error {
 		a.manager.Invalidate(id, token)
 		_, err = a.manager.Token(ctx, id)
 	}
-	a.note(grants.Refresh{Grant: id, Err: err})
+	a.note(id, err)
 	return err
 }
 
@@ -246,7 +246,7 @@ func (a *app) revive(ctx context.Context, id string) error {
 	if err == nil {
 		err = a.manager.Put(ctx, id, record.Token)
 	}
-	a.note(grants.Refresh{Grant: id, Err: err})
+	a.note(id, err)
 	return err
 }
 

@@ -131,7 +131,7 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	go app.keepAlive(ctx)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	fmt.Fprintf(stdout, "Open %s\n", app.home())
+	fmt.Fprintf(stdout, "Open %s\n", app.home)
 	if fake != nil {
 		fmt.Fprintf(stdout, "Apple Business is the fake at %s\n", fake.URL)
 	}

@@ -167,7 +167,7 @@ func TestMatrix(t *testing.T) {
 				found, err := understand(input)
 				if assert.NoError(t, err, "%s: %s", name, input) {
 					assert.Len(t, found, 1)
-					assert.Equal(t, want, string(found[0].advice.Action), "%s %s %s: %s", name, status, grant, input)
+					assert.Equal(t, want, string(found[0].Action), "%s %s %s: %s", name, status, grant, input)
 				}
 			}
 		}
@@ -198,7 +198,7 @@ func TestRows(t *testing.T) {
 			if assert.NoError(t, err, "%s: %s", name, input) {
 				assert.Len(t, found, 1, "%s: %s", name, input)
 				assert.Equal(t, entry.Reason, found[0].Reason, "%s: %s", name, input)
-				assert.Equal(t, entry.Code, found[0].Code, "%s: %s", name, input)
+				assert.Equal(t, string(entry.Code), found[0].Code, "%s: %s", name, input)
 			}
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -28,19 +27,33 @@ var (
 )
 
 var (
-	codeLike = regexp.MustCompile(`^[\w.-]+$`)
-	clock    = regexp.MustCompile(`\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d|\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d`)
-	fetched  = regexp.MustCompile(`oauth2: cannot fetch token: [1-5]\d\d|applebusiness: (?:no oauth error was received|"[^"]*") \(http`) // and no more
-	request  = regexp.MustCompile(`(?i)(?:post|get) ["']?(?:https?:|\*\*\*)[^\s"']*["']?: ([^"\n]*)`)
-	dialing  = regexp.MustCompile(`\b(?:dial|proxyconnect|socks connect) (?:tcp|udp)`)
+	mention = regexp.MustCompile(`^\s*(?:=== |--- (?:pass|fail|skip)|ok\s|[-*] \S+\s*$)|_total\{|"(?:metric|__name__)":|\n# help |^\s*[\w:.]+(?:\{[^{}\n]*\})?[ =:]\s?[\d.e+]+(?:\|\S*)?(?: \d+)?\s*$|` +
+		`\b(?:select|insert into|update|delete from) .*\b(?:from|values|set|where)\b`)
+	infoAt    = regexp.MustCompile(`\b(?:INFO|DEBUG|TRACE|NOTICE)\b|^\s*I\d{4} \d\d:`)
+	failingAt = regexp.MustCompile(`\b(?:ERR|WARN|FATAL|CRIT|SEVERE)`)
+	logAt     = regexp.MustCompile(`\b(?:level|severity|lvl|loglevel|time|timestamp|ts|msg|logger|caller|stream|hostname|host)` + sep)
+	codeAt    = regexp.MustCompile(`\bcode` + sep + `[a-z]+(?:_[a-z]+)*\b`)
+	codeLike  = regexp.MustCompile(`^[\w.-]+$`)
+	fetched   = regexp.MustCompile(`oauth2: cannot fetch token: [1-5]\d\d|applebusiness: (?:no oauth error was received|"[^"]*") \(http`) // and no more
+	detailAt  = regexp.MustCompile(`(?s).*(?:detail` + sep + `|no_response: )(.*)`)
+	request   = regexp.MustCompile(`(?i)(?:post|get) ["']?(?:https?:|\*\*\*)[^\s"']*["']?: ([^"\n]*)`)
+	dialing   = regexp.MustCompile(`\b(?:dial|proxyconnect|socks connect) (?:tcp|udp).*`)
 	// notApples is what a failure of the network is about that is none on the way to Apple: databases, and those who connect to us.
 	notApples = regexp.MustCompile(`http: (?:tls handshake error from|response\.write|panic serving)|accept tcp|listen tcp|dial unix|upstream|nginx|postgres|pgx|\bpq:|sql|redis|mongo|kafka|amqp|memcache|elastic|` +
 		`cassandra|etcd|smtp|ldap|database|:(?:5432|6432|6379|3306|27017|9092|5672|11211|9200|9042|2379|25|389)\b`)
-	notApplesHost = regexp.MustCompile(`(?://|lookup )(?:[\w.-]*\.)?(?:(appleid\.apple\.com)|((?:appstoreconnect|account|api-business|api-school|mdmenrollment)\.apple\.com)|(microsoftonline\.com|login\.(?:windows\.net|live\.com)|graph\.microsoft\.com)|(googleapis\.com|accounts\.google\.com)|` +
-		`(amazonaws\.com|amazoncognito\.com|okta\.com|auth0\.com|github\.com|gitlab\.com|facebook\.com|salesforce\.com|slack\.com|stripe\.com|paypal\.com|linkedin\.com|hubapi\.com|intuit\.com|myshopify\.com|zoom\.us|dropboxapi\.com|atlassian\.com|discord\.com|twitter\.com|xero\.com|spotify\.com|yahoo\.com|yelp\.com|tiktok\.com))(?:[/:"'\s]|$)`)
-	providers     = []string{"Sign in with Apple", "another API of Apple's", "Microsoft", "Google", "another provider"}
-	notApplesText = regexp.MustCompile(`(appleid\.apple\.com)|(appstoreconnect)|(aadsts|aadb2c)|("status": ?"unauthenticated"|token has been expired or revoked)`)
 )
+
+// providers are those who have errors of the same kind, by what names them.
+var providers = []struct {
+	name  string
+	marks *regexp.Regexp
+}{
+	{"Sign in with Apple", regexp.MustCompile(`appleid\.apple\.com`)},
+	{"another API of Apple's", regexp.MustCompile(`(?:appstoreconnect|account|api-business|api-school|mdmenrollment)\.apple\.com|appstoreconnect`)},
+	{"Microsoft", regexp.MustCompile(`microsoftonline\.com|login\.(?:windows\.net|live\.com)|graph\.microsoft\.com|aadsts|aadb2c`)},
+	{"Google", regexp.MustCompile(`googleapis\.com|accounts\.google\.com|"status": ?"unauthenticated"|token has been expired or revoked`)},
+	{"another provider", regexp.MustCompile(`(?://|lookup )(?:[\w.-]*\.)?(?:amazonaws|amazoncognito|okta|auth0|github|gitlab|facebook|salesforce|slack|stripe|paypal|linkedin|hubapi|intuit|myshopify|zoom|dropboxapi|atlassian|discord|twitter|xero|spotify|yahoo|yelp|tiktok)\.(?:com|us)\b`)},
+}
 
 const unknown = "undocumented" // stands for a code that nobody documented
 
@@ -61,7 +74,7 @@ func (f *facts) failures() (found []*failure, nothing error) {
 			nothing = errCode
 		}
 	}
-	if f.isMention {
+	if f.isMention() {
 		if len(f.codes)+len(f.texts)+len(f.labels) > 0 {
 			nothing = errMention
 		}
@@ -70,22 +83,32 @@ func (f *facts) failures() (found []*failure, nothing error) {
 	if found = f.known(found); len(found) > 0 {
 		return found, nothing
 	}
-	switch e, failed := f.otherwise(nothing == errCode), f.ofNetwork(); {
+	isToken := strings.Contains(f.lower, `access_token"`)
+	switch e, failed := f.otherwise(isToken || nothing == errCode), f.ofNetwork(); {
 	case e != nil:
 		found = f.add(found, e)
 	case failed != nil:
 		found = append(found, failed)
 	case f.value != "" && f.isDescribed:
 		found = f.add(found, f.response(unknown, ""))
-	case nothing == errNothing && strings.Contains(f.lower, "access_token\""):
+	case nothing == errNothing && isToken:
 		nothing = errToken
 	}
 	return found, nothing
 }
 
-// add adds e to what was found, if it is another error.
+// isMention reports whether the record names errors and reports none: it counts or lists them, or tells of success.
+func (f *facts) isMention() bool {
+	start := f.text[:min(len(f.text), 120)]
+	isReport := f.action != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status >= 400
+	return f.isList || mention.MatchString(f.lower) || (f.isInfo || infoAt.MatchString(start)) && !f.isFailing && !failingAt.MatchString(start) && !isReport
+}
+
+// add adds e to what was found, unless that is another way to say it.
 func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
-	if slices.ContainsFunc(found, func(other *failure) bool { return other.Reason == e.Reason && other.Code == e.Code }) {
+	if slices.ContainsFunc(found, func(other *failure) bool {
+		return other.Reason == e.Reason && other.Code == string(e.Code) || e.Reason == "" && (other.Code == string(e.Code) || other.Code == "" || other.Reason != "" && !isDocumented(other.Reason))
+	}) {
 		return found
 	}
 	return append(found, f.finish(e))
@@ -93,47 +116,29 @@ func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 
 // known adds the errors that texts, labels and codes tell, each of which may tell one of its own.
 func (f *facts) known(found []*failure) []*failure {
-	texts, codes, labels := f.texts, f.codes, f.labels
-	if f.isForeign || f.isBody {
-		texts = nil // another one's error, which may quote Apple's
+	if f.isBody || f.isForeign && f.value != "" { // another one's error, which may quote Apple's
+		return found
 	}
-	if f.isBody || f.isForeign && f.value != "" {
-		codes, labels = nil, nil
-	}
-	for _, text := range texts {
+	for _, text := range f.texts {
 		e := f.fitting(text)
-		isOfAnother := e.Code == "" && f.isDescribed && codeLike.MatchString(f.value)
+		isOfAnother := f.isForeign || e.Code == "" && f.isDescribed && codeLike.MatchString(f.value)
 		if !isOfAnother && !(isCommon(text.Reason) && (e.Code == "" || e.Reason == "")) {
-			codes = slices.DeleteFunc(slices.Clone(codes), func(code applebusiness.Code) bool { return code == e.Code })
 			found = f.add(found, e)
 		}
 	}
-	for _, label := range labels {
+	for _, label := range f.labels {
 		if len(found) == 0 || isDocumented(label) && !slices.ContainsFunc(found, func(other *failure) bool { return other.Reason == label }) {
 			e := f.response(string(append(f.codes, "")[0]), "")
 			e.Reason = label
 			found = f.add(found, e)
 		}
 	}
-	for _, code := range codes {
-		if !slices.ContainsFunc(found, func(other *failure) bool {
-			return other.Code == code || other.Code == "" || !isDocumented(other.Reason) && other.Reason != ""
-		}) {
+	for _, code := range f.codes {
+		if !slices.ContainsFunc(found, func(other *failure) bool { return other.Code == string(code) }) {
 			found = f.add(found, f.response(string(code), ""))
 		}
 	}
 	return found
-}
-
-// provider returns who else than Apple Business the record is about, "" if nobody is named.
-func (f *facts) provider() string {
-	if strings.Contains(f.lower, "business.apple.com") {
-		return ""
-	}
-	for _, match := range append(ifAny(notApplesHost, f.lower, "//", "lookup "), ifAny(notApplesText, f.lower, "apple.com", "appstore", "aad", "unauthenticated", "revoked")...) {
-		return providers[slices.IndexFunc(match[1:], func(group string) bool { return group != "" })]
-	}
-	return ""
 }
 
 // isOwn reports whether the record is one of package applebusiness, by its attributes.
@@ -155,7 +160,7 @@ func (f *facts) response(code, description string) *applebusiness.Error {
 	if strings.Contains(f.lower, "location: ") {
 		header.Set("Location", "/")
 	}
-	e := applebusiness.ParseTokenError(f.status(), header, bodyOf(code, description))
+	e := applebusiness.ParseTokenError(f.status, header, bodyOf(code, description))
 	if wait, err := time.ParseDuration(f.wait); err == nil {
 		e.RetryAfter = max(wait, 0)
 	}
@@ -163,79 +168,62 @@ func (f *facts) response(code, description string) *applebusiness.Error {
 }
 
 // otherwise returns an error that no code, text or label tells: one that nobody documented, or a response without any.
-func (f *facts) otherwise(isCode bool) *applebusiness.Error {
-	status, isFetched, isOwn, isLog := f.status(), f.is(fetched), f.endpoint != "", f.is(logAt)
-	isResponse := f.shown != 0 || isFetched || isOwn && f.action != "" || f.isFramework && (!isLog || strings.Contains(f.lower, "oauth2/token")) || strings.Contains(f.lower, `"response":{`) && strings.Contains(f.lower, `"request":{`)
+func (f *facts) otherwise(isSuccess bool) *applebusiness.Error {
+	isFetched, isOwn, isLog := fetched.MatchString(f.lower), f.endpoint != "", logAt.MatchString(f.lower)
+	isResponse := f.isShown || isFetched || isOwn && f.action != "" || f.isFramework && (!isLog || strings.Contains(f.lower, "oauth2/token")) || strings.Contains(f.lower, `"response":{`) && strings.Contains(f.lower, `"request":{`)
 	if _, text, ok := strings.Cut(f.text, "oauth2: "); ok && !isFetched {
 		if e, _ := errors.AsType[*applebusiness.Error](applebusiness.Wrap(errors.New("oauth2: " + text))); e != nil && e.Reason != "" {
 			return e
 		}
 	}
 	switch {
-	case codeLike.MatchString(f.value) && (f.isDescribed || !isLog || isOwn), isOwn && (f.action != "" && status == 0 || f.is(otherCodeAt)):
+	case codeLike.MatchString(f.value) && (f.isDescribed || !isLog || isOwn), isOwn && (f.action != "" && f.status == 0 || codeAt.MatchString(f.lower)), f.isFramework && f.isDescribed && f.status == 0:
 		return f.response(cmp.Or(f.value, unknown), "")
-	case f.isFramework && f.isDescribed && status == 0:
-		return f.response(unknown, "")
-	case isResponse && status != 0 && !(isCode || strings.Contains(f.lower, "access_token\"")) || isResponse && status >= 400:
+	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess):
 		return f.response("", "")
 	}
 	return nil
 }
 
-// status returns the HTTP status of the response. One that passes wins, whatever stands beside it.
-func (f *facts) status() (best int) {
-	for _, status := range append([]int{f.shown}, f.statuses...) {
-		isPassports := status == http.StatusInternalServerError && strings.Contains(f.text, "TokenError") // which gives it to each error
-		if status >= 200 && !isPassports && (best == 0 || best < 400 && status >= 400 || neterr.StatusPasses(status) && !neterr.StatusPasses(best)) {
-			best = status
-		}
-	}
-	return best
-}
-
 // finish sets what the record says beside the error, and asks for advice.
 func (f *facts) finish(e *applebusiness.Error) *failure {
 	if e.Endpoint != applebusiness.AuthorizationEndpoint {
-		if e.Endpoint = cmp.Or(f.endpoint, documentedEndpoint(e)); e.Endpoint == "" && f.text != "" && (e.Reason == applebusiness.ErrNoResponse || !strings.Contains(f.text, prefix)) {
+		e.GrantType = f.grant
+		if e.Endpoint = cmp.Or(f.endpoint, documentedEndpoint(e)); e.Endpoint == "" && f.text != "" && !strings.Contains(f.text, "applebusiness: ") {
 			e.Endpoint = applebusiness.TokenEndpoint
 		}
-		if e.Endpoint != applebusiness.AuthorizationEndpoint {
-			e.GrantType = f.grant
+	}
+	for _, provider := range providers {
+		if provider.marks.MatchString(f.lower) && !strings.Contains(f.lower, "business.apple.com") {
+			x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: "Look it up where that provider documents its errors: nothing in it is about Apple Business."})
+			x.Provider = provider.name
+			return x
 		}
 	}
-	failed := &failure{Error: e, advice: applebusiness.Troubleshoot(e)}
+	network, advice := "", applebusiness.Troubleshoot(e)
 	if e.Reason == applebusiness.ErrNoResponse {
-		failed.network = "a token request got no whole response"
-		_, words, _ := strings.Cut(f.text, "no_response: ")
-		if known, ok := neterr.OfWords(cmp.Or(words, detailAt.ReplaceAllString(f.text, "$1"))); ok {
-			failed.network, failed.advice = known.Words, f.adviceOf(known)
+		network = "a token request got no whole response"
+		if known, ok := neterr.OfWords(detailAt.ReplaceAllString(f.text, "$1")); ok {
+			network, advice = known.Words, f.adviceOf(known)
 		} else if f.endpoint != "" {
-			failed.advice = applebusiness.Advice{} // the line says nothing because it knew nothing
+			advice = applebusiness.Advice{} // the line says nothing because it knew nothing
 		}
 	}
 	isDead := (e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant) && !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
-	if f.action != "" && f.isOwn() && f.action != failed.advice.Action && (isDead || f.action != applebusiness.ActionReauthorize) {
-		failed.advice = applebusiness.Advice{Action: f.action, Impact: f.impact, Remedy: "So says the line itself: the program that logged it knew the cause, which the line does not show."}
+	if f.action != "" && f.isOwn() && f.action != advice.Action && (isDead || f.action != applebusiness.ActionReauthorize) {
+		advice = applebusiness.Advice{Action: f.action, Impact: f.impact, Remedy: "So says the line itself: the program that logged it knew the cause, which the line does not show."}
 	}
-	if failed.provider = f.provider(); failed.provider != "" {
-		failed.Error, failed.network, failed.advice = new(applebusiness.Error), "", applebusiness.Advice{Remedy: "Look it up where that provider documents its errors: nothing in it is about Apple Business."}
-	}
-	return failed
+	return newFailure(e, network, advice)
 }
 
-var detailAt = regexp.MustCompile(`(?s).*detail` + sep + `(.*)`)
-
-// documentedEndpoint returns the endpoint that Apple documents an error for, if it is one only.
-func documentedEndpoint(e *applebusiness.Error) (endpoint applebusiness.Endpoint) {
+// documentedEndpoint returns the endpoint that Apple documents an error for, if it does.
+func documentedEndpoint(e *applebusiness.Error) applebusiness.Endpoint {
 	for entry := range applebusiness.Catalog() {
-		if entry.Reason == e.Reason && (entry.Code == e.Code || e.Code == "") || e.Reason == "" && entry.Code == e.Code {
-			if endpoint != "" && endpoint != entry.Endpoint {
-				return ""
-			}
-			endpoint = entry.Endpoint
+		if entry.Reason == e.Reason && (entry.Code == e.Code || e.Code == "") {
+			return entry.Endpoint
 		}
 	}
-	return endpoint
+	return ""
 }
 
 // ofNetwork returns the failure of the network that the record tells of: a request that got no whole response. Nil if there is none.
@@ -246,30 +234,26 @@ func (f *facts) ofNetwork() *failure {
 	} else if notApples.MatchString(f.lower) || strings.HasSuffix(text, "EOF") && !strings.HasSuffix(text, "unexpected EOF") { // the end of any file
 		return nil
 	}
-	if at := dialing.FindStringIndex(text); at != nil {
-		text = text[at[0]:]
-	}
-	known := neterr.OfText(text)
+	known := neterr.OfText(cmp.Or(dialing.FindString(text), text))
 	if !known.Known {
 		return nil
 	}
-	failed := f.finish(new(applebusiness.Error))
-	if failed.provider == "" {
-		failed.Error, failed.network, failed.advice = new(applebusiness.Error), known.Words, f.adviceOf(known)
+	advice := f.adviceOf(known)
+	if sent == nil && !known.HTTP && advice.Action != "" {
+		advice.Impact, advice.Remedy = "", "If this was a request to Apple: "+advice.Remedy
 	}
-	if sent == nil && !known.HTTP && failed.advice.Action != "" {
-		failed.advice.Impact, failed.advice.Remedy = "", "If this was a request to Apple: "+failed.advice.Remedy
+	if x := f.finish(new(applebusiness.Error)); x.Provider != "" {
+		return x
 	}
-	return failed
+	return newFailure(new(applebusiness.Error), known.Words, advice)
 }
 
 // adviceOf returns what to do about a failure of the network: what Troubleshoot says of the same failure of a request to Apple.
 func (f *facts) adviceOf(known neterr.Failure) applebusiness.Advice {
+	advice := applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known.Err()})
 	if strings.Contains(known.Words, "canceled") {
 		return applebusiness.Advice{}
-	}
-	advice := applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known.Err()})
-	if f.grant == applebusiness.GrantTypeAuthorizationCode && advice.Action == applebusiness.ActionRetry && !known.Unsent {
+	} else if f.grant == applebusiness.GrantTypeAuthorizationCode && advice.Action == applebusiness.ActionRetry && !known.Unsent {
 		advice = applebusiness.Troubleshoot(&applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.grant})
 	}
 	return advice
@@ -289,7 +273,7 @@ func understand(input string) (found []*failure, err error) {
 		more, nothing := collect(record).failures()
 		for _, f := range more {
 			if !slices.ContainsFunc(found, func(other *failure) bool {
-				return f.name() == other.name() && f.advice.Action == other.advice.Action && f.Code == other.Code
+				return f.Name == other.Name && f.Action == other.Action && f.Code == other.Code && f.Provider == other.Provider
 			}) {
 				found = append(found, f)
 			}
@@ -301,61 +285,69 @@ func understand(input string) (found []*failure, err error) {
 	if len(found) > 1 && len(records) > 1 { // another server may have answered another request
 		found = slices.DeleteFunc(found, func(f *failure) bool { return f.Reason == applebusiness.ErrMalformedResponse })
 	}
-	if len(found) == 0 && len(records) == 1 && err == errNothing {
-		if f := collect(input); len(f.statuses) > 0 && clientStatus.MatchString(f.text) {
-			if err = errStatus; neterr.StatusPasses(f.status()) {
-				found = []*failure{f.finish(f.response("", ""))}
-			}
+	if len(found) > 0 || err != errNothing {
+		return found, nil1(found, err)
+	}
+	if f := collect(input); len(records) == 1 && f.status >= 400 && len(input) < 300 { // in a log it could be about any server
+		if neterr.StatusPasses(f.status) {
+			return []*failure{f.finish(f.response("", ""))}, nil
 		}
+		return nil, errStatus
 	}
-	if near := nearest(input); len(found) == 0 && near != nil && err == errNothing {
-		found = []*failure{near}
+	if near := nearest(input); near != nil {
+		return []*failure{near}, nil
 	}
-	if len(found) > 0 {
-		err = nil
-	}
-	return found, err
+	return nil, err
 }
 
-// clientStatus is what HTTP clients say of a response of which they show nothing but the status. In a log it could be about
-// any server, so it has to be all that somebody asks about.
-var clientStatus = regexp.MustCompile(`(?i)(?:\bstatus(?:_?code| code)?|\bcode|\bwith status|\bhttp error|\bresponse code:|returned error:|does not indicate success:|resulted in a .|^\s*(?:http )?)["' =:]*[45][0-9]{2}\b|\b[45][0-9]{2} (?:client|server) error:`)
+func nil1(found []*failure, err error) error {
+	if len(found) > 0 {
+		return nil
+	}
+	return err
+}
 
 // typed returns what somebody means who gives nothing but a label, a constant, a code or a text of Apple's, or the body of an
 // error of Apple's resource API or its sister services; nil for anything else.
 func typed(input string) *failure {
 	name := strings.TrimPrefix(strings.ToLower(strings.Trim(input, " \t\r\n\"'`.,;:()[]{}")), "applebusiness.")
-	var members map[string]any
-	_ = json.Unmarshal([]byte(strings.Trim(input, "[] \n")), &members)
-	isDialect := members["message"] != nil || members["detail"] != nil
-	if list, _ := members["errors"].([]any); len(list) > 0 {
-		members, _ = list[0].(map[string]any)
-		isDialect = members["code"] != nil
-	}
-	for name := range members {
-		isDialect = isDialect && strings.Contains(" id status code title message detail details context source links meta target ", " "+name+" ")
-	}
-	e := &applebusiness.Error{Code: codeWords[name]}
-	switch code, _ := members["code"].(string); {
-	case e.Code != "":
-	case labelWords[name] != "":
-		e.Reason = labelWords[name]
-	case isDialect && codeWords[code] == "" && errorName.MatchString(code):
-		e = applebusiness.ParseTokenError(0, nil, []byte(`{"code":"","message":"m"}`))
-	default:
+	e := &applebusiness.Error{Code: codeWords[name], Reason: labelWords[name]}
+	if e.Code != "" {
+		e.Reason = ""
+	} else if e.Reason == "" {
 		if e = applebusiness.ParseTokenError(0, nil, bodyOf("", name)); !isDocumented(e.Reason) {
-			return nil
+			if !isDialect(input) {
+				return nil
+			}
+			e = applebusiness.ParseTokenError(0, nil, []byte(`{"code":"","message":"m"}`))
 		}
 	}
 	return new(facts).finish(e)
 }
 
+// dialect is an error of Apple's resource API or of its sister services.
+type dialect struct {
+	ID, Status, Title, Message, Detail, Details, Context, Source, Links, Meta any
+	Code                                                                      string
+	Errors                                                                    []dialect
+}
+
+func isDialect(input string) bool {
+	var body dialect
+	decoder := json.NewDecoder(strings.NewReader(strings.Trim(input, "[] \n")))
+	decoder.DisallowUnknownFields()
+	if decoder.Decode(&body) != nil {
+		return false
+	}
+	isIn := len(body.Errors) > 0
+	body = append(body.Errors, body)[0]
+	return (isIn || body.Message != nil || body.Detail != nil) && codeWords[body.Code] == "" && errorName.MatchString(body.Code)
+}
+
 var errorName = regexp.MustCompile(`^(?:[A-Za-z]+(?:[_. -][A-Za-z]+)*|[A-Z]{0,4}[-_]?[0-9]{1,6})$`)
 
-// split returns the records of a paste: the lines that begin as those of a log do, and the entries of a list in JSON, each with
-// what follows it.
+// split returns the records of a paste: the lines that begin as those of a log do, each with what follows it.
 func split(input string) (records []string) {
-	input = entryAt.ReplaceAllString(input, "$1\n$2")
 	start, end := 0, 0
 	for line := range strings.SplitAfterSeq(input, "\n") {
 		isResponse := strings.Contains(line, "Response: ") && fetched.MatchString(input[max(start, end-1024):end])
@@ -368,10 +360,7 @@ func split(input string) (records []string) {
 	return append(records, input[start:])
 }
 
-var (
-	entryAt = regexp.MustCompile(`([\[,]\s*)(\{\s*"(?:_initiator|startedDateTime|pageref|request|time|level|ts|timestamp|@timestamp|severity|log|msg|message|lvl|@message|insertId|jsonPayload|textPayload|eventId)"|\[\{"field")`)
-	logLine = regexp.MustCompile(`^(?:\S{0,24} *\| *)?[\[<]?(?:\d{4}[-/]\d\d[-/]\d\d[T ]|time=|level=|ts=|\d{1,3}>|[A-Z][a-z]{2} [ \d]\d \d\d:|\{"(?:time|level|ts|timestamp|@timestamp|severity|log|msg|message|lvl)"|\{\s*"(?:_initiator|startedDateTime|pageref|request|@message|insertId|jsonPayload|textPayload|eventId)"|\[\{"field")`)
-)
+var logLine = regexp.MustCompile(`^(?:\S{0,24} *\| *)?[\[<]?(?:\d{4}[-/]\d\d[-/]\d\d[T ]|time=|level=|ts=|\d{1,3}>|[A-Z][a-z]{2} [ \d]\d \d\d:|\{\s*"(?:time|level|ts|timestamp|@timestamp|severity|log|msg|message|lvl|_initiator|startedDateTime|pageref|request|@message|insertId|jsonPayload|textPayload|eventId)"|\[\{"field")`)
 
 // nearest returns the row or the code that somebody nearly means who types a short text, nil if there is none.
 func nearest(input string) *failure {
@@ -391,25 +380,22 @@ func nearest(input string) *failure {
 	if best == "" {
 		return nil
 	}
-	x := explain(typed(best))
-	return &failure{Error: new(applebusiness.Error), nearest: x.Constant + ", " + cmp.Or(x.Code, strconv.Quote(x.Reason.Description())), advice: applebusiness.Advice{Remedy: "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's."}}
+	x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's."})
+	row := typed(best)
+	x.Nearest = cmp.Or(row.Constant, row.Code)
+	return x
 }
 
 // similarity returns which part of the pairs of letters in two texts is the same.
 func similarity(a, b string) float64 {
-	pairs, all, same := make(map[string]int), 0, 0
-	for i, text := range []string{a, b} {
-		text = notLetters.ReplaceAllString(strings.ToLower(text), "")
-		for j := 2; j <= len(text); j++ {
-			pair := text[j-2 : j]
-			if all++; i == 0 {
-				pairs[pair]++
-			} else if pairs[pair]--; pairs[pair] >= 0 {
-				same++
-			}
+	a, b = notLetters.ReplaceAllString(strings.ToLower(a), ""), notLetters.ReplaceAllString(strings.ToLower(b), "")
+	same := 0
+	for i := range max(len(a)-1, 0) {
+		if strings.Contains(b, a[i:i+2]) {
+			same++
 		}
 	}
-	return 2 * float64(same) / float64(max(all, 1))
+	return 2 * float64(same) / float64(max(len(a)+len(b)-2, 1))
 }
 
 var notLetters = regexp.MustCompile(`[^a-z0-9]+`)

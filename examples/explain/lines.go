@@ -190,30 +190,31 @@ func (r *report) explain(record []byte, lines int, isHinted bool) {
 	if isHinted {
 		f = collect(string(record))
 		found, _ = f.failures()
-		isElsewhere := containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
-		found = slices.DeleteFunc(found, func(failed *failure) bool { return failed.provider != "" || isElsewhere && failed.name() == "network" })
+		isElsewhere := elsewhere.MatchString(f.lower) && !applesWay.MatchString(f.lower)
+		found = slices.DeleteFunc(found, func(failed *failure) bool { return failed.Provider != "" || isElsewhere && failed.Name == "network" })
 	}
 	if len(found) == 0 {
 		r.others += lines
 	}
-	for _, failed := range found {
-		x := explain(failed)
+	for _, x := range found {
 		r.code = max(r.code, x.exitCode())
-		r.count(failed, f, place)
+		r.count(x, f, place)
 		if r.asJSON {
 			x.File, x.Line = strings.TrimSuffix(r.file, ":"), r.line-lines+1
 			_ = writeJSON(r.out, x, "")
 		} else {
-			fmt.Fprintf(r.out, "%s: %s: %s: %s\n", place, failed.name(), orUnknown(x.Action), x.line())
+			fmt.Fprintf(r.out, "%s: %s", place, x.render("line"))
 		}
 	}
 }
 
+var elsewhere, applesWay = regexp.MustCompile(`://|lookup `), regexp.MustCompile("apple|oauth|token")
+
 func (r *report) count(failed *failure, f *facts, place string) {
-	key := failed.name() + string(failed.advice.Action)
+	key := failed.Name + string(failed.Action)
 	c := r.counts[key]
 	if c == nil {
-		c = &count{Reason: failed.name(), Action: failed.advice.Action, Line: place, customers: make(map[uint64]bool)}
+		c = &count{Reason: failed.Name, Action: failed.Action, Line: place, customers: make(map[uint64]bool)}
 		r.counts[key] = c
 	}
 	c.Count++
@@ -224,16 +225,14 @@ func (r *report) count(failed *failure, f *facts, place string) {
 	if at != "" {
 		c.First, c.Last = min(cmp.Or(c.First, at), at), max(c.Last, at)
 	}
-	customer := append(named.FindStringSubmatch(f.lower), "", "")[1]
-	customer = cmp.Or(customer, f.first("", "customer", "grant", "tenant", "account", "merchant", "org"))
-	if customer != "" && len(c.customers) < maxCustomers {
-		c.customers[maphash.String(seed, customer)] = true
+	if f.customer != "" && len(c.customers) < maxCustomers {
+		c.customers[maphash.String(seed, f.customer)] = true
 	}
 }
 
 var (
 	seed  = maphash.MakeSeed()
-	named = regexp.MustCompile(`customer #?(\d+)`)
+	clock = regexp.MustCompile(`\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d|\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d`)
 )
 
 // finish prints how many failures of each kind there were.
@@ -253,7 +252,7 @@ func (r *report) finish() (int, error) {
 	table := tabwriter.NewWriter(r.out, 0, 0, 2, ' ', 0)
 	fmt.Fprint(table, "\nCOUNT\tREASON\tACTION\tFIRST\tLAST\tCUSTOMERS\tLINE\n")
 	for _, c := range counts {
-		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\t%s\n", c.Count, c.Reason, orUnknown(c.Action), cmp.Or(c.First, "-"), cmp.Or(c.Last, "-"), c.Customers, c.Line)
+		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\t%s\n", c.Count, c.Reason, cmp.Or(string(c.Action), "unknown"), cmp.Or(c.First, "-"), cmp.Or(c.Last, "-"), c.Customers, c.Line)
 	}
 	if r.others > 0 {
 		fmt.Fprintf(table, "%d\tnothing to explain\n", r.others)

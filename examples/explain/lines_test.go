@@ -42,7 +42,7 @@ func TestLines(t *testing.T) {
 	const want = `1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"
 2: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)
 3: ErrInvalidResponseType: fix_request: unsupported_response_type: "response_type must be code"
-6: undocumented: unknown: an error that Apple does not document
+6: undocumented: unknown
 7: ErrInvalidResponseType: fix_request: unsupported_response_type: "response_type must be code"
 9: undocumented: unknown: access_denied
 10: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"
@@ -100,7 +100,7 @@ func TestRecords(t *testing.T) {
 		{"x/oauth2 at the end", "oauth2: cannot fetch token: 401 Unauthorized\nResponse: " + body,
 			[]string{`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)`}, 0},
 		{"x/oauth2 without its response", "oauth2: cannot fetch token: 503 Service Unavailable\nb\n",
-			[]string{`1: ErrUnavailable: retry: unavailable (HTTP 503)`}, 1},
+			[]string{`1: ErrUnavailable: retry (HTTP 503)`}, 1},
 		{"x/oauth2 twice", strings.Repeat("oauth2: cannot fetch token: 401 Unauthorized\nResponse: "+body+"\n", 2),
 			[]string{
 				`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)`,
@@ -148,13 +148,13 @@ func TestLinesJSON(t *testing.T) {
 	stdout, stderr, code := execute(t, "a\n"+body+"\nb\nErrServer\n", "-lines", "-json")
 	lines := strings.Split(strings.TrimSuffix(stdout, "\n"), "\n")
 	require.Len(t, lines, 3)
-	for i, want := range []explanation{
+	for i, want := range []failure{
 		{Line: 2, Constant: "ErrInvalidRefreshToken", Action: "reauthorize"},
 		{Line: 4, Constant: "ErrServer", Action: "retry"},
 	} {
-		var got explanation
+		var got failure
 		require.NoError(t, json.Unmarshal([]byte(lines[i]), &got))
-		assert.Equal(t, want, explanation{Line: got.Line, Constant: got.Constant, Action: got.Action})
+		assert.Equal(t, want, failure{Line: got.Line, Constant: got.Constant, Action: got.Action})
 	}
 	assert.Equal(t, `{"others":2,"summary":[{"count":1,"reason":"ErrInvalidRefreshToken","action":"reauthorize","customers":0,"line":"2"},`+
 		`{"count":1,"reason":"ErrServer","action":"retry","customers":0,"line":"4"}]}`, lines[2])

@@ -19,7 +19,6 @@ import (
 	"os"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/seed-a5f25c57/applebusiness"
@@ -123,43 +122,34 @@ func openFile(name string, stdin io.Reader) (io.Reader, error) {
 	return buffered, nil
 }
 
-const prefix = "applebusiness: " // of every text that the package renders
-
-// failure is what a record tells of: an OAuth error, a failure of the network, or something that is not Apple's.
+// failure is what a record tells of, as JSON and, where there is a format, as text and in one line. Nothing in it came from outside
+// but what is Apple's or ours. The members of its JSON are stable; those that are unknown are left out, except that action, impact
+// and remedy are "" then.
 type failure struct {
-	*applebusiness.Error
-	advice   applebusiness.Advice
-	network  string // what failed in the network
-	provider string // whose error it is, if not Apple's
-	nearest  string // the row that somebody who typed a text nearly meant
-}
-
-// explanation is what the program says about one failure, as JSON and, where there is a format, as text. Nothing in it came from
-// outside but what is Apple's or ours. The members of its JSON are stable; those that are unknown are left out, except that
-// action, impact and remedy are "" then.
-type explanation struct {
-	File              string                 `json:"file,omitempty"` // with -lines, as the next
-	Line              int                    `json:"line,omitempty"`
-	Constant          string                 `json:"constant,omitempty"`
-	Reason            applebusiness.Reason   `json:"reason,omitempty"`
-	Endpoint          applebusiness.Endpoint `json:"endpoint,omitempty" text:"endpoint   %s"`
-	Code              string                 `json:"code,omitempty" text:"code       %s"`
-	Description       string                 `json:"description,omitempty" text:"text       %q"`
-	Status            int                    `json:"status,omitempty" text:"status     HTTP %d"`
-	Documented        bool                   `json:"documented"`
-	Parameter         string                 `json:"parameter,omitempty" text:"parameter  %s"`
-	GrantType         string                 `json:"grant_type,omitempty" text:"grant_type %s"`
-	RetryAfterSeconds int                    `json:"retry_after_seconds,omitempty" text:"wait       %d seconds before the next request"`
-	Affected          string                 `json:"-" text:"affected   %s"`
-	Impact            applebusiness.Impact   `json:"impact"`
-	Causes            []cause                `json:"causes"`
-	CausesText        string                 `json:"-" text:"causes     %s"`
-	ActionText        string                 `json:"-" text:"action     %s"`
-	Action            applebusiness.Action   `json:"action"`
-	Remedy            string                 `json:"remedy" text:"           %s"`
-	Network           string                 `json:"network,omitempty"`
-	Provider          string                 `json:"provider,omitempty"`
-	Nearest           string                 `json:"nearest,omitempty"`
+	File        string                 `json:"file,omitempty"` // with -lines, as the next
+	Line        int                    `json:"line,omitempty"`
+	Head        string                 `json:"-" text:"%s"`
+	Name        string                 `json:"-" line:"%s"` // what a table calls it
+	Constant    string                 `json:"constant,omitempty"`
+	Reason      applebusiness.Reason   `json:"reason,omitempty"`
+	Nearest     string                 `json:"nearest,omitempty" text:"\n  Apple documents no such text; the nearest row is %s"`
+	Provider    string                 `json:"provider,omitempty" text:"\n  provider   %s, not Apple Business"`
+	Endpoint    applebusiness.Endpoint `json:"endpoint,omitempty" text:"\n  endpoint   %s"`
+	ActionText  string                 `json:"-" line:": %s"`
+	Code        string                 `json:"code,omitempty" text:"\n  code       %s" line:": %s"`
+	Description string                 `json:"description,omitempty" text:"\n  text       %q" line:": %q"`
+	Network     string                 `json:"network,omitempty" text:"\n  network    %s" line:": %s"`
+	Status      int                    `json:"status,omitempty" text:"\n  status     HTTP %d" line:" (HTTP %d)"`
+	Documented  bool                   `json:"documented"`
+	Parameter   string                 `json:"parameter,omitempty" text:"\n  parameter  %s"`
+	GrantType   string                 `json:"grant_type,omitempty" text:"\n  grant_type %s"`
+	Wait        int                    `json:"retry_after_seconds,omitempty" text:"\n  wait       %d seconds before the next request"`
+	Impact      applebusiness.Impact   `json:"impact" text:"\n  affected   %s"`
+	Causes      []cause                `json:"causes"`
+	CausesText  string                 `json:"-" text:"\n  causes     %s"`
+	Advised     string                 `json:"-" text:"\n  action     %s"` // as ActionText
+	Action      applebusiness.Action   `json:"action"`
+	Remedy      string                 `json:"remedy" text:"\n             %s"`
 }
 
 type cause struct {
@@ -167,12 +157,21 @@ type cause struct {
 	Description string              `json:"description"`
 }
 
-func explain(f *failure) explanation {
-	e, advice := f.Error, f.advice
-	x := explanation{
-		Reason: e.Reason, Endpoint: e.Endpoint, Code: string(codeWords[strings.ToLower(string(e.Code))]), Status: e.StatusCode, Documented: isDocumented(e.Reason), GrantType: e.GrantType,
-		RetryAfterSeconds: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Affected: affected[advice.Impact], Action: advice.Action, ActionText: orUnknown(advice.Action),
-		Causes: []cause{}, Remedy: advice.Remedy, Network: f.network, Provider: f.provider, Nearest: f.nearest,
+// newFailure returns what is said about e, or about what failed in the network.
+func newFailure(e *applebusiness.Error, network string, advice applebusiness.Advice) *failure {
+	x := &failure{
+		Reason: e.Reason, Endpoint: e.Endpoint, Code: string(codeWords[strings.ToLower(string(e.Code))]), Network: network, Status: e.StatusCode, Documented: isDocumented(e.Reason), GrantType: e.GrantType,
+		Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []cause{}, Action: advice.Action, ActionText: cmp.Or(string(advice.Action), "unknown"), Remedy: advice.Remedy,
+	}
+	x.Advised = x.ActionText
+	switch {
+	case e.Reason != "":
+		x.Constant = constant(e.Reason)
+		x.Name, x.Head = x.Constant, x.Constant+map[bool]string{true: ", documented by Apple", false: ", not documented by Apple"}[x.Documented]
+	case network != "":
+		x.Name, x.Head = "network", "A failure of the network"
+	default:
+		x.Name, x.Head = "undocumented", "An error that Apple does not document"
 	}
 	if x.Documented && e.Description != "" {
 		x.Description = e.Reason.Description()
@@ -184,30 +183,42 @@ func explain(f *failure) explanation {
 		x.Causes = append(x.Causes, cause{c, c.Description()})
 		x.CausesText = strings.TrimPrefix(x.CausesText+"\n             "+c.Description(), "\n             ")
 	}
-	if e.Reason != "" {
-		x.Constant = reasonName(e.Reason)
-	} else if x.Code != "" {
-		x.Constant = codeName(applebusiness.Code(x.Code))
-	}
 	return x
+}
+
+// render returns those of x's fields that have a format of this kind.
+func (x *failure) render(kind string) (text string) {
+	for field, value := range reflect.ValueOf(*x).Fields() {
+		if format, ok := field.Tag.Lookup(kind); ok && !value.IsZero() {
+			text += fmt.Sprintf(format, value.Interface())
+		}
+	}
+	return text + "\n"
+}
+
+func (x *failure) exitCode() int {
+	if x.Documented {
+		return exitDocumented
+	}
+	return exitUndocumented
 }
 
 // show writes what was found, for a person or as JSON, and returns the exit status.
 func show(w io.Writer, found []*failure, asJSON bool) (code int, err error) {
-	for i, f := range found {
-		x := explain(f)
-		if code = max(code, x.exitCode()); asJSON {
-			err = writeJSON(w, x, "  ")
-		} else if len(found) > 1 {
-			_, err = fmt.Fprintf(w, "%sError %d of %d different ones: %s", "\n"[:min(i, 1)], i+1, len(found), x.text())
-		} else {
-			_, err = io.WriteString(w, x.text())
+	for i, x := range found {
+		code = max(code, x.exitCode())
+		if asJSON {
+			err = cmp.Or(err, writeJSON(w, x, "  "))
+			continue
 		}
-		if err != nil {
-			return 0, err
+		text := x.render("text")
+		if len(found) > 1 {
+			text = fmt.Sprintf("Error %d of %d different ones: %s", i+1, len(found), text)
 		}
+		_, written := io.WriteString(w, text)
+		err = cmp.Or(err, written)
 	}
-	return code, nil
+	return code, err
 }
 
 func writeJSON(w io.Writer, object any, indent string) error {
@@ -215,111 +226,4 @@ func writeJSON(w io.Writer, object any, indent string) error {
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", indent)
 	return encoder.Encode(object)
-}
-
-func (x explanation) exitCode() int {
-	if x.Documented {
-		return exitDocumented
-	}
-	return exitUndocumented
-}
-
-// name is what a table calls f.
-func (f *failure) name() string {
-	if f.network != "" && f.Reason == "" {
-		return "network"
-	}
-	return cmp.Or(f.provider, reasonName(f.Reason))
-}
-
-// line is one line about x.
-func (x explanation) line() string {
-	parts := []string{string(x.Reason), x.Code, "", x.Network}
-	if x.Documented && (x.Code != "" || x.Description != "") {
-		parts[0] = ""
-	}
-	if x.Description != "" {
-		parts[2] = strconv.Quote(x.Description)
-	}
-	line := cmp.Or(strings.Join(slices.DeleteFunc(parts, func(part string) bool { return part == "" }), ": "), "an error that Apple does not document")
-	if x.Status != 0 {
-		line += fmt.Sprintf(" (HTTP %d)", x.Status)
-	}
-	return line
-}
-
-// text is the explanation for a person.
-func (x explanation) text() string {
-	head := "An error that Apple does not document"
-	switch {
-	case x.Nearest != "":
-		head = "Apple documents no such text; the nearest row is " + x.Nearest
-	case x.Provider != "":
-		head = "An error of " + x.Provider + ", not of Apple Business"
-	case x.Network != "" && x.Constant != "":
-		head = x.Constant + ", a failure of the network: " + x.Network
-	case x.Network != "":
-		head = "A failure of the network: " + x.Network
-	case x.Documented:
-		head = x.Constant + ", documented by Apple"
-	case x.Reason != "":
-		head = x.Constant + ", found by package applebusiness, not documented by Apple"
-	case x.Constant != "":
-		head = x.Constant + ", in a form that Apple does not document"
-	}
-	for field, value := range reflect.ValueOf(x).Fields() {
-		if format, isText := field.Tag.Lookup("text"); isText && !value.IsZero() {
-			head += "\n  " + fmt.Sprintf(format, value.Interface())
-		}
-	}
-	return head + "\n"
-}
-
-var affected = map[applebusiness.Impact]string{
-	applebusiness.ImpactUnknown:  "unknown",
-	applebusiness.ImpactCustomer: "customer: this grant, and no other customer's",
-	applebusiness.ImpactApp:      "app: the partner's app, and so all customers",
-	applebusiness.ImpactService:  "service: Apple or the way to it, and so everybody for a while",
-}
-
-func orUnknown(action applebusiness.Action) string { return cmp.Or(string(action), "unknown") }
-
-func isDocumented(reason applebusiness.Reason) bool { return reason.Description() != "" }
-
-// allReasons and allCodes are what package applebusiness has names for.
-var allReasons, allCodes = func() ([]applebusiness.Reason, []applebusiness.Code) {
-	reasons := []applebusiness.Reason{
-		applebusiness.ErrStateMismatch, applebusiness.ErrMalformedRedirect, applebusiness.ErrUserDenied, applebusiness.ErrNoResponse, applebusiness.ErrRateLimited, applebusiness.ErrUnavailable,
-		applebusiness.ErrMalformedResponse, applebusiness.ErrUnsafeTokenRequest, applebusiness.ErrNoRefreshToken, applebusiness.ErrUnsafeState, applebusiness.ErrManyRefusals,
-	}
-	codes := []applebusiness.Code{applebusiness.CodeAccessDenied, applebusiness.CodeUnauthorizedClient, applebusiness.CodeUnsupportedGrantType, applebusiness.CodeTemporarilyUnavailable}
-	for entry := range applebusiness.Catalog() {
-		reasons, codes = append(reasons, entry.Reason), append(codes, entry.Code)
-	}
-	return reasons, codes
-}()
-
-// reasonName returns the name of reason's constant, which its label is in snake case.
-func reasonName(reason applebusiness.Reason) string {
-	if reason == "" {
-		return "undocumented"
-	}
-	return "Err" + camelCase(string(reason))
-}
-
-func codeName(code applebusiness.Code) string {
-	if code == applebusiness.CodeNotFound {
-		return "CodeNotFound"
-	}
-	return "Code" + camelCase(string(code))
-}
-
-func camelCase(label string) (name string) {
-	for word := range strings.SplitSeq(label, "_") {
-		if word == "id" || word == "uri" {
-			word = strings.ToUpper(word)
-		}
-		name += strings.ToUpper(word[:1]) + word[1:]
-	}
-	return name
 }

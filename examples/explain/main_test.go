@@ -89,7 +89,7 @@ ErrInvalidRefreshToken, documented by Apple
   text       "Invalid refresh_token"
   status     HTTP 401
   wait       7 seconds before the next request
-  affected   customer: this grant, and no other customer's
+  affected   customer
   causes     The customer revoked the partner's access to their Apple Business account.
              The authorization code was older than 5 minutes.
              Another process refreshed this grant first, and its refresh token is the valid one.
@@ -101,7 +101,7 @@ ErrInvalidResponseType, documented by Apple
   endpoint   authorization
   code       unsupported_response_type
   text       "response_type must be code"
-  affected   app: the partner's app, and so all customers
+  affected   app
   action     fix_request
              REMEDY
 `, 0},
@@ -111,59 +111,58 @@ ErrMissingParameter, documented by Apple
   code       invalid_request
   text       "OAuth 2.0 Parameter: <parameter name> missing"
   parameter  redirect_uri
-  affected   app: the partner's app, and so all customers
+  affected   app
   action     fix_request
              REMEDY
 `, 0},
 		{"a denial", "?error=access_denied", applebusiness.ErrUserDenied, `
-ErrUserDenied, found by package applebusiness, not documented by Apple
+ErrUserDenied, not documented by Apple
   endpoint   authorization
   code       access_denied
-  affected   customer: this grant, and no other customer's
+  affected   customer
   causes     The user declined on Apple's consent page.
   action     start_over
              REMEDY
 `, 1},
 		{"a code of RFC 6749", `{"error":"unauthorized_client"}`, applebusiness.CodeUnauthorizedClient, `
-CodeUnauthorizedClient, in a form that Apple does not document
+An error that Apple does not document
   endpoint   token
   code       unauthorized_client
-  affected   app: the partner's app, and so all customers
+  affected   app
   action     fix_registration
              REMEDY
 `, 1},
 		{"a code of nobody's", `{"error":"slow\ndown","error_description":"two\nlines \u202e"}`, applebusiness.Code("slow_down"), `
 An error that Apple does not document
   endpoint   token
-  affected   unknown
   action     unknown
              REMEDY
 `, 1},
 		{"found by the package", `oauth2: token expired and refresh token is not set`, applebusiness.ErrNoRefreshToken, `
-ErrNoRefreshToken, found by package applebusiness, not documented by Apple
+ErrNoRefreshToken, not documented by Apple
   endpoint   token
-  affected   unknown
   action     fix_request
              REMEDY
 `, 1},
 		{"a proxy's response", "HTTP/1.1 407 Proxy Authentication Required\nContent-Type: text/html\n\n<html>" + secret, applebusiness.ErrMalformedResponse, `
-ErrMalformedResponse, found by package applebusiness, not documented by Apple
+ErrMalformedResponse, not documented by Apple
   endpoint   token
   status     HTTP 407
-  affected   service: Apple or the way to it, and so everybody for a while
+  affected   service
   action     check_network
              REMEDY
 `, 1},
 		{"the network", `Post "https://apple.example/?` + secret + `": dial tcp: lookup apple.example: no such host`, noSuchHost, `
-A failure of the network: DNS does not know the host
-  affected   service: Apple or the way to it, and so everybody for a while
+A failure of the network
+  network    DNS does not know the host
+  affected   service
   action     check_network
              REMEDY
 `, 1},
 		{"the network, through the package", `applebusiness: no_response: timed out`, applebusiness.ErrNoResponse, `
-ErrNoResponse, a failure of the network: timed out
-  endpoint   token
-  affected   service: Apple or the way to it, and so everybody for a while
+ErrNoResponse, not documented by Apple
+  network    timed out
+  affected   service
   action     retry
              REMEDY
 `, 1},
@@ -240,21 +239,21 @@ func TestJSON(t *testing.T) {
 }
 
 func TestInputs(t *testing.T) {
-	deadGrant := explanation{
+	deadGrant := failure{
 		Constant: "ErrInvalidRefreshToken", Endpoint: "token", Code: "invalid_grant", Description: "Invalid refresh_token",
 	}
 	deadGrant401 := deadGrant
 	deadGrant401.Status = 401
-	responseType := explanation{
+	responseType := failure{
 		Constant: "ErrInvalidResponseType", Endpoint: "authorization", Code: "unsupported_response_type", Description: "response_type must be code",
 	}
-	unknown := func(status int) explanation { return explanation{Endpoint: "token", Status: status} }
-	response := func(constant string, status int) explanation {
-		return explanation{Constant: constant, Endpoint: "token", Status: status}
+	unknown := func(status int) failure { return failure{Endpoint: "token", Status: status} }
+	response := func(constant string, status int) failure {
+		return failure{Constant: constant, Endpoint: "token", Status: status}
 	}
 	for _, test := range []struct {
 		name, input string
-		want        explanation
+		want        failure
 	}{
 		// JSON bodies
 		{"JSON", body, deadGrant},
@@ -262,7 +261,7 @@ func TestInputs(t *testing.T) {
 		{"JSON that is cut", body[:len(body)-1] + `,"state":"` + secret, deadGrant},
 		{"JSON of a redirect's error", `{"error":"unsupported_response_type","error_description":"response_type must be code"}`, responseType},
 		{"JSON with secrets", `{"state":"` + secret + `","code":"` + secret + `","access_token":5,` + body[1:], deadGrant},
-		{"Apple's other dialect", `[{"code":"Unauthorized","message":"Expired Token","details":{"header":"` + secret + `"}}]`, explanation{Constant: "ErrMalformedResponse"}},
+		{"Apple's other dialect", `[{"code":"Unauthorized","message":"Expired Token","details":{"header":"` + secret + `"}}]`, failure{Constant: "ErrMalformedResponse"}},
 
 		// HTTP responses
 		{"HTTP/1.1", "HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\nSet-Cookie: " + secret + "\r\n\r\n" + body, deadGrant401},
@@ -272,7 +271,7 @@ func TestInputs(t *testing.T) {
 		{"a redirect's error", "HTTP/2 302\r\nLocation: https://x.example/cb" + redirect + "\r\n\r\n<html>", responseType},
 		{"a redirect's error that was followed", "HTTP/2 302\r\nlocation: /cb" + redirect + "\r\n\r\nHTTP/2 200\r\n\r\n<html>", responseType},
 		{"headers only", "HTTP/1.1 502 Bad Gateway\r\nServer: x", response("ErrUnavailable", 502)},
-		{"a success without a token", "HTTP/1.1 200 OK\r\n\r\n{}", explanation{Constant: "ErrMalformedResponse", Endpoint: "token", Status: 200}},
+		{"a success without a token", "HTTP/1.1 200 OK\r\n\r\n{}", failure{Constant: "ErrMalformedResponse", Endpoint: "token", Status: 200}},
 		{"a token in a failure", "HTTP/1.1 500 X\r\n\r\n" + `{"access_token":"` + secret + `"}`, response("ErrUnavailable", 500)},
 		{"a code without a message", "HTTP/1.1 400 X\r\n\r\n" + `{"code":"` + secret + `"}`, response("ErrMalformedResponse", 400)},
 
@@ -288,8 +287,8 @@ func TestInputs(t *testing.T) {
 		{"an access log in JSON", `{"request":"POST /callback?state=` + secret + `\u0026` + redirect[1:strings.Index(redirect, "&state")] + ` HTTP/1.1"}`, responseType},
 		{"in single quotes", `GET 'https://x.example/cb` + redirect[:strings.Index(redirect, "&state")] + `', 5`, responseType},
 		{"a query in a line of a log", `level=ERROR error=none query="` + redirect[1:] + `"`, responseType},
-		{"cannot be decoded", "https://x.example/cb?error=%zz&state=" + secret, explanation{Constant: "ErrMalformedRedirect", Endpoint: "authorization"}},
-		{"repeated", redirect + "&error=" + secret, explanation{Constant: "ErrMalformedRedirect", Endpoint: "authorization"}},
+		{"cannot be decoded", "https://x.example/cb?error=%zz&state=" + secret, failure{Constant: "ErrMalformedRedirect", Endpoint: "authorization"}},
+		{"repeated", redirect + "&error=" + secret, failure{Constant: "ErrMalformedRedirect", Endpoint: "authorization"}},
 
 		// The text of x/oauth2
 		{"x/oauth2", `2026/11/24 12:00:00 refresh: oauth2: "invalid_grant" "Invalid refresh_token" "https://x.example/"`, deadGrant},
@@ -301,27 +300,27 @@ func TestInputs(t *testing.T) {
 		// Our own text
 		{"own text", `applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401)`, deadGrant401},
 		{"own text after the package's name", `applebusiness: refresh failed: applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401), customer 5`, deadGrant401},
-		{"own text, 404", `applebusiness: 404 Not Found: "invalid_request" (HTTP 404)`, explanation{Constant: "ErrEndpointNotFound", Endpoint: "token", Status: 404, Code: "404 Not Found"}},
-		{"own text, unknown code", `applebusiness: "slow_down": "two\nlines" (HTTP 400)`, explanation{Status: 400}},
-		{"own text, unknown code only", `applebusiness: "slow_down" (HTTP 400)`, explanation{Status: 400}},
-		{"own text, description only", `applebusiness: "only a text" (HTTP 400)`, explanation{Constant: "ErrMalformedResponse", Status: 400}},
-		{"own text, code only", `err="applebusiness: access_denied" a=b`, explanation{Constant: "CodeAccessDenied", Code: "access_denied"}},
-		{"own text, Reason only", `applebusiness: invalid_refresh_token`, explanation{Constant: "ErrInvalidRefreshToken", Endpoint: "token"}},
-		{"own text, own Reason", `applebusiness: state_mismatch: the state is not the expected one`, explanation{Constant: "ErrStateMismatch"}},
-		{"own text, own Reason and a code", `applebusiness: malformed_response: "X": "m": a success without an access_token (HTTP 200)`, explanation{Constant: "ErrMalformedResponse", Status: 200}},
-		{"own text, status only", `applebusiness: no OAuth error was received (HTTP 502)`, explanation{Constant: "ErrUnavailable", Status: 502}},
-		{"a server error tells its endpoint by its code", `applebusiness: server_error: "server error"`, explanation{Constant: "ErrServer", Endpoint: "authorization", Code: "server_error", Description: "server error"}},
+		{"own text, 404", `applebusiness: 404 Not Found: "invalid_request" (HTTP 404)`, failure{Constant: "ErrEndpointNotFound", Endpoint: "token", Status: 404, Code: "404 Not Found"}},
+		{"own text, unknown code", `applebusiness: "slow_down": "two\nlines" (HTTP 400)`, failure{Status: 400}},
+		{"own text, unknown code only", `applebusiness: "slow_down" (HTTP 400)`, failure{Status: 400}},
+		{"own text, description only", `applebusiness: "only a text" (HTTP 400)`, failure{Constant: "ErrMalformedResponse", Status: 400}},
+		{"own text, code only", `err="applebusiness: access_denied" a=b`, failure{Code: "access_denied"}},
+		{"own text, Reason only", `applebusiness: invalid_refresh_token`, failure{Constant: "ErrInvalidRefreshToken", Endpoint: "token"}},
+		{"own text, own Reason", `applebusiness: state_mismatch: the state is not the expected one`, failure{Constant: "ErrStateMismatch"}},
+		{"own text, own Reason and a code", `applebusiness: malformed_response: "X": "m": a success without an access_token (HTTP 200)`, failure{Constant: "ErrMalformedResponse", Status: 200}},
+		{"own text, status only", `applebusiness: no OAuth error was received (HTTP 502)`, failure{Constant: "ErrUnavailable", Status: 502}},
+		{"a server error tells its endpoint by its code", `applebusiness: server_error: "server error"`, failure{Constant: "ErrServer", Endpoint: "authorization", Code: "server_error", Description: "server error"}},
 
 		// Our own group
 		{"group of a code", `level=ERROR error.endpoint=token error.code=slow_down error.status=400`, unknown(400)},
 		{"group with no such status", `error.endpoint=token error.code=slow_down error.status=-5`, unknown(0)},
-		{"group with a secret", `{"endpoint":"token","reason":"bad_request","code":"` + secret + `"}`, explanation{Constant: "ErrBadRequest", Endpoint: "token"}},
+		{"group with a secret", `{"endpoint":"token","reason":"bad_request","code":"` + secret + `"}`, failure{Constant: "ErrBadRequest", Endpoint: "token"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			stdout, stderr, code := execute(t, test.input, "-json")
-			var got explanation
+			var got failure
 			require.NoError(t, json.Unmarshal([]byte(stdout), &got), stderr)
-			assert.Equal(t, test.want, explanation{
+			assert.Equal(t, test.want, failure{
 				Constant: got.Constant, Endpoint: got.Endpoint, Status: got.Status, Code: got.Code, Description: got.Description,
 			})
 			assert.NotContains(t, stdout, secret)
@@ -396,7 +395,7 @@ func TestUsageExamples(t *testing.T) {
 		code        int
 	}{
 		{`oauth2: "invalid_grant" "Invalid refresh_token"`, "ErrInvalidRefreshToken, documented by Apple\n", exitDocumented},
-		{"https://partner.example/callback?error=access_denied&state=xyz", "ErrUserDenied, found by package applebusiness, not documented by Apple\n", exitUndocumented},
+		{"https://partner.example/callback?error=access_denied&state=xyz", "ErrUserDenied, not documented by Apple\n", exitUndocumented},
 	} {
 		require.Contains(t, usage, "\n  explain '"+test.input+"'\n")
 		stdout, _, code := execute(t, "", test.input)
@@ -452,7 +451,7 @@ func TestCatalogRoundTrip(t *testing.T) {
 			for name, input := range logged {
 				found, err := understand(input)
 				if assert.NoError(t, err, name) && assert.Len(t, found, 1, input) {
-					x := explain(found[0])
+					x := found[0]
 					assert.Equal(t, []any{want.Reason, string(want.Code), want.Parameter, want.Endpoint}, []any{x.Reason, x.Code, x.Parameter, x.Endpoint}, "%s: %s", name, input)
 				}
 			}
@@ -466,7 +465,7 @@ func TestCatalogRoundTrip(t *testing.T) {
 			found, err := understand(input)
 			if assert.NoError(t, err, input) && assert.Len(t, found, 1, input) {
 				e := found[0]
-				assert.Equal(t, []any{want.Reason, want.Code, want.Parameter, want.Endpoint, want.StatusCode, want.GrantType, want.RetryAfter}, []any{e.Reason, e.Code, e.Parameter, e.Endpoint, e.StatusCode, e.GrantType, e.RetryAfter}, input)
+				assert.Equal(t, []any{want.Reason, string(want.Code), want.Parameter, want.Endpoint, want.StatusCode, want.GrantType, want.RetryAfter}, []any{e.Reason, e.Code, e.Parameter, e.Endpoint, e.Status, e.GrantType, time.Duration(e.Wait) * time.Second}, input)
 			}
 		}
 	}
@@ -491,12 +490,13 @@ func TestConstantNames(t *testing.T) {
 		switch fmt.Sprint(spec.Type) {
 		case "Reason":
 			reasons++
-			assert.Contains(t, allReasons, applebusiness.Reason(label))
-			assert.Equal(t, spec.Names[0].Name, reasonName(applebusiness.Reason(label)))
+			assert.Equal(t, applebusiness.Reason(label), labelWords[label])
+			assert.Equal(t, applebusiness.Reason(label), labelWords[strings.ToLower(spec.Names[0].Name)])
+			assert.Equal(t, spec.Names[0].Name, constant(applebusiness.Reason(label)))
 		case "Code":
 			codes++
-			assert.Contains(t, allCodes, applebusiness.Code(label))
-			assert.Equal(t, spec.Names[0].Name, codeName(applebusiness.Code(label)))
+			assert.Equal(t, applebusiness.Code(label), codeWords[strings.ToLower(label)])
+			assert.Equal(t, applebusiness.Code(label), codeWords[strings.ToLower(spec.Names[0].Name)])
 		}
 		return true
 	})
@@ -515,6 +515,6 @@ func TestRetryAfterOfALog(t *testing.T) {
 	} {
 		found, err := understand(input)
 		require.NoError(t, err, input)
-		assert.Equal(t, want, found[0].RetryAfter, input)
+		assert.Equal(t, want, time.Duration(found[0].Wait)*time.Second, input)
 	}
 }

@@ -179,6 +179,10 @@ func TestRefusesArguments(t *testing.T) {
 		{[]string{"-public-url", "https:///x"}, 2, "fakeapple: -public-url is"},
 		{[]string{"-public-url", "https://apple.test?x=1"}, 2, "fakeapple: -public-url is"},
 		{[]string{"-public-url", "https://[::"}, 2, "fakeapple: -public-url is"},
+		{[]string{"-addr", ""}, 2, "fakeapple: -addr is empty"},
+		{[]string{"-client-id="}, 2, "fakeapple: -client-id is empty"},
+		{[]string{"-client-secret", ""}, 2, "fakeapple: -client-secret is empty"},
+		{[]string{"-public-url", ""}, 2, "fakeapple: -public-url is empty"},
 		{[]string{"-client-id", "a", "-service-account", "a:b"}, 2, "fakeapple: -client-id and -service-account have both the client_id \"a\""},
 		{[]string{"-addr", taken.Host}, 1, "fakeapple: applebusinesstest: listen"},
 	} {

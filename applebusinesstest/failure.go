@@ -14,8 +14,8 @@ import (
 // MeEndpoint is the resource API's GET /api/v1/me, for the Endpoint of a [Failure].
 const MeEndpoint applebusiness.Endpoint = "me"
 
-// Failure is how requests fail, and which. It says one way to fail: a row of Apple's tables (Entry), any other response
-// (StatusCode), none (Hang or Drop), or the right one, but late (TakesEffect with Delay).
+// Failure is how requests fail, and which. It says one way to fail: a row of Apple's tables (Entry), any other response (StatusCode),
+// none (Hang or Drop), or the right one, but late (TakesEffect with Delay).
 type Failure struct {
 	Entry applebusiness.Entry // a row, of either endpoint
 
@@ -45,24 +45,22 @@ type selector struct {
 	grantType, clientID, refreshToken string
 }
 
-// Fail lets the next request to an endpoint fail with the row of Apple's tables that is about the reason. If there are two,
-// it is the first: "Invalid refresh_token" with status 400, and the token endpoint's "server error"; [Server.FailEntry]
-// takes the other. It panics for a Reason that is in no row.
-//
-// Failures queue, for each endpoint by itself. A request that fails so has no effect: its code is not spent.
+// Fail lets the next request to an endpoint fail with the row of Apple's tables that is about the reason. If there are two, it is the
+// first: "Invalid refresh_token" with status 400, and the token endpoint's "server error"; [Server.FailEntry] takes the other. It
+// panics for a Reason that is in no row. Failures queue, for each endpoint by itself. A request that fails so has no effect: its code
+// is not spent.
 func (s *Server) Fail(reason applebusiness.Reason) {
 	entry := findEntry("", reason, 0)
 	panicIf("Fail", entry.Code == "", "no row of Apple's tables has the Reason %q; applebusiness.Catalog has them all", string(reason))
 	s.FailEntry(entry)
 }
 
-// FailEntry is [Server.Fail] with a row of [applebusiness.Catalog], or one that Apple does not document. A template's
-// parameter name is filled in. It panics for an Entry of neither endpoint, or of the token endpoint with a status that ends no
-// request.
+// FailEntry is [Server.Fail] with a row of [applebusiness.Catalog], or one that Apple does not document; a template's parameter name is
+// filled in. It panics for an Entry of neither endpoint, or of the token endpoint with a status that ends no request.
 func (s *Server) FailEntry(entry applebusiness.Entry) { s.FailNext(Failure{Entry: entry}) }
 
-// FailWith lets the next token request have any response, in one queue with [Server.Fail]: status 429 with a Retry-After,
-// or the HTML of a proxy. It panics for a status that ends no request, below 200 or above 999.
+// FailWith lets the next token request have any response, in one queue with [Server.Fail]: status 429 with a Retry-After, or the HTML
+// of a proxy. It panics for a status that ends no request, below 200 or above 999.
 func (s *Server) FailWith(status int, header http.Header, body string) {
 	s.FailNext(Failure{StatusCode: status, Header: header, Body: body})
 }
@@ -71,15 +69,17 @@ func (s *Server) FailWith(status int, header http.Header, body string) {
 // then the connection breaks. With Failure{StatusCode: 504, TakesEffect: true} a gateway loses it.
 func (s *Server) LoseResponse() { s.FailNext(Failure{TakesEffect: true, Drop: true}) }
 
-// FailNext lets the next requests that the Failure selects fail, in one queue with [Server.Fail] and [Server.FailWith] if it
-// selects by the endpoint alone. It panics for a Failure that says no way to fail, that says more than one, so that a part of it
-// would be ignored, or that can select no request.
+// FailNext lets the next requests that the Failure selects fail, in one queue with [Server.Fail] and [Server.FailWith] if it selects by
+// the endpoint alone. It panics for a Failure that says no way to fail, that says more than one, so that a part of it would be ignored,
+// or that can select no request.
 func (s *Server) FailNext(failure Failure) {
 	failure.Header = failure.Header.Clone()
 	failure.Endpoint = cmp.Or(failure.Endpoint, failure.Entry.Endpoint, applebusiness.TokenEndpoint)
 	failure.checkWay()
 	failure.checkSelector()
-	failure.fillIn()
+	if failure.Entry != (applebusiness.Entry{}) {
+		failure.fillIn()
+	}
 	failure.Times = cmp.Or(failure.Times, 1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,11 +138,8 @@ func (f *Failure) checkSelector() {
 	refuse(f.RefreshToken != "" && f.GrantType != "" && !isRefresh, "only a request with the GrantType refresh_token has a RefreshToken")
 }
 
-// fillIn makes a response of an Entry, with the Header that was asked for.
+// fillIn makes a response of the Entry, with the Header that was asked for.
 func (f *Failure) fillIn() {
-	if f.Entry == (applebusiness.Entry{}) {
-		return
-	}
 	if f.Entry.Reason == applebusiness.ErrMissingParameter && f.Entry.Description == f.Entry.Reason.Description() {
 		f.Entry.Description = missingParameter("grant_type")
 	}
@@ -189,13 +186,10 @@ func (f *Failure) rank(request selector) (rank int) {
 		return -1
 	}
 	for i, names := range [...][2]string{{f.GrantType, request.grantType}, {f.ClientID, request.clientID}, {f.RefreshToken, request.refreshToken}} {
-		switch names[0] {
-		case "":
-		case names[1]:
-			rank += 1 << i
-		default:
+		if names[0] != "" && names[0] != names[1] {
 			return -1
 		}
+		rank += min(len(names[0]), 1) << i
 	}
 	return rank
 }

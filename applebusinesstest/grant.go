@@ -62,7 +62,7 @@ func (s *Server) Revoke(refreshToken string) {
 	s.refreshToken("Revoke", refreshToken).grant.dead = true
 }
 
-// refreshToken returns what was issued, and panics if it was not; s.mu is held.
+// refreshToken returns what was issued, and panics if nothing was; s.mu is held.
 func (s *Server) refreshToken(method, name string) *credential {
 	token := s.refreshTokens[name]
 	panicIf(method, token == nil, "this refresh token was not issued here; %d were", len(s.refreshTokens))
@@ -82,7 +82,7 @@ func (s *Server) redeemCode(params url.Values, now time.Time) response {
 	valid := s.works(code, params, now) && code.redirectURI == params.Get("redirect_uri") &&
 		code.challenge == oauth2.S256ChallengeFromVerifier(params.Get("code_verifier"))
 	if code != nil {
-		code.dies = time.Unix(0, 0)
+		code.dies = time.Unix(0, 0) // over, whatever the clock says
 	}
 	if !valid {
 		return catalogResponse(applebusiness.ErrInvalidRefreshToken, http.StatusBadRequest)

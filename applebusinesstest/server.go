@@ -136,9 +136,9 @@ func (o *Options) check() {
 	panicIf(method, o.GracePeriod > 0 && (o.KeepRefreshToken || o.OmitRefreshToken), "GracePeriod is for refresh tokens that are replaced; want no KeepRefreshToken and no OmitRefreshToken beside it")
 }
 
-// Server is a fake Apple Business. Its methods can be called from any number of goroutines, and those for partners,
-// grants and failures before it is started and after it is closed, too. A client_id or token that it does not know makes
-// them panic. A state that it refuses is said on the log of Config, without the state.
+// Server is a fake Apple Business. Its methods can be called from any number of goroutines, and those for partners, grants and failures
+// before it is started and after it is closed, too. A client_id or token that it does not know makes them panic. A state that it
+// refuses is said on the log of Config, without the state.
 type Server struct {
 	URL            string         // scheme, host and port; set by Start
 	App            App            // registered by default with the redirect URI https://partner.example/apple/callback, and not changed later
@@ -162,9 +162,9 @@ type Server struct {
 	admitted      []time.Time // when the token requests of the last second arrived, for RateLimit
 }
 
-// NewServer returns a server that listens, with one app and one Service Account; nil options are the defaults. The caller
-// has to Close it. NewServer panics if it cannot listen at Options.Addr: call [NewUnstartedServer] and [Server.Start] for an
-// address that may be taken.
+// NewServer returns a server that listens, with one app and one Service Account; nil options are the defaults. The caller has to Close
+// it. It panics if the options are wrong, or if it cannot listen at Options.Addr: for an address that may be taken call
+// [NewUnstartedServer] and [Server.Start].
 func NewServer(options *Options) *Server {
 	server := NewUnstartedServer(options)
 	if err := server.Start(); err != nil {
@@ -173,8 +173,8 @@ func NewServer(options *Options) *Server {
 	return server
 }
 
-// NewUnstartedServer returns a server that does not listen yet. Its Config can be changed, to put a handler around its own
-// for instance. It panics if the options are wrong.
+// NewUnstartedServer returns a server that does not listen yet. Its Config can be changed, to put a handler around its own for instance.
+// It panics if the options are wrong.
 func NewUnstartedServer(options *Options) *Server {
 	server := &Server{
 		App:            App{"app-" + rand.Text(), rand.Text(), []string{"https://partner.example/apple/callback"}},
@@ -242,8 +242,7 @@ func (s *Server) Close() {
 // Endpoint returns both URLs, for oauth2.Config.
 func (s *Server) Endpoint() oauth2.Endpoint { return applebusiness.OAuth2Endpoint(s.URL, s.URL) }
 
-// Client returns a client that sends token requests as JSON and gives up after 10 seconds, for the context key
-// oauth2.HTTPClient.
+// Client returns a client that sends token requests as JSON and gives up after 10 seconds, for the context key oauth2.HTTPClient.
 func (s *Server) Client() *http.Client {
 	return &http.Client{Transport: &applebusiness.Transport{TokenURL: s.Endpoint().TokenURL}, Timeout: clientTimeout}
 }

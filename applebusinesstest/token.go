@@ -64,15 +64,12 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID st
 	arrived := s.record(Request{
 		Endpoint: applebusiness.TokenEndpoint, Time: now, GrantType: grantType, ContentType: contentType, Params: params, RequestID: requestID,
 	})
-	var failure Failure
-	fails, isAdmitted := false, s.admit(now)
-	if isAdmitted {
+	failure, fails := s.limit(now)
+	if !fails {
 		failure, fails = s.next(selector{applebusiness.TokenEndpoint, grantType, params.Get("client_id"), params.Get("refresh_token")})
 	}
 	var sent response
 	switch {
-	case !isAdmitted:
-		sent = response{status: http.StatusTooManyRequests, header: http.Header{"Retry-After": {"1"}}}
 	case fails && !failure.TakesEffect: // and so the request has no effect
 	case len(bytes.TrimSpace(body)) == 0:
 		sent = catalogResponse(applebusiness.ErrEmptyBody, 0)
@@ -85,14 +82,14 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID st
 	s.send(w, r, failure, sent, arrived)
 }
 
-// admit says whether a token request is within the RateLimit; s.mu is held.
-func (s *Server) admit(now time.Time) bool {
+// limit fails a token request that is above the RateLimit; s.mu is held.
+func (s *Server) limit(now time.Time) (failure Failure, fails bool) {
 	s.admitted = slices.DeleteFunc(s.admitted, func(t time.Time) bool { return now.Sub(t) >= time.Second })
 	if len(s.admitted) < s.options.RateLimit {
 		s.admitted = append(s.admitted, now)
-		return true
+		return Failure{}, false
 	}
-	return s.options.RateLimit == 0
+	return Failure{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"1"}}}, s.options.RateLimit > 0
 }
 
 // send writes a response, or what a failure makes of it, and keeps its status in the request, unless that is nil.

@@ -56,17 +56,13 @@ func (r redirect) response(deliver Delivery) (status int, target string) {
 
 // Authorize returns the URL that the user's browser would bring back to the partner from authURL, by Options.Consent; ConsentAsk counts
 // as ConsentAllow. With [DeliverPost] the browser would send a POST to it.
-//
 // An error of the request is in the redirect's URL, also where a browser would see it on a page: the URL is then the redirect_uri that
 // was asked for if it is absolute, and else the first one that is registered for the app, or for the Server's App. Authorize itself
 // fails only if authURL is not this server's authorization URL, or if there is no redirect URI at all.
 func (s *Server) Authorize(authURL string) (redirectURL string, err error) {
 	asked, err := url.Parse(authURL)
-	if err != nil {
-		return "", errors.New("applebusinesstest: the authorization URL cannot be parsed") // err quotes it
-	}
-	if base, _, _ := strings.Cut(authURL, "?"); base != s.Endpoint().AuthURL {
-		return "", errors.New("applebusinesstest: the authorization URL is not this server's")
+	if base, _, _ := strings.Cut(authURL, "?"); err != nil || base != s.Endpoint().AuthURL { // err quotes it
+		return "", errors.New("applebusinesstest: the authorization URL is not this server's, or cannot be parsed")
 	}
 	sent := s.authorize(asked.RawQuery, ConsentAllow, Request{RequestID: rand.Text()})
 	s.mu.Lock()
@@ -93,7 +89,7 @@ func (s *Server) authorize(rawQuery string, asked Consent, request Request) redi
 	defer s.mu.Unlock()
 	arrived := s.record(request)
 	var sent redirect
-	if failure, fails := s.next(selector{endpoint: applebusiness.AuthorizationEndpoint, clientID: query.Get("client_id")}); fails {
+	if failure, fails := s.next(Failure{Endpoint: applebusiness.AuthorizationEndpoint, ClientID: query.Get("client_id")}); fails {
 		sent = s.refuse(query, failure.Entry)
 	} else {
 		sent = s.judge(rawQuery, cmp.Or(s.consent, asked), now)
@@ -108,8 +104,8 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect
 	fail := func(reason applebusiness.Reason) redirect {
 		return s.refuse(query, findEntry(applebusiness.AuthorizationEndpoint, reason, 0))
 	}
-	checked := url.URL{Scheme: "https", Host: "apple.example", Path: authorizePath, RawQuery: rawQuery}
-	if failed, ok := errors.AsType[*applebusiness.Error](applebusiness.CheckAuthorizationURL(checked.String())); ok {
+	err := applebusiness.CheckAuthorizationURL("https://apple.example" + authorizePath + "?" + rawQuery)
+	if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
 		if failed.Code == "" {
 			state := query.Get("state")
 			if at := unsafeInState.FindStringIndex(state); at != nil { // which Apple calls no more than a bad request
@@ -134,7 +130,7 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect
 	case ConsentAllow:
 		code := rand.Text()
 		s.codes[code] = &credential{
-			grant: s.newGrant(clientID), expires: now.Add(codeLife), redirectURI: redirectURI, challenge: query.Get("code_challenge"),
+			grant: s.newGrant(clientID), expires: now.Add(5 * time.Minute), redirectURI: redirectURI, challenge: query.Get("code_challenge"),
 		}
 		return s.redirect(query, url.Values{"code": {code}})
 	case ConsentDeny:
@@ -162,7 +158,7 @@ func (s *Server) refuse(query url.Values, entry applebusiness.Entry) redirect {
 	return s.redirect(query, params)
 }
 
-func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request, requestID string) {
+func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	var response redirect
 	if r.Method == http.MethodPost {
@@ -172,7 +168,7 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request, requestI
 		response = s.judge(r.URL.RawQuery, chosen, now)
 		s.mu.Unlock()
 	} else {
-		response = s.authorize(r.URL.RawQuery, ConsentAsk, Request{ContentType: r.Header.Get("Content-Type"), RequestID: requestID})
+		response = s.authorize(r.URL.RawQuery, ConsentAsk, Request{ContentType: r.Header.Get("Content-Type"), RequestID: w.Header().Get(requestIDHeader)})
 	}
 	status, target := response.response(s.options.Deliver)
 	if status == http.StatusFound {

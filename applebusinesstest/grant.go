@@ -71,9 +71,8 @@ func (s *Server) refreshToken(method, name string) *credential {
 
 // newGrant makes a customer's grant; s.mu is held.
 func (s *Server) newGrant(clientID string) *grant {
-	made := &grant{clientID: clientID, organisation: len(s.grants) + 1}
-	s.grants = append(s.grants, made)
-	return made
+	s.grants = append(s.grants, &grant{clientID: clientID, organisation: len(s.grants) + 1})
+	return s.grants[len(s.grants)-1]
 }
 
 // redeemCode is for grant_type authorization_code; s.mu is held.
@@ -129,7 +128,7 @@ type tokens struct {
 
 // issue gives a grant a new access token, and the refresh token unless that is ""; s.mu is held.
 func (s *Server) issue(to *grant, refresh string, now time.Time) tokens {
-	life := cmp.Or(s.options.AccessTokenLife, accessTokenLife)
+	life := cmp.Or(s.options.AccessTokenLife, time.Hour)
 	issued := tokens{AccessToken: rand.Text(), ExpiresIn: int64(life / time.Second), RefreshToken: refresh, TokenType: "Bearer"}
 	s.accessTokens[issued.AccessToken] = &credential{grant: to, expires: now.Add(life)}
 	if refresh != "" && s.refreshTokens[refresh] == nil {

@@ -3,12 +3,8 @@
 //
 //	server := applebusinesstest.NewServer(nil)
 //	defer server.Close()
-//	config := &oauth2.Config{
-//		ClientID:     server.App.ClientID,
-//		ClientSecret: server.App.ClientSecret,
-//		RedirectURL:  server.App.RedirectURIs[0],
-//		Endpoint:     server.Endpoint(),
-//	}
+//	app := server.App
+//	config := &oauth2.Config{ClientID: app.ClientID, ClientSecret: app.ClientSecret, RedirectURL: app.RedirectURIs[0], Endpoint: server.Endpoint()}
 //	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, server.Client())
 //	token, err := config.TokenSource(ctx, server.Connect(config.ClientID)).Token()
 //
@@ -21,9 +17,7 @@
 //
 // A test of a failure that silently tests success is worse than none. So misusing the fake panics with a text that says what is wrong
 // (a Reason that is in no row, a combination of which a part would be ignored), and [Server.Close] logs the failures that never came to
-// pass.
-//
-// For tests in any language it is a program too: examples/fakeapple, steered by requests that its flag -h lists.
+// pass. For tests in any language it is a program too: examples/fakeapple, steered by requests that its flag -h lists.
 //
 // # What Apple does not document
 //
@@ -66,15 +60,11 @@ import (
 )
 
 const (
-	authorizePath = "/oauth2/v1/authorize"
-	tokenPath     = "/api/v1/oauth2/token"
-	mePath        = "/api/v1/me"
-
-	codeLife        = 5 * time.Minute
-	accessTokenLife = 60 * time.Minute // unless Options say otherwise
+	authorizePath   = "/oauth2/v1/authorize"
+	tokenPath       = "/api/v1/oauth2/token"
+	mePath          = "/api/v1/me"
+	requestIDHeader = "apple-request-id"
 	clientTimeout   = 10 * time.Second
-	closeTimeout    = time.Second
-	maxBody         = 64 << 10
 )
 
 // Delivery is how the authorization endpoint sends the browser back to the redirect URI.
@@ -93,10 +83,6 @@ const (
 	ConsentAllow                // a redirect at once with a code
 	ConsentDeny                 // a redirect at once with the error access_denied
 )
-
-func (c Consent) check(method string) {
-	panicIf(method, c < ConsentAsk || c > ConsentDeny, "%d is no Consent", c)
-}
 
 // Options are for [NewServer]; the zero Options are the defaults.
 type Options struct {
@@ -129,7 +115,7 @@ func panicIf(method string, wrong bool, format string, args ...any) {
 func (o *Options) check() {
 	const method = "Options"
 	panicIf(method, o.Deliver != DeliverGet && o.Deliver != DeliverPost, "%d is no Delivery", o.Deliver)
-	o.Consent.check(method)
+	panicIf(method, o.Consent < ConsentAsk || o.Consent > ConsentDeny, "%d is no Consent", o.Consent)
 	panicIf(method, o.AccessTokenLife < 0 || o.AccessTokenLife%time.Second != 0, "AccessTokenLife is %v; want whole seconds, since expires_in has no others", o.AccessTokenLife)
 	panicIf(method, min(o.RefreshTokenLife, o.GracePeriod, o.Trickle, time.Duration(o.RateLimit)) < 0, "RefreshTokenLife, GracePeriod, Trickle or RateLimit is negative")
 	panicIf(method, o.KeepRefreshToken && o.OmitRefreshToken, "want KeepRefreshToken or OmitRefreshToken, not both")
@@ -231,7 +217,7 @@ func (s *Server) Close() {
 	if !started {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if config.Shutdown(ctx) != nil {
 		_ = config.Close()
@@ -249,7 +235,7 @@ func (s *Server) Client() *http.Client {
 
 // SetConsent changes what the user does, which Options.Consent says at first. It panics for a value that is no Consent.
 func (s *Server) SetConsent(consent Consent) {
-	consent.check("SetConsent")
+	panicIf("SetConsent", consent < ConsentAsk || consent > ConsentDeny, "%d is no Consent", consent)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.consent = consent
@@ -287,14 +273,13 @@ func (s *Server) logf(format string, args ...any) {
 
 // serve gives every response an apple-request-id, and is the 404 row where nothing else is.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	requestID := rand.Text()
-	w.Header().Set("apple-request-id", requestID)
-	switch {
-	case r.URL.Path == authorizePath && (r.Method == http.MethodGet || r.Method == http.MethodPost):
-		s.serveAuthorize(w, r, requestID)
-	case r.URL.Path == tokenPath && r.Method == http.MethodPost:
-		s.serveToken(w, r, requestID)
-	case r.URL.Path == mePath && r.Method == http.MethodGet:
+	w.Header().Set(requestIDHeader, rand.Text())
+	switch r.Method + " " + r.URL.Path {
+	case "GET " + authorizePath, "POST " + authorizePath:
+		s.serveAuthorize(w, r)
+	case "POST " + tokenPath:
+		s.serveToken(w, r)
+	case "GET " + mePath:
 		s.serveMe(w, r)
 	default:
 		s.send(w, r, Failure{}, catalogResponse(applebusiness.ErrEndpointNotFound, 0), nil)

@@ -53,8 +53,8 @@ func missingParameter(name string) string {
 	return strings.Replace(applebusiness.ErrMissingParameter.Description(), "<parameter name>", name, 1)
 }
 
-func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID string) {
-	body, _ := io.ReadAll(io.LimitReader(r.Body, maxBody)) // one that breaks off or is longer does not decode
+func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(io.LimitReader(r.Body, 64<<10)) // one that breaks off or is longer does not decode
 	contentType := r.Header.Get("Content-Type")
 	params, isObject := decodeParams(contentType, body)
 	grantType := params.Get("grant_type")
@@ -62,11 +62,13 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID st
 
 	s.mu.Lock()
 	arrived := s.record(Request{
-		Endpoint: applebusiness.TokenEndpoint, Time: now, GrantType: grantType, ContentType: contentType, Params: params, RequestID: requestID,
+		Endpoint: applebusiness.TokenEndpoint, Time: now, GrantType: grantType, ContentType: contentType, Params: params, RequestID: w.Header().Get(requestIDHeader),
 	})
 	failure, fails := s.limit(now)
 	if !fails {
-		failure, fails = s.next(selector{applebusiness.TokenEndpoint, grantType, params.Get("client_id"), params.Get("refresh_token")})
+		failure, fails = s.next(Failure{
+			Endpoint: applebusiness.TokenEndpoint, GrantType: grantType, ClientID: params.Get("client_id"), RefreshToken: params.Get("refresh_token"),
+		})
 	}
 	var sent response
 	switch {
@@ -165,9 +167,7 @@ var requiredParams = map[string][]string{
 	applebusiness.GrantTypeClientCredentials: {"client_id", "client_secret", "scope"},
 }
 
-// judgeToken judges the parameters of a token request; s.mu is held.
-//
-// Documentation: https://business.apple.com/docs/api/v1/oauth_apps/request_oauth20_token
+// judgeToken judges a token request; s.mu is held. See https://business.apple.com/docs/api/v1/oauth_apps/request_oauth20_token.
 func (s *Server) judgeToken(params url.Values, now time.Time) response {
 	clientID, grantType, scope := params.Get("client_id"), params.Get("grant_type"), params.Get("scope")
 	isService := grantType == applebusiness.GrantTypeClientCredentials

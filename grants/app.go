@@ -307,7 +307,7 @@ func (m *Manager) awaitEvidence(a *attempt) {
 		case <-timer.C:
 			m.mu.Lock()
 			return
-		case <-m.queued.Done():
+		case <-m.work.Done(): // not sooner: what was sent brings evidence also while Close waits
 			m.mu.Lock()
 			return
 		}

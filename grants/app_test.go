@@ -469,3 +469,24 @@ func TestManyRefusalsAfterARestore(t *testing.T) {
 		})
 	})
 }
+
+// A process that was deployed wrong and is closed at once records no verdict that the others would have thrown doubt on.
+func TestCloseWaitsForEvidence(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		names := w.expired(3)
+		m := w.process()
+		w.store.set(nil, func(method, name string) error {
+			assert.False(t, method == "Mark" && w.row(name).Dead != nil, name)
+			return nil
+		})
+		w.apple.always(status(401, refusal))
+		w.apple.latency = time.Second
+		var group sync.WaitGroup
+		for _, name := range names {
+			group.Go(func() { _, err := m.Token(t.Context(), name); assert.False(t, told(err)) })
+			time.Sleep(200 * time.Millisecond)
+		}
+		require.NoError(t, m.Close(t.Context()))
+		group.Wait()
+	})
+}

@@ -6,7 +6,7 @@
 // is told to reconnect because of an outage. What it shares with the other processes is in a [Store].
 //
 //	manager := grants.New(config, store, nil)
-//	defer manager.Close(ctx)
+//	defer manager.Close(closing) // not with a ctx that a signal has ended by then
 //
 //	connection, err := manager.Connect(r, state, verifier) // a customer comes back from Apple's consent page
 //	token, err := manager.Token(ctx, connection.Grant)     // before each use, or:

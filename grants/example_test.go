@@ -245,7 +245,8 @@ func ExampleManager_TokenSource() {
 	// Output: true <nil>
 }
 
-// At the end of the process, with time for a request that is under way.
+// At the end of the process, after the HTTP server and before the Store or its pool: with time for a request that is under
+// way, so not with the context that a signal has ended.
 func ExampleManager_Close() {
 	manager, end := newManager()
 	defer end()

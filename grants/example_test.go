@@ -183,6 +183,39 @@ func ExampleOptions() {
 	// Output: refreshed: customer 7
 }
 
+// The client secret comes from a vault: one that was replaced is asked for when Apple refuses the old one.
+func ExampleOptions_clientSecret() {
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	inVault := apple.App.ClientSecret
+	config := &oauth2.Config{ClientID: apple.App.ClientID, Endpoint: apple.Endpoint()} // without a ClientSecret
+	manager := grants.New(config, grants.NewMemoryStore(), &grants.Options{
+		ClientSecret: func(ctx context.Context) (string, error) { // in production: log here if the vault fails
+			fmt.Println("the vault is asked")
+			return inVault, nil
+		},
+	})
+	ctx := context.Background()
+	defer manager.Close(ctx)
+	for _, customer := range []string{"customer 7", "customer 8", "customer 9"} {
+		_ = manager.Put(ctx, customer, apple.ConnectExpired(config.ClientID))
+	}
+
+	_, err := manager.Token(ctx, "customer 7")
+	fmt.Println(err)
+	_, err = manager.Token(ctx, "customer 8")
+	fmt.Println(err)
+	inVault = apple.RotateSecret(config.ClientID)
+	_, err = manager.Token(ctx, "customer 9")
+	fmt.Println(err)
+	// Output:
+	// the vault is asked
+	// <nil>
+	// <nil>
+	// the vault is asked
+	// <nil>
+}
+
 // newManager returns a Manager for a fake Apple, with a customer who has connected.
 func newManager() (*grants.Manager, func()) {
 	apple := applebusinesstest.NewServer(nil)
@@ -246,7 +279,8 @@ func ExampleManager_TokenSource() {
 	// Output: true <nil>
 }
 
-// At the end of the process, with time for a request that is under way.
+// At the end of the process, after the HTTP server and before the Store or its pool: with time for a request that is under
+// way, so not with the context that a signal has ended.
 func ExampleManager_Close() {
 	manager, end := newManager()
 	defer end()

@@ -44,15 +44,17 @@ type Options struct {
 	}
 
 	// OnRefresh is called after each attempt to refresh a grant, for metrics and logs: also after one that sent nothing,
-	// because a sibling was faster or nothing may be sent now, and when a token is stored that could not be at first. The
-	// caller may have its token or its error before. It may be called by several goroutines at once. It must not call
-	// Close. A panic in it is logged.
+	// because the Store had a good token or nothing may be sent now, and when a token is stored that could not be at first.
+	// The caller may have its token or its error before, and RefreshDue may have returned; Close waits for it. It may be
+	// called by several goroutines at once. It must not call Close. A panic in it is logged. Connect does not call it.
 	OnRefresh func(Refresh)
 
 	// ClientSecret returns the app's current client secret, from a vault for example, so that one that was replaced
 	// reaches every process without a restart. It is asked before the first token request and after each response that
-	// says "Invalid client_id or client_secret", once for all who wait, and never more often than that. A nil
-	// ClientSecret means config's.
+	// says "Invalid client_id or client_secret", once for all who wait, and never more often than that; it has 10 seconds.
+	// While it fails nothing is sent, and it is asked again after a second, later after a minute. The error of Token or
+	// Connect then has no advice, and its text does not say why, which may be secret: let ClientSecret log that itself. A
+	// nil ClientSecret means config's; otherwise config's is not used.
 	ClientSecret func(ctx context.Context) (string, error)
 
 	// Origins are where, besides TokenURL's origin, [Manager.Client] may send a grant's token: each a scheme and a host,
@@ -209,8 +211,9 @@ func (m *Manager) now() time.Duration { return time.Since(m.start) }
 // arrived, and stored after that. If the process dies before it is stored, it is lost, and with it perhaps the grant:
 // call Close.
 //
-// After a failure callers get the same error at once, for a second, or for as long as Apple wants to be left alone; that
-// is the error's RetryAfter.
+// After a failure callers get the same error at once: for a second; for longer, up to 5 minutes, if requests for this grant
+// fail again and again; or for as long as Apple wants to be left alone. The RetryAfter of an [*applebusiness.Error] says
+// for how long.
 //
 // The token is the caller's own copy. It holds what a Store keeps: the two tokens, the type and the expiry.
 func (m *Manager) Token(ctx context.Context, grant string) (*oauth2.Token, error) {

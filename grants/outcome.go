@@ -288,9 +288,9 @@ type Refresh struct {
 	Err      error         // nil if there is a good token
 }
 
-// Label returns a label for a metric, out of a bounded set: "ok"; "held" if nothing was sent, on purpose, since others
-// were told to wait or the app is held; "store" for a [*StoreError], "no_grant", "closed"; and for everything else what
-// [applebusiness.Label] says.
+// Label returns a label for a metric, out of a bounded set: "ok", also if the Store had a good token and nothing was sent
+// (see Sent); "held" if nothing was sent, on purpose, since others were told to wait or the app is held; "store" for a
+// [*StoreError], "no_grant", "closed"; and for everything else what [applebusiness.Label] says.
 func (r Refresh) Label() string {
 	if r.Err == nil {
 		return "ok"

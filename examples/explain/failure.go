@@ -112,12 +112,13 @@ func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 
 // known adds the errors that texts, labels and codes tell, each of which may tell one of its own.
 func (f *facts) known(found []*failure) []*failure {
-	if f.isBody || f.isForeign && f.value != "" { // another one's error, which may quote Apple's
+	isForeign := f.isForeign && !containsAny(f.value, "oauth2: ", "applebusiness: ", "http/")
+	if f.isBody || isForeign && f.value != "" { // another one's error, which may quote Apple's
 		return found
 	}
 	for _, text := range f.texts {
 		e := f.fitting(text)
-		isOfAnother := f.isForeign || e.Code == "" && f.isDescribed && codeLike.MatchString(f.value)
+		isOfAnother := isForeign || e.Code == "" && f.isDescribed && codeLike.MatchString(f.value)
 		if !isOfAnother && !(isCommon(text.Reason) && (e.Code == "" || e.Reason == "")) {
 			found = f.add(found, e)
 		}

@@ -259,6 +259,19 @@ func TestReportsFailures(t *testing.T) {
 	assert.Contains(t, stderr.String(), "applebusinesstest: Close: a failure has not come to pass: ")
 }
 
+// What a test looks at is part of its result's key: go test does not take an older program's result for this one's.
+func TestSources(t *testing.T) {
+	for _, pattern := range []string{"*.go", "../../*.go", "../../applebusinesstest/*", "../../internal/*/*.go"} {
+		sources, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		require.NotEmpty(t, sources, pattern)
+		for _, source := range sources {
+			_, err := os.Stat(source)
+			require.NoError(t, err)
+		}
+	}
+}
+
 func TestHelp(t *testing.T) {
 	output, err := exec.Command(binary, "-h").CombinedOutput()
 	require.NoError(t, err)

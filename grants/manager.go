@@ -35,8 +35,12 @@ type Options struct {
 
 	// Limit is asked before each token request, as a *rate.Limiter of golang.org/x/time/rate is; for a whole fleet, the
 	// Limiter of pgxstore. It is called by one goroutine at a time. If it fails, so does the refresh, with a
+<<<<<<< HEAD
 	// [*StoreError], or with [applebusiness.ErrRateLimited] for a [context.DeadlineExceeded]: it has refused to let the
 	// request wait. If it has a method Pause(context.Context, time.Duration) error, that is called after a response with
+=======
+	// [*StoreError]. If it has a method Pause(context.Context, time.Duration) error, that is called after a response with
+>>>>>>> w-adv
 	// status 429, so that the whole fleet waits. A nil Limit is 15 requests a second, the limit that Apple publishes, for
 	// this Manager alone; half of what it was after a response with status 429, from where it recovers.
 	Limit interface {
@@ -437,21 +441,6 @@ func (m *Manager) Delete(ctx context.Context, grant string) error {
 	}
 	m.forget(grant)
 	return nil
-}
-
-// callerError is what a method returns that called the Store with the caller's own context.
-func (m *Manager) callerError(ctx context.Context, grant string, err error) error {
-	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
-		return ended
-	}
-	return m.storeError(grant, err)
-}
-
-func (m *Manager) storeError(grant string, err error, secrets ...*oauth2.Token) *StoreError {
-	if found, ok := m.entries.Load(grant); ok {
-		secrets = append(secrets, m.secrets(found.(*entry))...)
-	}
-	return newStoreError(grant, err, secrets...)
 }
 
 // Invalidate says that the API has answered 401 to token although it has not expired. The next call of Token waits for

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -30,11 +31,9 @@ func (Redirect) LogValue() slog.Value { return slog.StringValue(redirectText) }
 // reads the URL's query whatever the method: Apple documents a POST with the parameters in the query.
 //
 // HEAD, OPTIONS and what a browser fetches ahead (Sec-Purpose, Purpose or X-Moz with "prefetch") are no user who comes back
-// from Apple: the error is [ErrMalformedRedirect], before anything else is looked at. Then comes state. If it cannot be
-// decoded or is repeated, the error is ErrMalformedRedirect. If it differs from the expected state, compared in constant
-// time, or if the expected state is empty, the error is [ErrStateMismatch]. Only then is the rest looked at: the error is
-// the one that Apple sent, also where a code stands beside it, or ErrMalformedRedirect if an OAuth parameter is repeated or
-// there is neither a code nor an error. Another parameter that cannot be decoded counts as absent.
+// from Apple: the error is [ErrMalformedRedirect], before anything else is looked at. It is also the error for a state that
+// cannot be decoded or is repeated. For one that differs from the expected state, compared in constant time, or if that is
+// empty, the error is [ErrStateMismatch]. Only then is the rest looked at, as [ParseRedirect] does.
 //
 // A redirect that is refused for its state may come from anybody. If it claims an error, the text names the claimed code,
 // marked as unverified; errors.Is does not find it.
@@ -74,10 +73,8 @@ func noPerson(r *http.Request) string {
 		return r.Method
 	}
 	for _, name := range [...]string{"Sec-Purpose", "Purpose", "X-Moz"} {
-		for _, value := range r.Header.Values(name) {
-			if strings.Contains(strings.ToLower(value), "prefetch") {
-				return "what a browser fetches ahead"
-			}
+		if strings.Contains(strings.ToLower(strings.Join(r.Header.Values(name), " ")), "prefetch") {
+			return "what a browser fetches ahead"
 		}
 	}
 	return ""
@@ -129,27 +126,14 @@ func decodeRedirect(query string) (redirectQuery, error) {
 	if len(query) > maxBody {
 		return found, malformedRedirect("the query is too long")
 	}
-	var seen [5]bool
+	names := [...]string{"state", "code", "error", "error_description", "error_uri"}
+	values := [...]*string{&found.state, &found.code, &found.errorCode, &found.description, &found.uri}
+	var seen [len(names)]bool
 	for piece := range strings.SplitSeq(query, "&") {
 		rawName, rawValue, _ := strings.Cut(piece, "=")
 		name, nameErr := url.QueryUnescape(rawName)
-		if nameErr != nil {
-			continue
-		}
-		var target *string
-		var i int
-		switch name {
-		case "state":
-			i, target = 0, &found.state
-		case "code":
-			i, target = 1, &found.code
-		case "error":
-			i, target = 2, &found.errorCode
-		case "error_description":
-			i, target = 3, &found.description
-		case "error_uri":
-			i, target = 4, &found.uri
-		default:
+		i := slices.Index(names[:], name)
+		if nameErr != nil || i < 0 {
 			continue
 		}
 		value, valueErr := url.QueryUnescape(rawValue)
@@ -164,7 +148,7 @@ func decodeRedirect(query string) (redirectQuery, error) {
 		case !decodes:
 			found.undecodable = name
 		default:
-			*target = value
+			*values[i] = value
 		}
 		seen[i] = true
 	}
@@ -181,7 +165,7 @@ func (q redirectQuery) result() (string, error) {
 		return "", malformedRedirect(q.repeated + " is repeated")
 	case q.errorCode != "":
 		e := &Error{Endpoint: AuthorizationEndpoint}
-		beside := &tokenRequest{fields: map[string]string{"code": q.code, "state": q.state}} // to be masked as what was sent is
+		beside := tokenRequest{"code": {q.code}, "state": {q.state}} // to be masked as what was sent is
 		e.describe(q.errorCode, q.description, q.uri, beside)
 		if e.Reason == "" && isDenial(e.Code) {
 			e.Reason = ErrUserDenied
@@ -209,21 +193,20 @@ func malformedRedirect(detail string) *Error {
 // URL: the error that Apple documents for it. Nothing is sent. This package never calls it, and Apple may relax a rule, so
 // call it in a test or at start-up rather than before each authorization request.
 //
-// It returns [ErrBadRequest] for what cannot be decoded or repeats a parameter; [ErrMissingParameter] for a missing
-// response_type, client_id, redirect_uri, state or code_challenge; [ErrInvalidResponseType]; [ErrEmptyClientID],
-// [ErrEmptyRedirectURI] and [ErrEmptyScope] for those present but empty; [ErrInvalidRedirectURI] for a redirect URI that
-// is relative or has a fragment; [ErrLocalhostRedirectURI]; [ErrInvalidChallengeMethod]; and [ErrUnsafeState] for a
-// state with characters that need percent-encoding, which Apple does not promise to return as they were.
-//
-// The rules are those of Apple's page on the [authorization request].
+// By the rules of Apple's page on the [authorization request] it returns [ErrBadRequest] for what cannot be decoded or
+// repeats a parameter; [ErrMissingParameter] for a missing response_type, client_id, redirect_uri, state or code_challenge;
+// [ErrInvalidResponseType]; [ErrEmptyClientID], [ErrEmptyRedirectURI] and [ErrEmptyScope] for those present but empty;
+// [ErrInvalidRedirectURI] for a redirect URI that is relative or has a fragment; [ErrLocalhostRedirectURI];
+// [ErrInvalidChallengeMethod]; and [ErrUnsafeState] for a state with characters that need percent-encoding, which Apple does
+// not promise to return as they were.
 //
 // [authorization request]: https://business.apple.com/docs/api/v1/oauth_apps/request_auth_code
 func CheckAuthorizationURL(rawURL string) error {
+	var query url.Values
 	parsed, err := url.Parse(rawURL)
-	if err != nil {
-		return documentedError(ErrBadRequest)
+	if err == nil {
+		query, err = url.ParseQuery(parsed.RawQuery)
 	}
-	query, err := url.ParseQuery(parsed.RawQuery)
 	if err != nil {
 		return documentedError(ErrBadRequest)
 	}
@@ -238,13 +221,14 @@ func CheckAuthorizationURL(rawURL string) error {
 		case parameter.required:
 			wrong = ErrMissingParameter
 		}
-		switch wrong {
-		case "":
-		case ErrMissingParameter:
-			errs = append(errs, missingParameter(parameter.name))
-		default:
-			errs = append(errs, documentedError(wrong))
+		if wrong == "" {
+			continue
 		}
+		e := documentedError(wrong)
+		if wrong == ErrMissingParameter {
+			e.Parameter, e.Description = parameter.name, strings.Replace(e.Description, "<parameter name>", parameter.name, 1)
+		}
+		errs = append(errs, e)
 	}
 	return errors.Join(errs...)
 }
@@ -255,44 +239,30 @@ var authorizationParameters = [...]struct {
 	required bool
 	check    func(value string) Reason
 }{
-	{"response_type", true, only("code", ErrInvalidResponseType)},
-	{"client_id", true, notEmpty(ErrEmptyClientID)},
+	{"response_type", true, func(value string) Reason { return unless(value == "code", ErrInvalidResponseType) }},
+	{"client_id", true, func(value string) Reason { return unless(value != "", ErrEmptyClientID) }},
 	{"redirect_uri", true, checkRedirectURI},
 	{"state", true, checkState},
-	{"code_challenge", true, notEmpty(ErrMissingParameter)},
-	{"code_challenge_method", false, only("S256", ErrInvalidChallengeMethod)},
-	{"scope", false, notEmpty(ErrEmptyScope)},
+	{"code_challenge", true, func(value string) Reason { return unless(value != "", ErrMissingParameter) }},
+	{"code_challenge_method", false, func(value string) Reason { return unless(value == "S256", ErrInvalidChallengeMethod) }},
+	{"scope", false, func(value string) Reason { return unless(value != "", ErrEmptyScope) }},
 }
 
-func only(expected string, otherwise Reason) func(string) Reason {
-	return func(value string) Reason {
-		if value != expected {
-			return otherwise
-		}
+func unless(good bool, otherwise Reason) Reason {
+	if good {
 		return ""
 	}
-}
-
-func notEmpty(otherwise Reason) func(string) Reason {
-	return func(value string) Reason {
-		if value == "" {
-			return otherwise
-		}
-		return ""
-	}
+	return otherwise
 }
 
 // unreserved are the characters that a URL never percent-encodes (RFC 3986 section 2.3).
 const unreserved = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 
 func checkState(state string) Reason {
-	switch {
-	case state == "":
+	if state == "" {
 		return ErrMissingParameter
-	case strings.Trim(state, unreserved) != "":
-		return ErrUnsafeState
 	}
-	return ""
+	return unless(strings.Trim(state, unreserved) == "", ErrUnsafeState)
 }
 
 func checkRedirectURI(redirectURI string) Reason {
@@ -322,13 +292,5 @@ func documentedError(reason Reason) *Error {
 			break
 		}
 	}
-	return e
-}
-
-// missingParameter returns the error that the authorization endpoint would send for the lack of the parameter name.
-func missingParameter(name string) *Error {
-	e := documentedError(ErrMissingParameter)
-	e.Description = strings.Replace(e.Description, "<parameter name>", name, 1)
-	e.Parameter = name
 	return e
 }

@@ -3,6 +3,7 @@ package applebusiness
 import (
 	"iter"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -209,57 +210,48 @@ var catalog = [...]Entry{
 	{AuthorizationEndpoint, 0, CodeServerError, "server error", ErrServer},
 }
 
-// patterns are the documented texts with a part that varies, in the catalog's words before and after it.
+// patterns are the documented texts with a part that varies: a parameter's name, in the characters of RFC 6749 appendix A, or
+// a list of names as Apple writes it ("a, b and c"), which may be empty.
 var patterns = [...]struct {
-	before, after string
-	reason        Reason
-}{
-	{"OAuth 2.0 Parameter: ", " missing", ErrMissingParameter},
-	{"Missing fields in POST body ", " required", ErrMissingFields},
-	{"grant_type is invalid. Accepted values:", "", ErrInvalidGrantType},
-	{"scope is invalid. Accepted values:", "", ErrScopeNotAccepted},
-}
-
-// index is the catalog arranged for matching, so that a match costs the same however long the catalog grows.
-var index = newIndex()
-
-type catalogIndex struct {
-	byText map[string]meaning // by Apple's text, as it is and as foldText leaves it
-	codes  map[Reason][]Code  // that Apple lists
-}
-
-type meaning struct {
+	text   *regexp.Regexp
 	reason Reason
-	codes  []Code
+}{
+	{regexp.MustCompile(`(?i)^OAuth 2\.0 Parameter: ([\w.-]+) missing$`), ErrMissingParameter},
+	{regexp.MustCompile(`(?i)^Missing fields in POST body ` + list + ` required$`), ErrMissingFields},
+	{regexp.MustCompile(`(?i)^grant_type is invalid\. Accepted values:` + list + `$`), ErrInvalidGrantType},
+	{regexp.MustCompile(`(?i)^scope is invalid\. Accepted values:` + list + `$`), ErrScopeNotAccepted},
 }
 
-func newIndex() catalogIndex {
-	index := catalogIndex{byText: make(map[string]meaning), codes: make(map[Reason][]Code)}
+const list = ` ?[\w.-]*(?: ?(?:,| and | or ) ?[\w.-]*)* ?`
+
+// reasons and codes are the catalog arranged for matching, so that a match costs the same however long it grows: by Apple's
+// text, as it is and as foldText leaves it, and by Reason.
+var reasons, codes = newIndex()
+
+func newIndex() (map[string]Reason, map[Reason][]Code) {
+	reasons, codes := make(map[string]Reason), make(map[Reason][]Code)
 	for _, entry := range catalog {
-		index.codes[entry.Reason] = append(index.codes[entry.Reason], entry.Code)
-	}
-	for _, entry := range catalog {
+		codes[entry.Reason] = append(codes[entry.Reason], entry.Code)
 		if entry.Reason != ErrEndpointNotFound { // its text is a code too: see isNotFound
-			found := meaning{entry.Reason, index.codes[entry.Reason]}
-			index.byText[entry.Description], index.byText[foldText(entry.Description)] = found, found
+			reasons[entry.Description], reasons[foldText(entry.Description)] = entry.Reason, entry.Reason
 		}
 	}
-	return index
+	return reasons, codes
 }
 
 // match returns the Reason that a code and a description mean, and the parameter that the description names.
 func match(statusCode int, code Code, description string) (reason Reason, parameter string) {
-	found := index.byText[description]
-	if found.reason == "" {
-		found = index.byText[foldText(description)]
-	}
-	if found.reason == "" {
-		found.reason, parameter = matchPattern(spaceText(description))
-		found.codes = index.codes[found.reason]
+	if reason = matchText(description); reason == "" {
+		text := spaceText(description)
+		for _, pattern := range patterns {
+			if found := pattern.text.FindStringSubmatch(text); found != nil {
+				reason, parameter = pattern.reason, strings.Join(found[1:], "")
+			}
+		}
 	}
 	switch {
-	case found.reason != "" && (code == "" && !isCommonPhrase(found.reason) || slices.Contains(found.codes, code)):
-		return found.reason, parameter
+	case reason != "" && (code == "" && !isCommonPhrase(reason) || slices.Contains(codes[reason], code)):
+		return reason, parameter
 	case statusCode == http.StatusNotFound && isNotFound(code, description):
 		return ErrEndpointNotFound, ""
 	}
@@ -277,26 +269,13 @@ func meansAnything(description string) bool {
 }
 
 // isCatalogText reports whether description is a text of the catalog, apart from those that vary.
-func isCatalogText(description string) bool {
-	return index.byText[description].reason != "" || index.byText[foldText(description)].reason != ""
-}
+func isCatalogText(description string) bool { return matchText(description) != "" }
 
-func matchPattern(text string) (reason Reason, parameter string) {
-	for _, pattern := range patterns {
-		end := len(text) - len(pattern.after)
-		if end < len(pattern.before) || !strings.EqualFold(text[:len(pattern.before)], pattern.before) ||
-			!strings.EqualFold(text[end:], pattern.after) {
-			continue
-		}
-		varying := text[len(pattern.before):end]
-		switch {
-		case pattern.reason == ErrMissingParameter && isName(varying):
-			return pattern.reason, varying
-		case pattern.reason != ErrMissingParameter && isList(varying):
-			return pattern.reason, ""
-		}
+func matchText(description string) Reason {
+	if reason := reasons[description]; reason != "" {
+		return reason
 	}
-	return "", ""
+	return reasons[foldText(description)]
 }
 
 // isNotFound reports whether a response at 404 holds the catalog's row for it, in either order of the columns, or half
@@ -315,22 +294,4 @@ func foldText(text string) string { return strings.ToLower(spaceText(text)) }
 func spaceText(text string) string {
 	words := strings.FieldsFunc(text, func(r rune) bool { return r == ' ' || r == '+' })
 	return strings.TrimRight(strings.Join(words, " "), ". ")
-}
-
-// isName reports whether text is a parameter name in the characters of RFC 6749 appendix A.
-func isName(text string) bool {
-	return text != "" && !strings.ContainsFunc(text, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-._", r))
-	})
-}
-
-// isList reports whether text is a list of names as Apple writes it: "a, b and c", or nothing.
-func isList(text string) bool {
-	text = strings.NewReplacer(" and ", ",", " or ", ",").Replace(strings.ToLower(text))
-	for item := range strings.SplitSeq(text, ",") {
-		if item = strings.TrimSpace(item); item != "" && !isName(item) {
-			return false
-		}
-	}
-	return true
 }

@@ -25,7 +25,7 @@
 //
 // Where to go from here: package grants keeps the grants of all customers alive. [WithJSON], [TokenSource] and [Wrap]
 // are for golang.org/x/oauth2 without it, [ParseTokenResponse] and [ParseTokenError] for an HTTP client of your own,
-// [VerifyRedirect] for the redirect URI, and package applebusinesstest for tests.
+// [VerifyRedirect] for the redirect URI, [LogAttr] for logs, [Label] for metrics, and package applebusinesstest for tests.
 //
 // Every function and method can be called from any number of goroutines. Zero values, a nil *Error, a request without a
 // URL and a nil pointer in an error's tree do no harm, and nothing that comes from outside makes this package panic.
@@ -98,8 +98,7 @@ func (e *Error) Error() string {
 		return prefix + "<nil>"
 	}
 	var parts []string
-	own := e.Reason != "" && e.Reason.Description() == ""
-	if own || e.Reason != "" && e.Code == "" && e.Description == "" {
+	if e.Reason != "" && (e.Reason.Description() == "" || e.Code == "" && e.Description == "") {
 		parts = append(parts, e.Reason.text())
 	}
 	if e.Code != "" {
@@ -111,10 +110,7 @@ func (e *Error) Error() string {
 	if e.detail != "" {
 		parts = append(parts, e.detail)
 	}
-	if len(parts) == 0 {
-		parts = append(parts, "no OAuth error was received")
-	}
-	text := prefix + strings.Join(parts, ": ")
+	text := prefix + cmp.Or(strings.Join(parts, ": "), "no OAuth error was received")
 	if e.StatusCode != 0 {
 		text += " (HTTP " + strconv.Itoa(e.StatusCode) + ")"
 	}
@@ -144,23 +140,18 @@ func (c Code) shown() string {
 	return redact.Code(string(c))
 }
 
-// isKnown reports whether c is one of this package's constants.
+// isKnown reports whether c is one of this package's constants: those with advice of their own, and one without.
 func (c Code) isKnown() bool {
-	switch c {
-	case CodeInvalidRequest, CodeInvalidClient, CodeInvalidGrant, CodeInvalidScope, CodeUnsupportedResponseType,
-		CodeServerError, CodeInternalServerError, CodeNotFound,
-		CodeAccessDenied, CodeUnauthorizedClient, CodeUnsupportedGrantType, CodeTemporarilyUnavailable:
-		return true
-	}
-	return false
+	_, known := adviceByCode[c]
+	return known || c == CodeAccessDenied
 }
 
 // text returns r as renderings show it: bare if it is a label.
 func (r Reason) text() string {
-	if label := redact.Code(string(r)); label == string(r) {
-		return label
+	if redact.Code(string(r)) != string(r) {
+		return strconv.Quote(redact.Mask)
 	}
-	return strconv.Quote(redact.Mask)
+	return string(r)
 }
 
 // Is reports whether target is the Reason or the Code of e. The status never matters.
@@ -198,23 +189,19 @@ func formatText(state fmt.State, verb rune, text string) {
 // MarshalJSON returns an object with the members of RFC 6749 section 5.2 (error, error_description and error_uri) that are
 // known, as [Error.Error] shows them. An error_uri is shown if it is an https URL of nothing but words.
 func (e Error) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
-		Code        string `json:"error,omitempty"`
-		Description string `json:"error_description,omitempty"`
-		URI         string `json:"error_uri,omitempty"`
-	}{e.Code.shown(), e.shownDescription(), redact.URI(e.URI)})
+	return json.Marshal(texts{Error: e.Code.shown(), Description: e.shownDescription(), URI: redact.URI(e.URI)})
 }
 
 // LogValue returns a group of endpoint, code, reason, description, detail, status, parameter, grant_type, request_id,
 // retry_after (a text such as "30s"), response_lost, action and impact; empty ones are left out. detail is what this
 // package found, in a fixed set of words. Texts from outside are shown as in [Error.Error]; a request_id is shown if it
-// is a UUID or made of words and a number. It implements [slog.LogValuer]; [LogAttr] finds an *Error inside another error
+// is a UUID or 26 characters of base32 that are no text in disguise, or made of words and a number. It implements [slog.LogValuer]; [LogAttr] finds an *Error inside another error
 // too.
 func (e *Error) LogValue() slog.Value {
 	if e == nil {
 		return slog.AnyValue(nil)
 	}
-	attrs := make([]slog.Attr, 0, 13)
+	var attrs []slog.Attr
 	add := func(key, value string) {
 		if value != "" {
 			attrs = append(attrs, slog.String(key, value))
@@ -260,23 +247,11 @@ func (e *Error) Timeout() bool { return e != nil && neterr.Timeout(e.err) }
 func (e *Error) Unsent() bool { return e != nil && e.unsent }
 
 // CodeOf returns the Code of the first *Error in err's tree, else the first bare [Code] in it, else "".
-func CodeOf(err error) Code {
-	e := find(err)
-	if e == nil {
-		return ""
-	}
-	return e.Code
-}
+func CodeOf(err error) Code { return cmp.Or(find(err), new(Error)).Code }
 
 // ReasonOf returns the Reason of the first *Error in err's tree, else the first bare [Reason] in it, else "". It serves for
 // a switch; a metric takes [Label], since "" says both that Apple's page has changed and that the error is no OAuth error.
-func ReasonOf(err error) Reason {
-	e := find(err)
-	if e == nil {
-		return ""
-	}
-	return e.Reason
-}
+func ReasonOf(err error) Reason { return cmp.Or(find(err), new(Error)).Reason }
 
 // Label returns a label for a metric, one of a bounded number. It is the label of the [Reason] of what [Wrap] finds in
 // err's tree, or "undocumented" for an OAuth error that Apple's table does not list: if their number rises, Apple's page
@@ -286,21 +261,19 @@ func Label(err error) string {
 	if err == nil {
 		return ""
 	}
-	if e := find(Wrap(err)); e != nil {
-		_, isOurs := adviceByReason[e.Reason]
-		switch {
-		case isOurs:
-			return string(e.Reason)
-		case e.Reason == "" && e.Code != "":
-			return "undocumented"
-		}
-		return "other"
-	}
+	e := find(Wrap(err))
 	switch {
-	case neterr.Is(err, context.Canceled):
+	case e == nil && neterr.Is(err, context.Canceled):
 		return "canceled"
-	case neterr.Of(err).Known:
+	case e == nil && neterr.Of(err).Known:
 		return "network"
+	case e == nil:
+		return "other"
+	case e.Reason == "" && e.Code != "":
+		return "undocumented"
+	}
+	if _, isOurs := adviceByReason[e.Reason]; isOurs {
+		return string(e.Reason)
 	}
 	return "other"
 }
@@ -313,20 +286,20 @@ func Label(err error) string {
 //
 //	slog.Error("refresh failed", "customer", id, applebusiness.LogAttr(err))
 func LogAttr(err error) slog.Attr {
-	const key = "error"
-	if err == nil {
-		return slog.Any(key, nil)
+	var attrs []slog.Attr
+	switch e := find(Wrap(err)); {
+	case err == nil:
+		return slog.Any("error", nil)
+	case e == nil:
+		attrs = append(attrs, slog.String("message", redact.Show(neterr.Text(err), renderedText)))
+		attrs = appendAdvice(attrs, Troubleshoot(err))
+	default:
+		if context := addedContext(err); context != "" {
+			attrs = append(attrs, slog.String("context", context))
+		}
+		attrs = append(attrs, e.LogValue().Group()...)
 	}
-	e := find(Wrap(err))
-	if e == nil {
-		attrs := []slog.Attr{slog.String("message", redact.Show(neterr.Text(err), renderedText))}
-		return slog.Attr{Key: key, Value: slog.GroupValue(appendAdvice(attrs, Troubleshoot(err))...)}
-	}
-	attrs := e.LogValue().Group()
-	if context := addedContext(err); context != "" {
-		attrs = append([]slog.Attr{slog.String("context", context)}, attrs...)
-	}
-	return slog.Attr{Key: key, Value: slog.GroupValue(attrs...)}
+	return slog.Attr{Key: "error", Value: slog.GroupValue(attrs...)}
 }
 
 // addedContext returns what stands in err's text around the failure itself: the outermost error that is not a mere
@@ -335,12 +308,8 @@ func addedContext(err error) string {
 	var failure error
 	neterr.Visit(err, func(node error) bool {
 		switch node.(type) {
-		case *Error, Reason, Code, *url.Error:
+		case *Error, Reason, Code, *url.Error, oauth2Failure:
 			failure = node
-		default:
-			if isOAuth2Failure(node) {
-				failure = node
-			}
 		}
 		return failure != nil
 	})

@@ -131,6 +131,31 @@ func TestLogValue(t *testing.T) {
 	}
 }
 
+// A request id is for Apple's support, so it is in the log; a secret that stands in its place is not.
+func TestRequestIDIsLogged(t *testing.T) {
+	for _, id := range []string{"7f9c24e8-3b1a-4c0d-9e5f-6a7b8c9d0e1f", "ULXRE3CVPI4RR6U2BVWQYQ5YFE", "req-1"} {
+		s := newJSONOnlyServer(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("apple-request-id", id)
+			w.WriteHeader(401)
+			io.WriteString(w, `{"error":"invalid_client","error_description":"Invalid client_id or client_secret"}`)
+		})
+		for _, token := range []string{"rt-SECRET", id, id + "-more", "more-" + strings.ToLower(id)} {
+			_, err := s.config().TokenSource(s.context(), &oauth2.Token{RefreshToken: token}).Token()
+			attr := applebusiness.LogAttr(applebusiness.Wrap(err)).String()
+			if token == "rt-SECRET" || len(id) < 8 { // so short a value is no secret
+				assert.Contains(t, attr, " request_id="+id+" ")
+			} else {
+				assert.Contains(t, attr, " request_id=*** ", token)
+			}
+		}
+	}
+	for _, text := range []string{"rt-SECRET", "ABCDEFGH1234", "NB2W45DFOIZA", "68756e74-6572-322d-6875-6e746572322d", "NB2W45DFOIZC22DVNZ2GK4RSFU"} { // the last two are hunter2-hunter2-
+		e := applebusiness.ParseTokenError(401, http.Header{"Apple-Request-Id": {text}}, nil)
+		assert.Contains(t, e.LogValue().String(), " request_id=*** ", text)
+		assert.Equal(t, text, e.RequestID)
+	}
+}
+
 // The words that Error has of this package's own are in the log, too.
 func TestDetailIsLogged(t *testing.T) {
 	s := newJSONOnlyServer(t, answerWith(200, "<html>Sign in</html>"))

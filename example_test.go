@@ -33,7 +33,7 @@ func Example() {
 		Endpoint:     endpoint,
 	}
 	// A context of the process, because x/oauth2 keeps it for later refreshes, and a client with a Timeout.
-	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: 10 * time.Second})
+	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: 30 * time.Second})
 	ctx = applebusiness.WithJSON(ctx, endpoint.TokenURL)
 
 	// Send the user to Apple, and keep state and verifier on the server for this browser.

@@ -10,6 +10,8 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,10 +52,8 @@ func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "there is no response"}
 	}
 	body, readErr := readResponse(response)
-	if isSuccess(response.StatusCode) {
-		if token := parseToken(body); token != nil {
-			return token, nil
-		}
+	if token := parseToken(body); token != nil && isSuccess(response.StatusCode) {
+		return token, nil
 	}
 	if e := carriedError(response.Request); e != nil {
 		return nil, e
@@ -62,20 +62,18 @@ func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 }
 
 // parseFailure returns the *Error for a response without a token. readErr is what ended the body too early.
-func parseFailure(response *http.Response, body []byte, readErr error, sent *tokenRequest) *Error {
+func parseFailure(response *http.Response, body []byte, readErr error, sent tokenRequest) *Error {
 	e := parseError(response.StatusCode, response.Header, body, sent)
 	e.GrantType = sent.grantType()
-	if readErr != nil {
-		e.err = readErr
-		if e.Code == "" && e.Description == "" {
-			e.Reason, e.detail = ErrNoResponse, "the response was truncated"
-			switch {
-			case neterr.Timeout(readErr):
-				e.detail = "the response timed out"
-			case neterr.Is(readErr, gzip.ErrHeader):
-				e.detail = "the response is labelled gzip and is not"
-			}
-		}
+	if e.err = readErr; readErr == nil || e.Code != "" || e.Description != "" {
+		return e
+	}
+	e.Reason, e.detail = ErrNoResponse, "the response was truncated"
+	switch {
+	case neterr.Timeout(readErr):
+		e.detail = "the response timed out"
+	case neterr.Is(readErr, gzip.ErrHeader):
+		e.detail = "the response is labelled gzip and is not"
 	}
 	return e
 }
@@ -93,37 +91,31 @@ func parseFailure(response *http.Response, body []byte, readErr error, sent *tok
 // milliseconds since 1970.
 //
 // An "error" of several words, or one that is the reason phrase of an HTTP status ("Bad Request", "Unauthorized"), is a
-// framework's page and no OAuth error. A response without RFC 6749's error has a Reason of its own: [ErrRateLimited] at status 429, [ErrUnavailable] at 408,
-// 425 and 5xx except 501, 505 and 511, else [ErrMalformedResponse]. So the empty Reason means that Apple, or somebody who speaks
-// OAuth, sent an error that Apple's table does not list.
+// framework's page and no OAuth error. A response without an OAuth error has a Reason of its own: [ErrRateLimited] at 429,
+// [ErrUnavailable] at 408, 425 and 5xx except 501, 505 and 511, else [ErrMalformedResponse].
 func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
 	return parseError(statusCode, header, body, nil)
 }
 
 // parseError is ParseTokenError with the request, whose values are masked in the texts of the response.
-func parseError(statusCode int, header http.Header, body []byte, sent *tokenRequest) *Error {
+func parseError(statusCode int, header http.Header, body []byte, sent tokenRequest) *Error {
 	body = unzip(body[:min(len(body), maxBody)], maxBody)
 	var parsed struct { // one allocation for both
-		Error       string `json:"error"`
-		Description string `json:"error_description"`
-		URI         string `json:"error_uri"`
-		failure     Error
+		texts
+		failure Error
 	}
-	e := &parsed.failure
+	e, found := &parsed.failure, &parsed.texts
+	if json.Unmarshal(body, &parsed) != nil || found.Error == "" || found.Description == "" { // seldom
+		*found = decodeTexts(body)
+	}
 	e.receive(statusCode, header, sent)
-	if json.Unmarshal(body, &parsed) == nil && parsed.Error != "" && parsed.Description != "" { // as nearly always
-		e.describe(parsed.Error, parsed.Description, parsed.URI, sent)
-		e.classify(parsed.Error, header, body)
-		return e
-	}
-	found := decodeTexts(body)
 	e.describe(cmp.Or(found.Error, found.Code), cmp.Or(found.Description, found.Message), found.URI, sent)
 	e.classify(found.Error, header, body)
 	return e
 }
 
 // receive sets what the status and the header of a response of the token endpoint say.
-func (e *Error) receive(statusCode int, header http.Header, sent *tokenRequest) {
+func (e *Error) receive(statusCode int, header http.Header, sent tokenRequest) {
 	e.Endpoint, e.StatusCode = TokenEndpoint, statusCode
 	if ids := header["Apple-Request-Id"]; len(ids) > 0 { // the canonical name, which Get would check first
 		e.RequestID = redact.Cut(sent.mask(ids[0]), maxCode)
@@ -162,27 +154,26 @@ func isCode(member string) bool {
 // noToken says what the body of a success is that holds no token.
 func noToken(body []byte) string {
 	const without = "a success without an access_token"
-	if body == nil { // nobody has seen it
-		return without
-	}
-	body = bytes.TrimSpace(trimMark(body))
-	found, _, _ := decodeSuccess(body)
+	found, _ := decodeSuccess(body)
+	hasToken, text := isToken(found.AccessToken), bytes.TrimSpace(trimMark(body))
 	switch {
-	case len(body) == 0:
+	case body == nil: // nobody has seen it
+		return without
+	case len(text) == 0:
 		return without + ": the body is empty"
-	case body[0] == '<':
+	case text[0] == '<':
 		return without + ": the body is HTML or XML"
-	case found.AccessToken != nil && found.AccessToken != "" && !isToken(found.AccessToken):
+	case !hasToken && found.AccessToken != nil && found.AccessToken != "":
 		return "a success whose access_token is no token"
-	case found.hasToken() && !found.hasRefreshToken():
+	case hasToken && !found.hasRefreshToken():
 		return "a success whose refresh_token is no token"
-	case found.hasToken():
+	case hasToken:
 		return "a success with an error beside its access_token"
-	case !json.Valid(body) && body[0] == '{':
+	case text[0] == '{' && !json.Valid(text):
 		return without + ": the body is broken JSON"
-	case !json.Valid(body):
+	case !json.Valid(text):
 		return without + ": the body is not JSON"
-	case body[0] != '{':
+	case text[0] != '{':
 		return without + ": the body is JSON, but no object"
 	}
 	return without
@@ -197,115 +188,80 @@ func isEdge(statusCode int, header http.Header, body []byte) bool {
 	case statusCode >= 300 && statusCode <= 399:
 		return len(header["Location"]) == 0
 	case statusCode == http.StatusForbidden || statusCode == http.StatusNotFound:
-		return endsInApple(bytes.TrimSpace(body))
+		return edgePage.Match(body)
 	}
 	return false
 }
 
-// endsInApple reports whether the text of an HTML page ends in "Apple".
-func endsInApple(page []byte) bool {
-	if len(page) == 0 || page[0] != '<' {
-		return false
-	}
-	for bytes.HasSuffix(page, []byte(">")) {
-		page = bytes.TrimSpace(page[:bytes.LastIndexByte(page, '<')])
-	}
-	return bytes.HasSuffix(page, []byte("Apple"))
-}
+var edgePage = regexp.MustCompile(`(?s)^\s*<.*Apple\s*(<[^<]*>\s*)*$`)
 
-// texts is what an error response can hold: RFC 6749's members, and those of other dialects.
+// texts is what an error response can hold: RFC 6749's members, and code and message of other dialects.
 type texts struct {
-	Error       string `json:"error"`
-	Description string `json:"error_description"`
-	URI         string `json:"error_uri"`
-	Code        string `json:"code"`    // of Apple's resource API
-	Message     string `json:"message"` // beside code
+	Error       string `json:"error,omitempty"`
+	Description string `json:"error_description,omitempty"`
+	URI         string `json:"error_uri,omitempty"`
+	Code        string `json:"code,omitempty"`
+	Message     string `json:"message,omitempty"`
 }
 
-// decodeTexts returns whatever members can be read from body.
-func decodeTexts(body []byte) texts {
-	t := new(texts)
-	t.decode(trimMark(body))
-	return *t
-}
-
-func (t *texts) decode(body []byte) {
-	err := json.Unmarshal(body, t)
-	if _, wrongType := errors.AsType[*json.UnmarshalTypeError](err); err == nil || wrongType && body[0] == '{' {
-		var nested struct {
-			Error  json.RawMessage `json:"error"`
-			Errors json.RawMessage `json:"errors"`
-		}
-		_ = json.Unmarshal(body, &nested) // what has a wrong type was skipped above, the others are set
-		t.decodeNested(nested.Errors)
-		t.decodeNested(nested.Error)
-		return
-	}
-	// An array, or broken: read member by member as far as it goes.
+// decodeTexts returns whatever can be read from body: members of an object or of the first one in an array, as far as it
+// goes, or a form.
+func decodeTexts(body []byte) (t texts) {
+	body = trimMark(body)
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	token, _ := decoder.Token()
 	if token == json.Delim('[') {
 		token, _ = decoder.Token()
 	}
-	*t = texts{}
 	if token != json.Delim('{') {
-		t.decodeForm(body)
-		return
+		t.decodeForm(string(bytes.TrimSpace(body)))
+		return t
 	}
 	members := map[string]*string{
-		"error": &t.Error, "error_description": &t.Description, "error_uri": &t.URI,
-		"code": &t.Code, "message": &t.Message,
+		"error": &t.Error, "error_description": &t.Description, "error_uri": &t.URI, "code": &t.Code, "message": &t.Message,
 	}
+	var one, several json.RawMessage
 	for decoder.More() {
-		name, err := decoder.Token()
-		if err != nil {
-			break
-		}
+		token, err := decoder.Token()
 		var value json.RawMessage
-		if decoder.Decode(&value) != nil {
+		if err != nil || decoder.Decode(&value) != nil {
 			break
 		}
-		member, _ := name.(string)
-		if members[member] != nil {
-			_ = json.Unmarshal(value, members[member])
+		name, _ := token.(string)
+		switch name = strings.ToLower(name); name {
+		case "error":
+			one = value
+		case "errors":
+			several = value
 		}
-		if member == "error" || member == "errors" {
-			t.decodeNested(value)
+		if members[name] != nil {
+			_ = json.Unmarshal(value, members[name]) // what has a wrong type is skipped
 		}
 	}
+	t.decodeNested(several)
+	t.decodeNested(one)
+	return t
 }
 
-// decodeNested sets Code and Message, if nothing is set yet, from {"code","message"}, or from the first {"code","detail"}
-// in an array.
+// decodeNested sets Code and Message, if nothing is set yet, from the "errors" or "error" of another dialect.
 func (t *texts) decodeNested(value json.RawMessage) {
 	if len(value) == 0 || *t != (texts{}) {
 		return
 	}
-	type member struct {
-		Code    string `json:"code"`
-		Message string `json:"message"`
-		Title   string `json:"title"`
-		Detail  string `json:"detail"`
+	if value[0] != '[' {
+		value = slices.Concat([]byte("["), value, []byte("]"))
 	}
-	found := make([]member, 1)
-	if value[0] == '[' {
-		_ = json.Unmarshal(value, &found)
-	} else {
-		_ = json.Unmarshal(value, &found[0])
-	}
+	var found []struct{ Code, Message, Detail, Title string }
+	_ = json.Unmarshal(value, &found) // what has a wrong type is skipped
 	if len(found) > 0 {
 		t.Code, t.Message = found[0].Code, cmp.Or(found[0].Message, found[0].Detail, found[0].Title)
 	}
 }
 
-// decodeForm sets RFC 6749's members from a form, if body is nothing but one.
-func (t *texts) decodeForm(body []byte) {
-	text := string(bytes.TrimSpace(body))
-	if !strings.Contains(text, "error=") || strings.ContainsAny(text, " \t\r\n<>\"{}") {
-		return
-	}
+// decodeForm sets RFC 6749's members from a form, if text is nothing but one.
+func (t *texts) decodeForm(text string) {
 	form, err := url.ParseQuery(text)
-	if err == nil {
+	if err == nil && form.Has("error") && !strings.ContainsAny(text, " \t\r\n<>\"{}") {
 		t.Error, t.Description, t.URI = form.Get("error"), form.Get("error_description"), form.Get("error_uri")
 	}
 }
@@ -313,11 +269,11 @@ func (t *texts) decodeForm(body []byte) {
 // success is what a token endpoint's success holds. Members of any type are taken, so that one of a wrong type loses no
 // token.
 type success struct {
-	AccessToken  any `json:"access_token"`
-	TokenType    any `json:"token_type"`
-	RefreshToken any `json:"refresh_token"`
-	ExpiresIn    any `json:"expires_in"`
-	Error        any `json:"error"`
+	AccessToken  any             `json:"access_token"`
+	TokenType    any             `json:"token_type"`
+	RefreshToken any             `json:"refresh_token"`
+	ExpiresIn    json.RawMessage `json:"expires_in"`
+	Error        any             `json:"error"`
 }
 
 // isToken reports whether a member can be an access token or a refresh token: a text of VSCHAR without space.
@@ -326,94 +282,53 @@ func isToken(member any) bool {
 	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-func (s success) hasToken() bool { return isToken(s.AccessToken) }
-
 // hasRefreshToken reports whether the refresh token is one, or absent.
 func (s success) hasRefreshToken() bool {
 	return s.RefreshToken == nil || s.RefreshToken == "" || isToken(s.RefreshToken)
 }
 
-// decodeSuccess returns what of a success the body begins with, the JSON object that it was read from, and whether it is
-// one.
-func decodeSuccess(body []byte) (found success, value []byte, ok bool) {
-	value = trimMark(body)
-	if len(value) == 0 || value[0] != '{' {
-		return success{}, nil, false
-	}
-	if !decodes(value, &found) {
-		found = success{}
-		if value = firstValue(value); !decodes(value, &found) {
-			return success{}, nil, false
-		}
-	}
-	if !isToken(found.TokenType) {
-		found.TokenType = nil
-	}
-	return found, value, found.hasToken() && found.hasRefreshToken() && (found.Error == nil || found.Error == "")
+// decodeSuccess returns what of a success the body begins with, and whether it is one.
+func decodeSuccess(body []byte) (found success, ok bool) {
+	ok = decodeObject(body, &found)
+	return found, ok && isToken(found.AccessToken) && found.hasRefreshToken() && (found.Error == nil || found.Error == "")
+}
+
+// decodeObject decodes the JSON object that body begins with, but for members of a wrong type, and reports whether there
+// is one.
+func decodeObject(body []byte, value any) bool {
+	body = trimMark(body)
+	err := json.NewDecoder(bytes.NewReader(body)).Decode(value)
+	_, wrongType := errors.AsType[*json.UnmarshalTypeError](err)
+	return bytes.HasPrefix(body, []byte("{")) && (err == nil || wrongType)
 }
 
 // parseToken returns the token that the body of a success holds, or nil.
 func parseToken(body []byte) *oauth2.Token {
-	found, value, ok := decodeSuccess(body)
+	found, ok := decodeSuccess(body)
 	if !ok {
 		return nil
 	}
-	var members map[string]any
-	decodes(value, &members)
-	life := parseLife(found.ExpiresIn, value)
-	token := &oauth2.Token{
-		AccessToken:  textMember(found.AccessToken),
-		TokenType:    textMember(found.TokenType),
-		RefreshToken: textMember(found.RefreshToken),
-		Expiry:       time.Now().Add(life),
-		ExpiresIn:    int64(life / time.Second),
+	life := parseLife(found.ExpiresIn)
+	token := &oauth2.Token{Expiry: time.Now().Add(life), ExpiresIn: int64(life / time.Second)}
+	token.AccessToken, _ = found.AccessToken.(string)
+	token.RefreshToken, _ = found.RefreshToken.(string)
+	if isToken(found.TokenType) {
+		token.TokenType, _ = found.TokenType.(string)
 	}
+	var members map[string]any
+	decodeObject(body, &members)
 	return token.WithExtra(members)
 }
 
-// textMember returns a member that is a text, else "".
-func textMember(member any) string {
-	text, _ := member.(string)
-	return text
-}
-
-// decodes reports whether body is JSON that fits into value, but for members of a wrong type.
-func decodes(body []byte, value any) bool {
-	err := json.Unmarshal(body, value)
-	_, wrongType := errors.AsType[*json.UnmarshalTypeError](err)
-	return err == nil || wrongType
-}
-
-// firstValue returns the JSON value that body begins with, whatever follows it.
-func firstValue(body []byte) []byte {
-	var value json.RawMessage
-	if json.NewDecoder(bytes.NewReader(body)).Decode(&value) != nil {
-		return nil
-	}
-	return value
-}
-
 // parseLife returns the life of an access token: what expires_in says in any number or numeric text of seconds, never
-// negative and at most a day; else the documented one. A number that no float64 holds, such as 1e400, has to be read from
-// body.
-func parseLife(member any, body []byte) time.Duration {
-	seconds, ok := member.(float64)
-	if !ok {
-		text, isText := member.(string)
-		if !isText {
-			var exact struct {
-				ExpiresIn json.Number `json:"expires_in"`
-			}
-			_ = json.Unmarshal(body, &exact)
-			text = exact.ExpiresIn.String()
-		}
-		number, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
-		if err != nil && !errors.Is(err, strconv.ErrRange) || math.IsNaN(number) {
-			return documentedLife
-		}
-		seconds = number
+// negative and at most a day; else the documented one.
+func parseLife(member json.RawMessage) time.Duration {
+	var text string
+	if json.Unmarshal(member, &text) != nil {
+		text = string(member)
 	}
-	if seconds > longestLife.Seconds() { // milliseconds, or an instant: such a token would never be refreshed
+	seconds, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) || math.IsNaN(seconds) || seconds > longestLife.Seconds() { // milliseconds, or an instant
 		return documentedLife
 	}
 	return time.Duration(max(seconds, 0)) * time.Second
@@ -421,14 +336,14 @@ func parseLife(member any, body []byte) time.Duration {
 
 // readResponse reads a response's body up to the limit for its status, unzips it if need be, and closes it.
 func readResponse(response *http.Response) ([]byte, error) {
-	limit := maxBody
-	if isSuccess(response.StatusCode) {
-		limit = maxTokenBody
-	}
 	if response.Body == nil {
 		return nil, nil
 	}
 	defer response.Body.Close()
+	limit := maxBody
+	if isSuccess(response.StatusCode) {
+		limit = maxTokenBody
+	}
 	body, err := readAll(response.Body, limit)
 	return unzip(body, limit), err
 }
@@ -460,26 +375,23 @@ func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 
 
 // describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
 // matched.
-func (e *Error) describe(code, description, uri string, sent *tokenRequest) {
-	e.Code = Code(redact.Cut(code, maxCode))
-	e.Description = redact.Cut(description, maxDescription)
-	e.URI = redact.Cut(uri, maxDescription)
+func (e *Error) describe(code, description, uri string, sent tokenRequest) {
+	e.Code, e.Description = Code(redact.Cut(code, maxCode)), redact.Cut(description, maxDescription)
 	e.Reason, e.Parameter = match(e.StatusCode, e.Code, e.Description)
-	if sent == nil {
-		return
-	}
 	if !e.Code.isKnown() {
 		e.Code = Code(redact.Cut(sent.mask(code), maxCode))
 	}
 	if !isCatalogText(e.Description) {
 		e.Description = redact.Cut(sent.mask(description), maxDescription)
 	}
-	e.URI = redact.Cut(sent.mask(uri), maxDescription)
-	e.Parameter = sent.mask(e.Parameter)
+	e.URI, e.Parameter = redact.Cut(sent.mask(uri), maxDescription), sent.mask(e.Parameter)
 }
 
 // readBody returns the body of a request, or why it is not to be sent.
 func readBody(r *http.Request) ([]byte, *Error) {
+	if r.Body == nil {
+		return nil, nil
+	}
 	body, err := readAll(r.Body, maxBody+1)
 	switch {
 	case err != nil:
@@ -492,13 +404,9 @@ func readBody(r *http.Request) ([]byte, *Error) {
 	return body, nil
 }
 
-// readForm returns the fields of a token request's body, and closes it.
-func readForm(r *http.Request) (map[string]string, *Error) {
-	fields := make(map[string]string)
-	if r.Body == nil {
-		return fields, nil
-	}
-	defer r.Body.Close()
+// readForm returns the fields of a token request's body, each of which it has once, and closes it.
+func readForm(r *http.Request) (tokenRequest, *Error) {
+	defer closeBody(r)
 	body, failure := readBody(r)
 	if failure != nil {
 		return nil, failure
@@ -514,7 +422,6 @@ func readForm(r *http.Request) (map[string]string, *Error) {
 		if !utf8.ValidString(name) || !utf8.ValidString(values[0]) {
 			return nil, unsafeRequest("a field of its form is not UTF-8")
 		}
-		fields[name] = values[0]
 	}
-	return fields, nil
+	return tokenRequest(form), nil
 }

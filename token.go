@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"log/slog"
 	"maps"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -51,8 +49,9 @@ func OAuth2Endpoint(authBaseURL, apiBaseURL string) oauth2.Endpoint {
 // ctx holds under [oauth2.HTTPClient], or around [http.DefaultClient] if ctx holds none. That client is not changed, and
 // its Timeout, Jar and CheckRedirect stay in force. To apply WithJSON twice does no harm.
 //
-// That client must send a request once: see [Transport.Base]. Put one with a Timeout into ctx, since http.DefaultClient has none. And give Config.TokenSource a context of the
-// process, not of a request: x/oauth2 keeps it, and every refresh after the request's end would fail.
+// That client must send a request once: see [Transport.Base]. Put one with a Timeout into ctx, since http.DefaultClient
+// has none. And give Config.TokenSource a context of the process, not of a request: x/oauth2 keeps it, and every refresh
+// after the request's end would fail.
 func WithJSON(ctx context.Context, tokenURL string) context.Context {
 	client, _ := ctx.Value(oauth2.HTTPClient).(*http.Client)
 	if client == nil {
@@ -64,8 +63,7 @@ func WithJSON(ctx context.Context, tokenURL string) context.Context {
 }
 
 // Wrap returns an *Error around err if a failure of golang.org/x/oauth2 is anywhere in err's tree: an
-// [*oauth2.RetrieveError] (from Config.Exchange, a TokenSource, clientcredentials, or inside the *url.Error of a
-// client that oauth2.NewClient made), or one of its plain errors, which become [ErrMalformedResponse], [ErrNoResponse] or
+// [*oauth2.RetrieveError], or one of its plain errors, which become [ErrMalformedResponse], [ErrNoResponse] or
 // [ErrNoRefreshToken]. Anything else is returned unchanged: an error with an *Error in its tree, a context's or the
 // network's error, nil.
 //
@@ -76,12 +74,16 @@ func Wrap(err error) error {
 		return parseError(0, nil, nil, nil) // without err, whose nil pointer panics when it is printed
 	}
 	var failed *oauth2.RetrieveError
+	var plain *Error
 	isWrapped := neterr.Visit(err, func(node error) bool {
 		switch node := node.(type) {
 		case *Error:
 			return true
 		case *oauth2.RetrieveError:
 			failed = cmp.Or(failed, node)
+		case interface{ Unwrap() error }, interface{ Unwrap() []error }: // a plain one wraps nothing
+		default:
+			plain = cmp.Or(plain, plainError(neterr.Text(node)))
 		}
 		return false
 	})
@@ -90,9 +92,9 @@ func Wrap(err error) error {
 		return err
 	case failed != nil:
 		return wrapRetrieveError(failed, err)
-	}
-	if plain := findPlain(err); plain != nil {
-		return &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, err: err, unsent: plain.reason == ErrNoRefreshToken}
+	case plain != nil:
+		plain.err = err
+		return plain
 	}
 	return err
 }
@@ -119,13 +121,16 @@ func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
 	} else {
 		e = parseError(response.StatusCode, response.Header, failed.Body, sent)
 	}
-	e.GrantType = sent.grantType()
-	e.err = err
+	e.GrantType, e.err = sent.grantType(), err
 	return e
 }
 
 // plainErrors are the errors of x/oauth2 that have no type, by the beginning of their text.
-var plainErrors = []plainError{
+var plainErrors = []struct {
+	text   string
+	reason Reason
+	detail string
+}{
 	{"oauth2: token expired and refresh token is not set", ErrNoRefreshToken, "the access token has expired and there is no refresh token"},
 	{"oauth2: server response missing access_token", ErrMalformedResponse, "the response holds no access_token"},
 	{"oauth2: cannot parse json", ErrMalformedResponse, "the response is not JSON"},
@@ -133,45 +138,26 @@ var plainErrors = []plainError{
 	{"oauth2: cannot fetch token", ErrNoResponse, "the response could not be read"},
 }
 
-type plainError struct {
-	text   string
-	reason Reason
-	detail string
+// plainError returns an *Error for the text of one of plainErrors, else nil.
+func plainError(text string) *Error {
+	for _, plain := range plainErrors {
+		// What follows is a status if the text was a RetrieveError's.
+		if after, found := strings.CutPrefix(text, plain.text); found && strings.IndexAny(after, "0123456789") != len(": ") {
+			return &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, unsent: plain.reason == ErrNoRefreshToken}
+		}
+	}
+	return nil
 }
 
-// findPlain looks for an untyped error of x/oauth2 in err's tree. None of them wraps another one.
-func findPlain(err error) (found *plainError) {
-	neterr.Visit(err, func(node error) bool {
-		switch node.(type) {
-		case interface{ Unwrap() error }, interface{ Unwrap() []error }:
-			return false
-		}
-		text := neterr.Text(node)
-		for i, plain := range plainErrors {
-			// What follows is a status if the text was a RetrieveError's.
-			if after, ok := strings.CutPrefix(text, plain.text); ok && strings.IndexAny(after, "0123456789") != len(": ") {
-				found = &plainErrors[i]
-				return true
-			}
-		}
-		return false
-	})
-	return found
-}
-
-// isOAuth2Failure reports whether err itself is what Wrap looks for.
-func isOAuth2Failure(err error) bool {
-	_, ok := err.(*oauth2.RetrieveError)
-	return ok
-}
+// oauth2Failure is the error with a type that Wrap looks for.
+type oauth2Failure = *oauth2.RetrieveError
 
 // TokenSource is an [oauth2.TokenSource] around another: it turns failures into an [*Error], saves what has to be
 // saved, and can stop sending requests that must fail.
 //
-// Set the fields before the first call of Token and leave them alone after it. Token can be called concurrently.
-// Callbacks run one at a time, in the goroutine that called Token; other calls wait for them. A callback must not call
-// Token of the same TokenSource: it would wait for itself. A panic in a callback or in Source reaches the caller of
-// Token and leaves nothing locked.
+// Set the fields before the first call of Token and leave them alone after it. Callbacks run one at a time, in the
+// goroutine that called Token; other calls wait for them, so a callback must not call Token of the same TokenSource. A
+// panic in a callback or in Source reaches the caller of Token and leaves nothing locked.
 //
 // A TokenSource knows of no other process. Where several processes refresh one grant and refresh tokens are replaced, only
 // the first one succeeds and the others are told "Invalid refresh_token": use package grants there.
@@ -287,16 +273,19 @@ func copyToken(source oauth2.TokenSource) (*oauth2.Token, error) {
 	if err != nil {
 		return nil, Wrap(err)
 	}
+	var detail string
 	switch {
 	case token == nil:
-		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "the source returned no token"}
+		detail = "the source returned no token"
 	case token.AccessToken != "" && !isToken(token.AccessToken):
-		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "the source returned an access token that is none"}
+		detail = "the source returned an access token that is none"
 	case token.RefreshToken != "" && !isToken(token.RefreshToken):
-		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "the source returned a refresh token that is none"}
+		detail = "the source returned a refresh token that is none"
+	default:
+		copied := *token
+		return &copied, nil
 	}
-	copied := *token
-	return &copied, nil
+	return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: detail}
 }
 
 func isSameToken(a, b *oauth2.Token) bool {
@@ -306,22 +295,18 @@ func isSameToken(a, b *oauth2.Token) bool {
 
 var errNoSource = errors.New(prefix + "the TokenSource has no Source")
 
-// tokenRequest is what a token request carried, a form or JSON, for its grant_type and for what has to be masked. A nil
-// one stands for a request that is not known.
-type tokenRequest struct {
-	body   string
-	fields map[string]string // instead of body, once decoded
-}
+// tokenRequest is what a token request carried, for its grant_type and for what has to be masked; nil if that is not known.
+type tokenRequest url.Values
 
 // readTokenRequest returns nil for a request whose body cannot be had again.
-func readTokenRequest(request *http.Request) *tokenRequest {
+func readTokenRequest(request *http.Request) tokenRequest {
 	if request == nil {
 		return nil
 	}
+	if public, ok := request.Body.(*publicBody); ok {
+		return tokenRequest{"grant_type": {public.grantType}}
+	}
 	if request.GetBody == nil {
-		if public, ok := request.Body.(*publicBody); ok {
-			return &tokenRequest{body: public.form}
-		}
 		return nil
 	}
 	reader, err := request.GetBody()
@@ -333,171 +318,94 @@ func readTokenRequest(request *http.Request) *tokenRequest {
 	if err != nil {
 		return nil
 	}
-	return &tokenRequest{body: string(body)}
-}
-
-// all returns the names and values of the request.
-func (r *tokenRequest) all() iter.Seq2[string, string] {
-	if r.fields == nil && strings.HasPrefix(strings.TrimLeft(r.body, " \t\r\n"), "{") {
-		r.fields = make(map[string]string)
-		var members map[string]any
-		_ = json.Unmarshal([]byte(r.body), &members)
-		for name, value := range members {
-			r.fields[name] = textMember(value)
+	var members map[string]any
+	if !decodeObject(body, &members) {
+		form, _ := url.ParseQuery(strings.ReplaceAll(string(body), ";", "%3B")) // what decodes of it
+		return tokenRequest(form)
+	}
+	fields := make(tokenRequest)
+	for name, value := range members {
+		if text, ok := value.(string); ok {
+			fields[name] = []string{text}
 		}
 	}
-	if r.fields != nil {
-		return maps.All(r.fields)
-	}
-	return func(yield func(string, string) bool) {
-		for field := range strings.SplitSeq(r.body, "&") {
-			name, value, _ := strings.Cut(field, "=")
-			value, err := url.QueryUnescape(value)
-			if err == nil && !yield(name, value) {
-				return
-			}
-		}
-	}
+	return fields
 }
 
 // grantType returns the grant_type, "" if there is none.
-func (r *tokenRequest) grantType() string {
-	if r == nil {
-		return ""
-	}
-	for name, value := range r.all() {
-		if name == "grant_type" {
-			return redact.Cut(value, maxCode)
-		}
-	}
-	return ""
-}
+func (r tokenRequest) grantType() string { return redact.Cut(url.Values(r).Get("grant_type"), maxCode) }
 
 // mask returns text without the values of the request, but for the public grant_type and scope.
-func (r *tokenRequest) mask(text string) string {
-	if r == nil || text == "" {
-		return text
-	}
+func (r tokenRequest) mask(text string) string {
 	var secrets []string
-	for name, value := range r.all() {
+	for name, values := range r {
 		if name != "grant_type" && name != "scope" {
-			secrets = append(secrets, value)
+			secrets = append(secrets, values...)
 		}
 	}
 	return redact.Values(text, secrets...)
 }
 
 // publicRequest returns what of a token request may be seen by whoever gets its response: where it went, and the
-// grant_type.
-func publicRequest(r *http.Request, grantType string) *http.Request {
+// grant_type. It holds the failure that the response means, if there is one.
+func publicRequest(r *http.Request, grantType string, failure *Error) *http.Request {
 	form := url.Values{"grant_type": {grantType}}.Encode()
-	public := &http.Request{
-		Method:        http.MethodPost,
-		URL:           &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path, RawPath: r.URL.RawPath},
-		Proto:         r.Proto,
-		ProtoMajor:    r.ProtoMajor,
-		ProtoMinor:    r.ProtoMinor,
-		Host:          r.Host,
-		Header:        http.Header{"Content-Type": {formType}},
-		ContentLength: int64(len(form)),
-		Response:      r.Response,
-		GetBody:       func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(form)), nil },
-	}
-	public.Body = &publicBody{Reader: strings.NewReader(form), form: form}
-	return public.WithContext(r.Context())
+	public, _ := http.NewRequestWithContext(r.Context(), http.MethodPost, "", strings.NewReader(form))
+	public.URL = &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path, RawPath: r.URL.RawPath}
+	public.Host, public.Response = r.Host, r.Response
+	public.Header.Set("Content-Type", formType)
+	public.Body = &publicBody{public.Body, grantType, failure}
+	return public
 }
 
-// publicBody is the body of a public request, from which readTokenRequest has the form where a RoundTripper dropped GetBody.
+// publicBody is the body of a public request, which tells the grant_type where a RoundTripper dropped GetBody.
 type publicBody struct {
-	*strings.Reader
-	form string
-}
-
-func (*publicBody) Close() error { return nil }
-
-// carried is the value under which a response's Request holds the failure that the response means.
-type carried struct {
-	request *http.Request // not a copy of it, which may be about something else
-	failure *Error
-}
-
-type carriedKey struct{}
-
-// carry returns a copy of request that holds failure.
-func carry(request *http.Request, failure *Error) *http.Request {
-	value := &carried{failure: failure}
-	value.request = request.WithContext(context.WithValue(request.Context(), carriedKey{}, value))
-	return value.request
+	io.ReadCloser
+	grantType string
+	failure   *Error
 }
 
 // carriedError returns the failure that request holds, or nil.
 func carriedError(request *http.Request) *Error {
-	if request == nil {
-		return nil
+	if request != nil {
+		if public, ok := request.Body.(*publicBody); ok {
+			return public.failure
+		}
 	}
-	value, _ := request.Context().Value(carriedKey{}).(*carried)
-	if value == nil || value.request != request {
-		return nil
-	}
-	return value.failure
-}
-
-// wireToken is what x/oauth2 decodes. It rejects the whole body if one member has another type.
-type wireToken struct {
-	AccessToken  string      `json:"access_token"`
-	TokenType    string      `json:"token_type"`
-	RefreshToken string      `json:"refresh_token"`
-	ExpiresIn    json.Number `json:"expires_in"`
-	Error        string      `json:"error"`
-	Description  string      `json:"error_description"`
-	URI          string      `json:"error_uri"`
+	return nil
 }
 
 // fitToken returns the body of a success so that x/oauth2 reads the same token from it as [ParseTokenResponse] does, and
-// nil for one without a token. A body of which it does so anyway is returned as it is.
+// nil for one without a token.
 func fitToken(body []byte) []byte {
-	var plain wireToken
-	if err := json.Unmarshal(trimMark(body), &plain); err == nil && plain.Error == "" && isToken(plain.AccessToken) && isToken(plain.TokenType) &&
-		(plain.RefreshToken == "" || isToken(plain.RefreshToken)) {
-		if seconds, err := plain.ExpiresIn.Int64(); err == nil && seconds > 0 && seconds <= int64(longestLife/time.Second) {
-			return body
-		}
-	}
-	found, value, ok := decodeSuccess(body)
-	if !ok {
+	token := parseToken(body)
+	if token == nil {
 		return nil
 	}
-	members := make(map[string]json.RawMessage)
-	decodes(value, &members)
-	for name := range members {
-		switch strings.ToLower(name) {
-		case "access_token", "token_type", "refresh_token", "expires_in", "error", "error_description", "error_uri":
-			delete(members, name)
-		}
-	}
-	seconds := int64(parseLife(found.ExpiresIn, value) / time.Second)
-	if seconds == 0 {
-		seconds = -1 // x/oauth2 takes 0 for a token that never expires
-	}
-	members["expires_in"] = json.RawMessage(strconv.FormatInt(seconds, 10))
-	for name, member := range map[string]any{"access_token": found.AccessToken, "token_type": found.TokenType, "refresh_token": found.RefreshToken} {
-		if text, ok := member.(string); ok {
-			members[name], _ = json.Marshal(text)
-		}
-	}
-	fitted, _ := json.Marshal(members)
-	return fitted
+	return fit(body, map[string]any{
+		"access_token": token.AccessToken, "token_type": token.TokenType, "refresh_token": token.RefreshToken,
+		"expires_in": cmp.Or(token.ExpiresIn, -1), // x/oauth2 takes 0 for a token that never expires
+	})
 }
 
-// fitError returns the body of a 2xx without a token so that x/oauth2 takes it for an error, and the response with it. A
-// body of which it does so anyway is returned as it is.
-func fitError(body []byte, failure *Error) []byte {
-	var plain wireToken
-	if json.Unmarshal(trimMark(body), &plain) == nil && plain.Error != "" {
-		return body
+// fitError returns the body of a 2xx without a token so that x/oauth2 takes it for an error, and the response with it.
+func fitError(body []byte, e *Error) []byte {
+	return fit(body, map[string]any{"error": cmp.Or(string(e.Code), string(e.Reason)), "error_description": e.Description, "error_uri": e.URI})
+}
+
+// fit returns the JSON object that body begins with, with what x/oauth2 decodes replaced by fields: it rejects the whole body
+// if one member has another type.
+func fit(body []byte, fields map[string]any) []byte {
+	var members map[string]json.RawMessage
+	decodeObject(body, &members)
+	for name, member := range members {
+		switch strings.ToLower(name) {
+		case "access_token", "token_type", "refresh_token", "expires_in", "error", "error_description", "error_uri":
+		default:
+			fields[name] = member
+		}
 	}
-	fitted := *failure
-	fitted.Code = cmp.Or(fitted.Code, Code(fitted.Reason))
-	body, _ = json.Marshal(&fitted)
-	return body
+	maps.DeleteFunc(fields, func(_ string, value any) bool { return value == "" })
+	fitted, _ := json.Marshal(fields)
+	return fitted
 }

@@ -18,9 +18,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
-	"github.com/seed-a5f25c57/applebusiness/internal/redact"
 )
 
 // Transport is an [http.RoundTripper] that sends the form of a token request as JSON, the only content that Apple's
@@ -32,8 +32,7 @@ import (
 // plain http to a host that is not loopback, HTTP Basic credentials (the first of the two requests by which x/oauth2 finds
 // out the AuthStyle; the second then is the only one), a repeated field, a form that does not decode, and one over 64 KiB.
 // No redirect of a token request is followed: the response loses its Location, which http.Client would show in an error,
-// and a request that a redirect of a form with a grant_type caused is refused with [ErrMalformedResponse] and the status
-// of that redirect.
+// and a request that such a redirect caused is refused with [ErrMalformedResponse] and the status of the redirect.
 //
 // A token request has a connection of its own, and asks for no encoding. A kept connection can be dead without a word, or
 // lead to a server that fails, and each refresh that times out on it may be one whose refresh token is spent. The price is
@@ -41,18 +40,16 @@ import (
 //
 // A whole response is returned whatever its status. It is read inside RoundTrip, 1 MiB of a 2xx and 64 KiB of any other.
 // A response that breaks off is returned if it is no 2xx, or if what came is a whole JSON object with an access token.
-// Where nothing can be returned the error is an *Error with [ErrNoResponse], the grant_type and, for errors.Is, the cause:
-// context.DeadlineExceeded, io.ErrUnexpectedEOF, syscall.ECONNREFUSED. RoundTrip ends before the deadline of its request,
-// by a quarter of the time that is left and half a second at most, because http.Client would replace its error at the
-// deadline by one that has lost all that.
+// Where nothing can be returned the error is an *Error with [ErrNoResponse], the grant_type and, for errors.Is, the cause.
+// RoundTrip ends before its request's deadline, by a quarter of the time that is left and half a second at most, because
+// http.Client would replace its error at the deadline by one that has lost all that.
 //
-// x/oauth2 loses what it does not expect, so the body that it gets is made to fit where need be: a gzip is read, JSON is
-// labelled application/json, expires_in becomes a whole number of seconds as [ParseTokenResponse] reads it, and a 2xx that
-// holds no token gets an "error" member. The response's Request holds the URL and the grant_type, and none of the secrets.
+// x/oauth2 loses what it does not expect, so the body that it gets is made to fit: a gzip is read, JSON is labelled
+// application/json, a token is as [ParseTokenResponse] reads it, and a 2xx that holds none gets an "error" member. The
+// response's Request holds the URL and the grant_type, and none of the secrets.
 //
-// Whatever the response says, values of the request are not kept: those of 8 bytes and more stand as *** in the Code,
-// Description, URI, Parameter and RequestID of the *Error, except for grant_type and scope. Texts and codes of the catalog
-// stay as they are, and a success is not touched.
+// Values of the request that have 8 bytes and more, other than grant_type and scope, stand as *** in the Code, Description,
+// URI, Parameter and RequestID of the *Error. Texts and codes of the catalog stay as they are.
 //
 // The zero Transport refuses every POST. A Transport is safe for concurrent use if Base is; it must not be copied.
 type Transport struct {
@@ -65,15 +62,13 @@ type Transport struct {
 	// returns an error.
 	//
 	// Base must send a request once: whoever sends a refresh again spends the refresh token, whose successor was in the lost
-	// response, and reports the refusal of the second. Clients that do so, at least as they come: go-retryablehttp,
-	// failsafe-go, resty v2 and heimdall. Transport counts what is written, as far as Base supports net/http/httptrace: a
-	// refusal after a second write has [Error.ResponseLost].
+	// response, and reports the refusal of the second. So do, as they come, go-retryablehttp, failsafe-go, resty v2 and
+	// heimdall. Where Base supports net/http/httptrace, a refusal after a second write has [Error.ResponseLost].
 	Base http.RoundTripper
 	// OnError is called with each token request that failed, with a response or without, but not with the refused Basic
-	// probe. It is for libraries that hide why: RefreshTokens of zitadel/oidc returns an error of its own type, and
-	// RefreshTokenWithIDToken of goth a text with the status; rclone retries and logs a text, and oauth2-proxy drops the
-	// session. Give such a library an http.Client with this Transport. OnError is called in the goroutine of RoundTrip,
-	// before it returns, and may be called concurrently.
+	// probe. It is for libraries that hide why, such as zitadel/oidc, goth, rclone and oauth2-proxy: give them an http.Client
+	// with this Transport. OnError is called in the goroutine of RoundTrip, before it returns, and may be called
+	// concurrently.
 	OnError func(*Error)
 
 	forwarding atomic.Int32              // requests that are forwarded at the moment
@@ -109,7 +104,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return t.refuse(r, failure)
 	case !isToken:
 		return t.forward(r, t.base())
-	case hasBasicCredentials(r):
+	case headerBegins(r.Header, "Authorization", "Basic"):
 		closeBody(r) // not reported: x/oauth2 sends the request again, as it should be
 		return nil, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body")
 	case !isForm(r):
@@ -119,9 +114,9 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if failure != nil {
 		return t.refuse(r, failure)
 	}
-	response, failure := t.send(&sending{r: r, form: form})
+	response, failure := t.send(r, form)
 	if failure != nil {
-		failure.Endpoint, failure.GrantType = TokenEndpoint, redact.Cut(form["grant_type"], maxCode) // a new *Error, nobody has it yet
+		failure.Endpoint, failure.GrantType = TokenEndpoint, form.grantType() // a new *Error, nobody has it yet
 		return nil, t.report(failure)
 	}
 	return response, nil
@@ -152,17 +147,14 @@ func judge(r *http.Request, tokenURL *url.URL) (isToken bool, failure *Error) {
 		}
 		return true, nil
 	}
-	hasGrantType, failure := lookForGrantType(r)
-	if hasGrantType {
-		failure = unsafeRequest("a form with a grant_type goes to the TokenURL's host, and not to the TokenURL itself")
-	}
-	return false, failure
+	return false, lookForGrantType(r)
 }
 
-// lookForGrantType reports whether r is a form with a grant_type, and leaves its body as it was.
-func lookForGrantType(r *http.Request) (bool, *Error) {
-	if !isForm(r) || r.Body == nil {
-		return false, nil
+// lookForGrantType returns why r must not be sent if it is a form with a grant_type, or one that cannot be read, and leaves
+// its body as it was.
+func lookForGrantType(r *http.Request) *Error {
+	if !isForm(r) {
+		return nil
 	}
 	body, failure := readBody(r)
 	if len(body) > 0 { // a RoundTripper may consume a body, and the next one has to find it whole
@@ -171,67 +163,52 @@ func lookForGrantType(r *http.Request) (bool, *Error) {
 			io.Closer
 		}{bytes.NewReader(body), r.Body}
 	}
-	return hasField(string(body), "grant_type"), failure
-}
-
-// hasField reports whether a form has a field, in whatever letters.
-func hasField(form, field string) bool {
-	for piece := range strings.FieldsFuncSeq(form, func(r rune) bool { return r == '&' || r == ';' }) {
+	for piece := range strings.FieldsFuncSeq(string(body), func(r rune) bool { return r == '&' || r == ';' }) {
 		name, _, _ := strings.Cut(piece, "=")
-		if decoded, err := url.QueryUnescape(name); err == nil && strings.EqualFold(strings.TrimSpace(decoded), field) {
-			return true
+		if name, err := url.QueryUnescape(name); err == nil && strings.EqualFold(strings.TrimSpace(name), "grant_type") {
+			return unsafeRequest("a form with a grant_type goes to the TokenURL's host, and not to the TokenURL itself")
 		}
 	}
-	return false
-}
-
-// sending is a token request on its way.
-type sending struct {
-	r    *http.Request // as it came
-	form map[string]string
-
-	looked, connected atomic.Bool  // for a connection; it had one
-	writes            atomic.Int32 // several where Base sends again
+	return failure
 }
 
 // send sends a token request and returns a whole response, or why there is none.
-func (t *Transport) send(s *sending) (*http.Response, *Error) {
-	if err := s.r.Context().Err(); err != nil {
+func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *Error) {
+	if err := r.Context().Err(); err != nil {
 		return nil, &Error{Reason: ErrNoResponse, detail: "the context had ended before anything was sent", err: err, ended: true, unsent: true}
 	}
-	if s.r.Context().Value(ownBase{t}) != nil {
+	if r.Context().Value(ownBase{t}) != nil {
 		return nil, unsafeRequest(isItsOwnBase)
 	}
-	ctx, cancel := earlierDeadline(context.WithValue(s.r.Context(), ownBase{t}, true))
+	var looked, connected atomic.Bool // for a connection; it had one
+	var writes atomic.Int32           // several where Base sends again
+	ctx, cancel := earlierDeadline(context.WithValue(r.Context(), ownBase{t}, true))
 	defer cancel()
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn:      func(string) { s.looked.Store(true) },
-		GotConn:      func(httptrace.GotConnInfo) { s.connected.Store(true) },
-		WroteHeaders: func() { s.writes.Add(1) },
-	})
-	base, out := t.unkeptBase(), jsonRequest(s.r.WithContext(ctx), s.form)
+	out := jsonRequest(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn:      func(string) { looked.Store(true) },
+		GotConn:      func(httptrace.GotConnInfo) { connected.Store(true) },
+		WroteHeaders: func() { writes.Add(1) },
+	}), r, form)
+	base := t.unkeptBase()
 	if _, ok := base.(*http.Transport); ok {
 		pace(out)
 	}
 	response, err := base.RoundTrip(out)
-	if err == nil && response == nil {
-		err = errNoResult
-	}
-	if err == nil {
+	if err == nil && response != nil {
 		body, readErr := readResponse(response)
-		return t.finish(s, response, body, readErr)
+		response.Request = publicRequest(r, form.grantType(), nil)
+		return t.finish(response, body, readErr, form, writes.Load() > 1)
 	}
 	if e := find(err); e != nil { // another Transport's
 		copied := *e
 		return nil, &copied
 	}
+	if err == nil {
+		return nil, &Error{Reason: ErrNoResponse, detail: strings.TrimPrefix(errNoResult.Error(), prefix), err: errNoResult}
+	}
 	failed := neterr.Of(err)
-	e := &Error{Reason: ErrNoResponse, detail: failed.Words, err: err}
-	e.unsent = !s.connected.Load() && (failed.Unsent || s.looked.Load())
-	switch {
-	case err == errNoResult:
-		e.detail = "the Transport's Base returned neither a response nor an error"
-	case e.unsent:
+	e := &Error{Reason: ErrNoResponse, detail: failed.Words, err: err, unsent: !connected.Load() && (failed.Unsent || looked.Load())}
+	if e.unsent {
 		e.detail += "; nothing was sent"
 	}
 	return nil, e
@@ -239,18 +216,15 @@ func (t *Transport) send(s *sending) (*http.Response, *Error) {
 
 // finish rewrites the response so that x/oauth2 decodes it. If it breaks off and holds nothing, finish returns why there is
 // none.
-func (t *Transport) finish(s *sending, response *http.Response, body []byte, readErr error) (*http.Response, *Error) {
+func (t *Transport) finish(response *http.Response, body []byte, readErr error, sent tokenRequest, again bool) (*http.Response, *Error) {
 	if response.Header == nil {
 		response.Header = make(http.Header)
 	}
-	response.Request = publicRequest(s.r, s.form["grant_type"])
-	if isSuccess(response.StatusCode) {
-		if fitted := fitToken(body); fitted != nil {
-			return withBody(response, fitted), nil
-		}
+	if fitted := fitToken(body); fitted != nil && isSuccess(response.StatusCode) {
+		return withBody(response, fitted), nil
 	}
-	failure := parseFailure(response, body, readErr, &tokenRequest{fields: s.form})
-	failure.ResponseLost = s.writes.Load() > 1 && (failure.Reason == ErrInvalidRefreshToken || failure.Reason == "" && failure.Code == CodeInvalidGrant)
+	failure := parseFailure(response, body, readErr, sent)
+	failure.ResponseLost = again && (failure.Reason == ErrInvalidRefreshToken || failure.Reason == "" && failure.Code == CodeInvalidGrant)
 	switch {
 	case isSuccess(response.StatusCode) && failure.Reason == ErrNoResponse:
 		return nil, failure
@@ -259,14 +233,14 @@ func (t *Transport) finish(s *sending, response *http.Response, body []byte, rea
 	case isRedirect(response) && failure.Reason == ErrMalformedResponse:
 		failure.detail = redirected
 	}
-	return withBody(t.withFailure(response, failure), body), nil
+	return withBody(t.withFailure(response.Request, response, failure), body), nil
 }
 
 // withFailure reports failure, and returns response with it, and without what would make http.Client follow a redirect.
-func (t *Transport) withFailure(response *http.Response, failure *Error) *http.Response {
+func (t *Transport) withFailure(r *http.Request, response *http.Response, failure *Error) *http.Response {
 	deleteHeader(response.Header, "Location")
 	_ = t.report(failure)
-	response.Request = carry(response.Request, failure)
+	response.Request = publicRequest(r, failure.GrantType, failure)
 	return response
 }
 
@@ -274,7 +248,7 @@ func (t *Transport) withFailure(response *http.Response, failure *Error) *http.R
 func (t *Transport) forwardToken(r *http.Request) (*http.Response, error) {
 	response, err := t.forward(r, t.unkeptBase())
 	if err == nil && isRedirect(response) {
-		return t.withFailure(response, redirectRefused(response, r)), nil
+		return t.withFailure(r, response, redirectRefused(response, r)), nil
 	}
 	return response, err
 }
@@ -324,7 +298,7 @@ func (t *Transport) base() http.RoundTripper {
 // would still take one that a request to the API has left there.
 func (t *Transport) unkeptBase() http.RoundTripper {
 	base, ok := t.base().(*http.Transport)
-	if !ok || base == nil {
+	if !ok {
 		return t.base()
 	}
 	found := t.unkept.Load()
@@ -424,48 +398,34 @@ func hostOf(u *url.URL) string { return strings.ToLower(strings.TrimSuffix(u.Hos
 func pathOf(u *url.URL) string { return cmp.Or(u.Opaque, u.EscapedPath(), "/") }
 
 func port(u *url.URL) string {
-	switch {
-	case u.Port() != "":
-		return u.Port()
-	case strings.EqualFold(u.Scheme, "http"):
-		return "80"
-	default:
-		return "443"
+	if strings.EqualFold(u.Scheme, "http") {
+		return cmp.Or(u.Port(), "80")
 	}
+	return cmp.Or(u.Port(), "443")
 }
 
 func isLoopback(u *url.URL) bool {
 	address, err := netip.ParseAddr(hostOf(u))
-	return hostOf(u) == "localhost" || err == nil && address.Unmap().IsLoopback()
+	return hostOf(u) == "localhost" || err == nil && address.IsLoopback()
 }
 
-// headerValues returns all values of a header, however its name is written in the map.
-func headerValues(header http.Header, name string) []string {
-	var values []string
-	for key, several := range header {
-		if strings.EqualFold(key, name) {
-			values = append(values, several...)
+// headerBegins reports whether a value of a header, however its name is written in the map, begins with the word.
+func headerBegins(header http.Header, name, word string) bool {
+	for key, values := range header {
+		if strings.EqualFold(key, name) && slices.ContainsFunc(values, func(value string) bool {
+			fields := strings.FieldsFunc(value, func(r rune) bool { return r == ';' || unicode.IsSpace(r) })
+			return len(fields) > 0 && strings.EqualFold(fields[0], word)
+		}) {
+			return true
 		}
 	}
-	return values
+	return false
 }
+
+func isForm(r *http.Request) bool { return headerBegins(r.Header, "Content-Type", formType) }
 
 func deleteHeader(header http.Header, name string) {
 	maps.DeleteFunc(header, func(key string, _ []string) bool { return strings.EqualFold(key, name) })
-}
-
-func hasBasicCredentials(r *http.Request) bool {
-	return slices.ContainsFunc(headerValues(r.Header, "Authorization"), func(value string) bool {
-		fields := strings.Fields(value)
-		return len(fields) > 0 && strings.EqualFold(fields[0], "Basic")
-	})
-}
-
-func isForm(r *http.Request) bool {
-	return slices.ContainsFunc(headerValues(r.Header, "Content-Type"), func(value string) bool {
-		mediaType, _, _ := strings.Cut(value, ";")
-		return strings.EqualFold(strings.TrimSpace(mediaType), formType)
-	})
 }
 
 const (
@@ -473,10 +433,14 @@ const (
 	jsonType = "application/json"
 )
 
-// jsonRequest returns a copy of r that carries fields as one flat JSON object, on a connection of its own.
-func jsonRequest(r *http.Request, fields map[string]string) *http.Request {
+// jsonRequest returns a copy of r that carries form as one flat JSON object, on a connection of its own.
+func jsonRequest(ctx context.Context, r *http.Request, form tokenRequest) *http.Request {
+	fields := make(map[string]string, len(form))
+	for name, values := range form {
+		fields[name] = values[0]
+	}
 	body, _ := json.Marshal(fields) // strings always marshal
-	out := r.Clone(r.Context())
+	out := r.Clone(ctx)
 	out.Method = http.MethodPost
 	for name, value := range map[string]string{"Content-Type": jsonType, "Accept": jsonType, "Accept-Encoding": "identity"} {
 		deleteHeader(out.Header, name)
@@ -484,9 +448,7 @@ func jsonRequest(r *http.Request, fields map[string]string) *http.Request {
 	}
 	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	out.Body, _ = out.GetBody()
-	out.ContentLength = int64(len(body))
-	out.TransferEncoding = nil
-	out.Close = true
+	out.ContentLength, out.TransferEncoding, out.Close = int64(len(body)), nil, true
 	return out
 }
 
@@ -503,8 +465,7 @@ func earlierDeadline(parent context.Context) (context.Context, context.CancelFun
 func withBody(response *http.Response, body []byte) *http.Response {
 	body = trimMark(body)
 	response.Body = io.NopCloser(bytes.NewReader(body))
-	response.ContentLength = int64(len(body))
-	response.TransferEncoding = nil
+	response.ContentLength, response.TransferEncoding = int64(len(body)), nil
 	if strings.HasSuffix(strings.ToLower(response.Header.Get("Content-Encoding")), "gzip") {
 		response.Header.Del("Content-Encoding") // unzipped by now
 	}

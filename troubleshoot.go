@@ -88,28 +88,18 @@ const (
 )
 
 // Description returns a sentence for c, and "" for a Cause that this package does not know.
-func (c Cause) Description() string {
-	switch c {
-	case CauseAccessRevoked:
-		return "The customer revoked the partner's access to their Apple Business account."
-	case CauseAuthorizationCodeExpired:
-		return "The authorization code was older than 5 minutes."
-	case CauseAuthorizationCodeUsed:
-		return "The authorization code had been used before."
-	case CauseRefreshTokenReplaced:
-		return "Another process refreshed this grant first, and its refresh token is the valid one."
-	case CauseClientSecretReplaced:
-		return "The client secret was replaced at Apple, which ends the old one at once."
-	case CauseAppRemoved:
-		return "The app was deleted at Apple, which ends all its grants."
-	case CauseResponseLost:
-		return "The response to an earlier request was lost, and with it the new refresh token."
-	case CauseVerifierMismatch:
-		return "The code_verifier does not belong to the code_challenge of the authorization request."
-	case CauseUserDenied:
-		return "The user declined on Apple's consent page."
-	}
-	return ""
+func (c Cause) Description() string { return causeSentences[c] }
+
+var causeSentences = map[Cause]string{
+	CauseAccessRevoked:            "The customer revoked the partner's access to their Apple Business account.",
+	CauseAuthorizationCodeExpired: "The authorization code was older than 5 minutes.",
+	CauseAuthorizationCodeUsed:    "The authorization code had been used before.",
+	CauseRefreshTokenReplaced:     "Another process refreshed this grant first, and its refresh token is the valid one.",
+	CauseClientSecretReplaced:     "The client secret was replaced at Apple, which ends the old one at once.",
+	CauseAppRemoved:               "The app was deleted at Apple, which ends all its grants.",
+	CauseResponseLost:             "The response to an earlier request was lost, and with it the new refresh token.",
+	CauseVerifierMismatch:         "The code_verifier does not belong to the code_challenge of the authorization request.",
+	CauseUserDenied:               "The user declined on Apple's consent page.",
 }
 
 // Advice is what to do about an error. The zero Advice means that nothing is known, or that there is no error.
@@ -285,8 +275,6 @@ func (e *Error) noResponseAdvice() Advice {
 	switch {
 	case e.ended:
 		return adviceContextEnded
-	case e.err == nil:
-		return adviceConnection
 	case neterr.Is(e.err, errNoResult):
 		return adviceNoResult
 	case failed.Own:
@@ -317,11 +305,7 @@ func (e *Error) deadGrantAdvice() Advice {
 
 // isOfOneSession reports whether a parameter is one that a single lost session lacks.
 func isOfOneSession(parameter string) bool {
-	switch strings.ToLower(parameter) {
-	case "code", "code_verifier", "refresh_token":
-		return true
-	}
-	return false
+	return slices.Contains([]string{"code", "code_verifier", "refresh_token"}, strings.ToLower(parameter))
 }
 
 // networkAdvice is about an error without an *Error: only what an HTTP client returned may be Apple's.
@@ -352,77 +336,35 @@ func networkAdvice(err error) Advice {
 	return Advice{}
 }
 
-func fixRequest(remedy string) Advice {
-	return Advice{Action: ActionFixRequest, Impact: ImpactApp, Remedy: remedy}
+func advise(action Action, impact Impact, remedy string, causes ...Cause) Advice {
+	return Advice{Action: action, Impact: impact, Causes: causes, Remedy: remedy}
 }
 
-func fixRegistration(remedy string) Advice {
-	return Advice{Action: ActionFixRegistration, Impact: ImpactApp, Remedy: remedy}
-}
+func fixRequest(remedy string) Advice { return advise(ActionFixRequest, ImpactApp, remedy) }
+
+func fixRegistration(remedy string) Advice { return advise(ActionFixRegistration, ImpactApp, remedy) }
 
 // The advice that several errors share.
 var (
-	adviceTransient = Advice{
-		Action: ActionRetry, Impact: ImpactService,
-		Remedy: "Apple's service fails or is overloaded. Try again later with a backoff; nobody has to reconnect.",
-	}
-	adviceConnection = Advice{
-		Action: ActionRetry, Impact: ImpactService,
-		Remedy: "The connection to the endpoint failed or took too long. Try again later with a backoff; nobody has to reconnect.",
-	}
-	adviceSomeConnection = Advice{
-		Action: ActionRetry, Impact: ImpactUnknown,
-		Remedy: "A connection failed or took too long, and the error does not say whose. Try again later with a backoff.",
-	}
-	adviceOwnLimit = Advice{
-		Action: ActionRetry, Impact: ImpactApp,
-		Remedy: "This process has no file descriptor or port left for a connection. Close what is not used, or raise the limit.",
-	}
-	adviceEdge = Advice{
-		Action: ActionRetry, Impact: ImpactService,
-		Remedy: "The response looks like one by which the edge in front of Apple's services drops a request. Try again in a few minutes; nobody has to reconnect.",
-	}
-	adviceUnreachable = Advice{
-		Action: ActionCheckNetwork, Impact: ImpactService,
-		Remedy: "The endpoint cannot be reached. Check the host in the token URL, name resolution, the proxy and the trusted certificates. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile.",
-	}
-	adviceForeign = Advice{
-		Action: ActionCheckNetwork, Impact: ImpactService,
-		Remedy: "The response does not come from Apple's OAuth endpoint. Check the token URL, and what proxy, firewall or gateway stands before it. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile.",
-	}
-	adviceContextEnded = Advice{
-		Action: ActionFixRequest, Impact: ImpactUnknown,
-		Remedy: "Nothing was sent, because the context of the request had ended. x/oauth2 keeps the context that it is given: give it the process's, not that of a request, and leave a request enough of its time.",
-	}
-	adviceNoResult     = fixRequest("Correct the Transport's Base: it returned neither a response nor an error.")
-	adviceUndocumented = Advice{
-		Action: ActionUnknown, Impact: ImpactUnknown,
-		Remedy: "Apple does not document this error. Read its code and description, and ask nobody to reconnect because of it.",
-	}
-	adviceCredentials = Advice{
-		Action: ActionFixRegistration, Impact: ImpactApp, Causes: []Cause{CauseClientSecretReplaced, CauseAppRemoved},
-		Remedy: "Configure the current client_id and client secret in every process. All customers are affected, and none has to reconnect; on a code exchange a customer waits on a page meanwhile.",
-	}
-	adviceClientID = Advice{
-		Action: ActionFixRegistration, Impact: ImpactApp, Causes: []Cause{CauseAppRemoved},
-		Remedy: "Configure the client_id of the app as registered at Apple for this environment.",
-	}
+	adviceTransient           = advise(ActionRetry, ImpactService, "Apple's service fails or is overloaded. Try again later with a backoff; nobody has to reconnect.")
+	adviceConnection          = advise(ActionRetry, ImpactService, "The connection to the endpoint failed or took too long. Try again later with a backoff; nobody has to reconnect.")
+	adviceSomeConnection      = advise(ActionRetry, ImpactUnknown, "A connection failed or took too long, and the error does not say whose. Try again later with a backoff.")
+	adviceOwnLimit            = advise(ActionRetry, ImpactApp, "This process has no file descriptor or port left for a connection. Close what is not used, or raise the limit.")
+	adviceEdge                = advise(ActionRetry, ImpactService, "The response looks like one by which the edge in front of Apple's services drops a request. Try again in a few minutes; nobody has to reconnect.")
+	adviceUnreachable         = advise(ActionCheckNetwork, ImpactService, "The endpoint cannot be reached. Check the host in the token URL, name resolution, the proxy and the trusted certificates. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile.")
+	adviceForeign             = advise(ActionCheckNetwork, ImpactService, "The response does not come from Apple's OAuth endpoint. Check the token URL, and what proxy, firewall or gateway stands before it. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile.")
+	adviceContextEnded        = advise(ActionFixRequest, ImpactUnknown, "Nothing was sent, because the context of the request had ended. x/oauth2 keeps the context that it is given: give it the process's, not that of a request, and leave a request enough of its time.")
+	adviceNoResult            = fixRequest("Correct the Transport's Base: it returned neither a response nor an error.")
+	adviceUndocumented        = advise(ActionUnknown, ImpactUnknown, "Apple does not document this error. Read its code and description, and ask nobody to reconnect because of it.")
+	adviceCredentials         = advise(ActionFixRegistration, ImpactApp, "Configure the current client_id and client secret in every process. All customers are affected, and none has to reconnect; on a code exchange a customer waits on a page meanwhile.", CauseClientSecretReplaced, CauseAppRemoved)
+	adviceClientID            = advise(ActionFixRegistration, ImpactApp, "Configure the client_id of the app as registered at Apple for this environment.", CauseAppRemoved)
 	adviceResponseType        = fixRequest("Send response_type=code in the authorization URL.")
 	adviceGrantType           = fixRequest("Send grant_type as authorization_code, refresh_token or client_credentials.")
 	adviceTokenURL            = fixRequest("Correct the token URL: it is the URL that Apple mailed for this environment, followed by /api/v1/oauth2/token.")
-	adviceMissingOfOneSession = Advice{
-		Action: ActionFixRequest, Impact: ImpactUnknown,
-		Remedy: "Send the parameter that the description names. If it is missing for one customer only, their session or their stored token was lost; if for all, the code that builds the request is wrong.",
-	}
-	adviceDeadCode = Advice{
-		Action: ActionStartOver, Impact: ImpactCustomer, Causes: []Cause{CauseAuthorizationCodeExpired, CauseAuthorizationCodeUsed, CauseVerifierMismatch},
-		Remedy: "The authorization code is expired, was used, or does not belong to the code_verifier. Let the user start over with a new authorization request, and exchange its code once, within 5 minutes, with the verifier of the same attempt.",
-	}
-	adviceDeadGrant = Advice{
-		Action: ActionReauthorize, Impact: ImpactCustomer, Causes: []Cause{CauseAccessRevoked, CauseRefreshTokenReplaced},
-		Remedy: "Read the stored token again. If its refresh token is another one by now, a sibling process has replaced it and the grant is alive; if it is the same, ask this customer to reconnect.",
-	}
-	adviceGrantOfAnotherKind = fixRequest("Only a refresh or a code exchange can have a dead grant. Check the grant_type, client_id and client_secret of this request; a Service Account has no refresh token.")
+	adviceMissingOfOneSession = advise(ActionFixRequest, ImpactUnknown, "Send the parameter that the description names. If it is missing for one customer only, their session or their stored token was lost; if for all, the code that builds the request is wrong.")
+	adviceDeadCode            = advise(ActionStartOver, ImpactCustomer, "The authorization code is expired, was used, or does not belong to the code_verifier. Let the user start over with a new authorization request, and exchange its code once, within 5 minutes, with the verifier of the same attempt.", CauseAuthorizationCodeExpired, CauseAuthorizationCodeUsed, CauseVerifierMismatch)
+	adviceDeadGrant           = advise(ActionReauthorize, ImpactCustomer, "Read the stored token again. If its refresh token is another one by now, another process has replaced it and the customer is still connected; if it is the same, ask this customer to reconnect.", CauseAccessRevoked, CauseRefreshTokenReplaced)
+	adviceGrantOfAnotherKind  = fixRequest("Only a refresh or a code exchange can have a dead grant. Check the grant_type, client_id and client_secret of this request; a Service Account has no refresh token.")
 )
 
 const remedyStartOver = "Apple's service or the way to it failed while this customer connected. Let the user start over with a new authorization request, and do not send an authorization code again that may be spent."
@@ -430,11 +372,8 @@ const remedyStartOver = "Apple's service or the way to it failed while this cust
 // adviceByReason holds the advice for each Reason.
 var adviceByReason = map[Reason]Advice{
 	// Token endpoint
-	ErrInvalidGrantType: adviceGrantType,
-	ErrInvalidRefreshToken: {
-		Action: ActionReauthorize, Impact: ImpactCustomer, Causes: []Cause{CauseAccessRevoked, CauseAuthorizationCodeExpired, CauseRefreshTokenReplaced},
-		Remedy: "Read the stored token again. If its refresh token is another one by now, the grant is alive; if it is the same, ask this customer to reconnect. If an authorization code was sent, let the user start over.",
-	},
+	ErrInvalidGrantType:     adviceGrantType,
+	ErrInvalidRefreshToken:  advise(ActionReauthorize, ImpactCustomer, "Read the stored token again. If its refresh token is another one by now, the grant is alive; if it is the same, ask this customer to reconnect. If an authorization code was sent, let the user start over.", CauseAccessRevoked, CauseAuthorizationCodeExpired, CauseRefreshTokenReplaced),
 	ErrInvalidClientID:      adviceClientID,
 	ErrMissingFields:        fixRequest("Send client_id, client_secret, grant_type and scope in the body."),
 	ErrMissingParameter:     fixRequest("Send the parameter that the description names."),
@@ -460,43 +399,25 @@ var adviceByReason = map[Reason]Advice{
 	ErrEmptyClientID:           fixRequest("Send the app's client_id in the authorization URL; the configuration seems to lack it."),
 
 	// Found by this package
-	ErrStateMismatch: {
-		Action: ActionStartOver, Impact: ImpactCustomer,
-		Remedy: "Refuse the redirect, change nothing that is stored, and let the user start over. If many users see this, their state gets lost: a redirect that arrives by POST brings no SameSite=Lax cookie.",
-	},
-	ErrMalformedRedirect: {
-		Action: ActionStartOver, Impact: ImpactCustomer,
-		Remedy: "Refuse the redirect, change nothing that is stored, and let the user start over.",
-	},
-	ErrUserDenied: {
-		Action: ActionStartOver, Impact: ImpactCustomer, Causes: []Cause{CauseUserDenied},
-		Remedy: "Nothing is broken. The user declined on Apple's consent page, or Apple denied the request because the user may not connect this organisation. Say that the connection was not made, and offer to start over.",
-	},
-	ErrNoResponse: adviceConnection,
-	ErrRateLimited: {
-		Action: ActionRetry, Impact: ImpactApp,
-		Remedy: "The app sends more requests than Apple allows. Wait as long as Retry-After says, and send fewer in all processes together; nobody has to reconnect.",
-	},
+	ErrStateMismatch:      advise(ActionStartOver, ImpactCustomer, "Refuse the redirect, change nothing that is stored, and let the user start over. If many users see this, their state gets lost: a redirect that arrives by POST brings no SameSite=Lax cookie."),
+	ErrMalformedRedirect:  advise(ActionStartOver, ImpactCustomer, "Refuse the redirect, change nothing that is stored, and let the user start over."),
+	ErrUserDenied:         advise(ActionStartOver, ImpactCustomer, "Nothing is broken. The user declined on Apple's consent page, or Apple denied the request because the user may not connect this organisation. Say that the connection was not made, and offer to start over.", CauseUserDenied),
+	ErrNoResponse:         adviceConnection,
+	ErrRateLimited:        advise(ActionRetry, ImpactApp, "The app sends more requests than Apple allows. Wait as long as Retry-After says, and send fewer in all processes together; nobody has to reconnect."),
 	ErrUnavailable:        adviceTransient,
 	ErrMalformedResponse:  adviceForeign,
 	ErrUnsafeTokenRequest: fixRequest("Nothing was sent. Send the credentials in the body (oauth2.AuthStyleInParams), each field once, by https and to the token URL itself. On a code exchange a customer waits on a page meanwhile."),
-	ErrNoRefreshToken: {
-		Action: ActionFixRequest, Impact: ImpactUnknown,
-		Remedy: "Read the stored token again, with its refresh token, and store none without one. If there never was one, ask this customer to connect again; a Service Account asks for a new token with its client credentials instead.",
-	},
-	ErrManyRefusals: fixRegistration("Apple refuses the refresh tokens of many customers at once, which is nobody's revocation. Look for the token URL or the client_id of another environment, for a database that was restored from a backup, and whether Apple has a fault. Ask nobody to reconnect: nothing was written, and the grants work again once this is mended."),
-	ErrUnsafeState:  fixRequest("Build state from letters, digits, '-', '.', '_' and '~', as oauth2.GenerateVerifier does."),
+	ErrNoRefreshToken:     advise(ActionFixRequest, ImpactUnknown, "Read the stored token again, with its refresh token, and store none without one. If there never was one, ask this customer to connect again; a Service Account asks for a new token with its client credentials instead."),
+	ErrManyRefusals:       fixRegistration("Apple refuses the refresh tokens of many customers at once, which is nobody's revocation. Look for the token URL or the client_id of another environment, for a database that was restored from a backup, and whether Apple has a fault. Ask nobody to reconnect: nothing was written, and the grants work again once this is mended."),
+	ErrUnsafeState:        fixRequest("Build state from letters, digits, '-', '.', '_' and '~', as oauth2.GenerateVerifier does."),
 }
 
 // adviceByCode holds the advice for a Code whose text is not in Apple's table. CodeAccessDenied is not among them: at the
 // token endpoint it is no user who declined.
 var adviceByCode = map[Code]Advice{
-	CodeInvalidRequest: fixRequest("Compare each parameter of the request with Apple's page; the description may name the wrong one."),
-	CodeInvalidClient:  adviceCredentials,
-	CodeInvalidGrant: {
-		Action: ActionFixRequest, Impact: ImpactUnknown,
-		Remedy: "Look at grant_type first: this code stands for a wrong grant_type and for a dead grant alike, so ask nobody to reconnect on it alone.",
-	},
+	CodeInvalidRequest:          fixRequest("Compare each parameter of the request with Apple's page; the description may name the wrong one."),
+	CodeInvalidClient:           adviceCredentials,
+	CodeInvalidGrant:            advise(ActionFixRequest, ImpactUnknown, "Look at grant_type first: this code stands for a wrong grant_type and for a dead grant alike, so ask nobody to reconnect on it alone."),
 	CodeInvalidScope:            fixRequest("Correct scope: a Service Account sends business_connect or business, an authorization URL sends none."),
 	CodeUnsupportedResponseType: adviceResponseType,
 	CodeServerError:             adviceTransient,

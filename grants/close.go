@@ -11,8 +11,11 @@ import (
 // and what could not be stored yet is stored, with as many tries as it takes. Close returns nil when that is done. If ctx
 // ends before, it returns an error that names the grants whose newest token is not stored; once no other Close waits,
 // nothing goes on in the background. Call Close again to try again, since after the process has ended those grants are
-// lost. What was on its way from Apple when the last Close gave up is lost then, and named by every later Close. Give ctx
-// more time than a token request can take.
+// lost. What was on its way from Apple when the last Close gave up is lost then, and named by every later Close.
+//
+// Give ctx more time than a token request can take, and never the context that the end of the process has ended, such as
+// that of signal.NotifyContext: with it Close gives up at once. Close the Manager after the HTTP server, whose handlers use
+// it, and before the Store or its pool.
 //
 // After Close every method returns [ErrClosed], and Token even where a token is valid. Close can be called any number of
 // times.

@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -24,15 +23,14 @@ import (
 // DirStore is a [Store] in a folder: for one process, on one server, that must not lose its grants when it ends and has no
 // database. [NewDirStore] makes one; Close ends it.
 //
-// Each grant is a JSON file of mode 0600, whose name is the SHA-256 of the grant's name; the grant's name is in it. A
-// change is written to a temporary file, which is synced and renamed, and the folder is synced, before the method returns:
-// what was acknowledged survives the death of the process at any moment, and a power failure if the disk keeps what it was
-// told to sync. A write that fails, for lack of space for example, leaves the grant as it was.
+// Each grant is a JSON file of mode 0600, named by the SHA-256 of the grant's name, which is in it. A change is written to
+// a temporary file, which is synced and renamed, and the folder is synced, before the method returns: what was acknowledged
+// survives the death of the process at any moment, and a power failure if the disk keeps what it was told to sync. A write
+// that fails, for lack of space for example, leaves the grant as it was.
 //
-// All rows are in memory, with their tokens as they are in the files: Load, Due and Dead read no file, and Lease writes one.
-// Reckon with two syncs for each Put, Lease, Save, Mark, Release and Delete. Writes to different grants wait for each other
-// only by chance. A method whose context ends during a write returns the context's error, and the write goes on; the next
-// change of the grant waits for it.
+// All rows are in memory, with their tokens as they are in the files: Load, Due and Dead read no file, and each other
+// method syncs twice. A method whose context ends during a write returns the context's error, and the write goes on; the
+// next change of the grant waits for it.
 //
 // The clock is this process's. A lease of a process that died is in the file: it runs out when it would have, by the wall
 // clock, and then the record is Unfinished.
@@ -58,12 +56,12 @@ type DirStore struct {
 func NewDirStore(dir string, aead AEAD) (*DirStore, error) {
 	opened, err := openFolder(dir, aead)
 	if err != nil {
-		return nil, fmt.Errorf(prefix+"the folder %s cannot be used: %w", strconv.Quote(dir), err)
+		return nil, fmt.Errorf(prefix+"the folder %q cannot be used: %w", dir, err)
 	}
 	memory := &MemoryStore{folder: opened}
 	if err := opened.readAll(memory); err != nil {
 		_ = opened.close()
-		return nil, fmt.Errorf(prefix+"the folder %s cannot be read: %w", strconv.Quote(dir), err)
+		return nil, fmt.Errorf(prefix+"the folder %q cannot be read: %w", dir, err)
 	}
 	return &DirStore{memory}, nil
 }
@@ -122,8 +120,8 @@ func (s *DirStore) Delete(ctx context.Context, grant string) error {
 }
 
 // Due implements [Store]. It looks at every grant in memory, and is never stale.
-func (s *DirStore) Due(ctx context.Context, before time.Duration, limit int) ([]string, error) {
-	return s.rows().Due(ctx, before, limit)
+func (s *DirStore) Due(ctx context.Context, within time.Duration, limit int) ([]string, error) {
+	return s.rows().Due(ctx, within, limit)
 }
 
 // Dead implements [Store].
@@ -165,6 +163,10 @@ func openFolder(dir string, aead AEAD) (*folder, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, err
 	}
+	if parent, err := os.Open(filepath.Dir(path)); err == nil { // in which it may be new; one that cannot be read is older
+		_ = syncFolder(parent)
+		_ = parent.Close()
+	}
 	f := &folder{path: path, aead: aead, damaged: make(map[hash]*row)}
 	for i := range f.busy {
 		f.busy[i] = make(chan struct{}, 1)
@@ -181,10 +183,10 @@ func openFolder(dir string, aead AEAD) (*folder, error) {
 }
 
 func (f *folder) usable() error {
-	if !f.isOpen.Load() {
-		return errDirClosed
+	if f.isOpen.Load() {
+		return nil
 	}
-	return nil
+	return errDirClosed
 }
 
 func (f *folder) close() error {
@@ -250,10 +252,10 @@ func (f *folder) change(ctx context.Context, memory *MemoryStore, grant string, 
 	}()
 	select {
 	case err = <-written:
-		return err
 	case <-ctx.Done():
-		return ctx.Err()
+		err = ctx.Err()
 	}
+	return err
 }
 
 // write makes content what the grant's file holds, also after a crash at any moment. No content removes it.
@@ -281,9 +283,7 @@ func (f *folder) writeFile(path, temporary string, content []byte) error {
 	if err == nil {
 		err = file.Sync()
 	}
-	if closed := file.Close(); err == nil {
-		err = closed
-	}
+	err = errors.Join(err, file.Close())
 	if err == nil {
 		err = os.Rename(temporary, path)
 	}
@@ -387,7 +387,7 @@ func readRow(path string, h hash) (string, *row, error) {
 	err = json.Unmarshal(content, &stored)
 	dead, verdictErr := UnmarshalVerdict(stored.Dead)
 	if err != nil || verdictErr != nil || hashOf(stored.Grant) != h || len(stored.Token) == 0 {
-		return "", nil, errors.New(prefix + "the grant's file " + strconv.Quote(path) + " was cut, changed or renamed")
+		return "", nil, fmt.Errorf(prefix+"the grant's file %q was cut, changed or renamed", path)
 	}
 	return stored.Grant, &row{
 		Record: Record{

@@ -106,7 +106,7 @@ func shown(text string, tokens ...*oauth2.Token) string {
 			secrets = append(secrets, token.AccessToken, token.RefreshToken)
 		}
 	}
-	return redact.Show(redact.Values(text, secrets...), maxErrorText)
+	return redact.Show(redact.Values(strings.TrimPrefix(text, prefix), secrets...), maxErrorText)
 }
 
 // callerError is what a method returns that called the Store with the caller's own context.

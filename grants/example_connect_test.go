@@ -103,9 +103,13 @@ func ExampleManager_Connect() {
 	}
 	arrive(started.Result().Cookies())
 	arrive(started.Result().Cookies()) // the browser loads the page again
-	arrive(nil)                        // another browser
+	arrive(nil)                        // another browser, which reads:
+	shown := httptest.NewRecorder()
+	notConnected(shown, httptest.NewRequest(http.MethodGet, "/not-connected?action=start_over", nil))
+	fmt.Print(shown.Body)
 	// Output:
 	// /connected
 	// /connected
 	// /not-connected?action=start_over
+	// The connection was not made. Please connect again.
 }

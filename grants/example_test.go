@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -167,7 +168,7 @@ func ExampleOptions() {
 		OnRefresh: func(refresh grants.Refresh) {
 			switch {
 			case refresh.Err != nil:
-				fmt.Println("failed:", refresh.Grant, applebusiness.ReasonOf(refresh.Err))
+				fmt.Println("failed:", refresh.Grant, refresh.Label())
 			case refresh.Unsaved:
 				fmt.Println("not stored yet:", refresh.Grant)
 			case refresh.Sent:
@@ -182,6 +183,39 @@ func ExampleOptions() {
 	// Output: refreshed: customer 7
 }
 
+// The client secret comes from a vault: one that was replaced is asked for when Apple refuses the old one.
+func ExampleOptions_clientSecret() {
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	inVault := apple.App.ClientSecret
+	config := &oauth2.Config{ClientID: apple.App.ClientID, Endpoint: apple.Endpoint()} // without a ClientSecret
+	manager := grants.New(config, grants.NewMemoryStore(), &grants.Options{
+		ClientSecret: func(ctx context.Context) (string, error) { // in production: log here if the vault fails
+			fmt.Println("the vault is asked")
+			return inVault, nil
+		},
+	})
+	ctx := context.Background()
+	defer manager.Close(ctx)
+	for _, customer := range []string{"customer 7", "customer 8", "customer 9"} {
+		_ = manager.Put(ctx, customer, apple.ConnectExpired(config.ClientID))
+	}
+
+	_, err := manager.Token(ctx, "customer 7")
+	fmt.Println(err)
+	_, err = manager.Token(ctx, "customer 8")
+	fmt.Println(err)
+	inVault = apple.RotateSecret(config.ClientID)
+	_, err = manager.Token(ctx, "customer 9")
+	fmt.Println(err)
+	// Output:
+	// the vault is asked
+	// <nil>
+	// <nil>
+	// the vault is asked
+	// <nil>
+}
+
 // newManager returns a Manager for a fake Apple, with a customer who has connected.
 func newManager() (*grants.Manager, func()) {
 	apple := applebusinesstest.NewServer(nil)
@@ -193,7 +227,7 @@ func newManager() (*grants.Manager, func()) {
 	return manager, apple.Close
 }
 
-// One Manager for each process. With pgxstore, the Store and the Limit are pgxstore.New(pool, nil) and its Limiter(15).
+// One Manager for each process. With pgxstore, the Store and the Limit are pgxstore.New(pool, nil) and its Limiter(12).
 func ExampleNew() {
 	apple := applebusinesstest.NewServer(nil) // in production: Apple's two URLs, see applebusiness.OAuth2Endpoint
 	defer apple.Close()
@@ -245,7 +279,8 @@ func ExampleManager_TokenSource() {
 	// Output: true <nil>
 }
 
-// At the end of the process, with time for a request that is under way.
+// At the end of the process, after the HTTP server and before the Store or its pool: with time for a request that is under
+// way, so not with the context that a signal has ended.
 func ExampleManager_Close() {
 	manager, end := newManager()
 	defer end()
@@ -260,8 +295,13 @@ func ExampleManager_Close() {
 }
 
 func ExampleRefresh_Label() {
+	var mu sync.Mutex
 	requests := make(map[string]int) // in production: a counter with this label
-	options := &grants.Options{OnRefresh: func(refresh grants.Refresh) { requests[refresh.Label()]++ }}
+	options := &grants.Options{OnRefresh: func(refresh grants.Refresh) {
+		mu.Lock()
+		defer mu.Unlock()
+		requests[refresh.Label()]++
+	}}
 	apple := applebusinesstest.NewServer(nil)
 	defer apple.Close()
 	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
@@ -270,7 +310,9 @@ func ExampleRefresh_Label() {
 	_ = manager.Put(ctx, "customer 7", apple.ConnectExpired(config.ClientID))
 	_, _ = manager.Token(ctx, "customer 7")
 	_, _ = manager.Token(ctx, "customer 8")
-	_ = manager.Close(ctx)
+	_ = manager.Close(ctx) // it waits for OnRefresh, too
+	mu.Lock()
+	defer mu.Unlock()
 	fmt.Println(requests)
 	// Output: map[no_grant:1 ok:1]
 }

@@ -35,7 +35,12 @@ type Options struct {
 
 	// Limit is asked before each token request, as a *rate.Limiter of golang.org/x/time/rate is; for a whole fleet, the
 	// Limiter of pgxstore. It is called by one goroutine at a time. If it fails, so does the refresh, with a
+<<<<<<< HEAD
+	// [*StoreError], or with [applebusiness.ErrRateLimited] for a [context.DeadlineExceeded]: it has refused to let the
+	// request wait. If it has a method Pause(context.Context, time.Duration) error, that is called after a response with
+=======
 	// [*StoreError]. If it has a method Pause(context.Context, time.Duration) error, that is called after a response with
+>>>>>>> w-adv
 	// status 429, so that the whole fleet waits. A nil Limit is 15 requests a second, the limit that Apple publishes, for
 	// this Manager alone; half of what it was after a response with status 429, from where it recovers.
 	Limit interface {
@@ -43,15 +48,17 @@ type Options struct {
 	}
 
 	// OnRefresh is called after each attempt to refresh a grant, for metrics and logs: also after one that sent nothing,
-	// because a sibling was faster or nothing may be sent now, and when a token is stored that could not be at first. The
-	// caller may have its token or its error before. It may be called by several goroutines at once. It must not call
-	// Close. A panic in it is logged.
+	// because the Store had a good token or nothing may be sent now, and when a token is stored that could not be at first.
+	// The caller may have its token or its error before, and RefreshDue may have returned; Close waits for it. It may be
+	// called by several goroutines at once. It must not call Close. A panic in it is logged. Connect does not call it.
 	OnRefresh func(Refresh)
 
 	// ClientSecret returns the app's current client secret, from a vault for example, so that one that was replaced
 	// reaches every process without a restart. It is asked before the first token request and after each response that
-	// says "Invalid client_id or client_secret", once for all who wait, and never more often than that. A nil
-	// ClientSecret means config's.
+	// says "Invalid client_id or client_secret", once for all who wait, and never more often than that; it has 10 seconds.
+	// While it fails nothing is sent, and it is asked again after a second, later after a minute. The error of Token or
+	// Connect then has no advice, and its text does not say why, which may be secret: let ClientSecret log that itself. A
+	// nil ClientSecret means config's; otherwise config's is not used.
 	ClientSecret func(ctx context.Context) (string, error)
 
 	// Origins are where, besides TokenURL's origin, [Manager.Client] may send a grant's token: each a scheme and a host,
@@ -62,39 +69,6 @@ type Options struct {
 	// that the app is held, that tokens cannot be stored, and when each of that is over. Nothing is logged for each request,
 	// and nothing secret. A nil Logger is [slog.Default].
 	Logger *slog.Logger
-}
-
-// Refresh is what [Options.OnRefresh] is told about one attempt. Nothing in it is secret.
-type Refresh struct {
-	Grant    string
-	Start    time.Time
-	Duration time.Duration // until the callers had their token or their error
-	Waited   time.Duration // the part of Duration spent waiting for Limit and for a sibling's lease
-	Sent     bool          // whether a request was sent; otherwise the Store had a good token, or nothing could be sent
-	Unsaved  bool          // whether the token could not be stored at the first try; Manager tries on
-	Err      error         // nil if there is a good token
-}
-
-// Label returns a label for a metric, out of a bounded set: "ok"; "held" if nothing was sent, on purpose, since others
-// were told to wait or the app is held; "store" for a [*StoreError], "no_grant", "closed"; and for everything else what
-// [applebusiness.Label] says.
-func (r Refresh) Label() string {
-	if r.Err == nil {
-		return "ok"
-	}
-	if _, ok := errors.AsType[*StoreError](r.Err); ok {
-		return "store"
-	}
-	switch {
-	case errors.Is(r.Err, ErrNoGrant):
-		return "no_grant"
-	case errors.Is(r.Err, ErrClosed):
-		return "closed"
-	}
-	if e, ok := errors.AsType[*applebusiness.Error](r.Err); ok && !r.Sent && e.RetryAfter > 0 {
-		return "held"
-	}
-	return applebusiness.Label(r.Err)
 }
 
 // Manager hands out the tokens of all grants of a partner, and refreshes them: once for all callers, and once for all
@@ -241,8 +215,9 @@ func (m *Manager) now() time.Duration { return time.Since(m.start) }
 // arrived, and stored after that. If the process dies before it is stored, it is lost, and with it perhaps the grant:
 // call Close.
 //
-// After a failure callers get the same error at once, for a second, or for as long as Apple wants to be left alone; that
-// is the error's RetryAfter.
+// After a failure callers get the same error at once: for a second; for longer, up to 5 minutes, if requests for this grant
+// fail again and again; or for as long as Apple wants to be left alone. The RetryAfter of an [*applebusiness.Error] says
+// for how long.
 //
 // The token is the caller's own copy. It holds what a Store keeps: the two tokens, the type and the expiry.
 func (m *Manager) Token(ctx context.Context, grant string) (*oauth2.Token, error) {

@@ -236,7 +236,7 @@ func (s *MemoryStore) Delete(ctx context.Context, grant string) error {
 }
 
 // Due implements [Store]. It looks at every grant, and is never stale.
-func (s *MemoryStore) Due(ctx context.Context, before time.Duration, limit int) ([]string, error) {
+func (s *MemoryStore) Due(ctx context.Context, within time.Duration, limit int) ([]string, error) {
 	if err := s.usable(ctx); err != nil {
 		return nil, err
 	}
@@ -249,7 +249,7 @@ func (s *MemoryStore) Due(ctx context.Context, before time.Duration, limit int) 
 	now := time.Now()
 	for grant, row := range s.grants {
 		expiry := row.Token.Expiry
-		if row.Dead == nil && !row.leased(now) && !row.RetryAt.After(now) && !expiry.IsZero() && !expiry.After(now.Add(before)) {
+		if row.Dead == nil && !row.leased(now) && !row.RetryAt.After(now) && !expiry.IsZero() && !expiry.After(now.Add(within)) {
 			due = append(due, candidate{grant, expiry})
 		}
 	}

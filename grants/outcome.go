@@ -276,3 +276,36 @@ func (a *attempt) mark(version int64, mark Mark) error {
 	a.spare()
 	return err
 }
+
+// Refresh is what [Options.OnRefresh] is told about one attempt. Nothing in it is secret.
+type Refresh struct {
+	Grant    string
+	Start    time.Time
+	Duration time.Duration // until the callers had their token or their error
+	Waited   time.Duration // the part of Duration spent waiting for Limit and for a sibling's lease
+	Sent     bool          // whether a request was sent; otherwise the Store had a good token, or nothing could be sent
+	Unsaved  bool          // whether the token could not be stored at the first try; Manager tries on
+	Err      error         // nil if there is a good token
+}
+
+// Label returns a label for a metric, out of a bounded set: "ok", also if the Store had a good token and nothing was sent
+// (see Sent); "held" if nothing was sent, on purpose, since others were told to wait or the app is held; "store" for a
+// [*StoreError], "no_grant", "closed"; and for everything else what [applebusiness.Label] says.
+func (r Refresh) Label() string {
+	if r.Err == nil {
+		return "ok"
+	}
+	if _, ok := errors.AsType[*StoreError](r.Err); ok {
+		return "store"
+	}
+	switch {
+	case errors.Is(r.Err, ErrNoGrant):
+		return "no_grant"
+	case errors.Is(r.Err, ErrClosed):
+		return "closed"
+	}
+	if e, ok := errors.AsType[*applebusiness.Error](r.Err); ok && !r.Sent && e.RetryAfter > 0 {
+		return "held"
+	}
+	return applebusiness.Label(r.Err)
+}

@@ -116,9 +116,9 @@ type Store interface {
 	Delete(ctx context.Context, grant string) error
 
 	// Due returns at most limit grants that are alive, not leased, whose RetryAt has passed, and whose token expires within
-	// before from now, the soonest first. A negative before means tokens that expired at least that long ago. It may be
+	// the given time, the soonest first. A negative within means tokens that expired at least that long ago. The list may be
 	// stale, and read from a replica: it is a hint. A token without an Expiry is never due.
-	Due(ctx context.Context, before time.Duration, limit int) ([]string, error)
+	Due(ctx context.Context, within time.Duration, limit int) ([]string, error)
 
 	// Dead returns at most limit grants that have been dead for at least the duration since, the longest dead first, and by
 	// name among those that died at the same instant. It begins with the first one that comes after the given one in this

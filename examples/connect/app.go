@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -22,46 +23,45 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
-const (
-	loginLife      = 10 * time.Minute // as long as the Manager knows what became of a redirect
-	connectTimeout = time.Minute      // for all that Apple and the database are asked
-)
-
 // app is the partner's web application.
 type app struct {
 	config      *oauth2.Config
 	store       grants.Store
 	manager     *grants.Manager
 	redirectURL *url.URL
+	home        string // the URL to open
 	login       string // and a state are the name of the cookie that has the verifier: each tab of a browser can have one
 	file        string // of the connections; "": they are in memory only
 	log         *slog.Logger
 	fake        *applebusinesstest.Server // nil in a real environment
 
-	mu          sync.Mutex             // guards what follows; not held during a request
-	connections map[string]*connection // by the id of the company, which is the grant's name
-	failure     error                  // the last attempt to connect that failed, for the operator
+	mu          sync.Mutex            // guards what follows; not held during a request
+	connections map[string]connection // by the id of the company, which is the grant's name
+	failure     error                 // the last attempt to connect that failed, for the operator
 	failed      time.Time
 }
 
-// connection is what this program knows of a company beside its grant.
+// connection is what this program knows of a company beside its grant, and what the page shows of that.
 type connection struct {
-	ID        string
-	Name      string
-	Since     time.Time
-	refreshed time.Time
-	err       error // of the last refresh
-	retryAt   time.Time
+	ID, Name         string
+	Since            time.Time
+	Err              error     `json:"-"` // of the last refresh, or why the grant is dead
+	RetryAt, Expires time.Time `json:"-"`
 }
 
 // newApp returns the web application for settings that are checked. Close the manager at the end.
 func newApp(s settings, store grants.Store, fake *applebusinesstest.Server, log *slog.Logger) (*app, error) {
-	a := &app{config: s.config(), store: store, login: "login-", log: log, fake: fake, connections: make(map[string]*connection)}
+	a := &app{config: s.config(), store: store, login: "login-", log: log, fake: fake, connections: make(map[string]connection)}
 	a.redirectURL, _ = url.Parse(s.redirectURL)
 	if a.redirectURL.Scheme == "https" {
 		a.login = "__Host-login-"
 	}
-	a.manager = grants.New(a.config, store, &grants.Options{HTTPClient: &http.Client{Timeout: appleTimeout}, OnRefresh: a.noteRefresh})
+	a.home = a.redirectURL.Scheme + "://" + a.redirectURL.Host + "/"
+	a.manager = grants.New(a.config, store, &grants.Options{HTTPClient: &http.Client{Timeout: appleTimeout}, OnRefresh: func(r grants.Refresh) {
+		if a.note(r.Grant, r.Err); r.Err != nil {
+			log.Error("refresh failed", "grant", r.Grant, applebusiness.LogAttr(r.Err))
+		}
+	}})
 	if s.dir == "" {
 		return a, nil
 	}
@@ -76,34 +76,54 @@ func newApp(s settings, store grants.Store, fake *applebusinesstest.Server, log 
 func (a *app) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", a.list)
-	mux.HandleFunc("GET /style.css", serveStyle)
+	mux.Handle("GET /style.css", http.FileServerFS(files))
 	mux.HandleFunc("GET /connect", a.connect)
-	mux.HandleFunc("GET /not-connected", notConnected)
-	mux.HandleFunc("GET /other", a.other)
+	mux.HandleFunc("GET /not-connected", func(w http.ResponseWriter, r *http.Request) {
+		// It is no success, or a browser could show what it has fetched ahead. What an engineer needs to know is elsewhere.
+		write(w, http.StatusBadRequest, "not connected", applebusiness.Action(r.FormValue("action")))
+	})
+	mux.HandleFunc("GET /other", func(w http.ResponseWriter, r *http.Request) {
+		write(w, http.StatusOK, "other", []connection{a.find(r.FormValue("connected")), a.find(r.FormValue("expected"))})
+	})
 	// Apple's POST comes from another site, and what protects it is state.
 	mux.HandleFunc("GET "+a.redirectURL.Path, a.redirect)
 	mux.HandleFunc("POST "+a.redirectURL.Path, a.redirect)
 	protection := http.NewCrossOriginProtection()
-	handleForm := func(path string, handler http.HandlerFunc) { mux.Handle("POST "+path, protection.Handler(handler)) }
+	handleForm := func(path string, do func(ctx context.Context, id string) error) {
+		mux.Handle("POST "+path, protection.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			id := r.PathValue("id")
+			err := do(r.Context(), id)
+			a.log.Info("form", "path", path, "grant", id, applebusiness.LogAttr(err))
+			if errors.Is(err, grants.ErrNoGrant) {
+				write(w, http.StatusNotFound, "none", nil)
+				return
+			}
+			http.Redirect(w, r, "/#"+url.PathEscape(id), http.StatusSeeOther)
+		})))
+	}
 	handleForm("/connections/{id}/refresh", a.refresh)
 	handleForm("/connections/{id}/revive", a.revive)
 	handleForm("/connections/{id}/disconnect", a.disconnect)
 	if a.fake != nil {
 		handleForm("/connections/{id}/fake/revoke", a.revoke)
-		handleForm("/fake/fail", a.fail)
+		handleForm("/fake/fail", func(context.Context, string) error {
+			a.fake.FailWith(http.StatusServiceUnavailable, nil, "")
+			return nil
+		})
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		setHeaders(w.Header())
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		// Other sites see no URL of this one; with no-referrer the forms here would lack the Origin that protects them.
+		w.Header().Set("Referrer-Policy", "same-origin")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if !strings.EqualFold(r.Host, a.redirectURL.Host) { // another name of this host has other cookies, and may be an attacker's
-			writeMessage(w, http.StatusMisdirectedRequest, message{Title: "This is not the address of this page", Text: "Open " + a.home() + " instead."})
+			write(w, http.StatusMisdirectedRequest, "address", a.home)
 			return
 		}
 		mux.ServeHTTP(w, r)
 	})
 }
-
-// home is the URL to open.
-func (a *app) home() string { return a.redirectURL.Scheme + "://" + a.redirectURL.Host + "/" }
 
 // connect sends the browser to Apple's consent page. It is a link and no form: a form could only be redirected to hosts
 // that the page's policy names, and Apple does not document which ones its sign-in uses.
@@ -140,13 +160,13 @@ func (a *app) redirect(w http.ResponseWriter, r *http.Request) {
 	}
 	a.log.Info("connected", "grant", connected.Grant)
 	a.change(func() {
-		a.connections[connected.Grant] = &connection{ID: connected.Grant, Name: connected.Name, Since: time.Now()}
+		a.connections[connected.Grant] = connection{ID: connected.Grant, Name: connected.Name, Since: time.Now()}
 	})
+	next := "/"
 	if expected, _ := url.QueryUnescape(escaped); expected != "" && expected != connected.Grant {
-		http.Redirect(w, r, "/other?"+url.Values{"expected": {expected}, "connected": {connected.Grant}}.Encode(), http.StatusSeeOther)
-		return
+		next = "/other?" + url.Values{"expected": {expected}, "connected": {connected.Grant}}.Encode()
 	}
-	http.Redirect(w, r, "/", http.StatusSeeOther)
+	http.Redirect(w, r, next, http.StatusSeeOther)
 }
 
 // change changes the connections, and writes them to the file.
@@ -158,10 +178,7 @@ func (a *app) change(f func()) {
 		return
 	}
 	content, err := json.Marshal(a.connections)
-	if err == nil {
-		err = os.WriteFile(a.file+".new", content, 0o600)
-	}
-	if err == nil {
+	if err = cmp.Or(err, os.WriteFile(a.file+".new", content, 0o600)); err == nil {
 		err = os.Rename(a.file+".new", a.file)
 	}
 	if err != nil {
@@ -169,123 +186,97 @@ func (a *app) change(f func()) {
 	}
 }
 
-// find returns a copy, or the zero connection.
+// find returns the zero connection if there is none.
 func (a *app) find(id string) connection {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c := a.connections[id]; c != nil {
-		return *c
-	}
-	return connection{}
+	return a.connections[id]
 }
 
-// noteRefresh is told of each refresh, also of those that nobody pressed a button for.
-func (a *app) noteRefresh(refresh grants.Refresh) {
-	if refresh.Err != nil {
-		a.log.Error("refresh failed", "grant", refresh.Grant, applebusiness.LogAttr(refresh.Err))
-	}
-	a.note(refresh.Grant, refresh.Err)
-}
-
+// note is told how each refresh went, also of those that nobody pressed a button for.
 func (a *app) note(id string, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c := a.connections[id]; c != nil {
-		c.err, c.retryAt = err, time.Time{}
-		if err == nil {
-			c.refreshed = time.Now()
+	if c, ok := a.connections[id]; ok {
+		c.Err, c.RetryAt = err, time.Now()
+		if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
+			c.RetryAt = c.RetryAt.Add(failed.RetryAfter)
 		}
-		if failed, ok := errors.AsType[*applebusiness.Error](err); ok && failed.RetryAfter > 0 {
-			c.retryAt = time.Now().Add(failed.RetryAfter)
-		}
+		a.connections[id] = c
 	}
 }
 
 func (a *app) list(w http.ResponseWriter, r *http.Request) {
-	content := listPage{Fake: a.fake != nil, File: a.file != ""}
 	a.mu.Lock()
-	connections := make([]connection, 0, len(a.connections))
-	for _, c := range a.connections {
-		connections = append(connections, *c)
-	}
-	if a.failure != nil {
-		content.Attempt, content.When = newProblem(a.failure), a.failed.UTC()
-	}
+	connections := slices.Collect(maps.Values(a.connections))
+	content := listPage{Failure: a.failure, Failed: a.failed, Fake: a.fake != nil, File: a.file != ""}
 	a.mu.Unlock()
 	slices.SortFunc(connections, func(a, b connection) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
 	for _, c := range connections {
 		record, err := a.store.Load(r.Context(), c.ID)
-		if errors.Is(err, grants.ErrNoGrant) {
+		switch {
+		case errors.Is(err, grants.ErrNoGrant):
 			continue
+		case err != nil:
+			c.Err = err
+		case record.Dead != nil:
+			c.Err = record.Dead
+		default:
+			c.Expires = record.Token.Expiry
 		}
-		if err != nil {
-			c.err, record.Token = err, new(oauth2.Token)
-		}
-		content.Connections = append(content.Connections, newCard(c, record, time.Now()))
+		content.Connections = append(content.Connections, c)
 	}
 	write(w, http.StatusOK, "list", content)
 }
 
-// other says that the user picked another company at Apple than the one to be connected again.
-func (a *app) other(w http.ResponseWriter, r *http.Request) {
-	expected, connected := a.find(r.FormValue("expected")), a.find(r.FormValue("connected"))
-	writeMessage(w, http.StatusOK, message{
-		Title: "Another company was connected",
-		Text:  "At Apple Business you picked " + connected.Name + ", which is connected now. " + expected.Name + " was not connected again.",
-	})
-}
-
 // refresh replaces the access token now, as if the API had refused it. How it went is shown with the connection.
-func (a *app) refresh(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("id")
-	token, err := a.manager.Token(r.Context(), id)
+func (a *app) refresh(ctx context.Context, id string) error {
+	token, err := a.manager.Token(ctx, id)
 	if err == nil {
 		a.manager.Invalidate(id, token)
-		_, err = a.manager.Token(r.Context(), id)
+		_, err = a.manager.Token(ctx, id)
 	}
-	if errors.Is(err, grants.ErrNoGrant) {
-		writeMessage(w, http.StatusNotFound, message{Title: "There is no such connection", Text: "It was disconnected meanwhile."})
-		return
-	}
-	if err != nil {
-		a.note(id, err)
-	}
-	http.Redirect(w, r, "/#"+url.PathEscape(id), http.StatusSeeOther)
+	a.note(id, err)
+	return err
 }
 
 // revive is for the operator who knows that a grant was called dead by mistake: its token was kept.
-func (a *app) revive(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("id")
-	record, err := a.store.Load(r.Context(), id)
+func (a *app) revive(ctx context.Context, id string) error {
+	record, err := a.store.Load(ctx, id)
 	if err == nil {
-		err = a.manager.Put(r.Context(), id, record.Token)
+		err = a.manager.Put(ctx, id, record.Token)
 	}
-	a.log.Info("revived", "grant", id, "error", err)
 	a.note(id, err)
-	http.Redirect(w, r, "/#"+url.PathEscape(id), http.StatusSeeOther)
+	return err
 }
 
 // disconnect forgets a connection. Apple does not document how to tell it.
-func (a *app) disconnect(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("id")
-	if err := a.manager.Delete(r.Context(), id); err != nil {
-		a.log.Error("not disconnected", "grant", id, "error", err)
-	} else {
+func (a *app) disconnect(ctx context.Context, id string) error {
+	err := a.manager.Delete(ctx, id)
+	if err == nil {
 		a.change(func() { delete(a.connections, id) })
 	}
-	http.Redirect(w, r, "/", http.StatusSeeOther)
+	return err
 }
 
 // keepAlive refreshes what comes due, until ctx is done.
 func (a *app) keepAlive(ctx context.Context) {
-	for {
+	for ctx.Err() == nil {
 		if err := a.manager.RefreshDue(ctx, 10*time.Minute); err != nil && ctx.Err() == nil {
 			a.log.Error("connections are not kept alive", "error", err)
 		}
 		select {
 		case <-time.After(time.Minute):
 		case <-ctx.Done():
-			return
 		}
 	}
+}
+
+// revoke lets the customer disconnect the partner at the fake.
+func (a *app) revoke(ctx context.Context, id string) error {
+	record, err := a.store.Load(ctx, id)
+	if err == nil {
+		a.fake.Revoke(record.Token.RefreshToken)
+	}
+	return err
 }

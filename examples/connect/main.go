@@ -3,17 +3,15 @@
 //
 //	go run ./examples/connect
 //
-// That runs against the fake Apple Business of package applebusinesstest, in the same process. For a real environment
-// name it; the client secret comes from the environment, since everybody on the machine can read a command line:
+// That runs against the fake Apple Business of package applebusinesstest. For a real environment name it; the client secret
+// comes from the environment, since everybody on the machine can read a command line:
 //
 //	export APPLE_BUSINESS_CLIENT_SECRET=…
 //	go run ./examples/connect -addr 127.0.0.1:8080 -client-id … -redirect-url http://127.0.0.1:8080/redirect \
 //		-auth-url … -api-url …
 //
-// Its first line on stdout names the URL to open. SIGINT or SIGTERM stops it.
-//
-// With -dir it keeps the connections in a folder, and otherwise in memory. It is an example, and has no accounts: whoever can
-// open its page sees and changes all of them.
+// Its first line on stdout names the URL to open. SIGINT or SIGTERM stops it. With -dir it keeps the connections in a folder.
+// It is an example, and has no accounts: whoever can open its page sees and changes all connections.
 package main
 
 import (
@@ -45,9 +43,11 @@ import (
 const (
 	secretVariable = "APPLE_BUSINESS_CLIENT_SECRET"
 
-	redirectPath = "/redirect"      // with the fake
-	appleTimeout = 30 * time.Second // for one request to Apple: a shorter one can lose a refresh token
-	stopTimeout  = 2 * appleTimeout // a refresh that has begun is finished
+	redirectPath   = "/redirect"      // with the fake
+	appleTimeout   = 30 * time.Second // for one request to Apple: a shorter one can lose a refresh token
+	stopTimeout    = 2 * appleTimeout // a refresh that has begun is finished
+	loginLife      = 10 * time.Minute // as long as the Manager knows what became of a redirect
+	connectTimeout = time.Minute      // for all that Apple and the database are asked
 )
 
 func main() {
@@ -58,13 +58,8 @@ func main() {
 
 // settings are the command line, and the client secret.
 type settings struct {
-	addr         string
-	clientID     string
-	clientSecret string
-	redirectURL  string
-	authURL      string
-	apiURL       string
-	dir          string // "": connections are in memory only
+	addr, clientID, clientSecret, redirectURL, authURL, apiURL string
+	dir                                                        string // "": connections are in memory only
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
@@ -77,12 +72,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	flags.StringVar(&given.authURL, "auth-url", "", "base `URL` of the authorization endpoint, without /oauth2/v1/authorize")
 	flags.StringVar(&given.apiURL, "api-url", "", "base `URL` of the API, without /api/v1")
 	flags.StringVar(&given.dir, "dir", "", "`folder` to keep the connections in, not with the fake (default: in memory)")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
 		return 0
-	} else if err != nil {
+	case err != nil:
 		return 2
-	}
-	if flags.NArg() > 0 {
+	case flags.NArg() > 0:
 		fmt.Fprintf(stderr, "connect: unknown argument %q\n", flags.Arg(0))
 		return 2
 	}
@@ -98,8 +94,6 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	withFake := s == settings{addr: s.addr}
 	if withFake {
 		s.addr = cmp.Or(s.addr, "127.0.0.1:0")
-	} else if err := s.check(); err != nil {
-		return err
 	}
 	listener, err := net.Listen("tcp", s.addr)
 	if err != nil {
@@ -108,17 +102,14 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	defer listener.Close()
 	var fake *applebusinesstest.Server
 	if withFake {
-		s.redirectURL = "http://" + hostToOpen(s.addr, listener.Addr()) + redirectPath
-		if fake, err = startFake(&s); err != nil {
+		if fake, err = startFake(&s, listener.Addr()); err != nil {
 			return err
 		}
 		defer fake.Close()
-		if err := s.check(); err != nil {
-			return err
-		}
 	}
-
-	log := slog.New(slog.NewTextHandler(stderr, nil))
+	if err := s.check(); err != nil {
+		return err
+	}
 	var store grants.Store = grants.NewMemoryStore()
 	if s.dir != "" {
 		folder, err := grants.NewDirStore(s.dir, nil)
@@ -128,23 +119,19 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 		defer folder.Close()
 		store = folder
 	}
+	log := slog.New(slog.NewTextHandler(stderr, nil))
 	app, err := newApp(s, store, fake, log)
 	if err != nil {
 		return err
 	}
 	server := &http.Server{
-		Handler:           app.handler(),
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      3 * appleTimeout,
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		Handler: app.handler(), ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn), MaxHeaderBytes: 64 << 10,
+		ReadTimeout: 10 * time.Second, WriteTimeout: 3 * appleTimeout, IdleTimeout: time.Minute,
 	}
 	go app.keepAlive(ctx)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	fmt.Fprintf(stdout, "Open %s\n", app.home())
+	fmt.Fprintf(stdout, "Open %s\n", app.home)
 	if fake != nil {
 		fmt.Fprintf(stdout, "Apple Business is the fake at %s\n", fake.URL)
 	}
@@ -155,31 +142,32 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	err = server.Shutdown(stopping)
-	if err != nil {
-		err = server.Close()
-	}
-	return errors.Join(err, app.manager.Close(stopping))
+	return errors.Join(server.Shutdown(stopping), app.manager.Close(stopping))
 }
 
-// hostToOpen returns the host and port under which a browser on this machine reaches a listener.
-func hostToOpen(addr string, listening net.Addr) string {
-	host, _, _ := net.SplitHostPort(addr)
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+// startFake starts a fake Apple Business for this program, which listens at an address, and points settings to it. It is at
+// localhost, so that for a browser it is another site than this program at 127.0.0.1, as Apple is.
+func startFake(s *settings, listening net.Addr) (*applebusinesstest.Server, error) {
+	host, _, _ := net.SplitHostPort(s.addr)
+	if host == "" || net.ParseIP(host).IsUnspecified() {
 		host = "127.0.0.1"
 	}
 	_, port, _ := net.SplitHostPort(listening.String())
-	return net.JoinHostPort(host, port)
+	s.redirectURL = "http://" + net.JoinHostPort(host, port) + redirectPath
+	fake := applebusinesstest.NewUnstartedServer(&applebusinesstest.Options{Addr: "localhost:0"})
+	s.clientID, s.clientSecret = fake.App.ClientID, fake.App.ClientSecret
+	fake.RegisterApp(applebusinesstest.App{ClientID: s.clientID, ClientSecret: s.clientSecret, RedirectURIs: []string{s.redirectURL}})
+	if err := fake.Start(); err != nil {
+		return nil, err
+	}
+	s.authURL, s.apiURL = fake.URL, fake.URL
+	return fake, nil
 }
 
 // config returns what x/oauth2 needs to know.
 func (s settings) config() *oauth2.Config {
-	return &oauth2.Config{
-		ClientID:     s.clientID,
-		ClientSecret: s.clientSecret,
-		RedirectURL:  s.redirectURL,
-		Endpoint:     applebusiness.OAuth2Endpoint(s.authURL, s.apiURL),
-	}
+	endpoint := applebusiness.OAuth2Endpoint(s.authURL, s.apiURL)
+	return &oauth2.Config{ClientID: s.clientID, ClientSecret: s.clientSecret, RedirectURL: s.redirectURL, Endpoint: endpoint}
 }
 
 // check returns all that is wrong with the settings, before a customer meets it.
@@ -210,13 +198,9 @@ func (s settings) check() error {
 
 // secure reports whether nobody else reads what is sent to a server.
 func secure(server *url.URL) bool {
-	ip := net.ParseIP(server.Hostname())
-	here := server.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+	here := server.Hostname() == "localhost" || net.ParseIP(server.Hostname()).IsLoopback()
 	return server.Hostname() != "" && (server.Scheme == "https" || server.Scheme == "http" && here)
 }
 
 // freePath is a path that the mux takes as it is, and ownPaths are this program's.
-var (
-	freePath = regexp.MustCompile(`^/(?:[\w-]+/)*[\w-]+$`)
-	ownPaths = []string{"/connect", "/not-connected", "/other"}
-)
+var freePath, ownPaths = regexp.MustCompile(`^/(?:[\w-]+/)*[\w-]+$`), []string{"/connect", "/not-connected", "/other"}

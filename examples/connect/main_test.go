@@ -898,8 +898,11 @@ func TestAbout(t *testing.T) {
 	} {
 		assert.Equal(t, want, about(d))
 	}
-	assert.Equal(t, "has expired: it is refreshed at its next use", expires(0))
-	assert.Equal(t, "in 5 seconds", expires(5*time.Second))
+	for d, want := range map[time.Duration]string{0: "has expired: it is refreshed at its next use", 5 * time.Second: "in 5 seconds"} {
+		var shown strings.Builder
+		require.NoError(t, pages.ExecuteTemplate(&shown, "expires", d))
+		assert.Equal(t, want, shown.String())
+	}
 }
 
 func TestRefusesToStart(t *testing.T) {

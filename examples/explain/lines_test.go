@@ -1,13 +1,17 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -16,6 +20,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 func TestLines(t *testing.T) {
@@ -29,26 +35,26 @@ func TestLines(t *testing.T) {
 		redirect[1:],
 		"?code=" + secret,
 		"applebusiness: access_denied",
-		body + strings.Repeat(" ", maxLine+maxRead), // longer than the buffer
+		body + strings.Repeat(" ", maxLine+maxLine/4), // longer than the buffer
 		"dial tcp 1.2.3.4:443: i/o timeout",
 		`{"error":"invalid_client"}`, // the last line has no newline
 	}, "\n")
 	const want = `1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"
 2: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)
 3: ErrInvalidResponseType: fix_request: unsupported_response_type: "response_type must be code"
-6: undocumented: unknown: "slow\ndown"
+6: undocumented: unknown
 7: ErrInvalidResponseType: fix_request: unsupported_response_type: "response_type must be code"
 9: undocumented: unknown: access_denied
 10: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"
 11: network: retry: timed out
 12: undocumented: fix_registration: invalid_client
 
-COUNT  REASON                  ACTION
-3      ErrInvalidRefreshToken  reauthorize
-2      ErrInvalidResponseType  fix_request
-2      undocumented            unknown
-1      network                 retry
-1      undocumented            fix_registration
+COUNT  REASON                  ACTION            FIRST  LAST  CUSTOMERS  LINE
+3      ErrInvalidRefreshToken  reauthorize       -      -     0          1
+2      ErrInvalidResponseType  fix_request       -      -     0          3
+2      undocumented            unknown           -      -     0          6
+1      network                 retry             -      -     0          11
+1      undocumented            fix_registration  -      -     0          12
 3      nothing to explain
 `
 	stdout, stderr, code := execute(t, log, "-lines")
@@ -94,7 +100,7 @@ func TestRecords(t *testing.T) {
 		{"x/oauth2 at the end", "oauth2: cannot fetch token: 401 Unauthorized\nResponse: " + body,
 			[]string{`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)`}, 0},
 		{"x/oauth2 without its response", "oauth2: cannot fetch token: 503 Service Unavailable\nb\n",
-			[]string{`1: ErrUnavailable: retry: unavailable (HTTP 503)`}, 1},
+			[]string{`1: ErrUnavailable: retry (HTTP 503)`}, 1},
 		{"x/oauth2 twice", strings.Repeat("oauth2: cannot fetch token: 401 Unauthorized\nResponse: "+body+"\n", 2),
 			[]string{
 				`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)`,
@@ -123,7 +129,7 @@ func TestRecords(t *testing.T) {
 			[]string{fmt.Sprintf(`%d: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`, maxLines+2)}, maxLines + 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			for _, size := range []int{1, 10, maxRead} {
+			for _, size := range []int{1, 10, 1 << 16} {
 				var stdout, stderr strings.Builder
 				run([]string{"-lines"}, &portions{strings.NewReader(test.log), size}, &stdout, &stderr)
 				lines, table, _ := strings.Cut(stdout.String(), "\n\n")
@@ -141,15 +147,17 @@ func TestRecords(t *testing.T) {
 func TestLinesJSON(t *testing.T) {
 	stdout, stderr, code := execute(t, "a\n"+body+"\nb\nErrServer\n", "-lines", "-json")
 	lines := strings.Split(strings.TrimSuffix(stdout, "\n"), "\n")
-	require.Len(t, lines, 2)
-	for i, want := range []explanationOfLine{
-		{Line: 2, explanation: explanation{Constant: "ErrInvalidRefreshToken", Action: "reauthorize"}},
-		{Line: 4, explanation: explanation{Constant: "ErrServer", Action: "retry"}},
+	require.Len(t, lines, 3)
+	for i, want := range []failure{
+		{Line: 2, Constant: "ErrInvalidRefreshToken", Action: "reauthorize"},
+		{Line: 4, Constant: "ErrServer", Action: "retry"},
 	} {
-		var got explanationOfLine
+		var got failure
 		require.NoError(t, json.Unmarshal([]byte(lines[i]), &got))
-		assert.Equal(t, want, explanationOfLine{Line: got.Line, explanation: explanation{Constant: got.Constant, Action: got.Action}})
+		assert.Equal(t, want, failure{Line: got.Line, Constant: got.Constant, Action: got.Action})
 	}
+	assert.Equal(t, `{"others":2,"summary":[{"count":1,"reason":"ErrInvalidRefreshToken","action":"reauthorize","customers":0,"line":"2"},`+
+		`{"count":1,"reason":"ErrServer","action":"retry","customers":0,"line":"4"}]}`, lines[2])
 	assert.Empty(t, stderr)
 	assert.Equal(t, exitDocumented, code)
 }
@@ -175,20 +183,21 @@ func TestFiles(t *testing.T) {
 	cut := write("cut.gz", compress(t, strings.Repeat(body+"\n", 1000))[:60])
 	odd := write("a\x1b[31m.log", body)
 	const is = `ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"` + "\n"
-	const table = "\nCOUNT  REASON                  ACTION\n"
+	table := func(count, line, others string) string {
+		return "\nCOUNT  REASON                  ACTION       FIRST  LAST  CUSTOMERS  LINE\n" + count + "      ErrInvalidRefreshToken  reauthorize  -      -     0          " + line + "\n" + others + "      nothing to explain\n"
+	}
 
 	stdout, stderr, code := execute(t, "", "-lines", plain)
-	assert.Equal(t, "2: "+is+table+"1      ErrInvalidRefreshToken  reauthorize\n1      nothing to explain\n", stdout)
+	assert.Equal(t, "2: "+is+table("1", "2", "1"), stdout)
 	assert.Empty(t, stderr)
 	assert.Equal(t, exitDocumented, code)
 
 	stdout, _, code = execute(t, compress(t, body), "-lines", plain, packed, "-")
-	assert.Equal(t, plain+":2: "+is+packed+":1: "+is+packed+":4: "+is+"-:1: "+is+table+
-		"4      ErrInvalidRefreshToken  reauthorize\n3      nothing to explain\n", stdout)
+	assert.Equal(t, plain+":2: "+is+packed+":1: "+is+packed+":4: "+is+"-:1: "+is+table("4", plain+":2", "3"), stdout)
 	assert.Equal(t, exitDocumented, code)
 
 	stdout, _, _ = execute(t, "", "-lines", "-json", plain, packed)
-	assert.Equal(t, 3, strings.Count(stdout, "\n"))
+	assert.Equal(t, 4, strings.Count(stdout, "\n"))
 	assert.Contains(t, stdout, `"line":4`)
 
 	stdout, stderr, code = execute(t, "", "-lines", secret, plain, dir)
@@ -197,7 +206,7 @@ func TestFiles(t *testing.T) {
 	assert.Equal(t, exitUnusable, code)
 
 	_, stderr, code = execute(t, "", "-lines", cut)
-	assert.Contains(t, stderr, "explain: the file cannot be read\n")
+	assert.Contains(t, stderr, "explain: the input cannot be read\n")
 	assert.Equal(t, exitUnusable, code)
 
 	stdout, _, _ = execute(t, "", "-lines", odd, plain)
@@ -273,7 +282,7 @@ func TestLinesConstantMemory(t *testing.T) {
 	}{
 		{"endless line", 1 << 8, func(int) string { return strings.Repeat("x", 64<<10) }, "explain: no line holds an OAuth error\n"},
 		{"endless object", 1 << 8, func(i int) string { return "x {\n" + strings.Repeat(" y\n", 16<<10) }, "explain: no line holds an OAuth error\n"},
-		{"distinct codes", 4_000, func(i int) string { return fmt.Sprintf("{\"error\":\"%0250d\"}\n", i) }, ""},
+		{"distinct codes", 4_000, func(i int) string { return fmt.Sprintf("{\"error\":\"x%0249d\"}\n", i) }, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			i := 0
@@ -286,40 +295,9 @@ func TestLinesConstantMemory(t *testing.T) {
 			var stderr strings.Builder
 			run([]string{"-lines"}, stdin, io.Discard, &stderr)
 			assert.Equal(t, test.want, stderr.String())
-			assert.Less(t, stdin.after, stdin.before+512<<10)
+			assert.Less(t, stdin.after, stdin.before+2<<20, "the buffer, and little more")
 		})
 	}
-}
-
-func TestProgress(t *testing.T) {
-	terminal, written := io.Pipe()
-	counter := progress{terminal: written}
-	counter.bytes.Store(12_345_678)
-	counter.lines.Store(90)
-	counter.failures.Store(3)
-	stop := counter.show(time.Millisecond)
-	const want = clearLine + "explain: 12 MB, 90 lines, 3 errors"
-	shown := make([]byte, len(want))
-	_, err := io.ReadFull(terminal, shown)
-	require.NoError(t, err)
-	assert.Equal(t, want, string(shown))
-
-	rest := make(chan string)
-	go func() {
-		all, _ := io.ReadAll(terminal)
-		rest <- string(all)
-	}()
-	stop()
-	require.NoError(t, written.Close())
-	assert.Empty(t, strings.ReplaceAll(strings.ReplaceAll(<-rest, want, ""), clearLine, ""))
-	assert.False(t, counter.isShown, "it is taken away at the end")
-
-	var screen strings.Builder
-	counter = progress{terminal: &screen, isShown: true}
-	_, err = output{&screen, &counter}.Write([]byte("1: found\n"))
-	require.NoError(t, err)
-	assert.Equal(t, clearLine+"1: found\n", screen.String())
-	assert.False(t, isTerminal(&screen))
 }
 
 type broken struct{}
@@ -331,11 +309,126 @@ func TestBrokenPipes(t *testing.T) {
 	for _, args := range [][]string{{"-json=false"}, {"-json"}, {"-lines"}, {"-lines", "-json"}} {
 		var stderr strings.Builder
 		assert.Equal(t, exitUnusable, run(args, broken{}, io.Discard, &stderr))
-		assert.Equal(t, "explain: standard input cannot be read\n", stderr.String())
+		assert.Equal(t, "explain: the input cannot be read\n", stderr.String())
 	}
-	for _, args := range [][]string{{"-json=false"}, {"-json"}, {"-lines"}, {"-lines", "-json"}, {"-list"}} {
+	for _, args := range [][]string{{"-json=false"}, {"-json"}, {"-lines"}, {"-lines", "-json"}} {
 		var stderr strings.Builder
 		assert.Equal(t, exitUnusable, run(args, strings.NewReader(body), broken{}, &stderr))
 		assert.Equal(t, "explain: the pipe is closed\n", stderr.String())
 	}
+}
+
+// The summary says when, for how many customers and where first; an interrupt prints it too.
+func TestSummary(t *testing.T) {
+	log := `time=2026-11-24T10:00:00Z level=WARN msg=failed customer=7 err="applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)"
+time=2026-11-24T10:00:05Z level=INFO msg=ok
+time=2026-11-24T10:00:09Z level=WARN msg=failed customer=7 err="applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)"
+192.0.2.1 - - [24/Nov/2026:11:30:00 +0000] "POST /callback?error=access_denied&state=x HTTP/1.1" 302 5
+2026/11/24 09:00:00 customer 8: applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 401)
+`
+	const want = "COUNT  REASON                  ACTION       FIRST                LAST                 CUSTOMERS  LINE\n" +
+		"3      ErrInvalidRefreshToken  reauthorize  2026-11-24T09:00:00  2026-11-24T10:00:09  2          1\n" +
+		"1      ErrUserDenied           start_over   2026-11-24T11:30:00  2026-11-24T11:30:00  0          4\n" +
+		"1      nothing to explain\n"
+	stdout, _, code := execute(t, log, "-lines")
+	assert.Contains(t, stdout, want)
+	assert.Equal(t, exitUndocumented, code)
+
+	if runtime.GOOS == "windows" {
+		return // which has no such signal
+	}
+	path, err := build()
+	require.NoError(t, err)
+	command := exec.Command(path, "-lines")
+	stdin, err := command.StdinPipe()
+	require.NoError(t, err)
+	output, err := command.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, command.Start())
+	_, err = io.WriteString(stdin, log)
+	require.NoError(t, err)
+	lines := bufio.NewReader(output)
+	for range 4 {
+		_, err = lines.ReadString('\n')
+		require.NoError(t, err)
+	}
+	require.NoError(t, command.Process.Signal(os.Interrupt))
+	rest, err := io.ReadAll(lines)
+	require.NoError(t, err)
+	assert.Equal(t, "\n"+want, string(rest))
+	assert.Error(t, command.Wait(), "status 1")
+	assert.Equal(t, exitUndocumented, command.ProcessState.ExitCode())
+}
+
+// Requests to other servers are not on the way to Apple.
+func TestLinesOfOthers(t *testing.T) {
+	stdout, _, code := execute(t, strings.Join([]string{
+		`level=ERROR msg="webhook failed" err="Post \"https://partner.example/hook\": context deadline exceeded"`,
+		`Get "https://10.0.0.1:443/api/v1/pods": dial tcp 10.0.0.1:443: connect: connection refused`,
+		`{"level":"error","error":"rpc error: code = Unavailable desc = unavailable"}`,
+		`192.0.2.1 - - [24/Nov/2026:11:30:00 +0000] "POST /api HTTP/1.1" 503 5`,
+		`{"level":"error","error":"invalid credentials","code":"402"}`,
+	}, "\n"), "-lines")
+	assert.Empty(t, stdout)
+	assert.Equal(t, exitUnusable, code)
+	stdout, _, _ = execute(t, `err="Post \"https://business.apple.com/api/v1/oauth2/token\": context deadline exceeded"`, "-lines")
+	assert.Contains(t, stdout, "1: network: retry: timed out\n")
+}
+
+// A line that begins with an object is another one's body only if it is one.
+func TestLinesThatFollow(t *testing.T) {
+	record := `{"level":"error","msg":"refresh failed","error":"applebusiness: invalid_client: \"Invalid client_id or client_secret\" (HTTP 401)"}` + "\n"
+	for _, first := range []string{"OAuth2::Error: invalid_grant\n", "oauth2: cannot fetch token: 503 Service Unavailable\n", "refresh failed: invalid_grant:\n", "TokenError: invalid_grant\n"} {
+		stdout, _, _ := execute(t, first+record+record, "-lines")
+		assert.Equal(t, 2, strings.Count(stdout, ": ErrInvalidCredentials: fix_registration: "), stdout)
+		assert.True(t, strings.HasPrefix(stdout, "1: "), stdout)
+	}
+	stdout, _, _ := execute(t, "Client error: `POST https://x.example/token` resulted in a `400 Bad Request` response:\n"+body+"\n"+record, "-lines")
+	assert.True(t, strings.HasPrefix(stdout, "1: ErrInvalidRefreshToken: reauthorize: "), stdout)
+	assert.Contains(t, stdout, "\n3: ErrInvalidCredentials: ")
+}
+
+// BenchmarkLines reads a log of slog's JSON, of which every twentieth line holds an error; BenchmarkJQ does so with jq.
+func BenchmarkLines(b *testing.B) {
+	path := writeLog(b)
+	for b.Loop() {
+		_, err := explainLines([]string{path}, false, nil, io.Discard)
+		require.NoError(b, err)
+	}
+}
+
+func BenchmarkJQ(b *testing.B) {
+	if _, err := exec.LookPath("jq"); err != nil {
+		b.Skip("jq is not installed")
+	}
+	path := writeLog(b)
+	for b.Loop() {
+		require.NoError(b, exec.Command("jq", "-c", "select(.error)", path).Run())
+	}
+}
+
+func writeLog(b *testing.B) string {
+	path := filepath.Join(b.TempDir(), "app.log")
+	file, err := os.Create(path)
+	require.NoError(b, err)
+	log := slog.New(slog.NewJSONHandler(file, nil))
+	failure := applebusiness.ParseTokenError(http.StatusUnauthorized, nil, []byte(body))
+	for i := range 40_000 {
+		switch {
+		case i%40 == 0:
+			log.Error("refresh failed", "customer", i, "error", failure)
+		case i%20 == 0:
+			log.Error("refresh failed", "customer", i, "error", fmt.Errorf("customer %d: %w", i, failure).Error())
+		case i%3 == 0:
+			log.Info("token refreshed", "customer", i, "endpoint", "token", "duration", 230*time.Millisecond, "grant_type", "refresh_token")
+		default:
+			log.Info("request", "method", "GET", "path", fmt.Sprintf("/v1/places/%d/hours", i), "status", 200, "bytes", 5120+i%700,
+				"duration", 12*time.Millisecond, "user_agent", "Mozilla/5.0 (X11; Linux x86_64; rv:130.0) Gecko/20100101", "trace_id", fmt.Sprintf("%032x", i))
+		}
+	}
+	info, err := file.Stat()
+	require.NoError(b, err)
+	b.SetBytes(info.Size())
+	require.NoError(b, file.Close())
+	return path
 }

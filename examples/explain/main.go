@@ -1,100 +1,79 @@
 // Command explain says what an OAuth error of Apple Business means, who is affected, and what to do.
 //
-//	go run ./examples/explain INPUT
-//
-// INPUT is whatever shows an error: a JSON body, a whole HTTP response, a redirect URL, a line of a log, or the name of a
-// file with one of them; without INPUT it is read from standard input. With -lines it explains whole logs. Nothing secret
-// of the input is printed: no token, state, authorization code or URL. Run it with -h for all kinds of input.
-//
-// The exit status is 0 if Apple documents the error, 1 if it is understood but not documented, and 2 if there is no
-// error to explain.
+// It undoes what logs, shells and mails do to a text, looks in each record for a few facts, each for itself and wherever it
+// stands (the code, Apple's text, the status, the grant_type, the wait, what the line itself says its action is), and asks
+// package applebusiness what they mean together. It prints nothing but Apple's texts, this library's words and numbers: of
+// anything else in the input nothing, and so nothing secret. Run it with -h for its use and its exit statuses.
 package main
 
 import (
 	"bufio"
+	"cmp"
 	"compress/gzip"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
-	"strconv"
+	"reflect"
+	"slices"
 	"strings"
-	"text/tabwriter"
-	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
 
 const (
-	exitDocumented   = 0
-	exitUndocumented = 1
-	exitUnusable     = 2
-)
+	exitDocumented = iota
+	exitUndocumented
+	exitUnusable
 
-const maxInput = 1 << 20
+	maxInput = 1 << 20
+)
 
 const usage = `Usage: explain [-json] [INPUT]
        explain -lines [-json] [FILE...]
-       explain -list
 
-Explains an OAuth error of Apple Business, or a failure of the network on the way there. INPUT is text or the name of a
-file; without it, or with -, standard input is read. Files may be compressed with gzip. Nothing secret is printed.
+Explains an OAuth error of Apple Business, or a failure of the network on the
+way there. INPUT is text or the name of a file: a JSON body, an HTTP response,
+a redirect URL, a line of a log, a label. Without it, or with -, standard input
+is read. Files may be compressed with gzip. Nothing secret is printed.
 
-  explain '{"error":"invalid_grant","error_description":"Invalid refresh_token"}'
-  explain 'https://partner.example/callback?error=server_error&error_description=server+error&state=xyz'
   explain 'oauth2: "invalid_grant" "Invalid refresh_token"'
+  explain 'https://partner.example/callback?error=access_denied&state=xyz'
   curl -i https://... | explain -json
   explain -lines app.log app.log.1.gz
 
-Exit status: 0 Apple documents the error, 1 it is understood but not documented, 2 there is no error to explain.
-With -lines: 0 Apple documents all errors, 1 not all, 2 no line holds an error, or a file cannot be read.
-Of a line over 1 MiB the beginning is explained; any other input may be 1 MiB long.
+  -json   print JSON, with -lines an object a line and the summary in the last
+  -lines  explain each line that tells of an error on one line, then sum up
 
-These are understood, alone, in quotes, in a line of a log, or in a log's JSON in other JSON; and, if it is all of INPUT, what a
-client says of a status, such as "Request failed with status code 503":
-
+Exit status: 0 Apple documents the error, 1 it is understood but not documented,
+2 there is no error to explain. With -lines: 0 Apple documents all, 1 not all,
+2 no line tells of one, or a file cannot be read. INPUT may be 1 MiB long; of a
+longer line the beginning is explained.
 `
-
-// printUsage prints the usage with all kinds of input.
-func printUsage(w io.Writer, flags *flag.FlagSet) {
-	fmt.Fprint(w, usage)
-	for _, reader := range readers {
-		fmt.Fprintf(w, "  %s\n      %s\n", reader.kind, strings.ReplaceAll(reader.example, "\n", "\n      "))
-	}
-	fmt.Fprintln(w)
-	flags.PrintDefaults()
-}
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
-func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	flags := flag.NewFlagSet("explain", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.Usage = func() { printUsage(stderr, flags) }
-	asJSON := flags.Bool("json", false, "print a JSON object, with -lines one a line")
-	lines := flags.Bool("lines", false, "explain each line that holds an error on one line, then count them")
-	list := flags.Bool("list", false, "print the errors that Apple documents")
+	flags.Usage = func() { fmt.Fprint(stderr, usage) }
+	asJSON, lines := flags.Bool("json", false, ""), flags.Bool("lines", false, "")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
 	} else if err != nil {
 		return exitUnusable
 	}
-	var code int
 	var err error
 	switch {
-	case *list && (*asJSON || *lines):
-		err = errors.New("use -list alone")
-	case *list && flags.NArg() > 0:
-		err = errors.New("-list takes no INPUT")
 	case *lines:
-		code, err = explainLines(flags.Args(), *asJSON, stdin, stdout, stderr)
+		code, err = explainLines(flags.Args(), *asJSON, stdin, stdout)
 	case flags.NArg() > 1:
 		err = errors.New("give one INPUT, in quotes")
-	case *list:
-		err = printCatalog(stdout)
 	default:
-		code, err = explainOne(flags.Args(), *asJSON, stdin, stdout)
+		code, err = explainOne(append(flags.Args(), "-")[0], *asJSON, stdin, stdout)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "explain:", err)
@@ -103,140 +82,148 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return code
 }
 
-// explainOne explains what the only argument holds or names, or what standard input holds.
-func explainOne(args []string, asJSON bool, stdin io.Reader, stdout io.Writer) (int, error) {
-	input := append(args, "-")[0]
+var errRead = errors.New("the input cannot be read") // the text of a reader's error may hold anything
+
+// explainOne explains input, or what the file of that name holds.
+func explainOne(input string, asJSON bool, stdin io.Reader, stdout io.Writer) (int, error) {
 	if file, err := openFile(input, stdin); err == nil {
-		defer file.Close()
 		read, err := io.ReadAll(io.LimitReader(file, maxInput+1))
 		if err != nil {
-			return 0, fmt.Errorf("%s cannot be read", file.name)
+			return 0, errRead
 		}
 		input = string(read)
 	}
 	if len(input) > maxInput {
 		return 0, errors.New("the input is longer than 1 MiB")
 	}
-	f, err := understand(input)
-	if err == errNothing {
-		f, err = readStatus(input)
-	}
+	found, err := understand(input)
 	if err != nil {
 		return 0, err
 	}
-	if asJSON {
-		err = explain(f).writeJSON(stdout)
-	} else {
-		err = explain(f).writeText(stdout)
-	}
-	return f.exitCode(), err
+	return show(stdout, found, asJSON)
 }
 
-// explainLines explains the lines of the files, or of stdin if there are none. A file that cannot be read does not keep
-// the others from it.
-func explainLines(files []string, asJSON bool, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
-	counter := progress{terminal: stderr}
-	if isTerminal(stderr) {
-		defer counter.show(time.Second)()
-	}
-	explainer := newLogExplainer(stdout, asJSON, &counter)
-	if len(files) == 0 {
-		files = []string{"-"}
-	}
-	var failures []error
-	for i, name := range files {
-		file, err := openFile(name, stdin)
-		if err != nil {
-			failures = append(failures, fmt.Errorf("argument %d is no file that can be read", i+1)) // it may be a pasted line
-			continue
-		}
-		shown := ""
-		if len(files) > 1 {
-			shown = strings.Trim(strconv.QuoteToGraphic(name), `"`)
-		}
-		err = explainer.explain(file, shown)
-		_ = file.Close()
-		if errors.Is(err, errRead) {
-			failures = append(failures, fmt.Errorf("%s cannot be read", file.name))
-		} else if err != nil {
-			return 0, err
-		}
-	}
-	if len(failures) > 0 && len(explainer.counts) == 0 {
-		return 0, errors.Join(failures...)
-	}
-	code, err := explainer.finish()
-	return code, errors.Join(append(failures, err)...)
-}
-
-// source is a file, or standard input.
-type source struct {
-	io.Reader
-	io.Closer
-	name string
-}
-
-// openFile opens a file, whether it is compressed or not; "-" is standard input.
-func openFile(name string, stdin io.Reader) (*source, error) {
-	file := &source{Reader: stdin, Closer: io.NopCloser(nil), name: "standard input"}
+// openFile returns what a file holds, whether it is compressed with gzip or not; "-" is standard input.
+func openFile(name string, stdin io.Reader) (io.Reader, error) {
 	if name != "-" {
-		opened, err := os.Open(name)
+		file, err := os.Open(name)
 		if err != nil {
 			return nil, err
 		}
-		info, err := opened.Stat()
-		if err != nil || info.IsDir() {
-			_ = opened.Close()
+		if info, err := file.Stat(); err != nil || info.IsDir() {
 			return nil, errors.New("it is a directory")
 		}
-		file = &source{Reader: opened, Closer: opened, name: "the file"}
+		stdin = file // closed when it is garbage
 	}
-	file.Reader = &inflater{source: file.Reader}
-	return file, nil
+	buffered := bufio.NewReader(stdin)
+	if magic, _ := buffered.Peek(2); string(magic) == "\x1f\x8b" {
+		return gzip.NewReader(buffered)
+	}
+	return buffered, nil
 }
 
-// inflater reads what is compressed with gzip, and anything else as it is. It looks at the first bytes when it is read,
-// so that to open standard input waits for nothing.
-type inflater struct {
-	source io.Reader
-	plain  io.Reader
+// failure is what a record tells of, as JSON and, where there is a format, as text and in one line. Nothing in it came from outside
+// but what is Apple's or ours. The members of its JSON are stable; those that are unknown are left out, except that action, impact
+// and remedy are "" then.
+type failure struct {
+	File        string                 `json:"file,omitempty"` // with -lines, as the next
+	Line        int                    `json:"line,omitempty"`
+	Head        string                 `json:"-" text:"%s"`
+	Name        string                 `json:"-" line:"%s"` // what a table calls it
+	Constant    string                 `json:"constant,omitempty"`
+	Reason      applebusiness.Reason   `json:"reason,omitempty"`
+	Nearest     string                 `json:"nearest,omitempty" text:"\n  Apple documents no such text; the nearest row is %s"`
+	Provider    string                 `json:"provider,omitempty" text:"\n  provider   %s, not Apple Business"`
+	Endpoint    applebusiness.Endpoint `json:"endpoint,omitempty" text:"\n  endpoint   %s"`
+	ActionText  string                 `json:"-" line:": %s"`
+	Code        string                 `json:"code,omitempty" text:"\n  code       %s" line:": %s"`
+	Description string                 `json:"description,omitempty" text:"\n  text       %q" line:": %q"`
+	Network     string                 `json:"network,omitempty" text:"\n  network    %s" line:": %s"`
+	Status      int                    `json:"status,omitempty" text:"\n  status     HTTP %d" line:" (HTTP %d)"`
+	Documented  bool                   `json:"documented"`
+	Parameter   string                 `json:"parameter,omitempty" text:"\n  parameter  %s"`
+	GrantType   string                 `json:"grant_type,omitempty" text:"\n  grant_type %s"`
+	Wait        int                    `json:"retry_after_seconds,omitempty" text:"\n  wait       %d seconds before the next request"`
+	Impact      applebusiness.Impact   `json:"impact" text:"\n  affected   %s"`
+	Causes      []cause                `json:"causes"`
+	CausesText  string                 `json:"-" text:"\n  causes     %s"`
+	Advised     string                 `json:"-" text:"\n  action     %s"` // as ActionText
+	Action      applebusiness.Action   `json:"action"`
+	Remedy      string                 `json:"remedy" text:"\n             %s"`
 }
 
-func (r *inflater) Read(p []byte) (int, error) {
-	if r.plain == nil {
-		buffered := bufio.NewReaderSize(r.source, 64<<10)
-		r.plain = buffered
-		if magic, _ := buffered.Peek(2); string(magic) == "\x1f\x8b" {
-			inflated, err := gzip.NewReader(buffered)
-			if err != nil {
-				return 0, err
-			}
-			r.plain = inflated
+type cause struct {
+	Cause       applebusiness.Cause `json:"cause"`
+	Description string              `json:"description"`
+}
+
+// newFailure returns what is said about e, or about what failed in the network.
+func newFailure(e *applebusiness.Error, network string, advice applebusiness.Advice) *failure {
+	x := &failure{
+		Reason: e.Reason, Endpoint: e.Endpoint, Code: string(codeWords[strings.ToLower(string(e.Code))]), Network: network, Status: e.StatusCode, Documented: isDocumented(e.Reason), GrantType: e.GrantType,
+		Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []cause{}, Action: advice.Action, ActionText: cmp.Or(string(advice.Action), "unknown"), Remedy: advice.Remedy,
+	}
+	x.Advised = x.ActionText
+	switch {
+	case e.Reason != "":
+		x.Constant = constant(e.Reason)
+		x.Name, x.Head = x.Constant, x.Constant+map[bool]string{true: ", documented by Apple", false: ", not documented by Apple"}[x.Documented]
+	case network != "":
+		x.Name, x.Head = "network", "A failure of the network"
+	default:
+		x.Name, x.Head = "undocumented", "An error that Apple does not document"
+	}
+	if x.Documented && e.Description != "" {
+		x.Description = e.Reason.Description()
+	}
+	if slices.Contains(strings.Fields("client_id client_secret code code_challenge code_challenge_method code_verifier grant_type redirect_uri refresh_token response_type scope state"), e.Parameter) {
+		x.Parameter = e.Parameter
+	}
+	for _, c := range advice.Causes {
+		x.Causes = append(x.Causes, cause{c, c.Description()})
+		x.CausesText = strings.TrimPrefix(x.CausesText+"\n             "+c.Description(), "\n             ")
+	}
+	return x
+}
+
+// render returns those of x's fields that have a format of this kind.
+func (x *failure) render(kind string) (text string) {
+	for field, value := range reflect.ValueOf(*x).Fields() {
+		if format, ok := field.Tag.Lookup(kind); ok && !value.IsZero() {
+			text += fmt.Sprintf(format, value.Interface())
 		}
 	}
-	return r.plain.Read(p)
+	return text + "\n"
 }
 
-// isTerminal reports whether w is a terminal, or another device.
-func isTerminal(w io.Writer) bool {
-	file, ok := w.(*os.File)
-	if !ok {
-		return false
+func (x *failure) exitCode() int {
+	if x.Documented {
+		return exitDocumented
 	}
-	info, err := file.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	return exitUndocumented
 }
 
-func printCatalog(stdout io.Writer) error {
-	table := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "CONSTANT\tENDPOINT\tSTATUS\tCODE\tTEXT")
-	for entry := range applebusiness.Catalog() {
-		status := "-"
-		if entry.StatusCode != 0 {
-			status = fmt.Sprint(entry.StatusCode)
+// show writes what was found, for a person or as JSON, and returns the exit status.
+func show(w io.Writer, found []*failure, asJSON bool) (code int, err error) {
+	for i, x := range found {
+		code = max(code, x.exitCode())
+		if asJSON {
+			err = cmp.Or(err, writeJSON(w, x, "  "))
+			continue
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n",
-			reasonName(entry.Reason), entry.Endpoint, status, string(entry.Code), entry.Description)
+		text := x.render("text")
+		if len(found) > 1 {
+			text = fmt.Sprintf("Error %d of %d different ones: %s", i+1, len(found), text)
+		}
+		_, written := io.WriteString(w, text)
+		err = cmp.Or(err, written)
 	}
-	return table.Flush()
+	return code, err
+}
+
+func writeJSON(w io.Writer, object any, indent string) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", indent)
+	return encoder.Encode(object)
 }

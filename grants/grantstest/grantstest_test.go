@@ -82,12 +82,12 @@ var wrong = map[string]string{
 	"invents an expiry":                            "Its Expiry is by this process's clock",
 	"Load returns no token":                        "Load returns the grant's record as last written",
 	"Load is one write behind":                     "Load returns the grant's record as last written",
-	"names ignore case":                            "ErrNoGrant is returned for a grant that the Store does not hold.",
-	"names lose a space":                           "ErrNoGrant is returned for a grant that the Store does not hold.",
+	"names ignore case":                            "It returns ErrNoGrant if there is none.",
+	"names lose a space":                           "It returns ErrNoGrant if there is none.",
 	"Load of no grant is nil":                      "It returns ErrNoGrant if there is none.",
 	"aliases":                                      "Load returns the grant's record as last written",
 	"keeps the caller's token":                     "Load returns the grant's record as last written",
-	"hands out its own dead":                       "Load returns the grant's record as last written",
+	"hands out its own dead":                       "A Store keeps its Endpoint, StatusCode",
 	"expiry is in the store's clock":               "Its Expiry is by this process's clock",
 	"expiry is not converted back":                 "Its Expiry is by this process's clock",
 	"keeps the time left":                          "Its Expiry is by this process's clock",
@@ -181,7 +181,7 @@ var wrong = map[string]string{
 	"Due ignores a lease that ended": "Due returns at most limit grants",
 	"Due ignores the unfinished":     "Due returns at most limit grants",
 	"Due ignores the expired":        "Due returns at most limit grants",
-	"Due takes no negative before":   "A negative before means tokens that expired at least that long ago.",
+	"Due takes no negative within":   "A negative within means tokens that expired at least that long ago.",
 	"Due lists what never expires":   "A token without an Expiry is never due.",
 
 	"Release ends a lapsed lease":                     "It stays so until a Save, a Put or a Mark.",
@@ -189,6 +189,8 @@ var wrong = map[string]string{
 	"Save leaves a lapsed lease":                      "Save stores token under a new version, removes the mark, and ends holder's lease",
 	"Put of the same refresh token keeps the verdict": "the grant is made if need be, and its mark and its lease are gone.",
 	"Put of the same refresh token keeps the lease":   "the grant is made if need be, and its mark and its lease are gone.",
+	"Put of the same refresh token keeps the expiry":  "Its Expiry is by this process's clock",
+	"Save of the same refresh token is no write":      "Save stores token under a new version, removes the mark, and ends holder's lease",
 	"Put of the same refresh token keeps the version": "Put stores token under a new version, whatever was there",
 	"Put loses to a later expiry":                     "Put stores token under a new version, whatever was there",
 	"Save loses to a later expiry":                    "Save stores token under a new version, removes the mark, and ends holder's lease",
@@ -212,12 +214,12 @@ var wrong = map[string]string{
 	"version is one counter for all":                  "not after a failover to an older copy, so a Store draws it at random.",
 	"version is random at Put and counts on":          "not after a failover to an older copy, so a Store draws it at random.",
 	"version is the time in milliseconds":             "It never repeats for a grant's name: not after Delete and Put",
-	"names are cut at 64 bytes":                       "ErrNoGrant is returned for a grant that the Store does not hold.",
-	"names are cut at 255 bytes":                      "ErrNoGrant is returned for a grant that the Store does not hold.",
-	"names ignore accents":                            "ErrNoGrant is returned for a grant that the Store does not hold.",
-	"names are normalised":                            "ErrNoGrant is returned for a grant that the Store does not hold.",
-	"names are numbers":                               "ErrNoGrant is returned for a grant that the Store does not hold.",
-	"names are paths":                                 "ErrNoGrant is returned for a grant that the Store does not hold.",
+	"names are cut at 64 bytes":                       "It returns ErrNoGrant if there is none.",
+	"names are cut at 255 bytes":                      "It returns ErrNoGrant if there is none.",
+	"names ignore accents":                            "It returns ErrNoGrant if there is none.",
+	"names are normalised":                            "It returns ErrNoGrant if there is none.",
+	"names are numbers":                               "It returns ErrNoGrant if there is none.",
+	"names are paths":                                 "It returns ErrNoGrant if there is none.",
 	"zero values of a token are not written":          "Put stores token under a new version, whatever was there",
 	"zero values of a mark are not written":           "Mark replaces the mark and ends holder's lease",
 	"zero values are not compared":                    "Otherwise, also if the grant was deleted, it returns ErrConflict and changes nothing.",
@@ -230,7 +232,7 @@ var wrong = map[string]string{
 	"Dead omits the leased":            "Dead returns at most limit grants",
 	"Dead ignores since":               "Dead returns at most limit grants",
 	"Dead has no limit":                "Dead returns at most limit grants",
-	"Dead has the latest first":        "It begins with the first one that comes after the given one in this order",
+	"Dead has the latest first":        "Dead returns at most limit grants",
 	"Dead ignores after":               "It begins with the first one that comes after the given one in this order",
 	"Dead repeats after":               "It begins with the first one that comes after the given one in this order",
 	"Dead compares after by its name":  "It begins with the first one that comes after the given one in this order",
@@ -297,7 +299,7 @@ func TestNoStore(t *testing.T) {
 	require.Error(t, err)
 	lines := strings.Split(err.Error(), "\n")
 	require.Len(t, lines, 2, "one for the first failure, and one for what may be left behind")
-	assert.Contains(t, lines[0], `Put of "put" returned "no connection\nto the database", want nil`)
+	assert.Contains(t, lines[0], `Put put returned "no connection\nto the database", want nil`)
 	assert.Contains(t, lines[1], "have to be deleted by hand")
 }
 
@@ -732,6 +734,9 @@ func (s *store) Save(ctx context.Context, grant, holder string, version int64, t
 		s.set(r, token)
 		s.pause()
 	}
+	if s.is("Save of the same refresh token is no write") && r.token.RefreshToken == token.RefreshToken {
+		return nil
+	}
 	if s.is("Save of the same token is no write") && r.token.AccessToken == token.AccessToken {
 		return nil
 	}
@@ -949,9 +954,11 @@ func (s *store) Put(ctx context.Context, grant string, token *oauth2.Token) erro
 		}
 	case "Put keeps the lease":
 		put.leased, put.holder, put.until = old.leased, old.holder, old.until
-	case "Put of the same refresh token keeps the version", "Put of the same refresh token keeps the lease", "Put of the same refresh token keeps the verdict":
+	case "Put of the same refresh token keeps the version", "Put of the same refresh token keeps the expiry", "Put of the same refresh token keeps the lease", "Put of the same refresh token keeps the verdict":
 		if old.token.RefreshToken == token.RefreshToken {
 			switch {
+			case strings.HasSuffix(s.way, "expiry"):
+				put.expiry = old.expiry
 			case strings.HasSuffix(s.way, "version"):
 				put.version = old.version
 			case strings.HasSuffix(s.way, "lease"):
@@ -1015,7 +1022,7 @@ func (s *store) Due(ctx context.Context, before time.Duration, limit int) ([]str
 	if s.is("RetryAt by the wrong clock") {
 		retry = time.Now()
 	}
-	if s.is("Due takes no negative before") {
+	if s.is("Due takes no negative within") {
 		before = max(before, 0)
 	}
 	expires := func(r *row) bool { return !r.expiry.IsZero() && !r.expiry.After(now.Add(before)) }
@@ -1048,7 +1055,7 @@ func (s *store) Due(ctx context.Context, before time.Duration, limit int) ([]str
 	}
 	if s.is("Due is stale") { // by a call; each is followed by another
 		names, s.stale = s.stale, names
-		return names, nil
+		return names[:min(len(names), limit)], nil
 	}
 	return names, nil
 }
@@ -1122,4 +1129,99 @@ func (s *store) Dead(ctx context.Context, since time.Duration, after grants.Dead
 		}
 	}
 	return listed, nil
+}
+
+// What an instance keeps to itself is seen by two of them alone.
+func TestTwoInstances(t *testing.T) {
+	for _, keeps := range []string{"a cache", "leases"} {
+		t.Run(keeps, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				shared := newStore("")
+				one, other := newInstance(shared, keeps), newInstance(shared, keeps)
+				require.NoError(t, grantstest.TestStore(one))
+				err := grantstest.TestStores(one, other)
+				require.Error(t, err)
+				assert.Contains(t, err.Error(), map[string]string{
+					"a cache": "Load returns the grant's record as last written", "leases": "It returns ErrLeased while another holder's lease runs",
+				}[keeps])
+				require.NoError(t, grantstest.TestStores(shared, shared))
+			})
+		})
+	}
+	assert.Error(t, grantstest.TestStores(newStore(""), nil))
+	assert.Error(t, grantstest.TestStores(nil, newStore("")))
+}
+
+// instance is one of several on a database, and wrong by what it keeps to itself. What it does itself, it knows.
+type instance struct {
+	*store
+	keeps   string
+	mu      sync.Mutex
+	holders map[string]string // of the leases that it gave
+	cache   map[string]grants.Record
+	at      map[string]time.Time
+}
+
+func newInstance(shared *store, keeps string) *instance {
+	return &instance{store: shared, keeps: keeps, holders: make(map[string]string), cache: make(map[string]grants.Record), at: make(map[string]time.Time)}
+}
+
+func (i *instance) Load(ctx context.Context, grant string) (grants.Record, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	record, err := i.store.Load(ctx, grant)
+	if i.keeps != "a cache" || err != nil {
+		return record, err
+	}
+	if cached, ok := i.cache[grant]; ok && time.Since(i.at[grant]) < 100*time.Millisecond {
+		token := *cached.Token
+		cached.Token = &token
+		return cached, nil
+	}
+	if record.Dead == nil {
+		cached, token := record, *record.Token
+		cached.Token = &token
+		i.cache[grant], i.at[grant] = cached, time.Now()
+	}
+	return record, nil
+}
+
+// Lease gives what another instance has given.
+func (i *instance) Lease(ctx context.Context, grant, holder string, d time.Duration) (grants.Record, error) {
+	i.forget(grant)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.keeps == "leases" {
+		i.store.mu.Lock()
+		if r, ok := i.store.rows[grant]; ok && r.leased && i.store.running(r) && i.holders[grant] != r.holder {
+			r.leased = false
+		}
+		i.store.mu.Unlock()
+	}
+	record, err := i.store.Lease(ctx, grant, holder, d)
+	if err == nil {
+		i.holders[grant] = holder
+	}
+	return record, err
+}
+
+func (i *instance) forget(grant string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.cache, grant)
+}
+
+func (i *instance) Put(ctx context.Context, grant string, token *oauth2.Token) error {
+	defer i.forget(grant)
+	return i.store.Put(ctx, grant, token)
+}
+
+func (i *instance) Save(ctx context.Context, grant, holder string, version int64, token *oauth2.Token) error {
+	defer i.forget(grant)
+	return i.store.Save(ctx, grant, holder, version, token)
+}
+
+func (i *instance) Mark(ctx context.Context, grant, holder string, version int64, mark grants.Mark) error {
+	defer i.forget(grant)
+	return i.store.Mark(ctx, grant, holder, version, mark)
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"regexp"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -41,23 +40,16 @@ func misused(method, text string) error { return &storeError{method, text, error
 // undefinedTable is PostgreSQL's code for a table that is not there.
 const undefinedTable = "42P01"
 
-var sqlState = regexp.MustCompile(`^[0-9A-Z]{5}$`)
-
-// describe returns what may be shown of what the database or the driver says: a server's text may quote what it was sent.
+// describe returns what may be shown of what the database or the driver says, which may quote what it was sent.
 func describe(err error) string {
 	var database *pgconn.PgError
-	switch {
-	case !errors.As(err, &database):
-		return shown(err.Error())
-	case database.Code == undefinedTable:
+	if errors.As(err, &database) && database.Code == undefinedTable {
 		return "the table is missing: call Migrate (SQLSTATE " + undefinedTable + ")"
-	case !sqlState.MatchString(database.Code):
-		return "the database says: " + shown(database.Message)
 	}
-	return "the database says: " + shown(database.Message) + " (SQLSTATE " + database.Code + ")"
+	return redact.Show(err.Error(), maxText)
 }
 
-func shown(text string) string { return redact.Show(text, 512) }
+const maxText = 512 // bytes
 
 // What is printed of a Store and its Options is the table's name: a pool knows the database's password, and an AEAD the key.
 

@@ -32,7 +32,7 @@ func Example() {
 	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
 
 	store := pgxstore.New(pool, nil)
-	manager := grants.New(config, store, &grants.Options{Limit: store.Limiter(15)}) // requests a second, for the whole fleet
+	manager := grants.New(config, store, &grants.Options{Limit: store.Limiter(12)}) // requests a second, for the whole fleet
 	defer manager.Close(ctx)
 
 	if err := manager.Put(ctx, "customer 7", apple.ConnectExpired(config.ClientID)); err != nil { // the customer has connected

@@ -4,6 +4,7 @@
 #
 #   DATABASE_URL  the database
 #   POOLER_URL    the same through pgbouncer; empty if there is no pgbouncer
+#   PGDATA        the database's data folder
 #   POSTGRES_CTL  a program that passes its arguments to pg_ctl for this database: "$POSTGRES_CTL" -m immediate restart
 #
 # As root on Debian it installs what is missing.
@@ -48,7 +49,7 @@ cat >"$data/ctl" <<-CTL
 	cd "$data" && exec $owner "$bin/pg_ctl" -D "$data/db" -l "$data/server.log" -w "\$@"
 CTL
 chmod 755 "$data/ctl"
-export POSTGRES_CTL="$data/ctl"
+export POSTGRES_CTL="$data/ctl" PGDATA="$data/db"
 
 # Nobody else can enter the folder, so trust is enough.
 as_owner "$bin/initdb" -D "$data/db" -U postgres -A trust -E UTF8 --no-locale --no-sync >"$data/initdb.log" 2>&1 &&

@@ -11,7 +11,8 @@
 // If the connection breaks, a statement that can be repeated without harm is sent once more on another one: Load, Lease,
 // Due and Dead, and any statement that certainly did not leave the process.
 //
-// Leases and expiry run by the database's clock alone. The pool must lead to the primary.
+// Leases and expiry run by the database's clock alone. The pool must lead to the primary. The tokens lie in the table in
+// clear unless [Options] has an AEAD.
 package pgxstore
 
 import (
@@ -215,14 +216,14 @@ func (s *Store) Delete(ctx context.Context, grant string) error {
 }
 
 // Due implements [grants.Store]. It reads an index of the grants that are alive, by expiry, which knows RetryAt.
-func (s *Store) Due(ctx context.Context, before time.Duration, limit int) ([]string, error) {
+func (s *Store) Due(ctx context.Context, within time.Duration, limit int) ([]string, error) {
 	var due []string
 	err := s.do(ctx, "due", repeatable, func(conn *pgxpool.Conn) error {
 		// now() and not clock_timestamp(), which is volatile and would not use the index.
 		rows, err := conn.Query(ctx, `SELECT name FROM `+s.table+`
 			WHERE dead IS NULL AND expiry <= now() + $1::bigint * interval '1 microsecond'
 				AND coalesce(retry_at, '-infinity') <= now() AND (leased_until IS NULL OR leased_until <= now())
-			ORDER BY expiry LIMIT $2::bigint`, pgx.QueryExecModeExec, microseconds(before), max(limit, 0))
+			ORDER BY expiry LIMIT $2::bigint`, pgx.QueryExecModeExec, microseconds(within), max(limit, 0))
 		if err != nil {
 			return err
 		}

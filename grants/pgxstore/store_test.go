@@ -76,7 +76,7 @@ func token(text string, expires time.Duration) *oauth2.Token {
 
 var dead = &applebusiness.Error{
 	Endpoint: applebusiness.TokenEndpoint, StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token",
-	Reason: applebusiness.ErrInvalidRefreshToken, GrantType: applebusiness.GrantTypeRefreshToken, RequestID: "7f3c",
+	Reason: applebusiness.ErrInvalidRefreshToken, GrantType: applebusiness.GrantTypeRefreshToken, RequestID: "request-7",
 }
 
 func TestStore(t *testing.T) {
@@ -257,7 +257,8 @@ func TestManyWaiting(t *testing.T) {
 	store, table := newStore(t, pool, pgxstore.Options{})
 	ctx := t.Context()
 	_, err := pool.Exec(ctx, `INSERT INTO `+table+` (name, token, version, expiry, retry_at)
-		SELECT 'waits ' || i, '{}', i, now() - interval '2 hours', now() + interval '1 hour' FROM generate_series(1, 100000) AS i`)
+		SELECT 'waits ' || i, '{}', i, now() - interval '2 hours' - i * interval '1 second', now() + interval '1 hour' + i * interval '1 millisecond'
+		FROM generate_series(1, 100000) AS i`)
 	require.NoError(t, err)
 	for _, grant := range []string{"b", "a"} {
 		require.NoError(t, store.Put(ctx, grant, token(grant, -time.Minute)))
@@ -270,14 +271,30 @@ func TestManyWaiting(t *testing.T) {
 	t.Logf("Due behind 100,000 grants that wait: %v", time.Since(start))
 	assert.Equal(t, []string{"b", "a"}, due)
 
-	plan, err := pool.Query(ctx, `EXPLAIN (ANALYZE, BUFFERS) SELECT name FROM `+table+` WHERE dead IS NULL AND expiry <= now()
-		AND coalesce(retry_at, '-infinity') <= now() AND (leased_until IS NULL OR leased_until <= now()) ORDER BY expiry LIMIT 10`)
+	config := pool.Config() // and what was sent, explained
+	sent := new(statement)
+	config.ConnConfig.Tracer = sent
+	traced, err := pgxpool.NewWithConfig(ctx, config)
+	require.NoError(t, err)
+	defer traced.Close()
+	_, err = pgxstore.New(traced, &pgxstore.Options{Table: table}).Due(ctx, 0, 10)
+	require.NoError(t, err)
+	plan, err := pool.Query(ctx, "EXPLAIN ANALYZE "+sent.SQL, append([]any{pgx.QueryExecModeSimpleProtocol}, sent.Args[1:]...)...)
 	require.NoError(t, err)
 	lines, err := pgx.CollectRows(plan, pgx.RowTo[string])
 	require.NoError(t, err)
 	assert.Contains(t, strings.Join(lines, "\n"), table+"_due", lines)
 	assert.NotContains(t, strings.Join(lines, "\n"), "Rows Removed by Filter", "no row is fetched that is not due")
 }
+
+// statement is the last one that was sent.
+type statement struct{ pgx.TraceQueryStartData }
+
+func (s *statement) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	s.TraceQueryStartData = data
+	return ctx
+}
+func (s *statement) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 // What no Duration holds is kept a century away.
 func TestFarTimes(t *testing.T) {
@@ -497,4 +514,30 @@ func BenchmarkRefresh(b *testing.B) {
 			}
 		}
 	})
+}
+
+// What a million grants take on the disk, with tokens of 64 characters, and how long it takes to find the first thousand that
+// are due.
+func BenchmarkMillionGrants(b *testing.B) {
+	pool := newPool(b, "DATABASE_URL")
+	store, table := newStore(b, pool, pgxstore.Options{})
+	ctx := b.Context()
+	const n = 1_000_000
+	_, err := pool.Exec(ctx, `INSERT INTO `+table+` (name, token, version, expiry)
+		SELECT (1000000000 + i)::text,
+			convert_to('{"access_token":"' || encode(sha256(('a' || i)::bytea), 'hex') || '","refresh_token":"' || encode(sha256(('r' || i)::bytea), 'hex') || '","token_type":"Bearer"}', 'UTF8'),
+			hashint8extended(i, 0), now() + i * interval '1 millisecond' - interval '1 minute'
+		FROM generate_series(1, $1::bigint) AS i`, pgx.QueryExecModeExec, n)
+	require.NoError(b, err)
+	_, err = pool.Exec(ctx, `VACUUM ANALYZE `+table)
+	require.NoError(b, err)
+	var size int64
+	require.NoError(b, pool.QueryRow(ctx, `SELECT pg_total_relation_size($1)`, table).Scan(&size))
+	for b.Loop() {
+		due, err := store.Due(ctx, 0, 1000)
+		if err != nil || len(due) != 1000 {
+			b.Fatal(len(due), err)
+		}
+	}
+	b.ReportMetric(float64(size)/n, "B/grant")
 }

@@ -3,7 +3,7 @@
 // each time.
 //
 //	go run .                          prints a table, in about a minute
-//	go run . -picture requests.svg    draws the requests over time, as the README shows them, in a second
+//	go run . -picture requests.svg    draws the requests over time, as pgxstore's README shows them, in a second
 //
 // What depends on the machine is in this package's benchmarks, which take about a minute. They compare decoding and matching an
 // error with zitadel/oidc, ory/fosite and encoding/json, a token request and the memory for a huge response with x/oauth2, a valid

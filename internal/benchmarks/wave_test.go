@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The Manager sends a request for each grant, never more than are allowed, and is done when it can be. The ways before it are
-// what README says of them.
+// The Manager sends a request for each grant, never more than are allowed, and is done when it can be. The
+// other ways send more than that, and x/oauth2 alone tells customers to reconnect who have revoked nothing.
 func TestWave(t *testing.T) {
 	const n = 200
 	for _, w := range ways {
@@ -31,7 +31,7 @@ func TestWave(t *testing.T) {
 	}
 }
 
-// The picture that the README shows is the one that is drawn, which is the same each time.
+// The picture that pgxstore's README shows is the one that is drawn, which is the same each time.
 func TestPicture(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "drawn.svg")
 	err := drawWaves(path, func(w way, n int) (result wave) {

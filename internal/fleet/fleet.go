@@ -1,64 +1,53 @@
 package main
 
 import (
-	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/oauth2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
 	"github.com/seed-a5f25c57/applebusiness/grants/pgxstore"
 )
-
-const unlimited = 1000 // requests a second, where Apple has no limit
 
 // fleet is the worker processes, and what they have reported.
 type fleet struct {
 	options options
 	apple   *apple
 	pool    *pgxpool.Pool // of this process
-	config  workerConfig
 	stderr  io.Writer
+	seconds int            // since the troubles began
+	workers sync.WaitGroup // until they have ended
 
-	other    *applebusinesstest.Server // of the wrong environment; nil without one
-	wrong    *process                  // the first worker, which then has it
-	database sync.Mutex                // held by who stops PostgreSQL
-
-	mu      sync.Mutex
-	running []*process
-	reports map[*process]counts
+	mu      sync.Mutex // guards what follows
+	running []*exec.Cmd
+	counts  counts
 	kills   int
-	failed  []error // of workers that nobody killed
-}
-
-// process is a worker process.
-type process struct {
-	command *exec.Cmd
-	stdin   io.Closer
-	done    chan struct{}
-	killed  bool
+	errs    []error
 }
 
 func runFleet(ctx context.Context, o options, stderr io.Writer) (result, error) {
-	pool, err := pgxpool.New(ctx, o.database)
+	pool, err := pgxpool.New(ctx, o.Database)
 	if err != nil {
 		return result{}, err
 	}
 	defer pool.Close()
-	if _, err := pool.Exec(ctx, "DROP TABLE IF EXISTS "+pgxstore.DefaultTable+", "+pgxstore.DefaultTable+"_limit"); err != nil {
-		return result{}, err
-	}
-	if err := pgxstore.Migrate(ctx, pool); err != nil {
+	store := pgxstore.New(pool, nil)
+	_, err = pool.Exec(ctx, "DROP TABLE IF EXISTS "+pgxstore.DefaultTable+", "+pgxstore.DefaultTable+"_limit")
+	if err = cmp.Or(err, store.Migrate(ctx)); err != nil {
 		return result{}, err
 	}
 	apple, err := newApple(o)
@@ -66,150 +55,178 @@ func runFleet(ctx context.Context, o options, stderr io.Writer) (result, error) 
 		return result{}, err
 	}
 	defer apple.Close()
-	f := &fleet{options: o, apple: apple, pool: pool, stderr: stderr, reports: make(map[*process]counts)}
-	f.config = workerConfig{
-		Database: o.database,
-		OAuth2:   oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()},
-		Timeout:  5*time.Second + o.latency,
-		Pool:     int32(o.pool), Limit: o.limit, Wave: o.wave,
+	other := applebusinesstest.NewServer(nil) // the wrong environment
+	defer other.Close()
+	for n := 0; n < o.Grants && err == nil; n++ {
+		err = store.Put(ctx, name(n), apple.connect(name(n)))
 	}
-	if o.pooler {
-		f.config.Database = o.poolerURL
-	}
-	if o.limit == 0 {
-		f.config.Limit = unlimited
-	}
-	store := pgxstore.New(pool, nil)
-	for i := range o.grants {
-		grant := fmt.Sprintf("grant-%d", i)
-		f.config.Grants = append(f.config.Grants, grant)
-		if err := store.Put(ctx, grant, apple.connect(grant)); err != nil {
-			return result{}, err
-		}
-	}
-
+	f := &fleet{options: o, apple: apple, pool: pool, stderr: stderr, counts: newCounts()}
 	start := time.Now()
-	for i := range o.processes {
-		config := f.config
-		if o.environment && i == 0 {
-			f.other = applebusinesstest.NewServer(nil)
-			defer f.other.Close()
-			config.OAuth2 = oauth2.Config{ClientID: f.other.App.ClientID, ClientSecret: f.other.App.ClientSecret, Endpoint: f.other.Endpoint()}
+	for i := 0; i < o.Processes && err == nil; i++ {
+		server := apple.Server
+		if o.Environment && i == 0 {
+			server = other
 		}
-		p, err := f.start(i, config)
-		if err != nil {
-			return result{}, err
-		}
-		if i == 0 {
-			f.wrong = p
-		}
+		err = f.start(i, server)
 	}
-	running, cancel := context.WithTimeout(ctx, o.duration)
-	defer cancel()
-	if o.wave {
+	if err != nil {
+		return result{}, err
+	}
+	running, cancel := context.WithTimeout(ctx, o.Duration)
+	if o.Wave {
 		running, cancel = context.WithCancel(ctx)
-		defer cancel()
 		go func() {
-			f.wait()
+			f.workers.Wait()
 			cancel()
 		}()
 	}
+	defer cancel()
 	err = f.trouble(running)
 	took := time.Since(start)
-	if err = errors.Join(err, f.stop(), ctx.Err()); err != nil {
+	_ = f.signal(syscall.SIGTERM, 1)()
+	f.workers.Wait()
+	if err := errors.Join(append(f.errs, err, ctx.Err())...); err != nil {
 		return result{}, err
 	}
-	return f.judge(ctx, store, took)
+	found, err := f.judge(ctx, store, took)
+	found.elsewhere = len(other.Requests())
+	return found, err
 }
 
-// start starts the i-th worker. In a wave each grant is used by two of them.
-func (f *fleet) start(i int, config workerConfig) (*process, error) {
-	if config.Wave {
-		config.Grants = nil
-		for n, grant := range f.config.Grants {
-			if n%f.options.processes == i || (n+1)%f.options.processes == i {
-				config.Grants = append(config.Grants, grant)
-			}
-		}
-	}
-	text, err := json.Marshal(config)
-	if err != nil {
-		return nil, err
-	}
+// start starts a worker, which dies with this process, since it writes to a pipe.
+func (f *fleet) start(i int, server *applebusinesstest.Server) error {
+	config, _ := json.Marshal(workerConfig{f.options, i, oauth2.Config{
+		ClientID: server.App.ClientID, ClientSecret: server.App.ClientSecret, Endpoint: server.Endpoint(),
+	}})
 	command := exec.Command(os.Args[0])
-	command.Env = append(os.Environ(), workerVariable+"="+string(text))
+	command.Env = append(os.Environ(), workerVariable+"="+string(config))
 	command.Stderr = f.stderr
-	stdin, err := command.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
 	stdout, err := command.StdoutPipe()
-	if err != nil {
-		return nil, err
+	if err = cmp.Or(err, command.Start()); err != nil {
+		return err
 	}
-	if err := command.Start(); err != nil {
-		return nil, err
-	}
-	p := &process{command: command, stdin: stdin, done: make(chan struct{})}
 	f.mu.Lock()
-	f.running = append(f.running, p)
-	f.mu.Unlock()
-	go func() {
-		defer close(p.done)
-		lines := bufio.NewScanner(stdout)
-		lines.Buffer(nil, 1<<20)
-		for lines.Scan() {
-			var reported counts
-			if json.Unmarshal(lines.Bytes(), &reported) == nil {
-				f.mu.Lock()
-				f.reports[p] = reported
-				f.mu.Unlock()
-			}
+	defer f.mu.Unlock()
+	f.running = append(f.running, command)
+	f.workers.Go(func() {
+		reports := json.NewDecoder(stdout)
+		for more := newCounts(); reports.Decode(&more) == nil; more = newCounts() {
+			f.mu.Lock()
+			f.counts.add(more)
+			f.mu.Unlock()
 		}
 		err := command.Wait()
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.running = slices.DeleteFunc(f.running, func(other *process) bool { return other == p })
-		if err != nil && !p.killed {
-			f.failed = append(f.failed, fmt.Errorf("a worker ended by itself: %w", err))
+		f.running = slices.DeleteFunc(f.running, func(other *exec.Cmd) bool { return other == command })
+		how := fmt.Sprint(err) // one that was told to end before it began is "terminated"
+		if err != nil && how != "signal: terminated" && !(f.options.Kill && how == "signal: killed") {
+			f.errs = append(f.errs, fmt.Errorf("a worker ended by itself: %w", err))
 		}
-	}()
-	return p, nil
+	})
+	return nil
 }
 
-// wait returns when the workers have ended.
-func (f *fleet) wait() {
-	f.mu.Lock()
-	running := slices.Clone(f.running)
-	f.mu.Unlock()
-	for _, p := range running {
-		<-p.done
+// trouble makes what trouble the options ask for, until ctx ends. What it begins it ends: the database works afterwards.
+func (f *fleet) trouble(ctx context.Context) error {
+	o := f.options
+	end, _ := ctx.Deadline()
+	another := func() error { return f.start(0, f.apple.Server) }
+	var tasks errgroup.Group
+	for _, t := range []struct {
+		asked              bool
+		pause, lasts, left time.Duration // how long after the one before it begins, lasts, and has to be left of the run then
+		begin, end         func() error
+	}{
+		{true, time.Second, 0, 0, f.progress, nil},
+		{o.Kill, 2 * time.Second, 0, 0, f.killOne, another},
+		{o.Terminate, 50 * time.Millisecond, 0, 0, f.terminate, nil},
+		{o.Freeze > 0, calm, o.Freeze, o.Freeze + calm, f.signal(syscall.SIGSTOP, 2), f.signal(syscall.SIGCONT, 1)},
+		{o.RefuseWrites > 0, calm, o.RefuseWrites, o.RefuseWrites + calm, // now, or when PostgreSQL is started
+			shell(`echo "default_transaction_read_only = on" >>"$PGDATA/postgresql.conf"; "$0" reload || true`),
+			shell(`echo "default_transaction_read_only = off" >>"$PGDATA/postgresql.conf"; "$0" reload || true`)},
+		{o.Restart > 0, calm, o.Restart, o.Restart + calm, shell(`"$0" -m immediate stop`), shell(`"$0" start`)},
+		{o.Restore > 0, calm, o.Restore, o.Restore + accessTokenLife + calm, // each process looks at each row once more
+			shell(`"$0" -m fast stop; cp -a "$PGDATA" "$PGDATA.backup"; "$0" start`),
+			shell(`"$0" -m immediate stop; rm -r "$PGDATA"; mv "$PGDATA.backup" "$PGDATA"; "$0" start`)},
+		// That ends the first worker, and not a second time, since no quarter is left then.
+		{o.Environment, o.Duration / 2, 0, o.Duration / 4, f.signal(syscall.SIGTERM, o.Processes), another},
+	} {
+		tasks.Go(func() error {
+			for t.asked && sleep(ctx, t.pause) && (t.left == 0 || time.Until(end) > t.left) {
+				err := t.begin()
+				if t.end != nil && err == nil {
+					sleep(ctx, t.lasts)
+					err = t.end()
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return tasks.Wait()
+}
+
+// sleep reports whether d has passed before ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
 }
 
-// stop lets the workers end by themselves.
-func (f *fleet) stop() error {
-	f.mu.Lock()
-	for _, p := range f.running {
-		_ = p.stdin.Close()
-	}
-	f.mu.Unlock()
-	f.wait()
+func (f *fleet) progress() error {
+	f.seconds++
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return errors.Join(f.failed...)
-}
-
-func (f *fleet) progress(second int) {
-	f.mu.Lock()
-	calls, told := 0, 0
-	for _, reported := range f.reports {
-		calls, told = calls+reported.Calls, told+len(reported.Dead)
-	}
-	kills := f.kills
-	f.mu.Unlock()
 	f.apple.mu.Lock()
 	defer f.apple.mu.Unlock()
+	r := f.apple.found
 	fmt.Fprintf(f.stderr, "%3d s: %d calls, %d told to reconnect; %d requests, %d refused, %d too many; %d kills, %d responses lost\n",
-		second, calls, told, f.apple.requests, f.apple.refused, f.apple.tooMany, kills, len(f.apple.lost))
+		f.seconds, f.counts.Calls, len(f.counts.Told), r.requests, r.refused, r.tooMany, f.kills, len(f.apple.lost))
+	return nil
+}
+
+// killOne kills a worker.
+func (f *fleet) killOne() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := len(f.running); n > 0 {
+		f.kills++
+		_ = f.running[rand.N(n)].Process.Kill() // it may have ended
+	}
+	return nil
+}
+
+// signal sends a signal to the first of the workers: to one in share, so that 1 is all.
+func (f *fleet) signal(signal os.Signal, share int) func() error {
+	return func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, command := range f.running[:(len(f.running)+share-1)/share] {
+			_ = command.Process.Signal(signal) // it may have ended
+		}
+		return nil
+	}
+}
+
+// terminate cuts a connection to the database; it may be cut itself.
+func (f *fleet) terminate() error {
+	_, _ = f.pool.Exec(context.Background(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' ORDER BY random() LIMIT 1`)
+	return nil
+}
+
+// shell runs a script for which pg_ctl is $0.
+func shell(script string) func() error {
+	return func() error {
+		if output, err := exec.Command("sh", "-euc", script, os.Getenv("POSTGRES_CTL")).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, output)
+		}
+		return nil
+	}
 }

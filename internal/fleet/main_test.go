@@ -18,7 +18,8 @@ import (
 // The program starts itself as its workers, and so does this test.
 func TestMain(m *testing.M) {
 	if config := os.Getenv(workerVariable); config != "" {
-		os.Exit(runWorker(config))
+		runWorker(config)
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
@@ -29,23 +30,24 @@ func TestArguments(t *testing.T) {
 		status int
 		stderr string
 	}{
-		"-h":                   {0, "Usage of fleet:\n"},
-		"stray":                {2, "fleet: unknown argument \"stray\"\n"},
-		"-processes 0":         {2, "fleet: a number or a duration is too small\n"},
-		"-grants 0":            {2, "fleet: a number or a duration is too small\n"},
-		"-for 1ms":             {2, "fleet: a number or a duration is too small\n"},
-		"-limit -1":            {2, "fleet: a number or a duration is too small\n"},
-		"-database=":           {2, "fleet: no -database\n"},
-		"-pooler":              {2, "fleet: -pooler, and no $POOLER_URL\n"},
-		"-restart-database":    {2, "fleet: -restart-database or -restore-backup, and no $POSTGRES_CTL\n"},
-		"-restore-backup=1s":   {2, "fleet: -restart-database or -restore-backup, and no $POSTGRES_CTL\n"},
-		"-freeze":              {2, "fleet: such a trouble needs a run of 32s at least\n"},
-		"-wave -refuse-writes": {2, "fleet: a trouble that begins and ends, and -wave\n"},
-		"-wave -kill":          {2, "fleet: a trouble that begins and ends, and -wave\n"},
-		"-refuse-writes=-1s":   {2, "fleet: a number or a duration is too small\n"},
-		"-freeze=long":         {2, "invalid boolean value \"long\" for -freeze: "},
-		"-processes 1 -for 1s": {1, "fleet: failed to connect to "},
-		"-unknown":             {2, "flag provided but not defined: -unknown\n"},
+		"-h":                                {0, "Usage of fleet:\n"},
+		"stray":                             {2, "fleet: unknown argument \"stray\"\n"},
+		"-processes 0":                      {2, "fleet: a number or a duration is too small\n"},
+		"-grants 0":                         {2, "fleet: a number or a duration is too small\n"},
+		"-for 1ms":                          {2, "fleet: a number or a duration is too small\n"},
+		"-limit -1":                         {2, "fleet: a number or a duration is too small\n"},
+		"-database=":                        {2, "fleet: no -database\n"},
+		"-pooler":                           {2, "fleet: -pooler, and no $POOLER_URL\n"},
+		"-restart-database":                 {2, "fleet: -restart-database, -restore-backup or -refuse-writes, and no $POSTGRES_CTL\n"},
+		"-restore-backup=1s":                {2, "fleet: -restart-database, -restore-backup or -refuse-writes, and no $POSTGRES_CTL\n"},
+		"-restart-database -restore-backup": {2, "fleet: both -restart-database and -restore-backup\n"},
+		"-freeze":                           {2, "fleet: such a trouble needs a run of 32s at least\n"},
+		"-wave -refuse-writes":              {2, "fleet: a trouble that begins and ends, and -wave\n"},
+		"-wave -kill":                       {2, "fleet: a trouble that begins and ends, and -wave\n"},
+		"-refuse-writes=-1s":                {2, "fleet: a number or a duration is too small\n"},
+		"-freeze=long":                      {2, "invalid boolean value \"long\" for -freeze: "},
+		"-processes 1 -for 1s":              {1, "fleet: failed to connect to "},
+		"-unknown":                          {2, "flag provided but not defined: -unknown\n"},
 	} {
 		var stdout, stderr bytes.Buffer
 		assert.Equal(t, test.status, run(t.Context(), strings.Fields(args), func(name string) string { return environment[name] }, &stdout, &stderr), args)
@@ -62,7 +64,8 @@ func TestRun(t *testing.T) {
 	defer stderr.Close()
 	for args, want := range map[string]string{
 		"-processes 2 -grants 5 -for 9s -kill -refuse-writes=1s -apple-latency 100ms -limit 50": "2 processes, ",
-		"-wave -processes 2 -grants 20": " 20 requests for 20 refresh tokens, 0 refused; 40 calls, 0 failed",
+		"-wave -processes 2 -grants 20": " 20 requests for 20 refresh tokens, 0 refused, 0 too many, 0 to the wrong environment; " +
+			"0 kills, 0 responses lost, 0 grants lost by these; 40 calls, 0 failed []",
 	} {
 		var stdout bytes.Buffer
 		run(t.Context(), strings.Fields(args), os.Getenv, &stdout, stderr) // its status tells how fast this machine is

@@ -1,16 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"log"
+	"maps"
 	"math/rand/v2"
 	"net/http"
-	"os"
-	"slices"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -21,100 +23,78 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/grants/pgxstore"
 )
 
-const (
-	workerVariable = "FLEET_WORKER"
-	callers        = 8               // of a worker
-	deadline       = 2 * time.Second // that a caller has
-)
-
 // workerConfig tells a worker process what to do.
 type workerConfig struct {
-	Database string
-	OAuth2   oauth2.Config
-	Grants   []string
-	Timeout  time.Duration // of a request; the lease is 15 seconds longer
-	Pool     int32
-	Limit    int // a second, for the whole fleet
-	Wave     bool
+	Options options
+	Worker  int // its place among the processes
+	OAuth2  oauth2.Config
 }
 
-// counts is what a worker reports, each second and at its end.
+// counts is what a worker reports, each second and at its end: what is new.
 type counts struct {
 	Calls  int
-	Failed map[string]int // of them, by kind
-	Late   time.Duration  // by how much a caller waited longer than its deadline, at most
-	Dead   []string       // grants whose customers are to connect again
+	Failed map[string]int  // of them, by kind
+	Late   time.Duration   // by how much a caller waited longer than its deadline, at most
+	Told   map[string]bool // grants whose customers are to connect again
 }
 
-// runWorker runs until stdin ends, and then as long as it takes to store what is not stored.
-func runWorker(text string) int {
+func newCounts() counts { return counts{Failed: make(map[string]int), Told: make(map[string]bool)} }
+
+func (c *counts) add(more counts) {
+	c.Calls, c.Late = c.Calls+more.Calls, max(c.Late, more.Late)
+	for kind, n := range more.Failed {
+		c.Failed[kind] += n
+	}
+	maps.Copy(c.Told, more.Told)
+}
+
+// runWorker runs until SIGTERM, and then as long as it takes to store what is not stored.
+func runWorker(text string) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
 	var config workerConfig
-	err := json.Unmarshal([]byte(text), &config)
-	if err == nil {
-		err = work(config)
-	}
+	_ = json.Unmarshal([]byte(text), &config) // it is start's
+	o := config.Options
+	pool, err := pgxpool.New(ctx, cmp.Or(o.Pooler, o.Database))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "fleet: worker:", err)
-		return 1
-	}
-	return 0
-}
-
-func work(config workerConfig) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	poolConfig, err := pgxpool.ParseConfig(config.Database)
-	if err != nil {
-		return err
-	}
-	poolConfig.MaxConns = config.Pool
-	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
-	if err != nil {
-		return err
+		log.Fatalln("fleet: worker:", err)
 	}
 	defer pool.Close()
 	store := pgxstore.New(pool, nil)
-	manager := grants.New(&config.OAuth2, store, &grants.Options{
-		HTTPClient: &http.Client{Timeout: config.Timeout},
-		Limit:      store.Limiter(config.Limit),
-	})
-
-	w := &worker{manager: manager, counts: counts{Failed: make(map[string]int)}}
+	w := &worker{counts: newCounts(), manager: grants.New(&config.OAuth2, store, &grants.Options{
+		HTTPClient: &http.Client{Timeout: 5*time.Second + o.Latency}, // the lease is 15 seconds longer
+		Limit:      store.Limiter(o.Limit),                           // for the whole fleet
+	})}
 	var tasks sync.WaitGroup
-	if config.Wave {
-		for _, grant := range config.Grants {
-			tasks.Go(func() { w.call(ctx, grant, time.Hour) })
+	for n := range o.Grants {
+		if o.Wave && (n%o.Processes == config.Worker || (n+1)%o.Processes == config.Worker) { // two use each grant
+			tasks.Go(func() { w.call(ctx, name(n), time.Hour) })
 		}
-	} else {
-		for range callers {
-			tasks.Go(func() {
-				for ctx.Err() == nil {
-					w.call(ctx, config.Grants[rand.N(len(config.Grants))], deadline)
-					time.Sleep(rand.N(40 * time.Millisecond))
-				}
-			})
-		}
+	}
+	for range callers {
+		tasks.Go(func() {
+			for !o.Wave && sleep(ctx, rand.N(40*time.Millisecond)) {
+				w.call(ctx, name(rand.N(o.Grants)), deadline)
+			}
+		})
 	}
 	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		cancel()
+		for sleep(ctx, time.Second) {
+			w.report()
+		}
 	}()
-	if config.Wave {
-		go func() {
-			tasks.Wait()
-			cancel()
-		}()
-	}
-	for sleep(ctx, time.Second) {
-		w.report()
-	}
 	tasks.Wait()
-	stopping, stop := context.WithTimeout(context.Background(), time.Minute)
-	defer stop()
-	err = manager.Close(stopping)
+	stopping, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	err = w.manager.Close(stopping)
 	w.report()
-	return err
+	if err != nil {
+		log.Fatalln("fleet: worker:", err)
+	}
 }
+
+// name returns the name of the n-th grant.
+func name(n int) string { return fmt.Sprint("grant-", n) }
 
 // worker counts what its callers meet.
 type worker struct {
@@ -130,38 +110,28 @@ func (w *worker) call(ctx context.Context, grant string, within time.Duration) {
 	defer cancel()
 	start := time.Now()
 	_, err := w.manager.Token(ctx, grant)
-	took := time.Since(start)
-	if ctx.Err() != nil && context.Cause(ctx) == context.Canceled {
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return // the worker ends
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.counts.Calls++
-	w.counts.Late = max(w.counts.Late, took-within)
-	if err == nil {
-		return
+	w.counts.Late = max(w.counts.Late, time.Since(start)-within)
+	if errors.Is(err, context.DeadlineExceeded) {
+		w.counts.Failed["the caller's deadline"]++
+	} else if err != nil {
+		w.counts.Failed[grants.Refresh{Err: err}.Label()]++
 	}
-	w.counts.Failed[kindOf(err)]++
-	if applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize && !slices.Contains(w.counts.Dead, grant) {
-		w.counts.Dead = append(w.counts.Dead, grant)
+	if applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize {
+		w.counts.Told[grant] = true
 	}
 }
 
-func kindOf(err error) string {
-	var failed *grants.StoreError
-	switch {
-	case errors.As(err, &failed):
-		return "the database"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "the caller's deadline"
-	}
-	return applebusiness.Label(err)
-}
-
-// report writes a line of JSON, the newest of which counts.
+// report writes a line of JSON.
 func (w *worker) report() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	line, _ := json.Marshal(w.counts)
 	fmt.Println(string(line))
+	w.counts = newCounts()
 }

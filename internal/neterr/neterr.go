@@ -3,12 +3,14 @@
 package neterr
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"iter"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -34,6 +36,12 @@ const (
 	lasts kind = 0
 )
 
+type row struct {
+	words   string
+	kind    kind
+	needles []string
+}
+
 const (
 	canceled        = "the request was canceled"
 	noHost          = "DNS does not know the host"
@@ -46,11 +54,7 @@ const (
 // failures are told by the texts of Go's packages, since most have no exported type, and of other clients. The texts are
 // in lower case, and "…" in one stands for anything. The first row that matches is it: those that do not pass come
 // first, for their text may hold another one's, and the more exact before the less exact.
-var failures = []struct {
-	words   string
-	kind    kind
-	needles []string
-}{
+var failures = []row{
 	{canceled, lasts, []string{"context canceled", "operation was canceled"}},
 	{"the response is not HTTP", lasts | isHTTP, []string{
 		"malformed http", "malformed mime header", "malformed chunked encoding", "multiple content-length", "bad content-length",
@@ -105,8 +109,8 @@ var failures = []struct {
 		"econnreset", "epipe", "err_connection_reset", "err_connection_closed", "empty reply from server", "remote end closed connection",
 	}},
 	{"the response was truncated", passes, []string{"unexpected eof", "err_incomplete"}},
-	{proxyRefuses, lasts | isHTTP, nil}, // told by its status: see OfText
-	{proxyRefusesNow, passes | isHTTP, nil},
+	{proxyRefusesNow, passes | isHTTP, []string{proxyRefusesNow}}, // of a real one there is the status: see OfText
+	{proxyRefuses, lasts | isHTTP, []string{proxyRefuses}},
 }
 
 // Needles returns the texts in lower case of which OfText looks for any, for a reader of many lines. It knows a little
@@ -148,12 +152,12 @@ func Of(err error) Failure {
 			found.Known = true
 			found.Unsent = found.Unsent || connects(node.Op)
 		case *net.DNSError:
-			switch {
-			case found.Own || found.Words == canceled:
-			case node.IsNotFound:
-				found, _ = OfWords(noHost)
-			default:
-				found, _ = OfWords(noDNS)
+			if !found.Own && found.Words != canceled {
+				words := noDNS
+				if node.IsNotFound {
+					words = noHost
+				}
+				found, _ = OfWords(words)
 			}
 			found.Unsent = true
 		}
@@ -169,29 +173,25 @@ func connects(operation string) bool {
 
 // OfText returns what is known about the failure that text tells of, the text of an error without the URL around it.
 // Where nothing is known it is the zero Failure but for Words and Passes.
-func OfText(text string) Failure {
-	found := Failure{Words: "the connection failed", Passes: true}
-	lower := strings.ToLower(text)
-	for i, row := range failures {
-		for _, needle := range row.needles {
-			if contains(lower, needle) {
-				found = failure(i, needle)
-				break
-			}
-		}
-		if found.Known {
+func OfText(text string) (found Failure) {
+	lower, status := strings.ToLower(text), StatusOf(text)
+	for _, row := range failures {
+		at := slices.IndexFunc(row.needles, func(needle string) bool { return contains(lower, needle) })
+		if at >= 0 {
+			found = row.failure(row.needles[at])
 			break
 		}
 	}
-	if !found.Known {
-		switch status := StatusOf(text); { // net/http says no more of a proxy that refuses CONNECT
-		case StatusPasses(status):
-			found, _ = OfWords(proxyRefusesNow)
-		case status != 0:
-			found, _ = OfWords(proxyRefuses)
-		case text == "EOF" || strings.HasSuffix(text, ": EOF"):
-			found = Failure{Words: "the connection was reset", Known: true, Passes: true, HTTP: true, needle: "EOF"}
-		}
+	switch {
+	case found.Known:
+	case StatusPasses(status): // net/http says no more of a proxy that refuses CONNECT
+		found, _ = OfWords(proxyRefusesNow)
+	case status != 0:
+		found, _ = OfWords(proxyRefuses)
+	case text == "EOF" || strings.HasSuffix(text, ": EOF"):
+		found = Failure{Words: "the connection was reset", Known: true, Passes: true, HTTP: true, needle: "EOF"}
+	default:
+		found = Failure{Words: "the connection failed", Passes: true}
 	}
 	operation, _, _ := strings.Cut(text, " tcp") // of a *net.OpError of which only the text is left
 	found.Unsent = found.Unsent || connects(operation)
@@ -199,30 +199,18 @@ func OfText(text string) Failure {
 }
 
 // OfWords returns the failure that this package calls so, and whether there is one. Other words may follow.
-func OfWords(words string) (Failure, bool) {
-	best := -1
-	for i, row := range failures {
-		if strings.HasPrefix(words, row.words) && (best < 0 || len(row.words) > len(failures[best].words)) {
-			best = i
+func OfWords(words string) (found Failure, ok bool) {
+	for _, row := range failures {
+		if strings.HasPrefix(words, row.words) && len(row.words) > len(found.Words) {
+			found = row.failure(row.needles[0])
 		}
 	}
-	if best < 0 {
-		return Failure{}, false
-	}
-	needle := http.StatusText(http.StatusProxyAuthRequired)
-	switch row := failures[best]; {
-	case row.words == proxyRefusesNow:
-		needle = http.StatusText(http.StatusBadGateway)
-	case len(row.needles) > 0:
-		needle = row.needles[0]
-	}
-	return failure(best, needle), true
+	return found, found.Known
 }
 
-func failure(row int, needle string) Failure {
-	kind := failures[row].kind
+func (r row) failure(needle string) Failure {
 	return Failure{
-		Words: failures[row].words, Known: true, Passes: kind&passes != 0, Unsent: kind&unsent != 0, Own: kind&own != 0, HTTP: kind&isHTTP != 0,
+		Words: r.words, Known: true, Passes: r.kind&passes != 0, Unsent: r.kind&unsent != 0, Own: r.kind&own != 0, HTTP: r.kind&isHTTP != 0,
 		needle: needle,
 	}
 }
@@ -233,34 +221,28 @@ func (f Failure) Err() error {
 	if !f.Known {
 		return nil
 	}
-	if f.needle == "" {
-		f.needle = f.Words
-	}
-	return errors.New(strings.ReplaceAll(f.needle, "…", " "))
+	return errors.New(strings.ReplaceAll(cmp.Or(f.needle, f.Words), "…", " "))
 }
 
 // contains is strings.Contains of a needle at the beginning of a word, in which "…" stands for anything.
 func contains(text, needle string) bool {
 	needle, rest, _ := strings.Cut(needle, "…")
-	for i := strings.Index(text, needle); i >= 0; {
-		end := i + len(needle)
-		if i == 0 || text[i-1] < 'a' || text[i-1] > 'z' {
-			return strings.Contains(text[end:], rest)
-		}
-		next := strings.Index(text[end:], needle)
+	for at := 0; ; at++ {
+		next := strings.Index(text[at:], needle)
 		if next < 0 {
 			return false
 		}
-		i = end + next
+		if at += next; at == 0 || text[at-1] < 'a' || text[at-1] > 'z' {
+			return strings.Contains(text[at+len(needle):], rest)
+		}
 	}
-	return false
 }
 
 // StatusOf returns the status from 400 to 511 of which text is the reason phrase, in whatever letters, and 0 for another
 // text.
 func StatusOf(text string) int {
 	for status := http.StatusBadRequest; status <= http.StatusNetworkAuthenticationRequired; status++ {
-		if phrase := http.StatusText(status); phrase != "" && strings.EqualFold(text, phrase) {
+		if text != "" && strings.EqualFold(text, http.StatusText(status)) {
 			return status
 		}
 	}

@@ -8,40 +8,24 @@ import (
 // maxNodes bounds the work on one tree: an error that unwraps to itself has no end.
 const maxNodes = 10_000
 
-// Visit calls f for err and each error in its tree, in the order of errors.Is, until f returns true. It looks neither at nil
-// pointers nor into an error with a method Foreign, which is somebody else's failure whatever it wraps. A pointer that
-// stands in several places is visited once, and a panic of an Unwrap method ends its branch.
-func Visit(err error, f func(error) bool) bool {
-	return (&walk{f: f}).visit(err, false)
-}
+// Visit calls f for err and each error in its tree, in the order of errors.Is, until f returns true. It skips nil pointers
+// and errors with a method Foreign, whatever they wrap. A pointer that stands in several places is visited once, and a panic
+// of an Unwrap method ends its branch.
+func Visit(err error, f func(error) bool) bool { return (&walk{f: f}).visit(err, false) }
 
 type walk struct {
 	f     func(error) bool
 	nodes int
-	seen  map[error]struct{} // pointers below an error that joins others
+	seen  map[error]bool // pointers below an error that joins others
 }
 
 func (w *walk) visit(err error, joined bool) bool {
-	for err != nil && w.nodes < maxNodes {
+	for err != nil && w.nodes < maxNodes && !w.skips(err, joined) {
 		w.nodes++
-		if value := reflect.ValueOf(err); value.Kind() == reflect.Pointer {
-			if _, seen := w.seen[err]; seen || value.IsNil() {
-				return false
-			}
-			if joined {
-				if w.seen == nil {
-					w.seen = make(map[error]struct{})
-				}
-				w.seen[err] = struct{}{}
-			}
-		}
-		if _, foreign := err.(interface{ Foreign() }); foreign {
-			return false
-		}
 		if w.f(err) {
 			return true
 		}
-		next, several := unwrap(err)
+		several, next := unwrap(err)
 		for _, err := range several {
 			if w.visit(err, true) {
 				return true
@@ -52,8 +36,28 @@ func (w *walk) visit(err error, joined bool) bool {
 	return false
 }
 
-// unwrap returns what err wraps: one error, or several.
-func unwrap(err error) (next error, several []error) {
+func (w *walk) skips(err error, joined bool) bool {
+	if _, foreign := err.(interface{ Foreign() }); foreign {
+		return true
+	}
+	value := reflect.ValueOf(err)
+	if value.Kind() != reflect.Pointer {
+		return false
+	}
+	if w.seen[err] || value.IsNil() {
+		return true
+	}
+	if joined && w.seen == nil {
+		w.seen = make(map[error]bool)
+	}
+	if joined {
+		w.seen[err] = true
+	}
+	return false
+}
+
+// unwrap returns what err wraps: several errors, or one.
+func unwrap(err error) (several []error, next error) {
 	defer func() { _ = recover() }() // foreign code, which may not expect to be asked
 	switch wrapper := err.(type) {
 	case interface{ Unwrap() error }:
@@ -61,7 +65,7 @@ func unwrap(err error) (next error, several []error) {
 	case interface{ Unwrap() []error }:
 		several = wrapper.Unwrap()
 	}
-	return next, several
+	return several, next
 }
 
 // Is is errors.Is by way of Visit. A panic of an Is method counts as false.
@@ -95,7 +99,7 @@ func Text(err error) (text string) {
 	if left := maxNodes; !count(err, &left) {
 		var ends []string
 		Visit(err, func(node error) bool {
-			if next, several := unwrap(node); next == nil && several == nil {
+			if several, next := unwrap(node); next == nil && several == nil {
 				ends = append(ends, Text(node))
 			}
 			return len(ends) == 100
@@ -111,7 +115,7 @@ func count(err error, left *int) bool {
 		if *left <= 0 {
 			return false
 		}
-		next, several := unwrap(err)
+		several, next := unwrap(err)
 		for _, err := range several {
 			if !count(err, left) {
 				return false

@@ -12,12 +12,12 @@ import (
 )
 
 // panicking is foreign code at its worst.
-type panicking struct{ err error }
+type panicking struct{}
 
-func (panicking) Error() string   { panic("Error") }
-func (panicking) Is(error) bool   { panic("Is") }
-func (p panicking) Unwrap() error { panic("Unwrap") }
-func (panicking) Timeout() bool   { panic("Timeout") }
+func (panicking) Error() string { panic("Error") }
+func (panicking) Is(error) bool { panic("Is") }
+func (panicking) Unwrap() error { panic("Unwrap") }
+func (panicking) Timeout() bool { panic("Timeout") }
 
 // incomparable makes == panic.
 type incomparable struct{ list []int }

@@ -1,7 +1,6 @@
 package neterr
 
 import (
-	"errors"
 	"math"
 	"strconv"
 	"strings"
@@ -14,38 +13,33 @@ const longestWait = time.Hour
 // hour, and 0 if it cannot be read. An instant in it is compared with date, the Date header of the same response, since the
 // clock here may be another one.
 func RetryAfter(value, date string) time.Duration {
-	wait := time.Duration(0)
 	first, _, _ := strings.Cut(value, ",")
-	if seconds, isNumber := parseSeconds(first); isNumber {
-		switch {
-		case seconds >= 1e11 && seconds < 1e14:
-			wait = untilInstant(time.UnixMilli(int64(seconds)), date)
-		case seconds >= 1e8 && seconds < 1e11:
-			wait = untilInstant(time.UnixMilli(int64(seconds*1000)), date)
-		default:
-			wait = time.Duration(math.Ceil(min(seconds, longestWait.Seconds()))) * time.Second
-		}
-	} else if instant, ok := parseDate(value); ok {
-		wait = untilInstant(instant, date)
+	seconds := parseSeconds(first)
+	instant, isInstant := parseDate(value)
+	switch { // so large a number is an instant, too, in seconds or milliseconds
+	case seconds >= 1e8 && seconds < 1e11:
+		instant, isInstant = time.UnixMilli(int64(seconds*1000)), true
+	case seconds >= 1e11 && seconds < 1e14:
+		instant, isInstant = time.UnixMilli(int64(seconds)), true
+	}
+	wait := time.Duration(math.Ceil(min(seconds, longestWait.Seconds()))) * time.Second
+	if sent, ok := parseDate(date); isInstant && ok {
+		wait = instant.Sub(sent)
+	} else if isInstant {
+		wait = time.Until(instant)
 	}
 	return min(max(wait, 0), longestWait)
 }
 
-// parseSeconds reads a number without a sign, also one with a fraction.
-func parseSeconds(text string) (seconds float64, ok bool) {
+// parseSeconds reads a number without a sign, also one with a fraction or one that no float64 holds, and returns 0 for
+// anything else.
+func parseSeconds(text string) float64 {
 	text = strings.TrimSpace(text)
 	if strings.Trim(text, "0123456789.") != "" {
-		return 0, false
+		return 0
 	}
-	seconds, err := strconv.ParseFloat(text, 64)
-	return seconds, err == nil || errors.Is(err, strconv.ErrRange)
-}
-
-func untilInstant(instant time.Time, date string) time.Duration {
-	if sent, ok := parseDate(date); ok {
-		return instant.Sub(sent)
-	}
-	return time.Until(instant)
+	seconds, _ := strconv.ParseFloat(text, 64)
+	return seconds
 }
 
 // parseDate reads a date in HTTP's forms (RFC 9110 section 5.6.7), also with a numeric zone, and that of RFC 3339.

@@ -7,6 +7,7 @@ package redact
 
 import (
 	"bytes"
+	"encoding/base32"
 	"encoding/hex"
 	"html"
 	"net/url"
@@ -40,26 +41,20 @@ func Cut(text string, limit int) string {
 // a form, HTML, JSON or a Go string, and in the place of each part of one from 12 bytes on. Secrets of fewer than 8 bytes
 // are left.
 func Values(text string, secrets ...string) string {
-	if len(text) < leastSecret {
+	if len(text) < leastSecret || len(secrets) == 0 {
 		return text
 	}
-	lower := lowerASCII(text)
-	var hidden []bool // by byte of text
+	lower, hidden := lowerASCII(text), make([]bool, len(text))
 	for _, secret := range secrets {
 		if len(secret) < leastSecret {
 			continue
 		}
-		for i, form := range [...]string{
+		for _, form := range [...]string{
 			secret, url.QueryEscape(secret), url.PathEscape(secret), strings.ReplaceAll(secret, "+", " "),
 			html.EscapeString(secret), strings.Trim(strconv.Quote(secret), `"`),
 		} {
-			if i == 0 || form != secret {
-				hidden = hide(hidden, lower, lowerASCII(form))
-			}
+			hide(hidden, lower, lowerASCII(form))
 		}
-	}
-	if hidden == nil {
-		return text
 	}
 	var out strings.Builder
 	for i := range len(text) {
@@ -73,27 +68,16 @@ func Values(text string, secrets ...string) string {
 	return out.String()
 }
 
-// hide marks in hidden, which it makes if need be, each part of text that is a part of secret.
-func hide(hidden []bool, text, secret string) []bool {
+// hide marks in hidden each part of text that is a part of secret.
+func hide(hidden []bool, text, secret string) {
 	least := min(len(secret), leastPart)
-	for i := 0; i+least <= len(text); i++ {
-		at := strings.Index(secret, text[i:i+least])
-		if at < 0 {
-			continue
+	for end := least; end <= len(text); end++ {
+		if part := text[end-least : end]; strings.Contains(secret, part) {
+			for i := range part {
+				hidden[end-least+i] = true
+			}
 		}
-		end := i + least
-		for at += least; end < len(text) && at < len(secret) && text[end] == secret[at]; at++ {
-			end++
-		}
-		if hidden == nil {
-			hidden = make([]bool, len(text))
-		}
-		for j := i; j < end; j++ {
-			hidden[j] = true
-		}
-		i = end - least // the next part may overlap this one
 	}
-	return hidden
 }
 
 // lowerASCII leaves every byte in its place, as strings.ToLower does not.
@@ -109,8 +93,8 @@ func lowerASCII(text string) string {
 
 // Show returns one line of at most limit bytes with what may be shown of text: words (ASCII letters, at most 15, in lower
 // case or with a capital first, with ' or - between them), numbers of up to 3 digits, the vocabulary of OAuth and the code
-// after SQLSTATE, each with the punctuation around it. Anything else is ***. So are single letters and numbers where three or more stand in a row,
-// what is *** among them: they may spell something.
+// after SQLSTATE, each with the punctuation around it. Anything else is ***, and so are single letters and numbers, or what
+// is *** already, where three or more stand in a row: they may spell something.
 func Show(text string, limit int) string {
 	pieces := strings.Fields(text)
 	scraps := 0 // in a row, up to here
@@ -126,17 +110,11 @@ func Show(text string, limit int) string {
 		}
 		pieces[i] = shown
 	}
-	var out strings.Builder
-	for i, piece := range pieces {
-		if i > 0 {
-			piece = " " + piece
-		}
-		if out.Len()+len(piece) > limit {
-			break
-		}
-		out.WriteString(piece)
+	line := strings.Join(pieces, " ")
+	if len(line) > limit { // never half a piece
+		line = line[:max(strings.LastIndexByte(line[:limit+1], ' '), 0)]
 	}
-	return out.String()
+	return line
 }
 
 // show returns what may be shown of a text without spaces, and whether that is too little to mean anything alone.
@@ -149,7 +127,7 @@ func show(piece string) (shown string, scrap bool) {
 		return Mask, true
 	}
 	switch {
-	case inner == "" && len(piece) == 1, len(inner) == 1 && strings.Contains("-/=&+|", inner), number.MatchString(inner):
+	case len(piece) == 1 && inner == "", len(inner) == 1 && strings.Contains("-/=&+|", inner), number.MatchString(inner):
 		return piece, true
 	case isWord(inner):
 		return piece, len(inner) == 1
@@ -160,10 +138,11 @@ func show(piece string) (shown string, scrap bool) {
 }
 
 var (
-	word   = regexp.MustCompile(`^[A-Za-z][a-z]*(['-][a-z]+)*$`)
-	number = regexp.MustCompile(`^[0-9]{1,3}$`)
-	uuid   = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-	name   = regexp.MustCompile(`^[a-z_]{1,64}$`)
+	word     = regexp.MustCompile(`^[A-Za-z][a-z]*(['-][a-z]+)*$`)
+	number   = regexp.MustCompile(`^[0-9]{1,3}$`)
+	uuid     = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+	base32ID = regexp.MustCompile(`^[A-Z2-7]{26}$`)
+	name     = regexp.MustCompile(`^[a-z_]{1,64}$`)
 
 	sqlState = regexp.MustCompile(`^[0-9A-Z]{5}\)?$`)
 )
@@ -198,30 +177,34 @@ func Code(code string) string {
 	return Mask
 }
 
-// RequestID returns id if it looks like one that a server has made: a UUID that is no text in hexadecimal, or at most 15
-// bytes of words and a number with '-', '_' or '.' between them, such as "req-1". Of any other it returns what [Show] does.
+// RequestID returns id if it looks like one that a server has made: 128 bits as a UUID or in base32 (26 letters and digits,
+// as Apple's x-apple-jingle-correlation-key) that are no text in disguise, or at most 15 bytes of words and a number with
+// '-', '_' or '.' between them, such as "req-1". Of any other it returns what [Show] does: a secret can look like it.
 func RequestID(id string) string {
-	numbers := 0
+	words, numbers := len(id) <= longestWord, 0
 	for part := range strings.FieldsFuncSeq(id, func(r rune) bool { return strings.ContainsRune("-_.", r) }) {
-		switch {
-		case number.MatchString(part):
+		if number.MatchString(part) {
 			numbers++
-		case !isWord(part):
-			numbers = 2
+		} else {
+			words = words && isWord(part)
 		}
 	}
-	if isUUID(id) || len(id) <= longestWord && numbers <= 1 {
+	if words && numbers <= 1 || isRandom(id) {
 		return id
 	}
 	return Show(id, 64)
 }
 
-func isUUID(id string) bool {
-	if !uuid.MatchString(id) {
-		return false
+// isRandom reports whether id is 128 bits that are no text.
+func isRandom(id string) bool {
+	var bits []byte
+	switch {
+	case uuid.MatchString(id):
+		bits, _ = hex.DecodeString(strings.ReplaceAll(id, "-", ""))
+	case base32ID.MatchString(id):
+		bits, _ = base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(id)
 	}
-	decoded, _ := hex.DecodeString(strings.ReplaceAll(id, "-", ""))
-	return bytes.ContainsFunc(decoded, func(r rune) bool { return r < ' ' || r > '~' })
+	return bytes.ContainsFunc(bits, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
 // URI returns uri if it is an absolute URL of nothing but words and numbers, without a query, a fragment or a user;

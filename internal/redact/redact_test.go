@@ -101,7 +101,8 @@ func TestCode(t *testing.T) {
 }
 
 func TestRequestID(t *testing.T) {
-	for _, id := range []string{"", "7f9c24e8-3b1a-4c0d-9e5f-6a7b8c9d0e1f", "7F9C24E8-3B1A-4C0D-9E5F-6A7B8C9D0E1F", "01890a5d-ac96-774b-bcce-b302099a8057", "12345678-1234-1234-1234-123456789012", "req-1", "abc-12", "a_b.c", "id 1"} {
+	for _, id := range []string{"", "7f9c24e8-3b1a-4c0d-9e5f-6a7b8c9d0e1f", "7F9C24E8-3B1A-4C0D-9E5F-6A7B8C9D0E1F", "01890a5d-ac96-774b-bcce-b302099a8057", "12345678-1234-1234-1234-123456789012", "req-1", "abc-12", "a_b.c", "id 1",
+		"ULXRE3CVPI4RR6U2BVWQYQ5YFE", "2222222222222222222222ABCD"} {
 		assert.Equal(t, id, redact.RequestID(id))
 	}
 	asUUID := func(digits string) string {
@@ -109,6 +110,8 @@ func TestRequestID(t *testing.T) {
 	}
 	for _, id := range []string{
 		asUUID(hex.EncodeToString([]byte("hunter2-hunter2-"))), strings.ToUpper(asUUID(hex.EncodeToString([]byte("0123456789abcdef")))), "7f9c24e83b1a4c0d9e5f6a7b8c9d0e1f", "8f-3b1a-4c0d-9e5f-6a7b8c9d0e1f",
+		strings.TrimRight(base32.StdEncoding.EncodeToString([]byte("hunter2-hunter2-")), "="), strings.TrimRight(base32.StdEncoding.EncodeToString([]byte("0c5f1aD29e~ ~xyz")), "="), // 128 bits, but a text
+		"ulxre3cvpi4rr6u2bvwqyq5yfe", "ULXRE3CVPI4RR6U2BVWQYQ5YF", "ULXRE3CVPI4RR6U2BVWQYQ5YFEA", "ABCDEFGH1234", "NB2W45DFOIZA", "RT7KS9QZ2LMX4VB8NT7KS9QZ2L", // a secret can look like these
 		"7f3c", "rt-SECRET", "104-117-110-116", "hunter2", "a-b-c-d-e-f-g-h-i", "é",
 	} {
 		assert.Equal(t, redact.Mask, redact.RequestID(id), id)

@@ -15,14 +15,15 @@ import (
 
 func TestReport(t *testing.T) {
 	good := result{
-		options: options{processes: 8, grants: 50}, took: 30 * time.Second,
-		calls: 1000, tokens: 300, requests: 304, kills: 3, lostResponses: 1, lostToTrouble: 4, working: 46, late: 20 * time.Millisecond,
-		failed: map[string]int{"the database": 7},
+		options: options{Processes: 8, Grants: 50, Limit: 1000}, took: 30 * time.Second,
+		counts:   counts{Calls: 1000, Late: 20 * time.Millisecond, Failed: map[string]int{"the database": 7}},
+		requests: 304, tokens: 300, kills: 3, lostResponses: 1, lostToTrouble: 4, working: 46,
 	}
 	var output bytes.Buffer
 	assert.Equal(t, 0, report(&output, good))
-	assert.Equal(t, "8 processes, 30s: 0 lost, 0 told to reconnect falsely, 46 of 50 grants work; 304 requests for 300 refresh tokens, 0 refused, "+
-		"3 kills, 1 responses lost, 4 grants lost by these; 1000 calls, 7 failed (the database 7), 20 ms late at most\n", output.String())
+	assert.Equal(t, "8 processes, 30s: 0 lost, 0 told to reconnect falsely, 0 of these called dead in the end, 46 of 50 grants work; "+
+		"304 requests for 300 refresh tokens, 0 refused, 0 too many, 0 to the wrong environment; "+
+		"3 kills, 1 responses lost, 4 grants lost by these; 1000 calls, 7 failed [the database:7], 20 ms late at most\n", output.String())
 
 	for missed, spoil := range map[string]func(*result){
 		"refresh tokens lost, but by a kill or a lost response: 1, at most 0": func(r *result) { r.lost++ },
@@ -30,10 +31,10 @@ func TestReport(t *testing.T) {
 		"grants lost by a kill or a lost response: 5, at most 4":              func(r *result) { r.lostToTrouble++ },
 		"of those, verdicts that do not say so: 1, at most 0":                 func(r *result) { r.withoutResponse++ },
 		"requests: 305, at most 304":                                          func(r *result) { r.requests++ },
-		"ms that a caller waited longer than its deadline: 1000, at most 500": func(r *result) { r.late = time.Second },
-		"calls failed: 7, at most 0":                                          func(r *result) { r.options.wave, r.took = true, 0 },
-		"requests, those with status 429 too: 1000, at most 55":               func(r *result) { r.options.wave, r.tooMany, r.requests = true, 1000, 0 },
-		"ms until every grant was refreshed: 60000, at most 1312":             func(r *result) { r.options.wave, r.took = true, time.Minute },
+		"ms that a caller waited longer than its deadline: 1000, at most 500": func(r *result) { r.counts.Late = time.Second },
+		"calls failed: 7, at most 0":                                          func(r *result) { r.options.Wave, r.took = true, 0 },
+		"requests, those with status 429 too: 1000, at most 55":               func(r *result) { r.options.Wave, r.tooMany, r.requests = true, 1000, 0 },
+		"ms until every grant was refreshed: 60000, at most 1312":             func(r *result) { r.options.Wave, r.took = true, time.Minute },
 	} {
 		bad := good
 		spoil(&bad)
@@ -68,10 +69,10 @@ func TestJudge(t *testing.T) {
 		apple.newest[grant], apple.lost[grant] = "another", true
 		mark(grant, said)
 	}
-	f := &fleet{apple: apple, reports: map[*process]counts{{}: {Calls: 7, Dead: []string{"told", "response lost"}}}}
+	f := &fleet{apple: apple, counts: counts{Calls: 7, Told: map[string]bool{"told": true, "response lost": true}}}
 	found, err := f.judge(ctx, store, time.Second)
 	require.NoError(t, err)
-	assert.Equal(t, 7, found.calls)
+	assert.Equal(t, 7, found.counts.Calls)
 	assert.Equal(t, 1, found.lost, "lost")
 	assert.Equal(t, 2, found.told, "dead, told")
 	assert.Equal(t, 1, found.dead, "dead")

@@ -1,0 +1,394 @@
+package main
+
+import (
+	"cmp"
+	"encoding/hex"
+	"html"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
+)
+
+// undoers undo one layer each of what logs, shells and mails do to a text. A text without the mark is left alone.
+var undoers = []struct {
+	mark string
+	undo func(string) string
+}{
+	{"\x1b[", replace(`\x1b\[[0-9;]*m`, "")},                                       // a terminal's colors
+	{"#0", strings.NewReplacer("#012", "\n", "#033", "\x1b", "#011", " ").Replace}, // syslog
+	{`\`, replaceFunc(`(?s)\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[0-7]{3}|.)`, unescape)},
+	{"&", replaceFunc(`&#?\w{2,8};`, html.UnescapeString)},
+	{`""`, replace(`""(\w[^"\n]*)""`, `"$1"`)}, // CSV
+	{"=\n", replace("=\n", "")},                // quoted-printable, as the next
+	{"=3D", replaceFunc(`=[0-9A-F]{2}`, unhex)},
+	{"\n>", replace(`\n(?:> ?)+`, "\n")}, // mail, and curl -v, as the next
+	{"\n< ", replace(`\n< `, "\n")},      //
+	{"\xe2\x80", replace(`[“”„]`, `"`)},  // smart quotes, as the next
+	{"\xe2\x80", replace(`[‘’]`, `'`)},   //
+	{"`\"", replace("`\"", `"`)},         // PowerShell
+	{`"value"`, replace(`"(?:key|name|field)"\s*:\s*"([^"]*)"\s*,\s*"value"\s*:\s*(?:\{\s*"\w+"\s*:)?`, `"$1":`)}, // OpenTelemetry, HAR
+}
+
+func replace(pattern, replacement string) func(string) string {
+	compiled := regexp.MustCompile(pattern)
+	return func(text string) string { return compiled.ReplaceAllString(text, replacement) }
+}
+
+func replaceFunc(pattern string, function func(string) string) func(string) string {
+	compiled := regexp.MustCompile(pattern)
+	return func(text string) string { return compiled.ReplaceAllStringFunc(text, function) }
+}
+
+var percent = replaceFunc(`%[0-9A-Fa-f]{2}`, unhex)
+
+func unhex(escape string) string {
+	plain, _ := hex.DecodeString(escape[1:])
+	return string(plain)
+}
+
+func unescape(escape string) string {
+	r, _, _, err := strconv.UnquoteChar(escape, '"')
+	if err != nil { // as of JSON's \/
+		return escape[1:]
+	}
+	return string(r)
+}
+
+// undo returns text as it was before a log, a shell or a mail put it into something else.
+func undo(text string) string {
+	text = "\n" + strings.ReplaceAll(strings.TrimPrefix(text, "\ufeff"), "\r\n", "\n")
+	for range 32 { // JSON in JSON doubles the backslashes
+		before := text
+		for _, step := range undoers {
+			if strings.Contains(text, step.mark) {
+				text = step.undo(text)
+			}
+		}
+		if text == before {
+			break
+		}
+	}
+	return text
+}
+
+// facts are what one record says, each for itself, wherever in the record it stands and whatever stands around it.
+type facts struct {
+	text, lower, folded string   // undone; in lower case; and with one space for each run of them
+	redirects           []string // queries of callbacks, which are no longer in the text
+	codes               []applebusiness.Code
+	labels              []applebusiness.Reason
+	texts               []applebusiness.Entry // that Apple documents
+	status              int                   // one that passes, if there are several
+	isShown             bool                  // the status begins a response
+	value               string                // of an "error" that is not in our vocabulary
+	isBody              bool                  // which stands in the body of a response
+	isFramework         bool                  // an "error" is the name of a status
+	isDescribed         bool                  // there is an "error_description"
+	isForeign           bool                  // there is one that is not Apple's
+	isInfo, isFailing   bool                  // by the level of the record
+	isList              bool                  // of names
+	action              applebusiness.Action  // what the record says itself, as the next ones
+	impact              applebusiness.Impact
+	endpoint            applebusiness.Endpoint
+	grant, wait         string
+	customer            string
+}
+
+// codeWords and labelWords are the codes and the labels by themselves and by their constants, documented the texts, the longest
+// first; in lower case.
+var codeWords, labelWords, documented = func() (map[string]applebusiness.Code, map[string]applebusiness.Reason, []applebusiness.Entry) {
+	codes, labels, texts := map[string]applebusiness.Code{"codenotfound": applebusiness.CodeNotFound}, make(map[string]applebusiness.Reason), slices.Collect(applebusiness.Catalog())
+	for _, entry := range append(texts, undocumented...) {
+		codes[strings.ToLower(string(entry.Code))], codes["code"+strings.ReplaceAll(string(entry.Code), "_", "")] = entry.Code, entry.Code
+		labels[string(entry.Reason)], labels["err"+strings.ReplaceAll(string(entry.Reason), "_", "")] = entry.Reason, entry.Reason
+	}
+	for _, none := range []string{"", "code", "err"} {
+		delete(codes, none)
+		delete(labels, none)
+	}
+	for i := range texts {
+		texts[i].Description = strings.TrimRight(strings.ToLower(texts[i].Description), ".")
+	}
+	texts = slices.DeleteFunc(texts, func(entry applebusiness.Entry) bool { return entry.Reason == applebusiness.ErrEndpointNotFound }) // whose text is a code
+	slices.SortStableFunc(texts, func(a, b applebusiness.Entry) int { return cmp.Compare(len(b.Description), len(a.Description)) })
+	return codes, labels, texts
+}()
+
+// undocumented are the names of package applebusiness that its catalog does not have.
+var undocumented = []applebusiness.Entry{
+	{Code: applebusiness.CodeAccessDenied}, {Code: applebusiness.CodeUnauthorizedClient}, {Code: applebusiness.CodeUnsupportedGrantType}, {Code: applebusiness.CodeTemporarilyUnavailable},
+	{Reason: applebusiness.ErrStateMismatch}, {Reason: applebusiness.ErrMalformedRedirect}, {Reason: applebusiness.ErrUserDenied}, {Reason: applebusiness.ErrNoResponse}, {Reason: applebusiness.ErrRateLimited},
+	{Reason: applebusiness.ErrUnavailable}, {Reason: applebusiness.ErrMalformedResponse}, {Reason: applebusiness.ErrUnsafeTokenRequest}, {Reason: applebusiness.ErrNoRefreshToken}, {Reason: applebusiness.ErrUnsafeState},
+	{Reason: applebusiness.ErrManyRefusals},
+}
+
+// constant returns the name of reason's constant, which its label is in snake case.
+func constant(reason applebusiness.Reason) string {
+	name := "Err"
+	for word := range strings.SplitSeq(string(reason), "_") {
+		if word == "id" || word == "uri" {
+			word = strings.ToUpper(word)
+		}
+		name += strings.ToUpper(word[:1]) + word[1:]
+	}
+	return name
+}
+
+func isDocumented(reason applebusiness.Reason) bool { return reason.Description() != "" }
+
+// sep stands between the name of a member and its value, in whatever notation.
+const sep = "[\"'`\\]]*\\s*(?:=>|[:=]|, ')[\\s:=\\[(\"'`]*(?:string\\((?:\\d+\\) )?[\"']|[bu][\"'])?"
+
+var (
+	memberAt = regexp.MustCompile("^" + sep)
+	urlWord  = regexp.MustCompile("(?:(?i:post|get) [\"'`])?[^\\s\"`<>'|]+")
+	isLabel  = regexp.MustCompile(`\b(?:reason|label)` + sep + `$`)
+
+	// distinct are the names that are hardly anything else's, wherever they stand; marked is what stands before the others, and
+	// counted after one that is a member's.
+	distinct  = regexp.MustCompile(`^err|^code[^_]|refresh_token|grant_type|credentials|client_id|redirect_uri|response_type|challenge_method|^invalid_(?:grant|client|scope)$|unauthorized_client`)
+	marked    = regexp.MustCompile(`(?:error\)?:? ?["'\[(]?|oauth2: "|applebusiness: |applebusiness\.|^\s*["'\[(]|\b(?:error|error_?code|code|label|reason)` + sep + `)$`)
+	counted   = regexp.MustCompile(`^(?:=|["']\s*:|: ?\d|\.[a-z])`)
+	templates = regexp.MustCompile(`oauth 2\.0 parameter: [\w.-]{1,64} missing|missing fields in post body [\w, ]{1,200} required|(?:grant_type|scope) is invalid\. accepted values:[\w, ]{0,200}`)
+	valueEnd  = regexp.MustCompile("^\\.? ?(?:$|[\"'`&,;\\])}<>#|]|[\\w.]+[:=])")
+	noValue   = regexp.MustCompile(`^(?:$|["',0-9]|null|none|nil|false|true|undefined)`)
+
+	statusLine   = regexp.MustCompile("(?:^|[\n\"'`=:>}])\\s*(?:< )?http/[0-9.]+ $|cannot fetch token: $")
+	bodyAfter    = regexp.MustCompile("^[^\\d\n\"'{}]{0,24}\\{")
+	numbered     = regexp.MustCompile(`(?:\b|_)(?:customer|tenant|grant|account|org|user|id|line|port|pid|attempt|ms|duration|latency|elapsed|took|bytes|size|count)[\s:=#"]*$|\.\w+:$`)
+	statusBefore = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|int|http|/[\d.]+")*$`)
+)
+
+// collect returns the facts of a record.
+func collect(record string) *facts {
+	f := &facts{text: undo(record)}
+	for range 3 { // percent within percent
+		if containsAny(f.text, "?", "error=", "code=") {
+			f.text = urlWord.ReplaceAllStringFunc(f.text, f.takeQuery)
+		}
+		if !strings.Contains(f.text, "%") {
+			break
+		}
+		f.text = undo(percent(f.text))
+	}
+	f.text = strings.ToValidUTF8(f.text, "?")
+	f.lower = strings.ToLower(f.text)
+	f.folded = fold(f.lower)
+	for _, entry := range documented {
+		if end := strings.Index(f.folded, entry.Description) + len(entry.Description); end >= len(entry.Description) && (!isCommon(entry.Reason) || strings.ContainsAny(f.folded[max(0, end-len(entry.Description)-2):end], `"'=:>[()]`)) {
+			f.texts = append(f.texts, entry)
+			f.folded = strings.ReplaceAll(f.folded, entry.Description, "\x00")
+		}
+	}
+	isTemplate := containsAny(f.folded, "oauth 2.0 p", "missing f", "accepted v")
+	for _, text := range templates.FindAllString(f.folded[:len(f.folded)*map[bool]int{true: 1}[isTemplate]], -1) {
+		f.texts = append(f.texts, applebusiness.Entry{Reason: applebusiness.ParseTokenError(0, nil, bodyOf("", text)).Reason, Description: text})
+	}
+	for start, end := 0, 0; start < len(f.lower); start = max(end, start+1) {
+		if end = wordEnd(f.lower, start); end > start {
+			word, before, after := f.lower[start:end], f.lower[max(0, start-40):start], f.lower[end:min(len(f.lower), end+400)]
+			f.addMember(word, after)
+			f.addWord(word, before, after)
+		}
+	}
+	for _, status := range []int{http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout} {
+		if strings.Contains(f.lower, strings.ToLower(http.StatusText(status))) {
+			f.addStatus(status, false)
+		}
+	}
+	if f.grant == "" && strings.Contains(f.lower, "authorization_code") && !strings.Contains(f.lower, "accepted values") { // named without its name
+		f.grant = applebusiness.GrantTypeAuthorizationCode
+	}
+	return f
+}
+
+// takeQuery keeps the query of a word that is a callback's, and returns the word without any query. A form belongs to no URL and
+// has no state.
+func (f *facts) takeQuery(word string) string {
+	path, query, isURL := strings.Cut(word, "?")
+	query, _, _ = strings.Cut(strings.Trim(cmp.Or(query, path), ",;()[]{}"), "#")
+	values, _ := url.ParseQuery(query)
+	isKnown := codeWords[values.Get("error")] != "" || values.Has("state") || values.Has("error_description") || len(word)+1 == len(f.text)
+	switch {
+	case strings.Contains(path, " "): // a request that was sent
+	case (isURL || values.Has("state")) && (strings.Contains("&"+query, "&error=") && isKnown || values.Has("code")):
+		f.redirects = append(f.redirects, query)
+		return ""
+	case isURL && strings.Contains(path, "/"): // somebody else's query
+		return path
+	}
+	return word
+}
+
+// addMember adds what a member of this name says.
+func (f *facts) addMember(name, after string) {
+	if !members[name] {
+		return
+	}
+	end := append(memberAt.FindStringIndex(after), 0, 0)[1]
+	if end == 0 && name != "customer" {
+		return
+	}
+	value := strings.TrimLeft(after[end:], " #")
+	word := value[:wordEnd(value, 0)]
+	switch name {
+	case "error", "error_code", "errorcode":
+		if !strings.HasPrefix(value, "{") || strings.ContainsAny(after[end-1:end], "\"'`") {
+			f.addError(value, word)
+		}
+	case "oauth2", "applebusiness":
+		f.addQuoted(value, strings.HasSuffix(after[:end], ": \""))
+	case "error_description", "errordescription":
+		if !noValue.MatchString(value) {
+			f.isDescribed, f.isForeign = true, f.isForeign || !isApples(value)
+		}
+	case "action":
+		set(&f.action, word, "retry start_over reauthorize fix_request fix_registration check_network")
+	case "impact":
+		set(&f.impact, word, "customer app service")
+	case "endpoint":
+		set(&f.endpoint, word, "token authorization")
+	case "grant_type", "granttype":
+		if f.grant != applebusiness.GrantTypeAuthorizationCode { // of several the one after which nobody is asked to reconnect
+			set(&f.grant, word, "authorization_code refresh_token client_credentials")
+		}
+	case "retry-after", "retry_after", "retryafter":
+		f.wait = cmp.Or(f.wait, word)
+	case "customer", "grant", "tenant", "account", "merchant", "org", "customer_id", "grant_id", "tenant_id", "account_id", "merchant_id", "org_id":
+		f.customer = cmp.Or(f.customer, word)
+	default: // Pino's levels are numbers, and those of syslog
+		f.isInfo = f.isInfo || slices.Contains(strings.Fields("info information debug trace notice verbose 10 20 30 5 6 7"), word)
+		f.isFailing = f.isFailing || slices.Contains(strings.Fields("err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4"), word)
+	}
+}
+
+func set[T ~string](fact *T, word, words string) {
+	if *fact == "" && slices.Contains(strings.Fields(words), word) {
+		*fact = T(word)
+	}
+}
+
+// members are the names of addMember.
+var members = func() map[string]bool {
+	names := make(map[string]bool)
+	for _, name := range strings.Fields("error error_code errorcode oauth2 applebusiness error_description errordescription action impact endpoint grant_type granttype retry-after retry_after retryafter " +
+		"level severity severitytext lvl loglevel priority customer grant tenant account merchant org customer_id grant_id tenant_id account_id merchant_id org_id") {
+		names[name] = true
+	}
+	return names
+}()
+
+// addError is about the value of an error.
+func (f *facts) addError(value, word string) {
+	value, _, _ = strings.Cut(value, `"`)
+	switch {
+	case codeWords[word] != "", codeWords[value] != "", labelWords[word] != "", noValue.MatchString(value):
+	case neterr.StatusOf(value) != 0:
+		f.isFramework = true
+	default:
+		f.value, f.isBody = cmp.Or(f.value, value), f.isBody || f.isShown
+	}
+}
+
+// addQuoted is about the code, or the text instead of one, that x/oauth2 and package applebusiness quote.
+func (f *facts) addQuoted(value string, isQuoted bool) {
+	value, _, isWhole := strings.Cut(value, `"`)
+	if isQuoted && isWhole && codeWords[value] == "" && !isApples(value+`"`) {
+		if f.isForeign = true; !strings.Contains(value, " ") || strings.Contains(value, ": ") {
+			f.value, f.isDescribed = unknown, true
+		}
+	}
+}
+
+// addWord adds what a word says: it is in our vocabulary, or a status.
+func (f *facts) addWord(word, before, after string) {
+	code, label := codeWords[word], labelWords[word]
+	switch {
+	case word == "404" && strings.HasPrefix(after, " not found") && marked.MatchString(before):
+		f.codes = append(f.codes, applebusiness.CodeNotFound)
+	case len(word) == 3 && word[0] >= '1' && word[0] <= '5':
+		f.addNumber(word, before[max(0, len(before)-24):], after)
+	case code == "" && label == "", counted.MatchString(after), strings.HasSuffix(before, "/"):
+	case !distinct.MatchString(word) && !marked.MatchString(before) && !isApples(strings.TrimLeft(after, "\"': )]")):
+	case code == "" && !strings.Contains(word, "_") && !strings.HasPrefix(word, "err") && !strings.Contains(before, "applebusiness") && !(isLabel.MatchString(before) && f.endpoint != ""): // another one's word
+	case isList(word, after):
+		f.isList = true
+	case code != "" && !isLabel.MatchString(before):
+		f.codes = append(f.codes, code)
+	case label != "":
+		f.labels = append(f.labels, label)
+	}
+}
+
+// addNumber is about three characters, which may be an HTTP status.
+func (f *facts) addNumber(word, before, after string) {
+	status, _ := strconv.Atoi(word)
+	phrase := strings.ToLower(http.StatusText(status))
+	switch {
+	case strings.HasSuffix(before, "."), len(after) > 1 && after[0] == '.' && after[1] >= '1' && after[1] <= '9': // of a number with a fraction
+	case statusLine.MatchString(before):
+		f.isShown = true
+		f.addStatus(status, true)
+	case phrase != "" && strings.HasPrefix(after, " "+phrase), statusBefore.MatchString(before), bodyAfter.MatchString(after) && !numbered.MatchString(before), strings.TrimSpace(before+after) == "":
+		f.addStatus(status, false)
+	}
+}
+
+// addStatus adds a status. One that passes wins, whatever stands beside it, and one that fails over one that does not.
+func (f *facts) addStatus(status int, isLater bool) {
+	isPassports := status == http.StatusInternalServerError && strings.Contains(f.text, "TokenError") // which gives it to each error
+	isBetter := f.status == 0 || f.status < 400 && status >= 400 || isLater && !neterr.StatusPasses(f.status)
+	if status >= 200 && !isPassports && (isBetter || neterr.StatusPasses(status) && !neterr.StatusPasses(f.status)) {
+		f.status = status
+	}
+}
+
+func containsAny(text string, parts ...string) bool {
+	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
+}
+
+// wordEnd returns the end of the word, in lower case, that begins at start.
+func wordEnd(text string, start int) int {
+	for ; start < len(text); start++ {
+		if c := text[start]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
+			break
+		}
+	}
+	return start
+}
+
+func fold(text string) string {
+	return strings.Join(strings.Fields(strings.ReplaceAll(text, "+", " ")), " ")
+}
+
+func isCommon(reason applebusiness.Reason) bool {
+	return reason == applebusiness.ErrServer || reason == applebusiness.ErrBadRequest
+}
+
+// isApples reports whether a value begins with the whole of a text of Apple's.
+func isApples(value string) bool {
+	value = fold(value)
+	texts := []string{"invalid_request"} // of the row at 404
+	for _, entry := range documented {
+		texts = append(texts, entry.Description)
+	}
+	if at := templates.FindStringIndex(value); at != nil && at[0] == 0 {
+		texts = append(texts, value[:at[1]])
+	}
+	return slices.ContainsFunc(texts, func(text string) bool {
+		return strings.HasPrefix(value, text) && valueEnd.MatchString(value[len(text):])
+	})
+}
+
+// isList reports whether another name follows a name as in a list.
+func isList(word, after string) bool {
+	rest := strings.TrimLeft(after, "\"'`|,/ []")
+	next := rest[:wordEnd(rest, 0)]
+	return strings.ContainsAny(after[:len(after)-len(rest)], ",|/") && next != word && (codeWords[next] != "" || labelWords[next] != "")
+}

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"encoding/json"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// entry is an input of testdata/corpus.jsonl, with what the first version of this program said of it.
+type entry struct {
+	Name, Action string
+	Now          string // what this one says, where it differs
+	Input        string
+}
+
+func corpus(t testing.TB) (entries []entry) {
+	data, err := os.ReadFile("testdata/corpus.jsonl")
+	require.NoError(t, err)
+	for line := range strings.SplitSeq(strings.TrimSpace(string(data)), "\n") {
+		var e entry
+		require.NoError(t, json.Unmarshal([]byte(line), &e))
+		entries = append(entries, e)
+	}
+	return entries
+}
+
+// actionOf is what the program says of an input: "nothing", or the action of the first failure in it.
+func actionOf(input string) string {
+	found, _ := understand(input)
+	if len(found) == 0 {
+		return "nothing"
+	}
+	return found[0].ActionText
+}
+
+// Every input has the action that the first version of this program gave it, or one that is argued for in the file; and nobody
+// is asked to reconnect who was not.
+func TestCorpus(t *testing.T) {
+	for _, e := range corpus(t) {
+		got, want := actionOf(e.Input), e.Action
+		if e.Now != "" {
+			want = e.Now
+		}
+		assert.Equal(t, want, got, e.Input)
+		if got == "reauthorize" {
+			assert.Equal(t, "reauthorize", e.Action, e.Input)
+		}
+	}
+}
+
+func TestMentions(t *testing.T) {
+	for _, input := range []string{
+		`time=2026-11-24T10:00:00Z level=INFO msg="customer 7 reconnected" reason=invalid_refresh_token`,
+		`{"level":"info","msg":"healed","previous":"applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)"}`,
+		`2026-11-24T10:00:00Z INFO  policy: "Invalid refresh_token" asks to reconnect`,
+		`apple_errors_total{reason="invalid_refresh_token"} 12`,
+		`apple.errors.invalid_grant:1|c`,
+		`level=WARN msg=counts invalid_refresh_token=12 invalid_client=3`,
+		`level=WARN retry_on="server_error, temporarily_unavailable" reconnect_on="invalid_grant, invalid_client"`,
+		`{"level":30,"msg":"healed after invalid_grant: Invalid refresh_token"}`, `{"PRIORITY":"6","MESSAGE":"healed after invalid_grant: Invalid refresh_token"}`,
+		`=== RUN   TestTroubleshoot/invalid_refresh_token`, `--- PASS: TestTroubleshoot/invalid_refresh_token (0.00s)`,
+		`level=DEBUG msg=query sql="SELECT grant FROM dead WHERE reason = 'invalid_refresh_token'"`, `SELECT count(*) FROM dead WHERE reason = 'invalid_refresh_token'`,
+		`192.0.2.1 - - [24/Nov/2026:10:00:00 +0000] "GET /admin/grants?reason=invalid_refresh_token HTTP/1.1" 200 5`,
+		`open testdata/responses/invalid_refresh_token.http: no such file or directory`, "- invalid_refresh_token",
+		`{"error_codes":["invalid_grant","invalid_client","invalid_scope"]}`,
+	} {
+		assert.Equal(t, "nothing", actionOf(input), input)
+		stdout, _, code := execute(t, input+"\n", "-lines")
+		assert.Empty(t, stdout, input)
+		assert.Equal(t, exitUnusable, code)
+	}
+	for input, want := range map[string]string{
+		`{"level":50,"msg":"refresh failed: invalid_grant: Invalid refresh_token"}`:                                                                     "reauthorize",
+		`level=INFO msg=failed error.endpoint=token error.reason=invalid_refresh_token error.action=reauthorize`:                                        "reauthorize",
+		`level=INFO msg=response status=401 body="{\"error\":\"invalid_grant\",\"error_description\":\"Invalid refresh_token\"}"`:                       "reauthorize",
+		`level=INFO msg=request path="/callback?error=access_denied&state=x"`:                                                                           "start_over",
+		`level=WARN msg=failed err="applebusiness: no_response: timed out" grant_type=authorization_code`:                                               "start_over",
+		`level=WARN msg=failed err="Post \"https://x.example/token\": context deadline exceeded" grant_type=authorization_code`:                         "start_over",
+		`level=WARN msg=failed err="Post \"https://x.example/token\": dial tcp 1.2.3.4:443: connect: connection refused" grant_type=authorization_code`: "retry",
+		`level=WARN error.endpoint=token error.reason=invalid_refresh_token error.action=start_over`:                                                    "start_over",
+		`level=WARN error.endpoint=token error.reason=invalid_refresh_token error.status=503 error.action=reauthorize`:                                  "retry",
+		`level=WARN error.endpoint=token error.reason=invalid_credentials error.action=reauthorize`:                                                     "fix_registration",
+		`level=WARN error.endpoint=token error.reason=invalid_refresh_token error.grant_type=authorization_code error.action=reauthorize`:               "start_over",
+	} {
+		assert.Equal(t, want, actionOf(input), input)
+	}
+}
+
+// What is not Apple's is called so, and is nothing in a log.
+func TestNotApples(t *testing.T) {
+	for input, want := range map[string]string{
+		`{"error":"invalid_grant","error_description":"AADSTS700082: The refresh token has expired.","grant_type":"refresh_token"}`:             "Microsoft",
+		`{"error":{"code":401,"message":"Request had invalid authentication credentials.","status":"UNAUTHENTICATED","error":"invalid_grant"}}`: "Google",
+		`Post "https://appleid.apple.com/auth/token": oauth2: "invalid_grant" "Invalid refresh_token"`:                                          "Sign in with Apple",
+		`Post "https://oauth2.googleapis.com/token": dial tcp: lookup oauth2.googleapis.com: i/o timeout`:                                       "Google",
+		`Post "https://api.stripe.com/v1/charges": context deadline exceeded`:                                                                   "another provider",
+	} {
+		found, err := understand(input)
+		if assert.NoError(t, err, input) {
+			assert.Equal(t, want, found[0].Provider, input)
+			assert.Empty(t, found[0].Action, input)
+		}
+		stdout, _, _ := execute(t, input+"\n", "-lines")
+		assert.Empty(t, stdout, input)
+	}
+	for _, input := range []string{
+		`dial tcp 127.0.0.1:5432: connect: connection refused`,
+		`redis: connection pool: dial tcp 10.0.0.1:6379: i/o timeout`,
+		`pq: unexpected EOF`, `failed to connect to postgres: context deadline exceeded`,
+		`2026/11/24 10:00:00 [error] 12#12: *1 connect() failed (111: Connection refused) while connecting to upstream, client: 192.0.2.1`,
+		`http: TLS handshake error from 192.0.2.1:5: EOF`, `level=ERROR msg="read config: EOF"`, `msg="connection closed"`,
+	} {
+		assert.Equal(t, "nothing", actionOf(input), input)
+	}
+	assert.Equal(t, "reauthorize", actionOf(`Post "https://business.apple.com/api/v1/oauth2/token": oauth2: "invalid_grant" "Invalid refresh_token"`))
+	for input, want := range map[string]string{
+		`{"timestamp":"2026-11-24","status":400,"error":"Bad Request","path":"/api/v1/oauth2/token"}`:         "check_network",
+		`{"timestamp":"2026-11-24","status":503,"error":"Service Unavailable","path":"/api/v1/oauth2/token"}`: "retry",
+		`{"statusCode":401,"message":"Unauthorized","error":"Unauthorized"}`:                                  "check_network",
+		`503 Service Unavailable`: "retry", `HTTP 429`: "retry", `401 Unauthorized`: "nothing",
+	} {
+		assert.Equal(t, want, actionOf(input), input)
+	}
+}
+
+// A text that is nearly one of Apple's gets the nearest row, and no advice.
+func TestNearest(t *testing.T) {
+	for input, want := range map[string]string{
+		"Invalid refresh token": "ErrInvalidRefreshToken", "invalid grant": "invalid_grant", "invalid client id or secret": "ErrInvalidCredentials",
+		"unsuported media type": "ErrUnsupportedMediaType", "invalid_refresh_tokens": "ErrInvalidRefreshToken", "redirect uri is not valid": "ErrInvalidRedirectURI",
+	} {
+		stdout, _, code := execute(t, "", input)
+		assert.True(t, strings.Contains(stdout, "\n  Apple documents no such text; the nearest row is "+want+"\n"), "%s: %s", input, stdout)
+		assert.Contains(t, stdout, "  action     unknown\n")
+		assert.Equal(t, exitUndocumented, code)
+	}
+	for _, input := range []string{"hello world", "refresh", "invalid token", "timeout", "error"} {
+		assert.Equal(t, "nothing", actionOf(input), input)
+	}
+}
+
+// Two errors in one paste are said to be two; the same one twice is one.
+func TestTwo(t *testing.T) {
+	first := `time=2026-11-24T10:00:00Z level=WARN err="applebusiness: invalid_client: \"Invalid client_id or client_secret\" (HTTP 401)" grant_type=authorization_code` + "\n"
+	second := `time=2026-11-24T10:00:01Z level=WARN err="applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)"` + "\n"
+	stdout, _, code := execute(t, first+second+second+first)
+	assert.True(t, strings.HasPrefix(stdout, "Error 1 of 2 different ones: ErrInvalidCredentials, documented by Apple\n"), stdout)
+	assert.Contains(t, stdout, "\nError 2 of 2 different ones: ErrInvalidRefreshToken, documented by Apple\n")
+	assert.Contains(t, stdout, "  action     reauthorize\n", "a grant_type counts for its own line")
+	assert.Equal(t, exitDocumented, code)
+	stdout, _, _ = execute(t, second+second)
+	assert.True(t, strings.HasPrefix(stdout, "ErrInvalidRefreshToken, documented by Apple\n"), stdout)
+	stdout, _, _ = execute(t, `oauth2: "invalid_client" "Invalid client_id or client_secret", before that: oauth2: "invalid_grant" "Invalid refresh_token"`)
+	assert.Contains(t, stdout, "2 of 2 different ones")
+}
+
+// FuzzExplain plants secrets in and around the inputs of the corpus: whatever they are made into, nothing of them is printed, and
+// nothing but printable characters is.
+func FuzzExplain(f *testing.F) {
+	for i, e := range corpus(f) {
+		if i%8 == 0 {
+			f.Add(e.Input)
+		}
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		const other = "qZ7vK2mN9xW4pL8t"
+		if strings.Contains(text, other) {
+			return
+		}
+		for _, input := range []string{
+			text, strings.ReplaceAll(text, secret, other), strings.ReplaceAll(text, "token", "token "+other), strings.ReplaceAll(text, "\"error\"", `"code":"`+other+`","error"`),
+			text + " code=" + other + "&state=" + other, `{"error":` + quote(text) + `,"error_description":"` + other + `"}`, "?error=" + url.QueryEscape(text) + "&error_description=" + other + "&state=" + other,
+		} {
+			for _, mode := range []string{"-json=false", "-json", "-lines"} {
+				var stdout, stderr strings.Builder
+				code := run([]string{mode}, strings.NewReader(input), &stdout, &stderr)
+				assert.Equal(t, code == exitUnusable, stderr.Len() > 0)
+				for _, planted := range []string{secret, other, strings.ToLower(other)} {
+					assert.NotContains(t, stdout.String()+stderr.String(), planted, input)
+				}
+				for line := range strings.SplitSeq(stdout.String()+stderr.String(), "\n") {
+					assert.False(t, strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }), "%q", line)
+				}
+			}
+		}
+	})
+}

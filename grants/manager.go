@@ -35,12 +35,8 @@ type Options struct {
 
 	// Limit is asked before each token request, as a *rate.Limiter of golang.org/x/time/rate is; for a whole fleet, the
 	// Limiter of pgxstore. It is called by one goroutine at a time. If it fails, so does the refresh, with a
-<<<<<<< HEAD
 	// [*StoreError], or with [applebusiness.ErrRateLimited] for a [context.DeadlineExceeded]: it has refused to let the
 	// request wait. If it has a method Pause(context.Context, time.Duration) error, that is called after a response with
-=======
-	// [*StoreError]. If it has a method Pause(context.Context, time.Duration) error, that is called after a response with
->>>>>>> w-adv
 	// status 429, so that the whole fleet waits. A nil Limit is 15 requests a second, the limit that Apple publishes, for
 	// this Manager alone; half of what it was after a response with status 429, from where it recovers.
 	Limit interface {

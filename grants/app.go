@@ -37,7 +37,7 @@ type app struct {
 	several  bool   // and they were of several grants
 
 	recent  []*verdictNote // the last outcomes, each of another grant; the oldest first
-	proven  bool           // a refresh or an exchange has succeeded
+	proven  bool           // a refresh has succeeded
 	changed chan struct{}  // closed at the next outcome
 	held    chan struct{}  // closed when something is held back, for those who wait in the queue
 
@@ -137,18 +137,22 @@ func (m *Manager) wakeQueue() {
 	m.app.held = make(chan struct{})
 }
 
-// noteSuccess opens what held the app; m.mu is held. a is nil for a code exchange.
+// noteSuccess opens what held the app; m.mu is held. a is nil for a code exchange, which says nothing about refresh tokens.
 func (m *Manager) noteSuccess(a *attempt) {
-	p := &m.app
-	p.proven = true
-	if a != nil {
-		m.noteOutcome(&verdictNote{a: a, grant: a.grant})
-	}
 	m.noteAnswer()
-	if p.refusals.open() {
-		m.tell(slog.LevelInfo, "refused grants are believed one by one again")
+	if a != nil {
+		m.app.proven = true
+		m.noteOutcome(&verdictNote{a: a, grant: a.grant})
+		m.believeAgain()
 	}
 	m.wakeJudges()
+}
+
+// believeAgain opens the gate of many refusals; m.mu is held.
+func (m *Manager) believeAgain() {
+	if m.app.refusals.open() {
+		m.tell(slog.LevelInfo, "refused grants are believed one by one again")
+	}
 }
 
 // noteAnswer notes that Apple has answered as if nothing were wrong with the app; m.mu is held.
@@ -230,8 +234,8 @@ func (m *Manager) noteRefusal(a *attempt, record Record) *verdictNote {
 	m.noteAnswer()
 	m.wakeJudges()
 	m.awaitEvidence(a)
-	if !m.app.many() && m.app.refusals.open() {
-		m.tell(slog.LevelInfo, "refused grants are believed one by one again")
+	if !m.app.many() {
+		m.believeAgain()
 	}
 	return n
 }

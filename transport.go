@@ -298,7 +298,7 @@ func (t *Transport) base() http.RoundTripper {
 // would still take one that a request to the API has left there.
 func (t *Transport) unkeptBase() http.RoundTripper {
 	base, ok := t.base().(*http.Transport)
-	if !ok || base == nil {
+	if !ok {
 		return t.base()
 	}
 	found := t.unkept.Load()
@@ -406,7 +406,7 @@ func port(u *url.URL) string {
 
 func isLoopback(u *url.URL) bool {
 	address, err := netip.ParseAddr(hostOf(u))
-	return hostOf(u) == "localhost" || err == nil && address.Unmap().IsLoopback()
+	return hostOf(u) == "localhost" || err == nil && address.IsLoopback()
 }
 
 // headerBegins reports whether a value of a header, however its name is written in the map, begins with the word.

@@ -43,8 +43,7 @@ func absolute(target *url.URL) bool {
 	return target.IsAbs() && (target.Host != "" || !strings.HasPrefix(target.Scheme, "http"))
 }
 
-// RegisterServiceAccount adds a Service Account, or replaces what is registered under its ClientID. It panics for an empty
-// ClientID.
+// RegisterServiceAccount adds a Service Account, or replaces what is registered under its ClientID, which must not be empty.
 func (s *Server) RegisterServiceAccount(account ServiceAccount) {
 	s.register("RegisterServiceAccount", client{App{ClientID: account.ClientID, ClientSecret: account.ClientSecret}, true})
 }
@@ -55,9 +54,7 @@ func (s *Server) register(method string, registered client) {
 	defer s.mu.Unlock()
 	if s.clients == nil {
 		s.clients = make(map[string]client)
-		s.codes = make(map[string]*authorizationCode)
-		s.refreshTokens = make(map[string]*refreshToken)
-		s.accessTokens = make(map[string]*accessToken)
+		s.codes, s.refreshTokens, s.accessTokens = make(map[string]*credential), make(map[string]*credential), make(map[string]*credential)
 	}
 	s.clients[registered.ClientID] = registered
 }
@@ -84,8 +81,7 @@ func (s *Server) client(method, clientID string) client {
 	return registered
 }
 
-// DeleteApp removes an app or a Service Account, and ends all its grants for good. It panics if the client_id is not
-// registered.
+// DeleteApp removes an app or a Service Account, and ends all its grants for good. It panics if the client_id is not registered.
 func (s *Server) DeleteApp(clientID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

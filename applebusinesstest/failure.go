@@ -14,8 +14,8 @@ import (
 // MeEndpoint is the resource API's GET /api/v1/me, for the Endpoint of a [Failure].
 const MeEndpoint applebusiness.Endpoint = "me"
 
-// Failure is how requests fail, and which. It says one way to fail: a row of Apple's tables (Entry), any other response
-// (StatusCode), none (Hang or Drop), or the right one, but late (TakesEffect with Delay).
+// Failure is how requests fail, and which. It says one way to fail: a row of Apple's tables (Entry), any other response (StatusCode),
+// none (Hang or Drop), or the right one, but late (TakesEffect with Delay).
 type Failure struct {
 	Entry applebusiness.Entry // a row, of either endpoint
 
@@ -39,30 +39,22 @@ type Failure struct {
 	Times int // how many requests fail so: 0 means one, and a negative number all of them, until Heal
 }
 
-// selector is what a Failure can select a request by.
-type selector struct {
-	endpoint                          applebusiness.Endpoint
-	grantType, clientID, refreshToken string
-}
-
-// Fail lets the next request to an endpoint fail with the row of Apple's tables that is about the reason. If there are two,
-// it is the first: "Invalid refresh_token" with status 400, and the token endpoint's "server error"; [Server.FailEntry]
-// takes the other. It panics for a Reason that is in no row.
-//
-// Failures queue, for each endpoint by itself. A request that fails so has no effect: its code is not spent.
+// Fail lets the next request to an endpoint fail with the row of Apple's tables that is about the reason. If there are two, it is the
+// first: "Invalid refresh_token" with status 400, and the token endpoint's "server error"; [Server.FailEntry] takes the other. It
+// panics for a Reason that is in no row. Failures queue, for each endpoint by itself. A request that fails so has no effect: its code
+// is not spent.
 func (s *Server) Fail(reason applebusiness.Reason) {
 	entry := findEntry("", reason, 0)
 	panicIf("Fail", entry.Code == "", "no row of Apple's tables has the Reason %q; applebusiness.Catalog has them all", string(reason))
 	s.FailEntry(entry)
 }
 
-// FailEntry is [Server.Fail] with a row of [applebusiness.Catalog], or one that Apple does not document. A template's
-// parameter name is filled in. It panics for an Entry of neither endpoint, or of the token endpoint with a status that ends no
-// request.
+// FailEntry is [Server.Fail] with a row of [applebusiness.Catalog], or one that Apple does not document; a template's parameter name is
+// filled in. It panics for an Entry of neither endpoint, or of the token endpoint with a status that ends no request.
 func (s *Server) FailEntry(entry applebusiness.Entry) { s.FailNext(Failure{Entry: entry}) }
 
-// FailWith lets the next token request have any response, in one queue with [Server.Fail]: status 429 with a Retry-After,
-// or the HTML of a proxy. It panics for a status that ends no request, below 200 or above 999.
+// FailWith lets the next token request have any response, in one queue with [Server.Fail]: status 429 with a Retry-After, or the HTML
+// of a proxy. It panics for a status that ends no request, below 200 or above 999.
 func (s *Server) FailWith(status int, header http.Header, body string) {
 	s.FailNext(Failure{StatusCode: status, Header: header, Body: body})
 }
@@ -71,15 +63,17 @@ func (s *Server) FailWith(status int, header http.Header, body string) {
 // then the connection breaks. With Failure{StatusCode: 504, TakesEffect: true} a gateway loses it.
 func (s *Server) LoseResponse() { s.FailNext(Failure{TakesEffect: true, Drop: true}) }
 
-// FailNext lets the next requests that the Failure selects fail, in one queue with [Server.Fail] and [Server.FailWith] if it
-// selects by the endpoint alone. It panics for a Failure that says no way to fail, that says more than one, so that a part of it
-// would be ignored, or that can select no request.
+// FailNext lets the next requests that the Failure selects fail, in one queue with [Server.Fail] and [Server.FailWith] if it selects by
+// the endpoint alone. It panics for a Failure that says no way to fail, that says more than one, so that a part of it would be ignored,
+// or that can select no request.
 func (s *Server) FailNext(failure Failure) {
 	failure.Header = failure.Header.Clone()
 	failure.Endpoint = cmp.Or(failure.Endpoint, failure.Entry.Endpoint, applebusiness.TokenEndpoint)
 	failure.checkWay()
 	failure.checkSelector()
-	failure.fillIn()
+	if failure.Entry != (applebusiness.Entry{}) {
+		failure.fillIn()
+	}
 	failure.Times = cmp.Or(failure.Times, 1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,7 +101,6 @@ func (f *Failure) checkWay() {
 		saysNothing = !hasResponse && !hasNone && !isLate
 		status      = max(f.StatusCode, entry.StatusCode)
 		isRedirect  = f.Endpoint == applebusiness.AuthorizationEndpoint
-		hasNoBody   = status == http.StatusNoContent || status == http.StatusNotModified
 	)
 	refuse(hasEntry && entry.Endpoint != applebusiness.TokenEndpoint && entry.Endpoint != applebusiness.AuthorizationEndpoint, "the Entry is of neither endpoint but of %q", string(entry.Endpoint))
 	refuse(hasEntry && entry.Endpoint != f.Endpoint, "the Entry is of the endpoint %q, and Endpoint is %q", string(entry.Endpoint), string(f.Endpoint))
@@ -122,7 +115,7 @@ func (f *Failure) checkWay() {
 	refuse(saysNothing && f.TakesEffect, "TakesEffect alone is a success; want a StatusCode, an Entry, Delay, Hang or Drop beside it")
 	refuse(saysNothing && f.Delay > 0, "a Delay alone says no response; want TakesEffect beside it for the right one, late, or a StatusCode or an Entry")
 	refuse(!isRedirect && !hasNone && !isLate && (status < 200 || status > 999), "the status %d ends no request; want one from 200 to 999", status)
-	refuse(hasNoBody && (hasEntry || f.Body != ""), "a response with the status %d has no body", status)
+	refuse((status == http.StatusNoContent || status == http.StatusNotModified) && (hasEntry || f.Body != ""), "a response with the status %d has no body", status)
 	for name := range f.Header {
 		refuse(!headerName.MatchString(name), "a header has a name that is none")
 	}
@@ -138,11 +131,8 @@ func (f *Failure) checkSelector() {
 	refuse(f.RefreshToken != "" && f.GrantType != "" && !isRefresh, "only a request with the GrantType refresh_token has a RefreshToken")
 }
 
-// fillIn makes a response of an Entry, with the Header that was asked for.
+// fillIn makes a response of the Entry, with the Header that was asked for.
 func (f *Failure) fillIn() {
-	if f.Entry == (applebusiness.Entry{}) {
-		return
-	}
 	if f.Entry.Reason == applebusiness.ErrMissingParameter && f.Entry.Description == f.Entry.Reason.Description() {
 		f.Entry.Description = missingParameter("grant_type")
 	}
@@ -160,8 +150,8 @@ func (s *Server) Heal() {
 	s.failures = nil
 }
 
-// next takes the failure of a request from the most specific queue, and returns false if there is none; s.mu is held.
-func (s *Server) next(request selector) (Failure, bool) {
+// next takes the failure of a request, given as what selects it alone, from the most specific queue, if there is one; s.mu is held.
+func (s *Server) next(request Failure) (Failure, bool) {
 	best, most := -1, -1
 	for i := range s.failures {
 		if rank := s.failures[i].rank(request); rank > most {
@@ -184,36 +174,29 @@ func (s *Server) next(request selector) (Failure, bool) {
 }
 
 // rank says how specific the selection of a request is, and is negative if the request is not selected.
-func (f *Failure) rank(request selector) (rank int) {
-	if f.Endpoint != request.endpoint {
-		return -1
-	}
-	for i, names := range [...][2]string{{f.GrantType, request.grantType}, {f.ClientID, request.clientID}, {f.RefreshToken, request.refreshToken}} {
-		switch names[0] {
-		case "":
-		case names[1]:
-			rank += 1 << i
-		default:
+func (f *Failure) rank(request Failure) (rank int) {
+	for i, names := range [...][2]string{{f.GrantType, request.GrantType}, {f.ClientID, request.ClientID}, {f.RefreshToken, request.RefreshToken}} {
+		if f.Endpoint != request.Endpoint || names[0] != "" && names[0] != names[1] {
 			return -1
 		}
+		rank += min(len(names[0]), 1) << i // for each name that is given
 	}
 	return rank
 }
 
 // reportFailures logs the failures that have not come to pass, or not as often as they should, and forgets them.
 func (s *Server) reportFailures() {
-	s.mu.Lock()
-	failures := s.failures
-	s.failures = nil
-	s.mu.Unlock()
 	var lines []string
-	for _, left := range failures {
+	s.mu.Lock()
+	for _, left := range s.failures {
 		if left.Times != 0 {
 			lines = append(lines, fmt.Sprintf("Close: a failure has not come to pass: reason %q, status %d, takes effect %t, delay %v, hang %t, drop %t, times %d; "+
 				"for the endpoint %q, grant_type %q, client_id %q, a refresh_token %t", string(left.Entry.Reason), left.StatusCode, left.TakesEffect, left.Delay,
 				left.Hang, left.Drop, left.Times, string(left.Endpoint), left.GrantType, left.ClientID, left.RefreshToken != ""))
 		}
 	}
+	s.failures = nil
+	s.mu.Unlock()
 	slices.Sort(lines)
 	for _, line := range lines {
 		s.logf("%s", line)

@@ -53,8 +53,8 @@ func missingParameter(name string) string {
 	return strings.Replace(applebusiness.ErrMissingParameter.Description(), "<parameter name>", name, 1)
 }
 
-func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID string) {
-	body, _ := io.ReadAll(io.LimitReader(r.Body, maxBody)) // one that breaks off or is longer does not decode
+func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(io.LimitReader(r.Body, 64<<10)) // one that breaks off or is longer does not decode
 	contentType := r.Header.Get("Content-Type")
 	params, isObject := decodeParams(contentType, body)
 	grantType := params.Get("grant_type")
@@ -62,17 +62,16 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID st
 
 	s.mu.Lock()
 	arrived := s.record(Request{
-		Endpoint: applebusiness.TokenEndpoint, Time: now, GrantType: grantType, ContentType: contentType, Params: params, RequestID: requestID,
+		Endpoint: applebusiness.TokenEndpoint, Time: now, GrantType: grantType, ContentType: contentType, Params: params, RequestID: w.Header().Get(requestIDHeader),
 	})
-	var failure Failure
-	fails, isAdmitted := false, s.admit(now)
-	if isAdmitted {
-		failure, fails = s.next(selector{applebusiness.TokenEndpoint, grantType, params.Get("client_id"), params.Get("refresh_token")})
+	failure, fails := s.limit(now)
+	if !fails {
+		failure, fails = s.next(Failure{
+			Endpoint: applebusiness.TokenEndpoint, GrantType: grantType, ClientID: params.Get("client_id"), RefreshToken: params.Get("refresh_token"),
+		})
 	}
 	var sent response
 	switch {
-	case !isAdmitted:
-		sent = response{status: http.StatusTooManyRequests, header: http.Header{"Retry-After": {"1"}}}
 	case fails && !failure.TakesEffect: // and so the request has no effect
 	case len(bytes.TrimSpace(body)) == 0:
 		sent = catalogResponse(applebusiness.ErrEmptyBody, 0)
@@ -85,14 +84,14 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID st
 	s.send(w, r, failure, sent, arrived)
 }
 
-// admit says whether a token request is within the RateLimit; s.mu is held.
-func (s *Server) admit(now time.Time) bool {
+// limit fails a token request that is above the RateLimit; s.mu is held.
+func (s *Server) limit(now time.Time) (failure Failure, fails bool) {
 	s.admitted = slices.DeleteFunc(s.admitted, func(t time.Time) bool { return now.Sub(t) >= time.Second })
 	if len(s.admitted) < s.options.RateLimit {
 		s.admitted = append(s.admitted, now)
-		return true
+		return Failure{}, false
 	}
-	return s.options.RateLimit == 0
+	return Failure{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"1"}}}, s.options.RateLimit > 0
 }
 
 // send writes a response, or what a failure makes of it, and keeps its status in the request, unless that is nil.
@@ -168,9 +167,7 @@ var requiredParams = map[string][]string{
 	applebusiness.GrantTypeClientCredentials: {"client_id", "client_secret", "scope"},
 }
 
-// judgeToken judges the parameters of a token request; s.mu is held.
-//
-// Documentation: https://business.apple.com/docs/api/v1/oauth_apps/request_oauth20_token
+// judgeToken judges a token request; s.mu is held. See https://business.apple.com/docs/api/v1/oauth_apps/request_oauth20_token.
 func (s *Server) judgeToken(params url.Values, now time.Time) response {
 	clientID, grantType, scope := params.Get("client_id"), params.Get("grant_type"), params.Get("scope")
 	isService := grantType == applebusiness.GrantTypeClientCredentials

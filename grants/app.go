@@ -21,8 +21,8 @@ const (
 	recentOutcomes = 20 // of which
 	manyRefusals   = 3  // and at least half are nobody's revocation
 	recentTime     = time.Hour
-	beliefTime     = 24 * time.Hour  // after which a grant that is still refused is dead all the same
-	evidenceTime   = 2 * time.Second // for which the first refusal of a process waits for the outcomes beside it
+	beliefTime     = 24 * time.Hour             // after which a grant that is still refused is dead all the same
+	evidenceTime   = leaseAgain + 3*time.Second // for which the first refusal of a process waits for the outcomes beside it
 )
 
 // app is what hits all grants, as this process has found it. It is guarded by Manager.mu.
@@ -192,6 +192,7 @@ type verdictNote struct {
 	refused    bool
 	version    int64 // of the row that was refused
 	unfinished bool  // as it was marked
+	believed   bool  // whatever the others are
 	recorded   bool  // the verdict may be in the Store
 }
 
@@ -222,7 +223,8 @@ func (m *Manager) noteRefusal(a *attempt, record Record) *verdictNote {
 	defer m.mu.Unlock()
 	e := a.e
 	if e.refusedVersion == record.Version && m.now()-e.refusedSince >= beliefTime {
-		return n // believed, whatever the others are
+		n.believed = true
+		return n
 	}
 	m.noteOutcome(n)
 	m.noteAnswer()
@@ -239,7 +241,7 @@ func (m *Manager) noteRefusal(a *attempt, record Record) *verdictNote {
 func (m *Manager) doubted(n *verdictNote, marked bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !slices.Contains(m.app.recent, n) || !m.app.many() {
+	if n.believed || !m.app.many() {
 		n.recorded = true
 		return nil
 	}
@@ -305,7 +307,7 @@ func (m *Manager) awaitEvidence(a *attempt) {
 		case <-timer.C:
 			m.mu.Lock()
 			return
-		case <-m.queued.Done():
+		case <-m.work.Done(): // not sooner: what was sent brings evidence also while Close waits
 			m.mu.Lock()
 			return
 		}

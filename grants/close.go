@@ -23,11 +23,8 @@ func (m *Manager) Close(ctx context.Context) error {
 	if m == nil || m.stop == nil {
 		return nil
 	}
-	idle := m.beginClose()
-	select {
-	case <-idle:
-	case <-ctx.Done():
-	}
+	m.beginClose()
+	m.waitUntilIdle(ctx)
 	_ = forEach(ctx, m.allUnsaved(), func(ctx context.Context, u *unsavedToken) error {
 		for {
 			wait := m.saveAgain(ctx, u)
@@ -40,11 +37,12 @@ func (m *Manager) Close(ctx context.Context) error {
 		}
 	})
 	m.completeConnects(ctx)
+	m.waitUntilIdle(ctx) // what that has begun
 	return m.endClose(ctx)
 }
 
-// beginClose stops what has not been sent, and returns a channel that is closed when no goroutine is left.
-func (m *Manager) beginClose() <-chan struct{} {
+// beginClose stops what has not been sent.
+func (m *Manager) beginClose() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed.Store(true)
@@ -59,15 +57,23 @@ func (m *Manager) beginClose() <-chan struct{} {
 			u.timer.Stop()
 		}
 	}
-	if m.active == 0 {
-		idle := make(chan struct{})
-		close(idle)
-		return idle
-	}
-	if m.idle == nil {
+}
+
+// waitUntilIdle waits until no goroutine is left, or ctx ends.
+func (m *Manager) waitUntilIdle(ctx context.Context) {
+	m.mu.Lock()
+	if m.active > 0 && m.idle == nil {
 		m.idle = make(chan struct{})
 	}
-	return m.idle
+	idle := m.idle
+	m.mu.Unlock()
+	if idle == nil {
+		return
+	}
+	select {
+	case <-idle:
+	case <-ctx.Done():
+	}
 }
 
 func (m *Manager) allUnsaved() []*unsavedToken {

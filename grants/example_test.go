@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -340,8 +341,13 @@ func ExampleManager_Close() {
 }
 
 func ExampleRefresh_Label() {
+	var mu sync.Mutex
 	requests := make(map[string]int) // in production: a counter with this label
-	options := &grants.Options{OnRefresh: func(refresh grants.Refresh) { requests[refresh.Label()]++ }}
+	options := &grants.Options{OnRefresh: func(refresh grants.Refresh) {
+		mu.Lock()
+		defer mu.Unlock()
+		requests[refresh.Label()]++
+	}}
 	apple := applebusinesstest.NewServer(nil)
 	defer apple.Close()
 	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
@@ -350,7 +356,9 @@ func ExampleRefresh_Label() {
 	_ = manager.Put(ctx, "customer 7", apple.ConnectExpired(config.ClientID))
 	_, _ = manager.Token(ctx, "customer 7")
 	_, _ = manager.Token(ctx, "customer 8")
-	_ = manager.Close(ctx)
+	_ = manager.Close(ctx) // it waits for OnRefresh, too
+	mu.Lock()
+	defer mu.Unlock()
 	fmt.Println(requests)
 	// Output: map[no_grant:1 ok:1]
 }

@@ -115,6 +115,11 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 		e.current.Store(nil)
 	}
 	if !stored {
+		m.active++
+		go func() {
+			defer m.end()
+			m.release(u.a) // whose lease no Save has ended
+		}()
 		return
 	}
 	if m.app.saves.open() {

@@ -514,3 +514,22 @@ func TestSaveFailsAfterTheLeaseHasRunOut(t *testing.T) {
 		assert.Equal(t, "access-a-1", token(t, sibling, "a"))
 	})
 }
+
+// A sibling that repairs the row while a refresh of the older token is under way leaves that refresh's lease: it is ended.
+func TestLeaseOfATokenThatIsNotStored(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.apple.latency = time.Second
+		w.connect("a", -time.Minute)
+		w.apple.after = func() {
+			row := w.row("a")
+			require.NoError(t, w.store.Store.Save(t.Context(), "a", "another", row.Version, &oauth2.Token{AccessToken: "x", RefreshToken: "y", Expiry: time.Now().Add(time.Hour)}))
+		}
+		_, err := m.Token(t.Context(), "a")
+		require.NoError(t, err)
+		synctest.Wait()
+		_, err = w.store.Store.Lease(t.Context(), "a", "another", time.Minute)
+		assert.NoError(t, err)
+		assert.Equal(t, "y", w.row("a").Token.RefreshToken)
+	})
+}

@@ -146,10 +146,9 @@ func isDocumented(reason applebusiness.Reason) bool { return reason.Description(
 const sep = "[\"'`\\]]*\\s*(?:=>|[:=]|, ')[\\s:=\\[(\"'`]*(?:string\\((?:\\d+\\) )?[\"']|[bu][\"'])?"
 
 var (
-	member = regexp.MustCompile(`(?:^|[^a-z_])(error_?description|error_?code|error|action|impact|endpoint|grant_?type|retry[-_]?after|level|severity|lvl|severitytext|loglevel|priority|` +
-		`customer|grant|tenant|account|merchant|org)(?:_?id)?` + sep + `|(?:oauth2|applebusiness): "|(customer) #?`)
-	urlWord = regexp.MustCompile("(?:(?i:post|get) [\"'`])?[^\\s\"`<>'|]+")
-	isLabel = regexp.MustCompile(`\b(?:reason|label)` + sep + `$`)
+	memberAt = regexp.MustCompile("^" + sep)
+	urlWord  = regexp.MustCompile("(?:(?i:post|get) [\"'`])?[^\\s\"`<>'|]+")
+	isLabel  = regexp.MustCompile(`\b(?:reason|label)` + sep + `$`)
 
 	// distinct are the names that are hardly anything else's, wherever they stand; marked is what stands before the others, and
 	// counted after one that is a member's.
@@ -160,7 +159,6 @@ var (
 	valueEnd  = regexp.MustCompile("^\\.? ?(?:$|[\"'`&,;\\])}<>#|]|[\\w.]+[:=])")
 	noValue   = regexp.MustCompile(`^(?:$|["',0-9]|null|none|nil|false|true|undefined)`)
 
-	shownAt      = regexp.MustCompile(`http/[0-9.]+ [1-5]\d\d|cannot fetch token: [1-5]\d\d`)
 	statusLine   = regexp.MustCompile("(?:^|[\n\"'`=:>}])\\s*(?:< )?http/[0-9.]+ $|cannot fetch token: $")
 	bodyAfter    = regexp.MustCompile("^[^\\d\n\"'{}]{0,24}\\{")
 	numbered     = regexp.MustCompile(`(?:\b|_)(?:customer|tenant|grant|account|org|user|id|line|port|pid|attempt|ms|duration|latency|elapsed|took|bytes|size|count)[\s:=#"]*$|\.\w+:$`)
@@ -171,7 +169,9 @@ var (
 func collect(record string) *facts {
 	f := &facts{text: undo(record)}
 	for range 3 { // percent within percent
-		f.text = urlWord.ReplaceAllStringFunc(f.text, f.takeQuery)
+		if containsAny(f.text, "?", "error=", "code=") {
+			f.text = urlWord.ReplaceAllStringFunc(f.text, f.takeQuery)
+		}
 		if !strings.Contains(f.text, "%") {
 			break
 		}
@@ -186,17 +186,15 @@ func collect(record string) *facts {
 			f.folded = strings.ReplaceAll(f.folded, entry.Description, "\x00")
 		}
 	}
-	for _, text := range templates.FindAllString(f.folded, -1) {
+	isTemplate := containsAny(f.folded, "oauth 2.0 p", "missing f", "accepted v")
+	for _, text := range templates.FindAllString(f.folded[:len(f.folded)*map[bool]int{true: 1}[isTemplate]], -1) {
 		f.texts = append(f.texts, applebusiness.Entry{Reason: applebusiness.ParseTokenError(0, nil, bodyOf("", text)).Reason, Description: text})
 	}
-	shown := append(shownAt.FindStringIndex(f.lower), len(f.lower))[0]
-	for _, at := range member.FindAllStringSubmatchIndex(f.lower, -1) {
-		f.addMember(f.lower[max(at[2], 0):max(at[3], 0)]+f.lower[max(at[4], 0):max(at[5], 0)], f.lower[at[1]-1:min(len(f.lower), at[1]+400)], at[1] > shown)
-	}
-	for rest := f.lower; rest != ""; {
-		word, at := wordOf(rest), len(f.lower)-len(rest)
-		if rest = rest[max(len(word), 1):]; word != "" {
-			f.addWord(word, f.lower[max(0, at-40):at], rest[:min(len(rest), 400)])
+	for start, end := 0, 0; start < len(f.lower); start = max(end, start+1) {
+		if end = wordEnd(f.lower, start); end > start {
+			word, before, after := f.lower[start:end], f.lower[max(0, start-40):start], f.lower[end:min(len(f.lower), end+400)]
+			f.addMember(word, after)
+			f.addWord(word, before, after)
 		}
 	}
 	for _, status := range []int{http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout} {
@@ -228,16 +226,24 @@ func (f *facts) takeQuery(word string) string {
 	return word
 }
 
-// addMember adds what a member says, whose value begins after one character.
-func (f *facts) addMember(name, value string, isBody bool) {
-	isObject := strings.HasPrefix(value[1:], "{") && !strings.ContainsAny(value[:1], "\"'`")
-	value = value[1:]
-	word := wordOf(value)
+// addMember adds what a member of this name says.
+func (f *facts) addMember(name, after string) {
+	if !members[name] {
+		return
+	}
+	end := append(memberAt.FindStringIndex(after), 0, 0)[1]
+	if end == 0 && name != "customer" {
+		return
+	}
+	value := strings.TrimLeft(after[end:], " #")
+	word := value[:wordEnd(value, 0)]
 	switch name {
-	case "", "error", "error_code", "errorcode":
-		if !isObject {
-			f.addError(value, word, name == "", isBody)
+	case "error", "error_code", "errorcode":
+		if !strings.HasPrefix(value, "{") || strings.ContainsAny(after[end-1:end], "\"'`") {
+			f.addError(value, word)
 		}
+	case "oauth2", "applebusiness":
+		f.addQuoted(value, strings.HasSuffix(after[:end], ": \""))
 	case "error_description", "errordescription":
 		if !noValue.MatchString(value) {
 			f.isDescribed, f.isForeign = true, f.isForeign || !isApples(value)
@@ -254,7 +260,7 @@ func (f *facts) addMember(name, value string, isBody bool) {
 		}
 	case "retry-after", "retry_after", "retryafter":
 		f.wait = cmp.Or(f.wait, word)
-	case "customer", "grant", "tenant", "account", "merchant", "org":
+	case "customer", "grant", "tenant", "account", "merchant", "org", "customer_id", "grant_id", "tenant_id", "account_id", "merchant_id", "org_id":
 		f.customer = cmp.Or(f.customer, word)
 	default: // Pino's levels are numbers, and those of syslog
 		f.isInfo = f.isInfo || slices.Contains(strings.Fields("info information debug trace notice verbose 10 20 30 5 6 7"), word)
@@ -268,16 +274,32 @@ func set[T ~string](fact *T, word, words string) {
 	}
 }
 
-// addError is about the value of an error, or about what the text of one begins with.
-func (f *facts) addError(value, word string, isQuoted, isBody bool) {
-	value, _, isWhole := strings.Cut(value, `"`)
+// members are the names of addMember.
+var members = func() map[string]bool {
+	names := make(map[string]bool)
+	for _, name := range strings.Fields("error error_code errorcode oauth2 applebusiness error_description errordescription action impact endpoint grant_type granttype retry-after retry_after retryafter " +
+		"level severity severitytext lvl loglevel priority customer grant tenant account merchant org customer_id grant_id tenant_id account_id merchant_id org_id") {
+		names[name] = true
+	}
+	return names
+}()
+
+// addError is about the value of an error.
+func (f *facts) addError(value, word string) {
+	value, _, _ = strings.Cut(value, `"`)
 	switch {
 	case codeWords[word] != "", codeWords[value] != "", labelWords[word] != "", noValue.MatchString(value):
 	case neterr.StatusOf(value) != 0:
 		f.isFramework = true
-	case !isQuoted:
-		f.value, f.isBody = cmp.Or(f.value, value), f.isBody || isBody
-	case isWhole && !isApples(value+`"`):
+	default:
+		f.value, f.isBody = cmp.Or(f.value, value), f.isBody || f.isShown
+	}
+}
+
+// addQuoted is about the code, or the text instead of one, that x/oauth2 and package applebusiness quote.
+func (f *facts) addQuoted(value string, isQuoted bool) {
+	value, _, isWhole := strings.Cut(value, `"`)
+	if isQuoted && isWhole && codeWords[value] == "" && !isApples(value+`"`) {
 		if f.isForeign = true; !strings.Contains(value, " ") || strings.Contains(value, ": ") {
 			f.value, f.isDescribed = unknown, true
 		}
@@ -327,8 +349,18 @@ func (f *facts) addStatus(status int, isLater bool) {
 	}
 }
 
-func wordOf(text string) string {
-	return text[:len(text)-len(strings.TrimLeft(text, "abcdefghijklmnopqrstuvwxyz0123456789-_"))]
+func containsAny(text string, parts ...string) bool {
+	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
+}
+
+// wordEnd returns the end of the word, in lower case, that begins at start.
+func wordEnd(text string, start int) int {
+	for ; start < len(text); start++ {
+		if c := text[start]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
+			break
+		}
+	}
+	return start
 }
 
 func fold(text string) string {
@@ -357,6 +389,6 @@ func isApples(value string) bool {
 // isList reports whether another name follows a name as in a list.
 func isList(word, after string) bool {
 	rest := strings.TrimLeft(after, "\"'`|,/ []")
-	next := wordOf(rest)
+	next := rest[:wordEnd(rest, 0)]
 	return strings.ContainsAny(after[:len(after)-len(rest)], ",|/") && next != word && (codeWords[next] != "" || labelWords[next] != "")
 }

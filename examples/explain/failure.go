@@ -27,8 +27,7 @@ var (
 )
 
 var (
-	mention = regexp.MustCompile(`^\s*(?:=== |--- (?:pass|fail|skip)|ok\s|[-*] \S+\s*$)|_total\{|"(?:metric|__name__)":|\n# help |^\s*[\w:.]+(?:\{[^{}\n]*\})?[ =:]\s?[\d.e+]+(?:\|\S*)?(?: \d+)?\s*$|` +
-		`\b(?:select|insert into|update|delete from) .*\b(?:from|values|set|where)\b`)
+	mention   = regexp.MustCompile(`^\s*(?:=== |--- (?:pass|fail|skip)|ok\s|[-*] \S+\s*$|[\w:.]+(?:\{[^{}\n]*\})?[ =:]\s?[\d.e+]+(?:\|\S*)?(?: \d+)?\s*$)`)
 	infoAt    = regexp.MustCompile(`\b(?:INFO|DEBUG|TRACE|NOTICE)\b|^\s*I\d{4} \d\d:`)
 	failingAt = regexp.MustCompile(`\b(?:ERR|WARN|FATAL|CRIT|SEVERE)`)
 	logAt     = regexp.MustCompile(`\b(?:level|severity|lvl|loglevel|time|timestamp|ts|msg|logger|caller|stream|hostname|host)` + sep)
@@ -43,17 +42,13 @@ var (
 		`cassandra|etcd|smtp|ldap|database|:(?:5432|6432|6379|3306|27017|9092|5672|11211|9200|9042|2379|25|389)\b`)
 )
 
-// providers are those who have errors of the same kind, by what names them.
-var providers = []struct {
-	name  string
-	marks *regexp.Regexp
-}{
-	{"Sign in with Apple", regexp.MustCompile(`appleid\.apple\.com`)},
-	{"another API of Apple's", regexp.MustCompile(`(?:appstoreconnect|account|api-business|api-school|mdmenrollment)\.apple\.com|appstoreconnect`)},
-	{"Microsoft", regexp.MustCompile(`microsoftonline\.com|login\.(?:windows\.net|live\.com)|graph\.microsoft\.com|aadsts|aadb2c`)},
-	{"Google", regexp.MustCompile(`googleapis\.com|accounts\.google\.com|"status": ?"unauthenticated"|token has been expired or revoked`)},
-	{"another provider", regexp.MustCompile(`(?://|lookup )(?:[\w.-]*\.)?(?:amazonaws|amazoncognito|okta|auth0|github|gitlab|facebook|salesforce|slack|stripe|paypal|linkedin|hubapi|intuit|myshopify|zoom|dropboxapi|atlassian|discord|twitter|xero|spotify|yahoo|yelp|tiktok)\.(?:com|us)\b`)},
-}
+// providers are those who have errors of the same kind, in the order of the groups of providersMarks.
+var (
+	providers      = []string{"Sign in with Apple", "another API of Apple's", "Microsoft", "Google", "another provider"}
+	providersMarks = regexp.MustCompile(`(appleid\.apple\.com)|(appstoreconnect|(?:account|api-business|api-school|mdmenrollment)\.apple\.com)|(microsoftonline\.com|login\.(?:windows\.net|live\.com)|graph\.microsoft\.com|aadsts|aadb2c)|` +
+		`(googleapis\.com|accounts\.google\.com|"status": ?"unauthenticated"|token has been expired or revoked)|` +
+		`((?://|lookup )(?:[\w.-]*\.)?(?:amazonaws|amazoncognito|okta|auth0|github|gitlab|facebook|salesforce|slack|stripe|paypal|linkedin|hubapi|intuit|myshopify|zoom|dropboxapi|atlassian|discord|twitter|xero|spotify|yahoo|yelp|tiktok)\.(?:com|us)\b)`)
+)
 
 const unknown = "undocumented" // stands for a code that nobody documented
 
@@ -101,7 +96,8 @@ func (f *facts) failures() (found []*failure, nothing error) {
 func (f *facts) isMention() bool {
 	start := f.text[:min(len(f.text), 120)]
 	isReport := f.action != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status >= 400
-	return f.isList || mention.MatchString(f.lower) || (f.isInfo || infoAt.MatchString(start)) && !f.isFailing && !failingAt.MatchString(start) && !isReport
+	isQuery := strings.Contains(f.lower, " where ") && containsAny(f.lower, "select ", "update ", "delete from ")
+	return f.isList || isQuery || mention.MatchString(f.lower) || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ") || (f.isInfo || infoAt.MatchString(start)) && !f.isFailing && !failingAt.MatchString(start) && !isReport
 }
 
 // add adds e to what was found, unless that is another way to say it.
@@ -116,12 +112,13 @@ func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 
 // known adds the errors that texts, labels and codes tell, each of which may tell one of its own.
 func (f *facts) known(found []*failure) []*failure {
-	if f.isBody || f.isForeign && f.value != "" { // another one's error, which may quote Apple's
+	isForeign := f.isForeign && !containsAny(f.value, "oauth2: ", "applebusiness: ", "http/")
+	if f.isBody || isForeign && f.value != "" { // another one's error, which may quote Apple's
 		return found
 	}
 	for _, text := range f.texts {
 		e := f.fitting(text)
-		isOfAnother := f.isForeign || e.Code == "" && f.isDescribed && codeLike.MatchString(f.value)
+		isOfAnother := isForeign || e.Code == "" && f.isDescribed && codeLike.MatchString(f.value)
 		if !isOfAnother && !(isCommon(text.Reason) && (e.Code == "" || e.Reason == "")) {
 			found = f.add(found, e)
 		}
@@ -193,10 +190,10 @@ func (f *facts) finish(e *applebusiness.Error) *failure {
 			e.Endpoint = applebusiness.TokenEndpoint
 		}
 	}
-	for _, provider := range providers {
-		if provider.marks.MatchString(f.lower) && !strings.Contains(f.lower, "business.apple.com") {
+	if containsAny(f.lower, ".com", ".net", ".us", "aad", "unauthenticated", "revoked") && !strings.Contains(f.lower, "business.apple.com") {
+		if groups := providersMarks.FindStringSubmatch(f.lower); groups != nil {
 			x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: "Look it up where that provider documents its errors: nothing in it is about Apple Business."})
-			x.Provider = provider.name
+			x.Provider = providers[slices.IndexFunc(groups[1:], func(group string) bool { return group != "" })]
 			return x
 		}
 	}

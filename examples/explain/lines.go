@@ -67,7 +67,6 @@ func explainLines(files []string, asJSON bool, stdin io.Reader, stdout io.Writer
 		r.Lock() // for good
 		code, err := r.finish()
 		if err != nil {
-			fmt.Fprintln(os.Stderr, "explain:", err)
 			code = exitUnusable
 		}
 		os.Exit(code)
@@ -111,88 +110,63 @@ func (r *report) read(log io.Reader) error {
 		for err == bufio.ErrBufferFull {
 			_, err = lines.ReadSlice('\n')
 		}
-		if err == nil {
-			continue
+		if err != nil {
+			r.flush()
+			return map[bool]error{false: errRead}[err == io.EOF]
 		}
-		if r.flush(); err == io.EOF {
-			return nil
-		}
-		return errRead
 	}
 }
 
-// add puts a line to the record that it belongs to, or begins one.
+var (
+	openLine = regexp.MustCompile(`^(?:\S.*)?[{(]\s*$`)
+	headLine = regexp.MustCompile(`^\S.*:\s*$|cannot fetch token: |OAuth2::Error|^\w*Error: `)
+	moreLine = regexp.MustCompile(`^(?:[ \t]|[})])`)
+	bodyLine = regexp.MustCompile(`^\{"error(?:_description|_uri)?": ?"[^{}]*\}\)?:?\s*$|^[^{]{0,80}(?:\{"log":")?Response: `)
+)
+
+// add puts a line to the record that it belongs to: what is indented or a body after a line that may have more. Or it begins one.
 func (r *report) add(line []byte) {
-	if len(r.pending) > 0 {
-		more, last := belongs(r.pending, line)
-		if more || last {
-			r.pending = append(r.pending, bytes.Clone(line))
-		}
-		if last {
-			record := bytes.Join(r.pending, nil)
-			r.explain(record, len(r.pending), mayTell(record))
+	isBody := len(r.pending) == 1 && bodyLine.Match(line) && !openLine.Match(r.pending[0])
+	if len(r.pending) > 0 && (isBody || moreLine.Match(line)) {
+		r.pending = append(r.pending, bytes.Clone(line))
+		if isBody || line[0] == '}' || line[0] == ')' {
+			r.explain(bytes.Join(r.pending, nil), len(r.pending))
 			r.pending = nil
-		} else if len(r.pending) == maxLines || !more {
+		} else if len(r.pending) == maxLines {
 			r.flush()
 		}
-		if more || last {
-			return
-		}
-	}
-	trimmed, isHinted := bytes.TrimRight(line, " \t\r\n"), mayTell(line)
-	if bytes.HasSuffix(trimmed, []byte("{")) || bytes.HasSuffix(trimmed, []byte("(")) || isHinted && isHead(trimmed) {
-		r.pending = [][]byte{bytes.Clone(line)}
 		return
 	}
-	r.explain(line, 1, isHinted)
+	r.flush()
+	end := line[max(0, len(line)-8):]
+	if bytes.ContainsAny(end, "{(") && openLine.Match(line) || mayTell(line) && headLine.Match(line) && !bytes.Contains(line, []byte("Response: ")) {
+		r.pending = [][]byte{bytes.Clone(line)}
+	} else {
+		r.explain(line, 1)
+	}
 }
 
 // flush explains the lines of a record that did not become whole, each for itself.
 func (r *report) flush() {
 	for _, line := range r.pending {
-		r.explain(line, 1, mayTell(line))
+		r.explain(line, 1)
 	}
 	r.pending = nil
 }
 
-// isHead reports whether a line may have a stack or a body on lines of their own.
-func isHead(line []byte) bool {
-	isFetch := bytes.Contains(line, []byte("cannot fetch token: ")) && !bytes.Contains(line, []byte("Response: "))
-	return isFetch || bytes.HasSuffix(line, []byte(":")) || bytes.Contains(line, []byte("OAuth2::Error")) || stack.Match(line)
-}
-
-var (
-	stack    = regexp.MustCompile(`^\w*Error: `)
-	bodyLine = regexp.MustCompile(`^\{"error(?:_description|_uri)?": ?"[^{}]*\}\)?:?\s*$|^[^{]{0,80}(?:\{"log":")?Response: `)
-)
-
-// belongs reports whether line is one of the record's, and whether it is its last.
-func belongs(record [][]byte, line []byte) (more, last bool) {
-	first, before, trimmed := bytes.TrimRight(record[0], " \t\r\n"), bytes.TrimSpace(record[len(record)-1]), bytes.TrimSpace(line)
-	indentation := func(line []byte) int { return len(line) - len(bytes.TrimLeft(line, " \t")) }
-	deeper := indentation(line) - indentation(first)
-	isEnd := deeper == 0 && (bytes.HasPrefix(trimmed, []byte("}")) || bytes.HasPrefix(trimmed, []byte(")")))
-	switch {
-	case bytes.HasSuffix(first, []byte("{")) || bytes.HasSuffix(first, []byte("(")):
-		return deeper > 0, isEnd
-	case len(record) == 1 && bodyLine.Match(line):
-		return true, true
-	}
-	return bytes.HasPrefix(trimmed, []byte("at ")) || bytes.HasSuffix(before, []byte("{")) || len(record) > 1 && deeper > 0, len(record) > 1 && isEnd
-}
-
 // explain explains one record.
-func (r *report) explain(record []byte, lines int, isHinted bool) {
+func (r *report) explain(record []byte, lines int) {
 	place := r.file + strconv.Itoa(r.line+1)
 	r.line += lines
-	var found []*failure
-	f := new(facts)
-	if isHinted {
-		f = collect(string(record))
-		found, _ = f.failures()
-		isElsewhere := elsewhere.MatchString(f.lower) && !applesWay.MatchString(f.lower)
-		found = slices.DeleteFunc(found, func(failed *failure) bool { return failed.Provider != "" || isElsewhere && failed.Name == "network" })
+	if !mayTell(record) {
+		r.others += lines
+		return
 	}
+	f := collect(string(record))
+	found, _ := f.failures()
+	found = slices.DeleteFunc(found, func(x *failure) bool {
+		return x.Provider != "" || x.Name == "network" && containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
+	})
 	if len(found) == 0 {
 		r.others += lines
 	}
@@ -208,14 +182,16 @@ func (r *report) explain(record []byte, lines int, isHinted bool) {
 	}
 }
 
-var elsewhere, applesWay = regexp.MustCompile(`://|lookup `), regexp.MustCompile("apple|oauth|token")
+var (
+	clock = regexp.MustCompile(`\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d|\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d`)
+	seed  = maphash.MakeSeed()
+)
 
-func (r *report) count(failed *failure, f *facts, place string) {
-	key := failed.Name + string(failed.Action)
-	c := r.counts[key]
+func (r *report) count(x *failure, f *facts, place string) {
+	c := r.counts[x.Name+x.ActionText]
 	if c == nil {
-		c = &count{Reason: failed.Name, Action: failed.Action, Line: place, customers: make(map[uint64]bool)}
-		r.counts[key] = c
+		c = &count{Reason: x.Name, Action: x.Action, Line: place, customers: make(map[uint64]bool)}
+		r.counts[x.Name+x.ActionText] = c
 	}
 	c.Count++
 	at := strings.NewReplacer("/", "-", " ", "T").Replace(clock.FindString(f.text[:min(len(f.text), 400)]))
@@ -228,12 +204,8 @@ func (r *report) count(failed *failure, f *facts, place string) {
 	if f.customer != "" && len(c.customers) < maxCustomers {
 		c.customers[maphash.String(seed, f.customer)] = true
 	}
+	c.Customers = len(c.customers)
 }
-
-var (
-	seed  = maphash.MakeSeed()
-	clock = regexp.MustCompile(`\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d|\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d`)
-)
 
 // finish prints how many failures of each kind there were.
 func (r *report) finish() (int, error) {
@@ -243,9 +215,6 @@ func (r *report) finish() (int, error) {
 	counts := slices.SortedFunc(maps.Values(r.counts), func(a, b *count) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Action, b.Action))
 	})
-	for _, c := range counts {
-		c.Customers = len(c.customers)
-	}
 	if r.asJSON {
 		return r.code, cmp.Or(writeJSON(r.out, map[string]any{"summary": counts, "others": r.others}, ""), r.out.Flush())
 	}
@@ -260,13 +229,11 @@ func (r *report) finish() (int, error) {
 	return r.code, cmp.Or(table.Flush(), r.out.Flush())
 }
 
-// hints are what a record holds at least one of if it tells of a failure, in lower case by their first four bytes, so chosen
-// that few others hold one. begins tells the same of four bytes for sure if they begin none.
-var hints, begins = func() (map[uint32][]string, *[1 << 16]bool) {
-	texts := []string{"error", "endpoint", "applebusiness", "oauth2: ", "reason", "retry-after", `"message":[`, `response":{`, `response\":{`, `response\\\":{`, ": eof",
-		"oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values:"}
-	for _, version := range []string{"1.0", "1.1", "2", "3"} {
-		texts = append(texts, "http/"+version+" 3", "http/"+version+" 4", "http/"+version+" 5")
+// hints are what a record holds at least one of if it tells of a failure, in lower case and by the hash of their first four bytes.
+var hints = func() *[1 << 16][]string {
+	texts := []string{"error", "endpoint", "applebusiness", "oauth2: ", "reason", "retry-after", `response":{`, `response\":{`, `response\\\":{`, ": eof", "oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values:"}
+	for _, version := range []string{"1.0 ", "1.1 ", "2 ", "3 "} {
+		texts = append(texts, "http/"+version+"3", "http/"+version+"4", "http/"+version+"5")
 	}
 	for _, name := range slices.Concat(slices.Collect(maps.Keys(codeWords)), slices.Collect(maps.Keys(labelWords))) {
 		if strings.Contains(name, "_") || strings.HasPrefix(name, "err") || strings.HasPrefix(name, "code") {
@@ -278,38 +245,31 @@ var hints, begins = func() (map[uint32][]string, *[1 << 16]bool) {
 			texts = append(texts, entry.Description)
 		}
 	}
-	heads, begins := make(map[uint32][]string), new([1 << 16]bool)
+	hints := new([1 << 16][]string)
 	for _, text := range slices.AppendSeq(texts, neterr.Needles()) {
 		var four uint32
 		for i := range 4 {
 			four = four<<8 | uint32(text[i]|' ')
 		}
-		heads[four] = append(heads[four], text)
-		begins[hash(four)] = true
+		hints[hash(four)] = append(hints[hash(four)], text)
 	}
-	return heads, begins
+	return hints
 }()
 
 func hash(four uint32) uint16 { return uint16(four * 0x9e3779b1 >> 16) }
-
-// valued is what follows the name of an error that has a value, unlike level=ERROR and "error":null.
-var valued = regexp.MustCompile(`^[\w.-]*(?:[\\"'\]> ]|&\w+;)*[:=](?:[\\"'>\[ ]|&\w+;)*(?:[^\s\\"'0nf,}]|n[^u]|nu[^l]|f[^a]|0\w)`)
 
 // mayTell is the cheap test before everything else: it is false only if text certainly tells of no failure.
 func mayTell(text []byte) bool {
 	var four uint32
 	for i, c := range text {
-		if four = four<<8 | uint32(c|' '); !begins[hash(four)] {
-			continue
-		}
-		for _, hint := range hints[four] {
+		four = four<<8 | uint32(c|' ')
+		for _, hint := range hints[hash(four)] {
 			rest := text[max(0, i-3):]
 			if len(rest) < len(hint) || !strings.EqualFold(string(rest[:len(hint)]), hint) {
 				continue
 			}
-			rest = rest[len(hint):min(len(rest), len(hint)+96)]
-			isGroup := bytes.Contains(rest, []byte("code")) || bytes.Contains(rest, []byte("reason")) || bytes.Contains(rest, []byte("action"))
-			if hint == "error" && valued.Match(rest) || hint == "endpoint" && isGroup || hint != "error" && hint != "endpoint" {
+			group := rest[:min(len(rest), 96)]
+			if hint != "endpoint" || bytes.Contains(group, []byte("code")) || bytes.Contains(group, []byte("action")) {
 				return true
 			}
 		}

@@ -19,6 +19,20 @@
 // (a Reason that is in no row, a combination of which a part would be ignored), and [Server.Close] logs the failures that never came to
 // pass. For tests in any language it is a program too: examples/fakeapple, steered by requests that its flag -h lists.
 //
+// # To test a whole web application
+//
+//   - Start the application with httptest.NewTLSServer, since a cookie jar sends no Secure cookie over http, and register
+//     its redirect URI by [Server.RegisterApp]. With [ConsentAllow] an http.Client with a jar goes from the link to the
+//     page that says "connected" by itself. A jar sends SameSite cookies with every POST, which a browser does not: test
+//     the POST of the redirect without a jar, too.
+//   - Who has connected so has a token for an hour. A RefreshDue of package grants within 2 hours refreshes it now. Give
+//     it a context with a deadline: with a wrong client secret it does not return. Options.OnRefresh may be called after
+//     that; Close waits for it.
+//   - Manager.Connect asks /api/v1/me again and again while it fails, for as long as the Timeout of Options.HTTPClient,
+//     which is 30 seconds unless the test says less.
+//   - Each consent is of a new organisation. To let a customer come back with the one called "org-1":
+//     FailNext(Failure{Endpoint: MeEndpoint, StatusCode: 200, Body: `{"orgDetails":{"orgId":"org-1"}}`}).
+//
 // # What Apple does not document
 //
 // Here the fake had to choose, and a test should not rely on it:

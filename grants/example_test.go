@@ -216,6 +216,52 @@ func ExampleOptions_clientSecret() {
 	// <nil>
 }
 
+// The mail job looks at all who have to connect again, a page at a time, and tells each once. With any other Store it is the
+// same.
+func ExampleMemoryStore_Dead() {
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	ctx := context.Background()
+	store := grants.NewMemoryStore()
+	manager := grants.New(config, store, nil)
+	defer manager.Close(ctx)
+	token := apple.ConnectExpired(config.ClientID)
+	_ = manager.Put(ctx, "customer 7", token)
+	apple.Revoke(token.RefreshToken) // the customer disconnects
+	_ = manager.RefreshDue(ctx, 10*time.Minute)
+
+	type key struct {
+		grant   string
+		version int64 // another one when the customer has connected again
+	}
+	told := make(map[key]bool) // in production: a table of your database
+	mailJob := func() error {
+		const page = 100
+		for after, more := (grants.DeadGrant{}), true; more; {
+			dead, err := store.Dead(ctx, 0, after, page) // in production: for an hour, so that a wrong verdict can heal
+			if err != nil {
+				return err
+			}
+			for _, found := range dead {
+				if k := (key{found.Grant, found.Version}); !told[k] {
+					fmt.Println("ask", found.Grant, "to connect again:", applebusiness.Troubleshoot(found.Error).Causes[0])
+					told[k] = true
+				}
+				after = found
+			}
+			more = len(dead) == page
+		}
+		return nil
+	}
+	fmt.Println(mailJob())
+	fmt.Println(mailJob())
+	// Output:
+	// ask customer 7 to connect again: access_revoked
+	// <nil>
+	// <nil>
+}
+
 // newManager returns a Manager for a fake Apple, with a customer who has connected.
 func newManager() (*grants.Manager, func()) {
 	apple := applebusinesstest.NewServer(nil)

@@ -73,7 +73,8 @@ type Options struct {
 //
 // An error of its methods is an [*applebusiness.Error] where Apple's token endpoint is what failed, [ErrNoGrant],
 // [ErrClosed], the error of the caller's context, or a [*StoreError]. Give it to [applebusiness.Troubleshoot]; only
-// [applebusiness.ActionReauthorize] means that the customer has to connect again.
+// [applebusiness.ActionReauthorize] means that the customer has to connect again. Troubleshoot has no advice about what is
+// the partner's own: after a *StoreError try later, and after ErrNoGrant let the customer connect.
 //
 // What a process holds in memory can be older than the Store's: Put and Delete by another process are seen when the token
 // comes due or is invalidated. What nobody has used for an hour is forgotten, and read from the Store when it is asked

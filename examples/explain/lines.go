@@ -163,7 +163,7 @@ func (r *report) explain(record []byte, lines int) {
 		return
 	}
 	f := collect(string(record))
-	found, _ := f.failures()
+	found := f.failures()
 	found = slices.DeleteFunc(found, func(x *failure) bool {
 		return x.Provider != "" || x.Name == "network" && containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
 	})

@@ -359,7 +359,7 @@ func TestUnusable(t *testing.T) {
 		{"a token", "", []string{`{"access_token":"` + secret + `","refresh_token":"` + secret + `"}`}, nothing},
 		{"a token in a response", "HTTP/2 200\r\n\r\n" + `{"access_token":"` + secret + `"}`, nil, nothing},
 		{"two inputs", "", []string{"a", "b"}, "explain: give one INPUT, in quotes\n"},
-		{"lines and an input", "", []string{"-lines", secret}, "explain: argument 1 is no file that can be read\n"},
+		{"lines and an input", "", []string{"-lines", secret}, "explain: the argument is no file that can be read\n"},
 		{"an empty argument", body, []string{""}, "explain: the input is empty\n"},
 		{"no lines", "", []string{"-lines"}, "explain: no line holds an OAuth error\n"},
 	} {

@@ -20,18 +20,14 @@ var undoers = []struct {
 	mark string
 	undo func(string) string
 }{
-	{"\x1b[", replace(`\x1b\[[0-9;]*m`, "")},                                       // a terminal's colors
-	{"#0", strings.NewReplacer("#012", "\n", "#033", "\x1b", "#011", " ").Replace}, // syslog
+	{"\x1b[", replace(`\x1b\[[0-9;]*m`, "")}, // a terminal's colors
 	{`\`, replaceFunc(`(?s)\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[0-7]{3}|.)`, unescape)},
 	{"&", replaceFunc(`&#?\w{2,8};`, html.UnescapeString)},
 	{`""`, replace(`""(\w[^"\n]*)""`, `"$1"`)}, // CSV
-	{"=\n", replace("=\n", "")},                // quoted-printable, as the next
+	{"=\n", replace("=\n", "")},                // quoted-printable
 	{"=3D", replaceFunc(`=[0-9A-F]{2}`, unhex)},
-	{"\n>", replace(`\n(?:> ?)+`, "\n")}, // mail, and curl -v, as the next
-	{"\n< ", replace(`\n< `, "\n")},      //
-	{"\xe2\x80", replace(`[“”„]`, `"`)},  // smart quotes, as the next
-	{"\xe2\x80", replace(`[‘’]`, `'`)},   //
-	{"`\"", replace("`\"", `"`)},         // PowerShell
+	{"\n>", replace(`\n(?:> ?)+`, "\n")},                                                                          // mail, and curl -v
+	{"\xe2\x80", replace(`[“”„]`, `"`)},                                                                           // smart quotes
 	{`"value"`, replace(`"(?:key|name|field)"\s*:\s*"([^"]*)"\s*,\s*"value"\s*:\s*(?:\{\s*"\w+"\s*:)?`, `"$1":`)}, // OpenTelemetry, HAR
 }
 
@@ -147,7 +143,7 @@ const sep = "[\"'`\\]]*\\s*(?:=>|[:=]|, ')[\\s:=\\[(\"'`]*(?:string\\((?:\\d+\\)
 
 var (
 	memberAt = regexp.MustCompile("^" + sep)
-	urlWord  = regexp.MustCompile("(?:(?i:post|get) [\"'`])?[^\\s\"`<>'|]+")
+	urlWord  = regexp.MustCompile("[^\\s\"`<>'|]+")
 	isLabel  = regexp.MustCompile(`\b(?:reason|label)` + sep + `$`)
 
 	// distinct are the names that are hardly anything else's, wherever they stand; marked is what stands before the others, and
@@ -188,7 +184,7 @@ func collect(record string) *facts {
 	}
 	isTemplate := containsAny(f.folded, "oauth 2.0 p", "missing f", "accepted v")
 	for _, text := range templates.FindAllString(f.folded[:len(f.folded)*map[bool]int{true: 1}[isTemplate]], -1) {
-		f.texts = append(f.texts, applebusiness.Entry{Reason: applebusiness.ParseTokenError(0, nil, bodyOf("", text)).Reason, Description: text})
+		f.texts = append(f.texts, applebusiness.Entry{Reason: f.response("", text).Reason, Description: text})
 	}
 	for start, end := 0, 0; start < len(f.lower); start = max(end, start+1) {
 		if end = wordEnd(f.lower, start); end > start {
@@ -202,6 +198,9 @@ func collect(record string) *facts {
 			f.addStatus(status, false)
 		}
 	}
+	if strings.Contains(f.lower, "token expired and refresh token is not set") { // x/oauth2's
+		f.labels = append(f.labels, applebusiness.ErrNoRefreshToken)
+	}
 	if f.grant == "" && strings.Contains(f.lower, "authorization_code") && !strings.Contains(f.lower, "accepted values") { // named without its name
 		f.grant = applebusiness.GrantTypeAuthorizationCode
 	}
@@ -214,9 +213,8 @@ func (f *facts) takeQuery(word string) string {
 	path, query, isURL := strings.Cut(word, "?")
 	query, _, _ = strings.Cut(strings.Trim(cmp.Or(query, path), ",;()[]{}"), "#")
 	values, _ := url.ParseQuery(query)
-	isKnown := codeWords[values.Get("error")] != "" || values.Has("state") || values.Has("error_description") || len(word)+1 == len(f.text)
+	isKnown := codeWords[values.Get("error")] != "" || values.Has("state") || values.Has("error_description")
 	switch {
-	case strings.Contains(path, " "): // a request that was sent
 	case (isURL || values.Has("state")) && (strings.Contains("&"+query, "&error=") && isKnown || values.Has("code")):
 		f.redirects = append(f.redirects, query)
 		return ""
@@ -226,9 +224,16 @@ func (f *facts) takeQuery(word string) string {
 	return word
 }
 
+// members are the names of addMember.
+const members = " error errorcode oauth2 applebusiness errordescription action impact endpoint granttype retryafter level severity severitytext lvl loglevel priority " +
+	"customer grant tenant account merchant org customerid grantid tenantid accountid merchantid orgid "
+
+var unspelled = strings.NewReplacer("_", "", "-", "")
+
 // addMember adds what a member of this name says.
 func (f *facts) addMember(name, after string) {
-	if !members[name] {
+	name = unspelled.Replace(name)
+	if !strings.Contains(members, " "+name+" ") {
 		return
 	}
 	end := append(memberAt.FindStringIndex(after), 0, 0)[1]
@@ -238,13 +243,11 @@ func (f *facts) addMember(name, after string) {
 	value := strings.TrimLeft(after[end:], " #")
 	word := value[:wordEnd(value, 0)]
 	switch name {
-	case "error", "error_code", "errorcode":
-		if !strings.HasPrefix(value, "{") || strings.ContainsAny(after[end-1:end], "\"'`") {
-			f.addError(value, word)
-		}
+	case "error", "errorcode":
+		f.addError(value, word)
 	case "oauth2", "applebusiness":
 		f.addQuoted(value, strings.HasSuffix(after[:end], ": \""))
-	case "error_description", "errordescription":
+	case "errordescription":
 		if !noValue.MatchString(value) {
 			f.isDescribed, f.isForeign = true, f.isForeign || !isApples(value)
 		}
@@ -254,17 +257,17 @@ func (f *facts) addMember(name, after string) {
 		set(&f.impact, word, "customer app service")
 	case "endpoint":
 		set(&f.endpoint, word, "token authorization")
-	case "grant_type", "granttype":
+	case "granttype":
 		if f.grant != applebusiness.GrantTypeAuthorizationCode { // of several the one after which nobody is asked to reconnect
 			set(&f.grant, word, "authorization_code refresh_token client_credentials")
 		}
-	case "retry-after", "retry_after", "retryafter":
+	case "retryafter":
 		f.wait = cmp.Or(f.wait, word)
-	case "customer", "grant", "tenant", "account", "merchant", "org", "customer_id", "grant_id", "tenant_id", "account_id", "merchant_id", "org_id":
-		f.customer = cmp.Or(f.customer, word)
-	default: // Pino's levels are numbers, and those of syslog
+	case "level", "severity", "severitytext", "lvl", "loglevel", "priority": // Pino's levels are numbers, and those of syslog
 		f.isInfo = f.isInfo || slices.Contains(strings.Fields("info information debug trace notice verbose 10 20 30 5 6 7"), word)
 		f.isFailing = f.isFailing || slices.Contains(strings.Fields("err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4"), word)
+	default:
+		f.customer = cmp.Or(f.customer, word)
 	}
 }
 
@@ -273,16 +276,6 @@ func set[T ~string](fact *T, word, words string) {
 		*fact = T(word)
 	}
 }
-
-// members are the names of addMember.
-var members = func() map[string]bool {
-	names := make(map[string]bool)
-	for _, name := range strings.Fields("error error_code errorcode oauth2 applebusiness error_description errordescription action impact endpoint grant_type granttype retry-after retry_after retryafter " +
-		"level severity severitytext lvl loglevel priority customer grant tenant account merchant org customer_id grant_id tenant_id account_id merchant_id org_id") {
-		names[name] = true
-	}
-	return names
-}()
 
 // addError is about the value of an error.
 func (f *facts) addError(value, word string) {
@@ -374,7 +367,7 @@ func isCommon(reason applebusiness.Reason) bool {
 // isApples reports whether a value begins with the whole of a text of Apple's.
 func isApples(value string) bool {
 	value = fold(value)
-	texts := []string{"invalid_request"} // of the row at 404
+	var texts []string
 	for _, entry := range documented {
 		texts = append(texts, entry.Description)
 	}

@@ -13,7 +13,6 @@ import (
 	"os/signal"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -34,8 +33,7 @@ type report struct {
 	sync.Mutex // not held while a line is waited for, so that an interrupt finds the report whole
 	out        *bufio.Writer
 	asJSON     bool
-	file       string
-	line       int      // of the file
+	line       int
 	pending    [][]byte // lines of a record
 	others     int      // lines that tell of no failure
 	code       int
@@ -50,13 +48,12 @@ type count struct {
 	First     string               `json:"first,omitempty"`
 	Last      string               `json:"last,omitempty"`
 	Customers int                  `json:"customers"`
-	Line      string               `json:"line"` // of the first one
+	Line      int                  `json:"line"` // of the first one
 	customers map[uint64]bool
 }
 
-// explainLines explains the lines of the files, or of stdin if there are none. A file that cannot be read does not keep the
-// others from it, and an interrupt ends it with the summary of what was read.
-func explainLines(files []string, asJSON bool, stdin io.Reader, stdout io.Writer) (int, error) {
+// explainLines explains the lines of a log and sums up, also after an interrupt.
+func explainLines(log io.Reader, asJSON bool, stdout io.Writer) (int, error) {
 	r := &report{out: bufio.NewWriter(stdout), asJSON: asJSON, counts: make(map[string]*count)}
 	r.Lock()
 	interrupt := make(chan os.Signal, 1)
@@ -71,26 +68,12 @@ func explainLines(files []string, asJSON bool, stdin io.Reader, stdout io.Writer
 		}
 		os.Exit(code)
 	}()
-	if len(files) == 0 {
-		files = []string{"-"}
-	}
-	var failures []error
-	for i, name := range files {
-		log, err := openFile(name, stdin)
-		if err != nil {
-			failures = append(failures, fmt.Errorf("argument %d is no file that can be read", i+1)) // it may be a pasted line
-			continue
-		}
-		if r.file, r.line = "", 0; len(files) > 1 {
-			r.file = strings.Trim(strconv.QuoteToGraphic(name), `"`) + ":"
-		}
-		failures = append(failures, r.read(log))
-	}
-	if err := errors.Join(failures...); err != nil && len(r.counts) == 0 {
+	err := r.read(log)
+	if err != nil && len(r.counts) == 0 {
 		return 0, err
 	}
-	code, err := r.finish()
-	return code, errors.Join(append(failures, err)...)
+	code, failed := r.finish()
+	return code, cmp.Or(err, failed)
 }
 
 // read explains each line of a log, of a long one the beginning. It lets an interrupt in while it waits for the next one.
@@ -156,14 +139,14 @@ func (r *report) flush() {
 
 // explain explains one record.
 func (r *report) explain(record []byte, lines int) {
-	place := r.file + strconv.Itoa(r.line+1)
+	line := r.line + 1
 	r.line += lines
 	if !mayTell(record) {
 		r.others += lines
 		return
 	}
 	f := collect(string(record))
-	found, _ := f.failures()
+	found := f.failures()
 	found = slices.DeleteFunc(found, func(x *failure) bool {
 		return x.Provider != "" || x.Name == "network" && containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
 	})
@@ -172,12 +155,12 @@ func (r *report) explain(record []byte, lines int) {
 	}
 	for _, x := range found {
 		r.code = max(r.code, x.exitCode())
-		r.count(x, f, place)
+		r.count(x, f, line)
 		if r.asJSON {
-			x.File, x.Line = strings.TrimSuffix(r.file, ":"), r.line-lines+1
+			x.Line = line
 			_ = writeJSON(r.out, x, "")
 		} else {
-			fmt.Fprintf(r.out, "%s: %s", place, x.render("line"))
+			fmt.Fprintf(r.out, "%d: %s: %s%s", line, x.Name, x.ActionText, x.render("line"))
 		}
 	}
 }
@@ -187,10 +170,10 @@ var (
 	seed  = maphash.MakeSeed()
 )
 
-func (r *report) count(x *failure, f *facts, place string) {
+func (r *report) count(x *failure, f *facts, line int) {
 	c := r.counts[x.Name+x.ActionText]
 	if c == nil {
-		c = &count{Reason: x.Name, Action: x.Action, Line: place, customers: make(map[uint64]bool)}
+		c = &count{Reason: x.Name, Action: x.Action, Line: line, customers: make(map[uint64]bool)}
 		r.counts[x.Name+x.ActionText] = c
 	}
 	c.Count++
@@ -221,7 +204,7 @@ func (r *report) finish() (int, error) {
 	table := tabwriter.NewWriter(r.out, 0, 0, 2, ' ', 0)
 	fmt.Fprint(table, "\nCOUNT\tREASON\tACTION\tFIRST\tLAST\tCUSTOMERS\tLINE\n")
 	for _, c := range counts {
-		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\t%s\n", c.Count, c.Reason, cmp.Or(string(c.Action), "unknown"), cmp.Or(c.First, "-"), cmp.Or(c.Last, "-"), c.Customers, c.Line)
+		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\t%d\n", c.Count, c.Reason, cmp.Or(string(c.Action), "unknown"), cmp.Or(c.First, "-"), cmp.Or(c.Last, "-"), c.Customers, c.Line)
 	}
 	if r.others > 0 {
 		fmt.Fprintf(table, "%d\tnothing to explain\n", r.others)
@@ -231,10 +214,7 @@ func (r *report) finish() (int, error) {
 
 // hints are what a record holds at least one of if it tells of a failure, in lower case and by the hash of their first four bytes.
 var hints = func() *[1 << 16][]string {
-	texts := []string{"error", "endpoint", "applebusiness", "oauth2: ", "reason", "retry-after", `response":{`, `response\":{`, `response\\\":{`, ": eof", "oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values:"}
-	for _, version := range []string{"1.0 ", "1.1 ", "2 ", "3 "} {
-		texts = append(texts, "http/"+version+"3", "http/"+version+"4", "http/"+version+"5")
-	}
+	texts := []string{"error", "endpoint", "applebusiness", "oauth2: ", "reason", "retry-after", `response":{`, `response\":{`, `response\\\":{`, ": eof", "http/1.0 ", "http/1.1 ", "http/2 ", "http/3 ", "oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values:"}
 	for _, name := range slices.Concat(slices.Collect(maps.Keys(codeWords)), slices.Collect(maps.Keys(labelWords))) {
 		if strings.Contains(name, "_") || strings.HasPrefix(name, "err") || strings.HasPrefix(name, "code") {
 			texts = append(texts, name)

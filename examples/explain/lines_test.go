@@ -2,8 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -156,70 +154,30 @@ func TestLinesJSON(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(lines[i]), &got))
 		assert.Equal(t, want, failure{Line: got.Line, Constant: got.Constant, Action: got.Action})
 	}
-	assert.Equal(t, `{"others":2,"summary":[{"count":1,"reason":"ErrInvalidRefreshToken","action":"reauthorize","customers":0,"line":"2"},`+
-		`{"count":1,"reason":"ErrServer","action":"retry","customers":0,"line":"4"}]}`, lines[2])
+	assert.Equal(t, `{"others":2,"summary":[{"count":1,"reason":"ErrInvalidRefreshToken","action":"reauthorize","customers":0,"line":2},`+
+		`{"count":1,"reason":"ErrServer","action":"retry","customers":0,"line":4}]}`, lines[2])
 	assert.Empty(t, stderr)
 	assert.Equal(t, exitDocumented, code)
-}
-
-func compress(t testing.TB, text string) string {
-	t.Helper()
-	var compressed bytes.Buffer
-	writer := gzip.NewWriter(&compressed)
-	_, err := writer.Write([]byte(text))
-	require.NoError(t, err)
-	require.NoError(t, writer.Close())
-	return compressed.String()
 }
 
 func TestFiles(t *testing.T) {
 	dir := t.TempDir()
-	write := func(name, text string) string {
-		path := filepath.Join(dir, name)
-		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-		return path
-	}
-	plain, packed := write("app.log", "a\n"+body+"\n"), write("app.log.1", compress(t, body+"\nb\n")+compress(t, "c\n"+body))
-	cut := write("cut.gz", compress(t, strings.Repeat(body+"\n", 1000))[:60])
-	odd := write("a\x1b[31m.log", body)
-	const is = `ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"` + "\n"
-	table := func(count, line, others string) string {
-		return "\nCOUNT  REASON                  ACTION       FIRST  LAST  CUSTOMERS  LINE\n" + count + "      ErrInvalidRefreshToken  reauthorize  -      -     0          " + line + "\n" + others + "      nothing to explain\n"
-	}
-
-	stdout, stderr, code := execute(t, "", "-lines", plain)
-	assert.Equal(t, "2: "+is+table("1", "2", "1"), stdout)
+	path := filepath.Join(dir, "app.log")
+	require.NoError(t, os.WriteFile(path, []byte("a\n"+body+"\n"), 0o600))
+	stdout, stderr, code := execute(t, "", "-lines", path)
+	assert.True(t, strings.HasPrefix(stdout, "2: ErrInvalidRefreshToken: reauthorize: "), stdout)
 	assert.Empty(t, stderr)
 	assert.Equal(t, exitDocumented, code)
 
-	stdout, _, code = execute(t, compress(t, body), "-lines", plain, packed, "-")
-	assert.Equal(t, plain+":2: "+is+packed+":1: "+is+packed+":4: "+is+"-:1: "+is+table("4", plain+":2", "3"), stdout)
+	stdout, _, code = execute(t, "", path)
+	assert.True(t, strings.HasPrefix(stdout, "ErrInvalidRefreshToken, documented by Apple\n"), stdout)
 	assert.Equal(t, exitDocumented, code)
 
-	stdout, _, _ = execute(t, "", "-lines", "-json", plain, packed)
-	assert.Equal(t, 4, strings.Count(stdout, "\n"))
-	assert.Contains(t, stdout, `"line":4`)
-
-	stdout, stderr, code = execute(t, "", "-lines", secret, plain, dir)
-	assert.Contains(t, stdout, ":2: "+is)
-	assert.Equal(t, "explain: argument 1 is no file that can be read\nargument 3 is no file that can be read\n", stderr)
-	assert.Equal(t, exitUnusable, code)
-
-	_, stderr, code = execute(t, "", "-lines", cut)
-	assert.Contains(t, stderr, "explain: the input cannot be read\n")
-	assert.Equal(t, exitUnusable, code)
-
-	stdout, _, _ = execute(t, "", "-lines", odd, plain)
-	assert.NotContains(t, stdout, "\x1b")
-
-	for _, stdin := range []string{compress(t, body), body} {
-		stdout, _, code = execute(t, stdin, "-")
-		assert.Contains(t, stdout, "ErrInvalidRefreshToken, documented by Apple\n")
-		assert.Equal(t, exitDocumented, code)
+	for _, mode := range []string{"-lines", "-json=false"} {
+		_, stderr, code = execute(t, "", mode, dir)
+		assert.Equal(t, "explain: the input cannot be read\n", stderr)
+		assert.Equal(t, exitUnusable, code)
 	}
-	stdout, _, code = execute(t, "", write("body.json", body))
-	assert.Contains(t, stdout, "ErrInvalidRefreshToken, documented by Apple\n")
-	assert.Equal(t, exitDocumented, code)
 }
 
 // What was found is shown while the log goes on.
@@ -392,8 +350,11 @@ func TestLinesThatFollow(t *testing.T) {
 func BenchmarkLines(b *testing.B) {
 	path := writeLog(b)
 	for b.Loop() {
-		_, err := explainLines([]string{path}, false, nil, io.Discard)
+		log, err := os.Open(path)
 		require.NoError(b, err)
+		_, err = explainLines(log, false, io.Discard)
+		require.NoError(b, err)
+		require.NoError(b, log.Close())
 	}
 }
 

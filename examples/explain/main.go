@@ -7,9 +7,7 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
-	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -33,24 +31,24 @@ const (
 )
 
 const usage = `Usage: explain [-json] [INPUT]
-       explain -lines [-json] [FILE...]
+       explain -lines [-json] [FILE]
 
 Explains an OAuth error of Apple Business, or a failure of the network on the
 way there. INPUT is text or the name of a file: a JSON body, an HTTP response,
 a redirect URL, a line of a log, a label. Without it, or with -, standard input
-is read. Files may be compressed with gzip. Nothing secret is printed.
+is read. Nothing secret is printed.
 
   explain 'oauth2: "invalid_grant" "Invalid refresh_token"'
   explain 'https://partner.example/callback?error=access_denied&state=xyz'
   curl -i https://... | explain -json
-  explain -lines app.log app.log.1.gz
+  zcat app.log.*.gz | explain -lines
 
   -json   print JSON, with -lines an object a line and the summary in the last
   -lines  explain each line that tells of an error on one line, then sum up
 
 Exit status: 0 Apple documents the error, 1 it is understood but not documented,
 2 there is no error to explain. With -lines: 0 Apple documents all, 1 not all,
-2 no line tells of one, or a file cannot be read. INPUT may be 1 MiB long; of a
+2 no line tells of one, or it cannot be read. INPUT may be 1 MiB long; of a
 longer line the beginning is explained.
 `
 
@@ -66,14 +64,19 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	} else if err != nil {
 		return exitUnusable
 	}
-	var err error
+	input, err := append(flags.Args(), "-")[0], error(nil)
+	if file, openErr := os.Open(input); openErr == nil {
+		input, stdin = "-", file
+	}
 	switch {
-	case *lines:
-		code, err = explainLines(flags.Args(), *asJSON, stdin, stdout)
 	case flags.NArg() > 1:
 		err = errors.New("give one INPUT, in quotes")
+	case *lines && input != "-":
+		err = errors.New("the argument is no file that can be read") // it may be a pasted line
+	case *lines:
+		code, err = explainLines(stdin, *asJSON, stdout)
 	default:
-		code, err = explainOne(append(flags.Args(), "-")[0], *asJSON, stdin, stdout)
+		code, err = explainOne(input, *asJSON, stdin, stdout)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "explain:", err)
@@ -84,10 +87,10 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 
 var errRead = errors.New("the input cannot be read") // the text of a reader's error may hold anything
 
-// explainOne explains input, or what the file of that name holds.
-func explainOne(input string, asJSON bool, stdin io.Reader, stdout io.Writer) (int, error) {
-	if file, err := openFile(input, stdin); err == nil {
-		read, err := io.ReadAll(io.LimitReader(file, maxInput+1))
+// explainOne explains input, or what is read if it is "-", and returns the exit status.
+func explainOne(input string, asJSON bool, stdin io.Reader, stdout io.Writer) (code int, err error) {
+	if input == "-" {
+		read, err := io.ReadAll(io.LimitReader(stdin, maxInput+1))
 		if err != nil {
 			return 0, errRead
 		}
@@ -97,45 +100,33 @@ func explainOne(input string, asJSON bool, stdin io.Reader, stdout io.Writer) (i
 		return 0, errors.New("the input is longer than 1 MiB")
 	}
 	found, err := understand(input)
-	if err != nil {
-		return 0, err
-	}
-	return show(stdout, found, asJSON)
-}
-
-// openFile returns what a file holds, whether it is compressed with gzip or not; "-" is standard input.
-func openFile(name string, stdin io.Reader) (io.Reader, error) {
-	if name != "-" {
-		file, err := os.Open(name)
-		if err != nil {
-			return nil, err
+	for i, x := range found {
+		code = max(code, x.exitCode())
+		text := x.render("text")
+		if len(found) > 1 {
+			text = fmt.Sprintf("Error %d of %d different ones: %s", i+1, len(found), text)
 		}
-		if info, err := file.Stat(); err != nil || info.IsDir() {
-			return nil, errors.New("it is a directory")
+		if asJSON {
+			err = writeJSON(stdout, x, "  ")
+		} else {
+			_, err = io.WriteString(stdout, text)
 		}
-		stdin = file // closed when it is garbage
 	}
-	buffered := bufio.NewReader(stdin)
-	if magic, _ := buffered.Peek(2); string(magic) == "\x1f\x8b" {
-		return gzip.NewReader(buffered)
-	}
-	return buffered, nil
+	return code, err
 }
 
 // failure is what a record tells of, as JSON and, where there is a format, as text and in one line. Nothing in it came from outside
 // but what is Apple's or ours. The members of its JSON are stable; those that are unknown are left out, except that action, impact
 // and remedy are "" then.
 type failure struct {
-	File        string                 `json:"file,omitempty"` // with -lines, as the next
-	Line        int                    `json:"line,omitempty"`
+	Line        int                    `json:"line,omitempty"` // with -lines
 	Head        string                 `json:"-" text:"%s"`
-	Name        string                 `json:"-" line:"%s"` // what a table calls it
+	Name        string                 `json:"-"` // what a table calls it
 	Constant    string                 `json:"constant,omitempty"`
 	Reason      applebusiness.Reason   `json:"reason,omitempty"`
 	Nearest     string                 `json:"nearest,omitempty" text:"\n  Apple documents no such text; the nearest row is %s"`
 	Provider    string                 `json:"provider,omitempty" text:"\n  provider   %s, not Apple Business"`
 	Endpoint    applebusiness.Endpoint `json:"endpoint,omitempty" text:"\n  endpoint   %s"`
-	ActionText  string                 `json:"-" line:": %s"`
 	Code        string                 `json:"code,omitempty" text:"\n  code       %s" line:": %s"`
 	Description string                 `json:"description,omitempty" text:"\n  text       %q" line:": %q"`
 	Network     string                 `json:"network,omitempty" text:"\n  network    %s" line:": %s"`
@@ -147,7 +138,7 @@ type failure struct {
 	Impact      applebusiness.Impact   `json:"impact" text:"\n  affected   %s"`
 	Causes      []cause                `json:"causes"`
 	CausesText  string                 `json:"-" text:"\n  causes     %s"`
-	Advised     string                 `json:"-" text:"\n  action     %s"` // as ActionText
+	ActionText  string                 `json:"-" text:"\n  action     %s"`
 	Action      applebusiness.Action   `json:"action"`
 	Remedy      string                 `json:"remedy" text:"\n             %s"`
 }
@@ -163,7 +154,6 @@ func newFailure(e *applebusiness.Error, network string, advice applebusiness.Adv
 		Reason: e.Reason, Endpoint: e.Endpoint, Code: string(codeWords[strings.ToLower(string(e.Code))]), Network: network, Status: e.StatusCode, Documented: isDocumented(e.Reason), GrantType: e.GrantType,
 		Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []cause{}, Action: advice.Action, ActionText: cmp.Or(string(advice.Action), "unknown"), Remedy: advice.Remedy,
 	}
-	x.Advised = x.ActionText
 	switch {
 	case e.Reason != "":
 		x.Constant = constant(e.Reason)
@@ -197,28 +187,7 @@ func (x *failure) render(kind string) (text string) {
 }
 
 func (x *failure) exitCode() int {
-	if x.Documented {
-		return exitDocumented
-	}
-	return exitUndocumented
-}
-
-// show writes what was found, for a person or as JSON, and returns the exit status.
-func show(w io.Writer, found []*failure, asJSON bool) (code int, err error) {
-	for i, x := range found {
-		code = max(code, x.exitCode())
-		if asJSON {
-			err = cmp.Or(err, writeJSON(w, x, "  "))
-			continue
-		}
-		text := x.render("text")
-		if len(found) > 1 {
-			text = fmt.Sprintf("Error %d of %d different ones: %s", i+1, len(found), text)
-		}
-		_, written := io.WriteString(w, text)
-		err = cmp.Or(err, written)
-	}
-	return code, err
+	return map[bool]int{true: exitDocumented, false: exitUndocumented}[x.Documented]
 }
 
 func writeJSON(w io.Writer, object any, indent string) error {

@@ -87,13 +87,8 @@ type facts struct {
 	isFramework         bool                  // an "error" is the name of a status
 	isDescribed         bool                  // there is an "error_description"
 	isForeign           bool                  // there is one that is not Apple's
-	isInfo, isFailing   bool                  // by the level of the record
 	isList              bool                  // of names
-	action              applebusiness.Action  // what the record says itself, as the next ones
-	impact              applebusiness.Impact
-	endpoint            applebusiness.Endpoint
-	grant, wait         string
-	customer            string
+	said                map[string]string     // what the members say, by their names
 }
 
 // codeWords and labelWords are the codes and the labels by themselves and by their constants, documented the texts, the longest
@@ -163,7 +158,7 @@ var (
 
 // collect returns the facts of a record.
 func collect(record string) *facts {
-	f := &facts{text: undo(record)}
+	f := &facts{text: undo(record), said: make(map[string]string)}
 	for range 3 { // percent within percent
 		if containsAny(f.text, "?", "error=", "code=") {
 			f.text = urlWord.ReplaceAllStringFunc(f.text, f.takeQuery)
@@ -201,8 +196,8 @@ func collect(record string) *facts {
 	if strings.Contains(f.lower, "token expired and refresh token is not set") { // x/oauth2's
 		f.labels = append(f.labels, applebusiness.ErrNoRefreshToken)
 	}
-	if f.grant == "" && strings.Contains(f.lower, "authorization_code") && !strings.Contains(f.lower, "accepted values") { // named without its name
-		f.grant = applebusiness.GrantTypeAuthorizationCode
+	if f.said["granttype"] == "" && strings.Contains(f.lower, "authorization_code") && !strings.Contains(f.lower, "accepted values") { // named without its name
+		f.said["granttype"] = applebusiness.GrantTypeAuthorizationCode
 	}
 	return f
 }
@@ -224,16 +219,24 @@ func (f *facts) takeQuery(word string) string {
 	return word
 }
 
-// members are the names of addMember.
-const members = " error errorcode oauth2 applebusiness errordescription action impact endpoint granttype retryafter level severity severitytext lvl loglevel priority " +
-	"customer grant tenant account merchant org customerid grantid tenantid accountid merchantid orgid "
+const levels = "info information debug trace notice verbose 10 20 30 5 6 7 err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4" // of Pino and syslog, too
+
+// members are the names of the members that count, without _ and -, and the values of each, if not any is one.
+var members = map[string]string{
+	"action": "retry start_over reauthorize fix_request fix_registration check_network", "impact": "customer app service", "endpoint": "token authorization",
+	"granttype": "authorization_code refresh_token client_credentials", "retryafter": "", "error": "", "errorcode": "", "errordescription": "", "oauth2": "", "applebusiness": "",
+	"level": levels, "severity": levels, "severitytext": levels, "lvl": levels, "loglevel": levels, "priority": levels,
+	"customer": "", "grant": "", "tenant": "", "account": "", "merchant": "", "org": "", "customerid": "", "grantid": "", "tenantid": "", "accountid": "", "merchantid": "", "orgid": "",
+}
 
 var unspelled = strings.NewReplacer("_", "", "-", "")
 
-// addMember adds what a member of this name says.
+// addMember adds what a member of this name says: the first value that it can have, but of several grant_types the one after which
+// nobody is asked to reconnect.
 func (f *facts) addMember(name, after string) {
 	name = unspelled.Replace(name)
-	if !strings.Contains(members, " "+name+" ") {
+	words, isMember := members[name]
+	if !isMember {
 		return
 	}
 	end := append(memberAt.FindStringIndex(after), 0, 0)[1]
@@ -251,29 +254,10 @@ func (f *facts) addMember(name, after string) {
 		if !noValue.MatchString(value) {
 			f.isDescribed, f.isForeign = true, f.isForeign || !isApples(value)
 		}
-	case "action":
-		set(&f.action, word, "retry start_over reauthorize fix_request fix_registration check_network")
-	case "impact":
-		set(&f.impact, word, "customer app service")
-	case "endpoint":
-		set(&f.endpoint, word, "token authorization")
-	case "granttype":
-		if f.grant != applebusiness.GrantTypeAuthorizationCode { // of several the one after which nobody is asked to reconnect
-			set(&f.grant, word, "authorization_code refresh_token client_credentials")
-		}
-	case "retryafter":
-		f.wait = cmp.Or(f.wait, word)
-	case "level", "severity", "severitytext", "lvl", "loglevel", "priority": // Pino's levels are numbers, and those of syslog
-		f.isInfo = f.isInfo || slices.Contains(strings.Fields("info information debug trace notice verbose 10 20 30 5 6 7"), word)
-		f.isFailing = f.isFailing || slices.Contains(strings.Fields("err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4"), word)
 	default:
-		f.customer = cmp.Or(f.customer, word)
-	}
-}
-
-func set[T ~string](fact *T, word, words string) {
-	if *fact == "" && slices.Contains(strings.Fields(words), word) {
-		*fact = T(word)
+		if (f.said[name] == "" || word == "authorization_code") && (words == "" || slices.Contains(strings.Fields(words), word)) {
+			f.said[name] = word
+		}
 	}
 }
 
@@ -309,7 +293,7 @@ func (f *facts) addWord(word, before, after string) {
 		f.addNumber(word, before[max(0, len(before)-24):], after)
 	case code == "" && label == "", counted.MatchString(after), strings.HasSuffix(before, "/"):
 	case !distinct.MatchString(word) && !marked.MatchString(before) && !isApples(strings.TrimLeft(after, "\"': )]")):
-	case code == "" && !strings.Contains(word, "_") && !strings.HasPrefix(word, "err") && !strings.Contains(before, "applebusiness") && !(isLabel.MatchString(before) && f.endpoint != ""): // another one's word
+	case code == "" && !strings.Contains(word, "_") && !strings.HasPrefix(word, "err") && !strings.Contains(before, "applebusiness") && !(isLabel.MatchString(before) && f.said["endpoint"] != ""): // another one's word
 	case isList(word, after):
 		f.isList = true
 	case code != "" && !isLabel.MatchString(before):

@@ -71,8 +71,13 @@ func (f *facts) failures() (found []*failure) {
 // isMention reports whether the record names errors and reports none: it counts or lists them, or tells of success.
 func (f *facts) isMention() bool {
 	start := f.text[:min(len(f.text), 120)]
-	isReport := f.action != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status >= 400
-	isInfo := (f.isInfo || infoAt.MatchString(start)) && !f.isFailing && !failingAt.MatchString(start) && !isReport
+	isInfo, isFailing := false, false
+	for _, name := range []string{"level", "severity", "severitytext", "lvl", "loglevel", "priority"} {
+		at := slices.Index(strings.Fields(levels), f.said[name])
+		isInfo, isFailing = isInfo || at >= 0 && at < 12, isFailing || at >= 12
+	}
+	isReport := f.said["action"] != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status >= 400
+	isInfo = (isInfo || infoAt.MatchString(start)) && !isFailing && !failingAt.MatchString(start) && !isReport
 	isQuery := strings.Contains(f.lower, " where ") && containsAny(f.lower, "select ", "update ", "delete from ")
 	return f.isList || isInfo || isQuery || mention.MatchString(f.lower) || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ")
 }
@@ -126,17 +131,19 @@ func (f *facts) known(found []*failure) []*failure {
 }
 
 // isOwn reports whether the record is one of package applebusiness, by its attributes.
-func (f *facts) isOwn() bool { return f.endpoint != "" || f.impact != "" || len(f.labels) > 0 }
+func (f *facts) isOwn() bool {
+	return f.said["endpoint"] != "" || f.said["impact"] != "" || len(f.labels) > 0
+}
 
 // response returns the error that a response with this code and text means.
 func (f *facts) response(code applebusiness.Code, description string) *applebusiness.Error {
-	header := http.Header{"Retry-After": {f.wait}}
+	header := http.Header{"Retry-After": {f.said["retryafter"]}}
 	if strings.Contains(f.lower, "location: ") {
 		header.Set("Location", "/")
 	}
 	body, _ := json.Marshal(map[string]string{"error": string(code), "error_description": description})
 	e := applebusiness.ParseTokenError(f.status, header, body)
-	if wait, err := time.ParseDuration(f.wait); err == nil {
+	if wait, err := time.ParseDuration(f.said["retryafter"]); err == nil {
 		e.RetryAfter = max(wait, 0)
 	}
 	return e
@@ -144,11 +151,11 @@ func (f *facts) response(code applebusiness.Code, description string) *applebusi
 
 // otherwise returns an error that no code, text or label tells: one that nobody documented, or a response without any.
 func (f *facts) otherwise(isSuccess bool) *applebusiness.Error {
-	isFetched, isOwn, isLog := fetched.MatchString(f.lower), f.endpoint != "", logAt.MatchString(f.lower)
+	isFetched, isOwn, isLog := fetched.MatchString(f.lower), f.said["endpoint"] != "", logAt.MatchString(f.lower)
 	isRecorded := strings.Contains(f.lower, `"response":{`) && strings.Contains(f.lower, `"request":{`)
-	isResponse := f.isShown || isFetched || isRecorded || isOwn && f.action != "" || f.isFramework && (!isLog || strings.Contains(f.lower, "oauth2/token"))
+	isResponse := f.isShown || isFetched || isRecorded || isOwn && f.said["action"] != "" || f.isFramework && (!isLog || strings.Contains(f.lower, "oauth2/token"))
 	switch {
-	case codeLike.MatchString(f.value) && (f.isDescribed || !isLog || isOwn), isOwn && (f.action != "" && f.status == 0 || codeAt.MatchString(f.lower)):
+	case codeLike.MatchString(f.value) && (f.isDescribed || !isLog || isOwn), isOwn && (f.said["action"] != "" && f.status == 0 || codeAt.MatchString(f.lower)):
 		return f.response(applebusiness.Code(cmp.Or(f.value, unknown)), "")
 	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess):
 		return f.response("", "")
@@ -167,7 +174,7 @@ func (f *facts) finish(e *applebusiness.Error) *failure {
 		}
 	}
 	if e.Endpoint != applebusiness.AuthorizationEndpoint {
-		e.GrantType, e.Endpoint = f.grant, f.endpoint
+		e.GrantType, e.Endpoint = f.said["granttype"], applebusiness.Endpoint(f.said["endpoint"])
 		for entry := range applebusiness.Catalog() {
 			if entry.Reason == e.Reason && (entry.Code == e.Code || e.Code == "") {
 				e.Endpoint = cmp.Or(e.Endpoint, entry.Endpoint)
@@ -182,13 +189,13 @@ func (f *facts) finish(e *applebusiness.Error) *failure {
 		network = "a token request got no whole response"
 		if known, ok := neterr.OfWords(detailAt.ReplaceAllString(f.text, "$1")); ok {
 			network, advice = known.Words, f.adviceOf(known)
-		} else if f.endpoint != "" {
+		} else if f.said["endpoint"] != "" {
 			advice = applebusiness.Advice{} // the line says nothing because it knew nothing
 		}
 	}
 	isDead := (e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant) && !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
-	if f.action != "" && f.isOwn() && f.action != advice.Action && (isDead || f.action != applebusiness.ActionReauthorize) {
-		advice = applebusiness.Advice{Action: f.action, Impact: f.impact, Remedy: "So says the line itself: the program that logged it knew the cause, which the line does not show."}
+	if action := applebusiness.Action(f.said["action"]); action != "" && f.isOwn() && action != advice.Action && (isDead || action != applebusiness.ActionReauthorize) {
+		advice = applebusiness.Advice{Action: action, Impact: applebusiness.Impact(f.said["impact"]), Remedy: "So says the line itself: the program that logged it knew the cause, which the line does not show."}
 	}
 	return newFailure(e, network, advice)
 }
@@ -220,8 +227,8 @@ func (f *facts) adviceOf(known neterr.Failure) applebusiness.Advice {
 	advice := applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known.Err()})
 	if strings.Contains(known.Words, "canceled") {
 		return applebusiness.Advice{}
-	} else if f.grant == applebusiness.GrantTypeAuthorizationCode && advice.Action == applebusiness.ActionRetry && !known.Unsent {
-		return applebusiness.Troubleshoot(&applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.grant})
+	} else if f.said["granttype"] == applebusiness.GrantTypeAuthorizationCode && advice.Action == applebusiness.ActionRetry && !known.Unsent {
+		return applebusiness.Troubleshoot(&applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["granttype"]})
 	}
 	return advice
 }

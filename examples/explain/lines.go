@@ -184,8 +184,11 @@ func (r *report) count(x *failure, f *facts, line int) {
 	if at != "" {
 		c.First, c.Last = min(cmp.Or(c.First, at), at), max(c.Last, at)
 	}
-	if f.customer != "" && len(c.customers) < maxCustomers {
-		c.customers[maphash.String(seed, f.customer)] = true
+	for _, name := range []string{"customer", "grant", "tenant", "account", "merchant", "org"} {
+		if customer := cmp.Or(f.said[name], f.said[name+"id"]); customer != "" && len(c.customers) < maxCustomers {
+			c.customers[maphash.String(seed, customer)] = true
+			break
+		}
 	}
 	c.Customers = len(c.customers)
 }

@@ -20,7 +20,8 @@ var undoers = []struct {
 	mark string
 	undo func(string) string
 }{
-	{"\x1b[", replace(`\x1b\[[0-9;]*m`, "")}, // a terminal's colors
+	{"\x1b[", replace(`\x1b\[[0-9;]*m`, "")},                                       // a terminal's colors
+	{"#0", strings.NewReplacer("#012", "\n", "#033", "\x1b", "#011", " ").Replace}, // syslog
 	{`\`, replaceFunc(`(?s)\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[0-7]{3}|.)`, unescape)},
 	{"&", replaceFunc(`&#?\w{2,8};`, html.UnescapeString)},
 	{`""`, replace(`""(\w[^"\n]*)""`, `"$1"`)}, // CSV
@@ -75,20 +76,21 @@ func undo(text string) string {
 
 // facts are what one record says, each for itself, wherever in the record it stands and whatever stands around it.
 type facts struct {
-	text, lower, folded string   // undone; in lower case; and with one space for each run of them
-	redirects           []string // queries of callbacks, which are no longer in the text
-	codes               []applebusiness.Code
-	labels              []applebusiness.Reason
-	texts               []applebusiness.Entry // that Apple documents
-	status              int                   // one that passes, if there are several
-	isShown             bool                  // the status begins a response
-	value               string                // of an "error" that is not in our vocabulary
-	isBody              bool                  // which stands in the body of a response
-	isFramework         bool                  // an "error" is the name of a status
-	isDescribed         bool                  // there is an "error_description"
-	isForeign           bool                  // there is one that is not Apple's
-	isList              bool                  // of names
-	said                map[string]string     // what the members say, by their names
+	text, lower       string   // undone, and in lower case
+	redirects         []string // queries of callbacks, which are no longer in the text
+	codes             []applebusiness.Code
+	labels            []applebusiness.Reason
+	texts             []applebusiness.Entry // that Apple documents
+	status            int                   // one that passes, if there are several
+	isShown, isAnswer bool                  // the status begins a response, or stands in a line that does
+	value             string                // of an "error" that is not in our vocabulary
+	isBody            bool                  // which stands in the body of a response
+	isFramework       bool                  // an "error" is the name of a status
+	isDescribed       bool                  // there is an "error_description"
+	isForeign         bool                  // there is one that is not Apple's
+	isQuoted          bool                  // a client quotes what is neither a code nor a text of Apple\'s
+	isList            bool                  // of names
+	said              map[string]string     // what the members say, by their names
 }
 
 // codeWords and labelWords are the codes and the labels by themselves and by their constants, documented the texts, the longest
@@ -151,6 +153,7 @@ var (
 	noValue   = regexp.MustCompile(`^(?:$|["',0-9]|null|none|nil|false|true|undefined)`)
 
 	statusLine   = regexp.MustCompile("(?:^|[\n\"'`=:>}])\\s*(?:< )?http/[0-9.]+ $|cannot fetch token: $")
+	answerAt     = regexp.MustCompile(`(?:http/[0-9.]+|cannot fetch token:) $`)
 	bodyAfter    = regexp.MustCompile("^[^\\d\n\"'{}]{0,24}\\{")
 	numbered     = regexp.MustCompile(`(?:\b|_)(?:customer|tenant|grant|account|org|user|id|line|port|pid|attempt|ms|duration|latency|elapsed|took|bytes|size|count)[\s:=#"]*$|\.\w+:$`)
 	statusBefore = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|int|http|/[\d.]+")*$`)
@@ -170,15 +173,14 @@ func collect(record string) *facts {
 	}
 	f.text = strings.ToValidUTF8(f.text, "?")
 	f.lower = strings.ToLower(f.text)
-	f.folded = fold(f.lower)
+	folded := fold(f.lower)
 	for _, entry := range documented {
-		if end := strings.Index(f.folded, entry.Description) + len(entry.Description); end >= len(entry.Description) && (!isCommon(entry.Reason) || strings.ContainsAny(f.folded[max(0, end-len(entry.Description)-2):end], `"'=:>[()]`)) {
+		if end := strings.Index(folded, entry.Description) + len(entry.Description); end >= len(entry.Description) && (!isCommon(entry.Reason) || strings.ContainsAny(folded[max(0, end-len(entry.Description)-2):end], `"'=:>[()]`)) {
 			f.texts = append(f.texts, entry)
-			f.folded = strings.ReplaceAll(f.folded, entry.Description, "\x00")
+			folded = strings.ReplaceAll(folded, entry.Description, "\x00")
 		}
 	}
-	isTemplate := containsAny(f.folded, "oauth 2.0 p", "missing f", "accepted v")
-	for _, text := range templates.FindAllString(f.folded[:len(f.folded)*map[bool]int{true: 1}[isTemplate]], -1) {
+	for _, text := range templates.FindAllString(folded, -1) {
 		f.texts = append(f.texts, applebusiness.Entry{Reason: f.response("", text).Reason, Description: text})
 	}
 	for start, end := 0, 0; start < len(f.lower); start = max(end, start+1) {
@@ -269,7 +271,7 @@ func (f *facts) addError(value, word string) {
 	case neterr.StatusOf(value) != 0:
 		f.isFramework = true
 	default:
-		f.value, f.isBody = cmp.Or(f.value, value), f.isBody || f.isShown
+		f.value, f.isBody = cmp.Or(f.value, value), f.isBody || f.isAnswer
 	}
 }
 
@@ -277,7 +279,7 @@ func (f *facts) addError(value, word string) {
 func (f *facts) addQuoted(value string, isQuoted bool) {
 	value, _, isWhole := strings.Cut(value, `"`)
 	if isQuoted && isWhole && codeWords[value] == "" && !isApples(value+`"`) {
-		if f.isForeign = true; !strings.Contains(value, " ") || strings.Contains(value, ": ") {
+		if f.isQuoted = true; !strings.Contains(value, " ") || strings.Contains(value, ": ") {
 			f.value, f.isDescribed = unknown, true
 		}
 	}
@@ -307,6 +309,7 @@ func (f *facts) addWord(word, before, after string) {
 func (f *facts) addNumber(word, before, after string) {
 	status, _ := strconv.Atoi(word)
 	phrase := strings.ToLower(http.StatusText(status))
+	f.isAnswer = f.isAnswer || answerAt.MatchString(before)
 	switch {
 	case strings.HasSuffix(before, "."), len(after) > 1 && after[0] == '.' && after[1] >= '1' && after[1] <= '9': // of a number with a fraction
 	case statusLine.MatchString(before):

@@ -44,8 +44,21 @@ var (
 
 const unknown = "undocumented" // stands for a code that nobody documented
 
-// failures returns what the record tells of.
-func (f *facts) failures() (found []*failure) {
+// failures returns what the record tells of: of another provider no more than whose error it is.
+func (f *facts) failures() []*failure {
+	found := f.find()
+	if len(found) == 0 || !containsAny(f.lower, ".com", ".net", ".us", "aad", "unauthenticated", "revoked") || strings.Contains(f.lower, "business.apple.com") {
+		return found
+	}
+	if groups := providerMarks.FindStringSubmatch(f.lower); groups != nil {
+		x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: "Look it up where that provider documents its errors: nothing in it is about Apple Business."})
+		x.Provider = providers[slices.IndexFunc(groups[1:], func(group string) bool { return group != "" })]
+		return []*failure{x}
+	}
+	return found
+}
+
+func (f *facts) find() (found []*failure) {
 	isSuccess := strings.Contains(f.lower, `access_token"`)
 	for _, query := range f.redirects {
 		_, err := applebusiness.ParseRedirect(query)
@@ -76,7 +89,7 @@ func (f *facts) isMention() bool {
 		at := slices.Index(strings.Fields(levels), f.said[name])
 		isInfo, isFailing = isInfo || at >= 0 && at < 12, isFailing || at >= 12
 	}
-	isReport := f.said["action"] != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status >= 400
+	isReport := f.said["action"] != "" && f.isOwn() || f.isDescribed && !f.isForeign && !f.isQuoted && len(f.codes) > 0 && f.status >= 400
 	isInfo = (isInfo || infoAt.MatchString(start)) && !isFailing && !failingAt.MatchString(start) && !isReport
 	isQuery := strings.Contains(f.lower, " where ") && containsAny(f.lower, "select ", "update ", "delete from ")
 	return f.isList || isInfo || isQuery || mention.MatchString(f.lower) || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ")
@@ -98,7 +111,7 @@ func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 // known adds the errors that texts, labels and codes tell, each of which may tell one of its own. A text belongs to the code for
 // which Apple documents it, if that is there.
 func (f *facts) known(found []*failure) []*failure {
-	isForeign := f.isForeign && !containsAny(f.value, "oauth2: ", "applebusiness: ", "http/")
+	isForeign := f.isQuoted || f.isForeign && !containsAny(f.value, "oauth2: ", "applebusiness: ") && !strings.HasPrefix(f.value, "http/")
 	if f.isBody || isForeign && f.value != "" { // another one's error, which may quote Apple's
 		return found
 	}
@@ -137,11 +150,11 @@ func (f *facts) isOwn() bool {
 
 // response returns the error that a response with this code and text means.
 func (f *facts) response(code applebusiness.Code, description string) *applebusiness.Error {
+	body, _ := json.Marshal(map[string]string{"error": string(code), "error_description": description})
 	header := http.Header{"Retry-After": {f.said["retryafter"]}}
-	if strings.Contains(f.lower, "location: ") {
+	if strings.Contains(f.lower, "location: ") { // which tells a redirect from what an edge drops
 		header.Set("Location", "/")
 	}
-	body, _ := json.Marshal(map[string]string{"error": string(code), "error_description": description})
 	e := applebusiness.ParseTokenError(f.status, header, body)
 	if wait, err := time.ParseDuration(f.said["retryafter"]); err == nil {
 		e.RetryAfter = max(wait, 0)
@@ -166,13 +179,6 @@ func (f *facts) otherwise(isSuccess bool) *applebusiness.Error {
 // finish sets what the record says beside the error, and asks for advice. What the record itself says to do wins, but for a
 // reconnect that the error does not ask for.
 func (f *facts) finish(e *applebusiness.Error) *failure {
-	if containsAny(f.lower, ".com", ".net", ".us", "aad", "unauthenticated", "revoked") && !strings.Contains(f.lower, "business.apple.com") {
-		if groups := providerMarks.FindStringSubmatch(f.lower); groups != nil {
-			x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: "Look it up where that provider documents its errors: nothing in it is about Apple Business."})
-			x.Provider = providers[slices.IndexFunc(groups[1:], func(group string) bool { return group != "" })]
-			return x
-		}
-	}
 	if e.Endpoint != applebusiness.AuthorizationEndpoint {
 		e.GrantType, e.Endpoint = f.said["granttype"], applebusiness.Endpoint(f.said["endpoint"])
 		for entry := range applebusiness.Catalog() {
@@ -212,22 +218,13 @@ func (f *facts) ofNetwork() *failure {
 	if !known.Known {
 		return nil
 	}
-	advice := f.adviceOf(known)
-	if sent == nil && !known.HTTP && advice.Action != "" {
-		advice.Impact, advice.Remedy = "", "If this was a request to Apple: "+advice.Remedy
-	}
-	if x := f.finish(new(applebusiness.Error)); x.Provider != "" {
-		return x
-	}
-	return newFailure(new(applebusiness.Error), known.Words, advice)
+	return newFailure(new(applebusiness.Error), known.Words, f.adviceOf(known))
 }
 
 // adviceOf returns what to do about a failure of the network: what Troubleshoot says of the same failure of a request to Apple.
 func (f *facts) adviceOf(known neterr.Failure) applebusiness.Advice {
 	advice := applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known.Err()})
-	if strings.Contains(known.Words, "canceled") {
-		return applebusiness.Advice{}
-	} else if f.said["granttype"] == applebusiness.GrantTypeAuthorizationCode && advice.Action == applebusiness.ActionRetry && !known.Unsent {
+	if f.said["granttype"] == applebusiness.GrantTypeAuthorizationCode && advice.Action == applebusiness.ActionRetry && !known.Unsent {
 		return applebusiness.Troubleshoot(&applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["granttype"]})
 	}
 	return advice

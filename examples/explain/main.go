@@ -23,14 +23,10 @@ import (
 )
 
 const (
-	exitDocumented = iota
-	exitUndocumented
-	exitUnusable
+	exitDocumented, exitUndocumented, exitUnusable = 0, 1, 2
+	maxInput                                       = 1 << 20
 
-	maxInput = 1 << 20
-)
-
-const usage = `Usage: explain [-json] [INPUT]
+	usage = `Usage: explain [-json] [INPUT]
        explain -lines [-json] [FILE]
 
 Explains an OAuth error of Apple Business, or a failure of the network on the
@@ -40,17 +36,15 @@ is read. Nothing secret is printed.
 
   explain 'oauth2: "invalid_grant" "Invalid refresh_token"'
   explain 'https://partner.example/callback?error=access_denied&state=xyz'
-  curl -i https://... | explain -json
   zcat app.log.*.gz | explain -lines
 
   -json   print JSON, with -lines an object a line and the summary in the last
   -lines  explain each line that tells of an error on one line, then sum up
 
-Exit status: 0 Apple documents the error, 1 it is understood but not documented,
-2 there is no error to explain. With -lines: 0 Apple documents all, 1 not all,
-2 no line tells of one, or it cannot be read. INPUT may be 1 MiB long; of a
-longer line the beginning is explained.
+Exit status: 0 Apple documents what was found, 1 not all of it, 2 nothing found.
+INPUT may be 1 MiB long; of a longer line the beginning is explained.
 `
+)
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
@@ -151,18 +145,16 @@ type cause struct {
 // newFailure returns what is said about e, or about what failed in the network.
 func newFailure(e *applebusiness.Error, network string, advice applebusiness.Advice) *failure {
 	x := &failure{
-		Reason: e.Reason, Endpoint: e.Endpoint, Code: string(codeWords[strings.ToLower(string(e.Code))]), Network: network, Status: e.StatusCode, Documented: isDocumented(e.Reason), GrantType: e.GrantType,
-		Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []cause{}, Action: advice.Action, ActionText: cmp.Or(string(advice.Action), "unknown"), Remedy: advice.Remedy,
+		Name: "undocumented", Reason: e.Reason, Endpoint: e.Endpoint, Code: string(codeWords[strings.ToLower(string(e.Code))]), Network: network, Status: e.StatusCode, Documented: isDocumented(e.Reason),
+		GrantType: e.GrantType, Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []cause{}, Action: advice.Action, ActionText: cmp.Or(string(advice.Action), "unknown"), Remedy: advice.Remedy,
 	}
-	switch {
-	case e.Reason != "":
+	if e.Reason != "" {
 		x.Constant = constant(e.Reason)
-		x.Name, x.Head = x.Constant, x.Constant+map[bool]string{true: ", documented by Apple", false: ", not documented by Apple"}[x.Documented]
-	case network != "":
-		x.Name, x.Head = "network", "A failure of the network"
-	default:
-		x.Name, x.Head = "undocumented", "An error that Apple does not document"
+		x.Name = x.Constant
+	} else if network != "" {
+		x.Name = "network"
 	}
+	x.Head = x.Name + map[bool]string{true: ", documented by Apple"}[x.Documented]
 	if x.Documented && e.Description != "" {
 		x.Description = e.Reason.Description()
 	}

@@ -116,7 +116,7 @@ ErrMissingParameter, documented by Apple
              REMEDY
 `, 0},
 		{"a denial", "?error=access_denied", applebusiness.ErrUserDenied, `
-ErrUserDenied, not documented by Apple
+ErrUserDenied
   endpoint   authorization
   code       access_denied
   affected   customer
@@ -125,7 +125,7 @@ ErrUserDenied, not documented by Apple
              REMEDY
 `, 1},
 		{"a code of RFC 6749", `{"error":"unauthorized_client"}`, applebusiness.CodeUnauthorizedClient, `
-An error that Apple does not document
+undocumented
   endpoint   token
   code       unauthorized_client
   affected   app
@@ -133,19 +133,19 @@ An error that Apple does not document
              REMEDY
 `, 1},
 		{"a code of nobody's", `{"error":"slow\ndown","error_description":"two\nlines \u202e"}`, applebusiness.Code("slow_down"), `
-An error that Apple does not document
+undocumented
   endpoint   token
   action     unknown
              REMEDY
 `, 1},
 		{"found by the package", `oauth2: token expired and refresh token is not set`, applebusiness.ErrNoRefreshToken, `
-ErrNoRefreshToken, not documented by Apple
+ErrNoRefreshToken
   endpoint   token
   action     fix_request
              REMEDY
 `, 1},
 		{"a proxy's response", "HTTP/1.1 407 Proxy Authentication Required\nContent-Type: text/html\n\n<html>" + secret, applebusiness.ErrMalformedResponse, `
-ErrMalformedResponse, not documented by Apple
+ErrMalformedResponse
   endpoint   token
   status     HTTP 407
   affected   service
@@ -153,14 +153,14 @@ ErrMalformedResponse, not documented by Apple
              REMEDY
 `, 1},
 		{"the network", `Post "https://apple.example/?` + secret + `": dial tcp: lookup apple.example: no such host`, noSuchHost, `
-A failure of the network
+network
   network    DNS does not know the host
   affected   service
   action     check_network
              REMEDY
 `, 1},
 		{"the network, through the package", `applebusiness: no_response: timed out`, applebusiness.ErrNoResponse, `
-ErrNoResponse, not documented by Apple
+ErrNoResponse
   network    timed out
   affected   service
   action     retry
@@ -395,7 +395,7 @@ func TestUsageExamples(t *testing.T) {
 		code        int
 	}{
 		{`oauth2: "invalid_grant" "Invalid refresh_token"`, "ErrInvalidRefreshToken, documented by Apple\n", exitDocumented},
-		{"https://partner.example/callback?error=access_denied&state=xyz", "ErrUserDenied, not documented by Apple\n", exitUndocumented},
+		{"https://partner.example/callback?error=access_denied&state=xyz", "ErrUserDenied\n", exitUndocumented},
 	} {
 		require.Contains(t, usage, "\n  explain '"+test.input+"'\n")
 		stdout, _, code := execute(t, "", test.input)

@@ -316,7 +316,7 @@ func TestConnectSendsNothing(t *testing.T) {
 			config: func(_ *oauth2.Config, options *grants.Options) {
 				options.ClientSecret = func(context.Context) (string, error) { return "", errors.New("the vault is sealed") }
 			},
-			text: "applebusiness/grants: Options.ClientSecret failed",
+			text: "applebusiness/grants: asking for the client secret failed",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

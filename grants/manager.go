@@ -266,9 +266,10 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 			e.current.Store(nil) // nobody has used it for an hour, or its time has passed in a suspended machine
 		}
 	}
+	looked := e.asked // for a caller: what RefreshDue was refused may be good enough for one
 	e.asked = true
 	e.used.Store(int64(now))
-	if now < e.lookAt && e.attempt == nil {
+	if looked && now < e.lookAt && e.attempt == nil {
 		err := cmp.Or(m.remembered(e), m.unusableURL)
 		if err == nil {
 			err = m.refusal(nil)
@@ -404,7 +405,9 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 	defer m.mu.Unlock()
 	m.entries.Delete(grant)
 	line.follow(m, stored, max(m.now(), 1))
-	m.entry(grant).line = line
+	e := m.entry(grant)
+	e.line = line
+	m.use(e, stored, false) // no caller needs the Store for what was put just now
 	return nil
 }
 

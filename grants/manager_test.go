@@ -404,6 +404,19 @@ func TestCallersContextAndTheStore(t *testing.T) {
 	}
 }
 
+// What was put just now needs no Store.
+func TestTokenAfterPut(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		require.NoError(t, m.Put(t.Context(), "a", &oauth2.Token{AccessToken: "new", RefreshToken: "refresh-a-0", Expiry: time.Now().Add(time.Hour)}))
+		w.store.fail(errDatabase)
+		assert.Equal(t, "new", token(t, m, "a"))
+		w.store.fail(nil)
+		time.Sleep(time.Hour)
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+	})
+}
+
 // Put is how grants come in that were kept elsewhere.
 func TestPut(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

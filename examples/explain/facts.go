@@ -180,8 +180,10 @@ func collect(record string) *facts {
 			folded = strings.ReplaceAll(folded, entry.Description, "\x00")
 		}
 	}
-	for _, text := range templates.FindAllString(folded, -1) {
-		f.texts = append(f.texts, applebusiness.Entry{Reason: f.response("", text).Reason, Description: text})
+	if containsAny(folded, "oauth 2.0 p", "missing f", "accepted v") {
+		for _, text := range templates.FindAllString(folded, -1) {
+			f.texts = append(f.texts, applebusiness.Entry{Reason: f.response("", text).Reason, Description: text})
+		}
 	}
 	for start, end := 0, 0; start < len(f.lower); start = max(end, start+1) {
 		if end = wordEnd(f.lower, start); end > start {

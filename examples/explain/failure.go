@@ -115,13 +115,11 @@ func (f *facts) known(found []*failure) []*failure {
 	if f.isBody || isForeign && f.value != "" { // another one's error, which may quote Apple's
 		return found
 	}
-	codes := append(f.codes, "")
+	first := append(f.codes, "")[0]
 	for _, text := range f.texts {
-		e := f.response(codes[0], text.Description)
-		for _, code := range f.codes {
-			if fitting := f.response(code, text.Description); e.Reason != text.Reason && fitting.Reason == text.Reason {
-				e = fitting
-			}
+		e := f.response(first, text.Description)
+		if fit := slices.IndexFunc(f.codes, func(code applebusiness.Code) bool { return f.response(code, text.Description).Reason == text.Reason }); fit > 0 {
+			e = f.response(f.codes[fit], text.Description)
 		}
 		isOfAnother := isForeign || e.Code == "" && f.isDescribed && codeLike.MatchString(f.value)
 		if !isOfAnother && !(isCommon(text.Reason) && (e.Code == "" || e.Reason == "")) {
@@ -130,7 +128,7 @@ func (f *facts) known(found []*failure) []*failure {
 	}
 	for _, label := range f.labels {
 		if len(found) == 0 || isDocumented(label) {
-			e := f.response(codes[0], "")
+			e := f.response(first, "")
 			e.Reason = label
 			found = f.add(found, e)
 		}

@@ -251,9 +251,11 @@ func (f *facts) addMember(name, after string) {
 	word := value[:wordEnd(value, 0)]
 	switch name {
 	case "error", "errorcode":
-		f.addError(value, word)
+		f.addError(value, word, false)
 	case "oauth2", "applebusiness":
-		f.addQuoted(value, strings.HasSuffix(after[:end], ": \""))
+		if strings.HasSuffix(after[:end], ": \"") {
+			f.addError(value, word, true)
+		}
 	case "errordescription":
 		if !noValue.MatchString(value) {
 			f.isDescribed, f.isForeign = true, f.isForeign || !isApples(value)
@@ -265,25 +267,20 @@ func (f *facts) addMember(name, after string) {
 	}
 }
 
-// addError is about the value of an error.
-func (f *facts) addError(value, word string) {
-	value, _, _ = strings.Cut(value, `"`)
+// addError is about the value of an error, or about what x/oauth2 and package applebusiness quote: a code, or the text instead of one.
+func (f *facts) addError(value, word string, isQuoted bool) {
+	value, _, isWhole := strings.Cut(value, `"`)
 	switch {
-	case codeWords[word] != "", codeWords[value] != "", labelWords[word] != "", noValue.MatchString(value):
+	case codeWords[value] != "", !isQuoted && (codeWords[word] != "" || labelWords[word] != "" || noValue.MatchString(value)):
+	case isQuoted && isWhole && !isApples(value+`"`):
+		if f.isQuoted = true; !strings.Contains(value, " ") || strings.Contains(value, ": ") {
+			f.value, f.isDescribed = unknown, true
+		}
+	case isQuoted:
 	case neterr.StatusOf(value) != 0:
 		f.isFramework = true
 	default:
 		f.value, f.isBody = cmp.Or(f.value, value), f.isBody || f.isAnswer
-	}
-}
-
-// addQuoted is about the code, or the text instead of one, that x/oauth2 and package applebusiness quote.
-func (f *facts) addQuoted(value string, isQuoted bool) {
-	value, _, isWhole := strings.Cut(value, `"`)
-	if isQuoted && isWhole && codeWords[value] == "" && !isApples(value+`"`) {
-		if f.isQuoted = true; !strings.Contains(value, " ") || strings.Contains(value, ": ") {
-			f.value, f.isDescribed = unknown, true
-		}
 	}
 }
 

@@ -148,8 +148,7 @@ func (r *report) explain(record []byte, lines int, isHinted bool) {
 		return
 	}
 	f := collect(string(record))
-	found := f.failures()
-	found = slices.DeleteFunc(found, func(x *failure) bool {
+	found := slices.DeleteFunc(f.failures(), func(x *failure) bool {
 		return x.Provider != "" || x.Name == "network" && containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
 	})
 	if len(found) == 0 {

@@ -171,7 +171,6 @@ func collect(record string) *facts {
 		}
 		f.text = undo(percent(f.text))
 	}
-	f.text = strings.ToValidUTF8(f.text, "?")
 	f.lower = strings.ToLower(f.text)
 	folded := fold(f.lower)
 	for _, entry := range documented {
@@ -225,12 +224,12 @@ func (f *facts) takeQuery(word string) string {
 
 const levels = "info information debug trace notice verbose 10 20 30 5 6 7 err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4" // of Pino and syslog, too
 
-// members are the names of the members that count, without _ and -, and the values of each, if not any is one.
+// members are the names of the members that count, without _, - and id, and the values of each, if not any is one.
 var members = map[string]string{
 	"action": "retry start_over reauthorize fix_request fix_registration check_network", "impact": "customer app service", "endpoint": "token authorization",
 	"granttype": "authorization_code refresh_token client_credentials", "retryafter": "", "error": "", "errorcode": "", "errordescription": "", "oauth2": "", "applebusiness": "",
 	"level": levels, "severity": levels, "severitytext": levels, "lvl": levels, "loglevel": levels, "priority": levels,
-	"customer": "", "grant": "", "tenant": "", "account": "", "merchant": "", "org": "", "customerid": "", "grantid": "", "tenantid": "", "accountid": "", "merchantid": "", "orgid": "",
+	"customer": "", "grant": "", "tenant": "", "account": "", "merchant": "", "org": "",
 }
 
 var unspelled = strings.NewReplacer("_", "", "-", "")
@@ -238,7 +237,7 @@ var unspelled = strings.NewReplacer("_", "", "-", "")
 // addMember adds what a member of this name says: the first value that it can have, but of several grant_types the one after which
 // nobody is asked to reconnect.
 func (f *facts) addMember(name, after string) {
-	name = unspelled.Replace(name)
+	name = strings.TrimSuffix(unspelled.Replace(name), "id")
 	words, isMember := members[name]
 	if !isMember {
 		return
@@ -261,6 +260,9 @@ func (f *facts) addMember(name, after string) {
 			f.isDescribed, f.isForeign = true, f.isForeign || !isApples(value)
 		}
 	default:
+		if words == levels {
+			name = "level"
+		}
 		if (f.said[name] == "" || word == "authorization_code") && (words == "" || slices.Contains(strings.Fields(words), word)) {
 			f.said[name] = word
 		}

@@ -84,13 +84,9 @@ func (f *facts) find() (found []*failure) {
 // isMention reports whether the record names errors and reports none: it counts or lists them, or tells of success.
 func (f *facts) isMention() bool {
 	start := f.text[:min(len(f.text), 120)]
-	isInfo, isFailing := false, false
-	for _, name := range []string{"level", "severity", "severitytext", "lvl", "loglevel", "priority"} {
-		at := slices.Index(strings.Fields(levels), f.said[name])
-		isInfo, isFailing = isInfo || at >= 0 && at < 12, isFailing || at >= 12
-	}
 	isReport := f.said["action"] != "" && f.isOwn() || f.isDescribed && !f.isForeign && !f.isQuoted && len(f.codes) > 0 && f.status >= 400
-	isInfo = (isInfo || infoAt.MatchString(start)) && !isFailing && !failingAt.MatchString(start) && !isReport
+	level := slices.Index(strings.Fields(levels), f.said["level"]) // from 12 on of failures
+	isInfo := (level >= 0 || infoAt.MatchString(start)) && level < 12 && !failingAt.MatchString(start) && !isReport
 	isQuery := strings.Contains(f.lower, " where ") && containsAny(f.lower, "select ", "update ", "delete from ")
 	return f.isList || isInfo || isQuery || mention.MatchString(f.lower) || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ")
 }

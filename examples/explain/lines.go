@@ -185,11 +185,9 @@ func (r *report) count(x *failure, f *facts, line int) {
 	if at != "" {
 		c.First, c.Last = min(cmp.Or(c.First, at), at), max(c.Last, at)
 	}
-	for _, name := range []string{"customer", "grant", "tenant", "account", "merchant", "org"} {
-		if customer := cmp.Or(f.said[name], f.said[name+"id"]); customer != "" && len(c.customers) < maxCustomers {
-			c.customers[maphash.String(seed, customer)] = true
-			break
-		}
+	customer := cmp.Or(f.said["customer"], f.said["grant"], f.said["tenant"], f.said["account"], f.said["merchant"], f.said["org"])
+	if customer != "" && len(c.customers) < maxCustomers {
+		c.customers[maphash.String(seed, customer)] = true
 	}
 	c.Customers = len(c.customers)
 }

@@ -171,7 +171,6 @@ func collect(record string) *facts {
 		}
 		f.text = undo(percent(f.text))
 	}
-	f.text = strings.ToValidUTF8(f.text, "?")
 	f.lower = strings.ToLower(f.text)
 	folded := fold(f.lower)
 	for _, entry := range documented {
@@ -180,8 +179,10 @@ func collect(record string) *facts {
 			folded = strings.ReplaceAll(folded, entry.Description, "\x00")
 		}
 	}
-	for _, text := range templates.FindAllString(folded, -1) {
-		f.texts = append(f.texts, applebusiness.Entry{Reason: f.response("", text).Reason, Description: text})
+	if containsAny(folded, "oauth 2.0 p", "missing f", "accepted v") {
+		for _, text := range templates.FindAllString(folded, -1) {
+			f.texts = append(f.texts, applebusiness.Entry{Reason: f.response("", text).Reason, Description: text})
+		}
 	}
 	for start, end := 0, 0; start < len(f.lower); start = max(end, start+1) {
 		if end = wordEnd(f.lower, start); end > start {
@@ -223,12 +224,12 @@ func (f *facts) takeQuery(word string) string {
 
 const levels = "info information debug trace notice verbose 10 20 30 5 6 7 err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4" // of Pino and syslog, too
 
-// members are the names of the members that count, without _ and -, and the values of each, if not any is one.
+// members are the names of the members that count, without _, - and id, and the values of each, if not any is one.
 var members = map[string]string{
 	"action": "retry start_over reauthorize fix_request fix_registration check_network", "impact": "customer app service", "endpoint": "token authorization",
 	"granttype": "authorization_code refresh_token client_credentials", "retryafter": "", "error": "", "errorcode": "", "errordescription": "", "oauth2": "", "applebusiness": "",
 	"level": levels, "severity": levels, "severitytext": levels, "lvl": levels, "loglevel": levels, "priority": levels,
-	"customer": "", "grant": "", "tenant": "", "account": "", "merchant": "", "org": "", "customerid": "", "grantid": "", "tenantid": "", "accountid": "", "merchantid": "", "orgid": "",
+	"customer": "", "grant": "", "tenant": "", "account": "", "merchant": "", "org": "",
 }
 
 var unspelled = strings.NewReplacer("_", "", "-", "")
@@ -236,7 +237,7 @@ var unspelled = strings.NewReplacer("_", "", "-", "")
 // addMember adds what a member of this name says: the first value that it can have, but of several grant_types the one after which
 // nobody is asked to reconnect.
 func (f *facts) addMember(name, after string) {
-	name = unspelled.Replace(name)
+	name = strings.TrimSuffix(unspelled.Replace(name), "id")
 	words, isMember := members[name]
 	if !isMember {
 		return
@@ -249,39 +250,39 @@ func (f *facts) addMember(name, after string) {
 	word := value[:wordEnd(value, 0)]
 	switch name {
 	case "error", "errorcode":
-		f.addError(value, word)
+		f.addError(value, word, false)
 	case "oauth2", "applebusiness":
-		f.addQuoted(value, strings.HasSuffix(after[:end], ": \""))
+		if strings.HasSuffix(after[:end], ": \"") {
+			f.addError(value, word, true)
+		}
 	case "errordescription":
 		if !noValue.MatchString(value) {
 			f.isDescribed, f.isForeign = true, f.isForeign || !isApples(value)
 		}
 	default:
+		if words == levels {
+			name = "level"
+		}
 		if (f.said[name] == "" || word == "authorization_code") && (words == "" || slices.Contains(strings.Fields(words), word)) {
 			f.said[name] = word
 		}
 	}
 }
 
-// addError is about the value of an error.
-func (f *facts) addError(value, word string) {
-	value, _, _ = strings.Cut(value, `"`)
+// addError is about the value of an error, or about what x/oauth2 and package applebusiness quote: a code, or the text instead of one.
+func (f *facts) addError(value, word string, isQuoted bool) {
+	value, _, isWhole := strings.Cut(value, `"`)
 	switch {
-	case codeWords[word] != "", codeWords[value] != "", labelWords[word] != "", noValue.MatchString(value):
+	case codeWords[value] != "", !isQuoted && (codeWords[word] != "" || labelWords[word] != "" || noValue.MatchString(value)):
+	case isQuoted && isWhole && !isApples(value+`"`):
+		if f.isQuoted = true; !strings.Contains(value, " ") || strings.Contains(value, ": ") {
+			f.value, f.isDescribed = unknown, true
+		}
+	case isQuoted:
 	case neterr.StatusOf(value) != 0:
 		f.isFramework = true
 	default:
 		f.value, f.isBody = cmp.Or(f.value, value), f.isBody || f.isAnswer
-	}
-}
-
-// addQuoted is about the code, or the text instead of one, that x/oauth2 and package applebusiness quote.
-func (f *facts) addQuoted(value string, isQuoted bool) {
-	value, _, isWhole := strings.Cut(value, `"`)
-	if isQuoted && isWhole && codeWords[value] == "" && !isApples(value+`"`) {
-		if f.isQuoted = true; !strings.Contains(value, " ") || strings.Contains(value, ": ") {
-			f.value, f.isDescribed = unknown, true
-		}
 	}
 }
 

@@ -84,13 +84,9 @@ func (f *facts) find() (found []*failure) {
 // isMention reports whether the record names errors and reports none: it counts or lists them, or tells of success.
 func (f *facts) isMention() bool {
 	start := f.text[:min(len(f.text), 120)]
-	isInfo, isFailing := false, false
-	for _, name := range []string{"level", "severity", "severitytext", "lvl", "loglevel", "priority"} {
-		at := slices.Index(strings.Fields(levels), f.said[name])
-		isInfo, isFailing = isInfo || at >= 0 && at < 12, isFailing || at >= 12
-	}
 	isReport := f.said["action"] != "" && f.isOwn() || f.isDescribed && !f.isForeign && !f.isQuoted && len(f.codes) > 0 && f.status >= 400
-	isInfo = (isInfo || infoAt.MatchString(start)) && !isFailing && !failingAt.MatchString(start) && !isReport
+	level := slices.Index(strings.Fields(levels), f.said["level"]) // from 12 on of failures
+	isInfo := (level >= 0 || infoAt.MatchString(start)) && level < 12 && !failingAt.MatchString(start) && !isReport
 	isQuery := strings.Contains(f.lower, " where ") && containsAny(f.lower, "select ", "update ", "delete from ")
 	return f.isList || isInfo || isQuery || mention.MatchString(f.lower) || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ")
 }
@@ -115,13 +111,11 @@ func (f *facts) known(found []*failure) []*failure {
 	if f.isBody || isForeign && f.value != "" { // another one's error, which may quote Apple's
 		return found
 	}
-	codes := append(f.codes, "")
+	first := append(f.codes, "")[0]
 	for _, text := range f.texts {
-		e := f.response(codes[0], text.Description)
-		for _, code := range f.codes {
-			if fitting := f.response(code, text.Description); e.Reason != text.Reason && fitting.Reason == text.Reason {
-				e = fitting
-			}
+		e := f.response(first, text.Description)
+		if fit := slices.IndexFunc(f.codes, func(code applebusiness.Code) bool { return f.response(code, text.Description).Reason == text.Reason }); fit > 0 {
+			e = f.response(f.codes[fit], text.Description)
 		}
 		isOfAnother := isForeign || e.Code == "" && f.isDescribed && codeLike.MatchString(f.value)
 		if !isOfAnother && !(isCommon(text.Reason) && (e.Code == "" || e.Reason == "")) {
@@ -130,7 +124,7 @@ func (f *facts) known(found []*failure) []*failure {
 	}
 	for _, label := range f.labels {
 		if len(found) == 0 || isDocumented(label) {
-			e := f.response(codes[0], "")
+			e := f.response(first, "")
 			e.Reason = label
 			found = f.add(found, e)
 		}

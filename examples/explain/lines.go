@@ -102,7 +102,7 @@ func (r *report) read(log io.Reader) error {
 
 var (
 	openLine = regexp.MustCompile(`^(?:\S.*)?[{(]\s*$`)
-	headLine = regexp.MustCompile(`^\S.*:\s*$|cannot fetch token: |OAuth2::Error|^\w*Error: `)
+	headLine = regexp.MustCompile(`^\w*Error: `)
 	moreLine = regexp.MustCompile(`^(?:[ \t]|[})])`)
 	bodyLine = regexp.MustCompile(`^\{"error(?:_description|_uri)?": ?"[^{}]*\}\)?:?\s*$|^[^{]{0,80}(?:\{"log":")?Response: `)
 )
@@ -113,7 +113,8 @@ func (r *report) add(line []byte) {
 	if len(r.pending) > 0 && (isBody || moreLine.Match(line)) {
 		r.pending = append(r.pending, bytes.Clone(line))
 		if isBody || line[0] == '}' || line[0] == ')' {
-			r.explain(bytes.Join(r.pending, nil), len(r.pending))
+			record := bytes.Join(r.pending, nil)
+			r.explain(record, len(r.pending), mayTell(record))
 			r.pending = nil
 		} else if len(r.pending) == maxLines {
 			r.flush()
@@ -121,33 +122,33 @@ func (r *report) add(line []byte) {
 		return
 	}
 	r.flush()
-	end := line[max(0, len(line)-8):]
-	if bytes.ContainsAny(end, "{(") && openLine.Match(line) || mayTell(line) && headLine.Match(line) && !bytes.Contains(line, []byte("Response: ")) {
+	end, isHinted := string(bytes.TrimSpace(line[max(0, len(line)-8):])), mayTell(line)
+	isHead := strings.HasSuffix(end, ":") || bytes.Contains(line, []byte("cannot fetch token: ")) || bytes.Contains(line, []byte("OAuth2::Error")) || headLine.Match(line)
+	if strings.ContainsAny(end, "{(") && openLine.Match(line) || isHinted && isHead && !bytes.Contains(line, []byte("Response: ")) {
 		r.pending = [][]byte{bytes.Clone(line)}
 	} else {
-		r.explain(line, 1)
+		r.explain(line, 1, isHinted)
 	}
 }
 
 // flush explains the lines of a record that did not become whole, each for itself.
 func (r *report) flush() {
 	for _, line := range r.pending {
-		r.explain(line, 1)
+		r.explain(line, 1, mayTell(line))
 	}
 	r.pending = nil
 }
 
 // explain explains one record.
-func (r *report) explain(record []byte, lines int) {
+func (r *report) explain(record []byte, lines int, isHinted bool) {
 	line := r.line + 1
 	r.line += lines
-	if !mayTell(record) {
+	if !isHinted {
 		r.others += lines
 		return
 	}
 	f := collect(string(record))
-	found := f.failures()
-	found = slices.DeleteFunc(found, func(x *failure) bool {
+	found := slices.DeleteFunc(f.failures(), func(x *failure) bool {
 		return x.Provider != "" || x.Name == "network" && containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
 	})
 	if len(found) == 0 {
@@ -184,11 +185,9 @@ func (r *report) count(x *failure, f *facts, line int) {
 	if at != "" {
 		c.First, c.Last = min(cmp.Or(c.First, at), at), max(c.Last, at)
 	}
-	for _, name := range []string{"customer", "grant", "tenant", "account", "merchant", "org"} {
-		if customer := cmp.Or(f.said[name], f.said[name+"id"]); customer != "" && len(c.customers) < maxCustomers {
-			c.customers[maphash.String(seed, customer)] = true
-			break
-		}
+	customer := cmp.Or(f.said["customer"], f.said["grant"], f.said["tenant"], f.said["account"], f.said["merchant"], f.said["org"])
+	if customer != "" && len(c.customers) < maxCustomers {
+		c.customers[maphash.String(seed, customer)] = true
 	}
 	c.Customers = len(c.customers)
 }

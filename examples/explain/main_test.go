@@ -412,34 +412,39 @@ func TestEndlessInput(t *testing.T) {
 	assert.Equal(t, "explain: the input is longer than 1 MiB\n", stderr.String())
 }
 
+// rendered returns the error of a row, and what the library, Apple and x/oauth2 make of it.
+func rendered(t *testing.T, entry applebusiness.Entry) (want *applebusiness.Error, inputs map[string]string) {
+	description := strings.ReplaceAll(entry.Description, "<parameter name>", "code")
+	body, err := json.Marshal(map[string]string{"error": string(entry.Code), "error_description": description})
+	require.NoError(t, err)
+	inputs = make(map[string]string)
+	if entry.Endpoint == applebusiness.TokenEndpoint {
+		header := http.Header{"Apple-Request-Id": {"id 1"}, "Retry-After": {"30"}}
+		want = applebusiness.ParseTokenError(entry.StatusCode, header, body)
+		want.GrantType = "refresh_token"
+		inputs["HTTP"] = fmt.Sprintf("HTTP/2 %d\r\n\r\n%s", entry.StatusCode, body)
+		inputs["x/oauth2"] = (&oauth2.RetrieveError{ErrorCode: string(entry.Code), ErrorDescription: description}).Error()
+		inputs["x/oauth2, other dialect"] = (&oauth2.RetrieveError{Response: &http.Response{Status: strconv.Itoa(entry.StatusCode) + " X"}, Body: body}).Error()
+		if entry.Reason == applebusiness.ErrEndpointNotFound { // its text means nothing without its status
+			delete(inputs, "x/oauth2")
+		} else {
+			inputs["JSON"] = string(body)
+		}
+	} else {
+		query := url.Values{"error": {string(entry.Code)}, "error_description": {description}}.Encode()
+		_, err = applebusiness.ParseRedirect(query)
+		require.ErrorAs(t, err, &want)
+		inputs["query"] = query
+		inputs["JSON"] = string(body)
+	}
+	inputs["own text"] = want.Error()
+	return want, inputs
+}
+
 // Whatever the library or x/oauth2 prints about a row of the catalog is understood as that row.
 func TestCatalogRoundTrip(t *testing.T) {
 	for entry := range applebusiness.Catalog() {
-		description := strings.ReplaceAll(entry.Description, "<parameter name>", "code")
-		body, err := json.Marshal(map[string]string{"error": string(entry.Code), "error_description": description})
-		require.NoError(t, err)
-		var want *applebusiness.Error
-		inputs := make(map[string]string)
-		if entry.Endpoint == applebusiness.TokenEndpoint {
-			header := http.Header{"Apple-Request-Id": {"id 1"}, "Retry-After": {"30"}}
-			want = applebusiness.ParseTokenError(entry.StatusCode, header, body)
-			want.GrantType = "refresh_token"
-			inputs["HTTP"] = fmt.Sprintf("HTTP/2 %d\r\n\r\n%s", entry.StatusCode, body)
-			inputs["x/oauth2"] = (&oauth2.RetrieveError{ErrorCode: string(entry.Code), ErrorDescription: description}).Error()
-			inputs["x/oauth2, other dialect"] = (&oauth2.RetrieveError{Response: &http.Response{Status: strconv.Itoa(entry.StatusCode) + " X"}, Body: body}).Error()
-			if entry.Reason == applebusiness.ErrEndpointNotFound { // its text means nothing without its status
-				delete(inputs, "x/oauth2")
-			} else {
-				inputs["JSON"] = string(body)
-			}
-		} else {
-			query := url.Values{"error": {string(entry.Code)}, "error_description": {description}}.Encode()
-			_, err = applebusiness.ParseRedirect(query)
-			require.ErrorAs(t, err, &want)
-			inputs["query"] = query
-			inputs["JSON"] = string(body)
-		}
-		inputs["own text"] = want.Error()
+		want, inputs := rendered(t, entry)
 		for name, input := range inputs {
 			var text, object strings.Builder
 			slog.New(slog.NewTextHandler(&text, nil)).Error("failed", "err", errors.New(input), "state", secret)

@@ -165,7 +165,7 @@ func (q redirectQuery) result() (string, error) {
 		return "", malformedRedirect(q.repeated + " is repeated")
 	case q.errorCode != "":
 		e := &Error{Endpoint: AuthorizationEndpoint}
-		beside := tokenRequest{"code": {q.code}, "state": {q.state}} // to be masked as what was sent is
+		beside := tokenRequest(url.Values{"code": {q.code}, "state": {q.state}}.Encode()) // to be masked as what was sent is
 		e.describe(q.errorCode, q.description, q.uri, beside)
 		if e.Reason == "" && isDenial(e.Code) {
 			e.Reason = ErrUserDenied

@@ -71,7 +71,7 @@ func WithJSON(ctx context.Context, tokenURL string) context.Context {
 // errors.Is and errors.As still reach err. Of the request that failed, the *Error shows the grant_type and nothing else.
 func Wrap(err error) error {
 	if failed, ok := err.(*oauth2.RetrieveError); ok && failed == nil {
-		return parseError(0, nil, nil, nil) // without err, whose nil pointer panics when it is printed
+		return parseError(0, nil, nil, "") // without err, whose nil pointer panics when it is printed
 	}
 	var failed *oauth2.RetrieveError
 	var plain *Error
@@ -295,52 +295,74 @@ func isSameToken(a, b *oauth2.Token) bool {
 
 var errNoSource = errors.New(prefix + "the TokenSource has no Source")
 
-// tokenRequest is what a token request carried, for its grant_type and for what has to be masked; nil if that is not known.
-type tokenRequest url.Values
+// tokenRequest is the form that a token request carried, for its grant_type and for what has to be masked; "" if that is not
+// known.
+type tokenRequest string
 
-// readTokenRequest returns nil for a request whose body cannot be had again.
+// readTokenRequest returns "" for a request whose body cannot be had again.
 func readTokenRequest(request *http.Request) tokenRequest {
 	if request == nil {
-		return nil
+		return ""
 	}
 	if public, ok := request.Body.(*publicBody); ok {
-		return tokenRequest{"grant_type": {public.grantType}}
+		return tokenRequest("grant_type=" + url.QueryEscape(public.grantType))
 	}
 	if request.GetBody == nil {
-		return nil
+		return ""
 	}
 	reader, err := request.GetBody()
 	if err != nil || reader == nil {
-		return nil
+		return ""
 	}
 	defer reader.Close()
 	body, err := readAll(reader, maxBody)
 	if err != nil {
-		return nil
+		return ""
 	}
 	var members map[string]any
 	if !decodeObject(body, &members) {
-		form, _ := url.ParseQuery(strings.ReplaceAll(string(body), ";", "%3B")) // what decodes of it
-		return tokenRequest(form)
+		return tokenRequest(body)
 	}
-	fields := make(tokenRequest)
+	form := make(url.Values)
 	for name, value := range members {
 		if text, ok := value.(string); ok {
-			fields[name] = []string{text}
+			form.Set(name, text)
 		}
 	}
-	return fields
+	return tokenRequest(form.Encode())
+}
+
+// fields yields the name and the value of each field that decodes.
+func (r tokenRequest) fields(yield func(name, value string) bool) {
+	for field := range strings.SplitSeq(string(r), "&") {
+		name, value, _ := strings.Cut(field, "=")
+		name, nameErr := url.QueryUnescape(name)
+		value, valueErr := url.QueryUnescape(value)
+		if field != "" && nameErr == nil && valueErr == nil && !yield(name, value) {
+			return
+		}
+	}
 }
 
 // grantType returns the grant_type, "" if there is none.
-func (r tokenRequest) grantType() string { return redact.Cut(url.Values(r).Get("grant_type"), maxCode) }
+func (r tokenRequest) grantType() string {
+	for name, value := range r.fields {
+		if name == "grant_type" {
+			return redact.Cut(value, maxCode)
+		}
+	}
+	return ""
+}
 
 // mask returns text without the values of the request, but for the public grant_type and scope.
 func (r tokenRequest) mask(text string) string {
+	if text == "" {
+		return ""
+	}
 	var secrets []string
-	for name, values := range r {
+	for name, value := range r.fields {
 		if name != "grant_type" && name != "scope" {
-			secrets = append(secrets, values...)
+			secrets = append(secrets, value)
 		}
 	}
 	return redact.Values(text, secrets...)

@@ -435,9 +435,9 @@ const (
 
 // jsonRequest returns a copy of r that carries form as one flat JSON object, on a connection of its own.
 func jsonRequest(ctx context.Context, r *http.Request, form tokenRequest) *http.Request {
-	fields := make(map[string]string, len(form))
-	for name, values := range form {
-		fields[name] = values[0]
+	fields := make(map[string]string)
+	for name, value := range form.fields {
+		fields[name] = value
 	}
 	body, _ := json.Marshal(fields) // strings always marshal
 	out := r.Clone(ctx)

@@ -218,7 +218,9 @@ func (f *facts) ofNetwork() *failure {
 // adviceOf returns what to do about a failure of the network: what Troubleshoot says of the same failure of a request to Apple.
 func (f *facts) adviceOf(known neterr.Failure) applebusiness.Advice {
 	advice := applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known.Err()})
-	if f.said["granttype"] == applebusiness.GrantTypeAuthorizationCode && advice.Action == applebusiness.ActionRetry && !known.Unsent {
+	if strings.Contains(known.Words, "canceled") { // by whoever sent it
+		return applebusiness.Advice{}
+	} else if f.said["granttype"] == applebusiness.GrantTypeAuthorizationCode && advice.Action == applebusiness.ActionRetry && !known.Unsent {
 		return applebusiness.Troubleshoot(&applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["granttype"]})
 	}
 	return advice

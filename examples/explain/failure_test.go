@@ -79,6 +79,8 @@ func TestMentions(t *testing.T) {
 		`{"level":50,"msg":"refresh failed: invalid_grant: Invalid refresh_token"}`:                                                                     "reauthorize",
 		`level=INFO msg=failed error.endpoint=token error.reason=invalid_refresh_token error.action=reauthorize`:                                        "reauthorize",
 		`level=INFO msg=response status=401 body="{\"error\":\"invalid_grant\",\"error_description\":\"Invalid refresh_token\"}"`:                       "reauthorize",
+		`level=WARN msg=failed err="Post \"https://x.example/token\": context canceled"`:                                                                "unknown",
+		`error="oauth2: \"slow down\" \"Invalid refresh_token\""`:                                                                                       "nothing",
 		`level=INFO msg=request path="/callback?error=access_denied&state=x"`:                                                                           "start_over",
 		`level=WARN msg=failed err="applebusiness: no_response: timed out" grant_type=authorization_code`:                                               "start_over",
 		`level=WARN msg=failed err="Post \"https://x.example/token\": context deadline exceeded" grant_type=authorization_code`:                         "start_over",

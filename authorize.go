@@ -31,11 +31,9 @@ func (Redirect) LogValue() slog.Value { return slog.StringValue(redirectText) }
 // reads the URL's query whatever the method: Apple documents a POST with the parameters in the query.
 //
 // HEAD, OPTIONS and what a browser fetches ahead (Sec-Purpose, Purpose or X-Moz with "prefetch") are no user who comes back
-// from Apple: the error is [ErrMalformedRedirect], before anything else is looked at. Then comes state. If it cannot be
-// decoded or is repeated, the error is ErrMalformedRedirect. If it differs from the expected state, compared in constant
-// time, or if the expected state is empty, the error is [ErrStateMismatch]. Only then is the rest looked at: the error is
-// the one that Apple sent, also where a code stands beside it, or ErrMalformedRedirect if an OAuth parameter is repeated or
-// there is neither a code nor an error. Another parameter that cannot be decoded counts as absent.
+// from Apple: the error is [ErrMalformedRedirect], before anything else is looked at. It is also the error for a state that
+// cannot be decoded or is repeated. For one that differs from the expected state, compared in constant time, or if that is
+// empty, the error is [ErrStateMismatch]. Only then is the rest looked at, as [ParseRedirect] does.
 //
 // A redirect that is refused for its state may come from anybody. If it claims an error, the text names the claimed code,
 // marked as unverified; errors.Is does not find it.
@@ -75,10 +73,8 @@ func noPerson(r *http.Request) string {
 		return r.Method
 	}
 	for _, name := range [...]string{"Sec-Purpose", "Purpose", "X-Moz"} {
-		for _, value := range r.Header.Values(name) {
-			if strings.Contains(strings.ToLower(value), "prefetch") {
-				return "what a browser fetches ahead"
-			}
+		if strings.Contains(strings.ToLower(strings.Join(r.Header.Values(name), " ")), "prefetch") {
+			return "what a browser fetches ahead"
 		}
 	}
 	return ""
@@ -169,7 +165,7 @@ func (q redirectQuery) result() (string, error) {
 		return "", malformedRedirect(q.repeated + " is repeated")
 	case q.errorCode != "":
 		e := &Error{Endpoint: AuthorizationEndpoint}
-		beside := tokenRequest{"code": {q.code}, "state": {q.state}} // to be masked as what was sent is
+		beside := tokenRequest(url.Values{"code": {q.code}, "state": {q.state}}.Encode()) // to be masked as what was sent is
 		e.describe(q.errorCode, q.description, q.uri, beside)
 		if e.Reason == "" && isDenial(e.Code) {
 			e.Reason = ErrUserDenied
@@ -197,21 +193,20 @@ func malformedRedirect(detail string) *Error {
 // URL: the error that Apple documents for it. Nothing is sent. This package never calls it, and Apple may relax a rule, so
 // call it in a test or at start-up rather than before each authorization request.
 //
-// It returns [ErrBadRequest] for what cannot be decoded or repeats a parameter; [ErrMissingParameter] for a missing
-// response_type, client_id, redirect_uri, state or code_challenge; [ErrInvalidResponseType]; [ErrEmptyClientID],
-// [ErrEmptyRedirectURI] and [ErrEmptyScope] for those present but empty; [ErrInvalidRedirectURI] for a redirect URI that
-// is relative or has a fragment; [ErrLocalhostRedirectURI]; [ErrInvalidChallengeMethod]; and [ErrUnsafeState] for a
-// state with characters that need percent-encoding, which Apple does not promise to return as they were.
-//
-// The rules are those of Apple's page on the [authorization request].
+// By the rules of Apple's page on the [authorization request] it returns [ErrBadRequest] for what cannot be decoded or
+// repeats a parameter; [ErrMissingParameter] for a missing response_type, client_id, redirect_uri, state or code_challenge;
+// [ErrInvalidResponseType]; [ErrEmptyClientID], [ErrEmptyRedirectURI] and [ErrEmptyScope] for those present but empty;
+// [ErrInvalidRedirectURI] for a redirect URI that is relative or has a fragment; [ErrLocalhostRedirectURI];
+// [ErrInvalidChallengeMethod]; and [ErrUnsafeState] for a state with characters that need percent-encoding, which Apple does
+// not promise to return as they were.
 //
 // [authorization request]: https://business.apple.com/docs/api/v1/oauth_apps/request_auth_code
 func CheckAuthorizationURL(rawURL string) error {
+	var query url.Values
 	parsed, err := url.Parse(rawURL)
-	if err != nil {
-		return documentedError(ErrBadRequest)
+	if err == nil {
+		query, err = url.ParseQuery(parsed.RawQuery)
 	}
-	query, err := url.ParseQuery(parsed.RawQuery)
 	if err != nil {
 		return documentedError(ErrBadRequest)
 	}

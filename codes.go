@@ -224,19 +224,27 @@ var patterns = [...]struct {
 
 const list = ` ?[\w.-]*(?: ?(?:,| and | or ) ?[\w.-]*)* ?`
 
-// reasons and codes are the catalog arranged for matching, so that a match costs the same however long it grows: by Apple's
-// text, as it is and as foldText leaves it, and by Reason.
-var reasons, codes = newIndex()
+// reasons is the catalog arranged for matching: by Apple's text, as it is and as foldText leaves it.
+var reasons = newIndex()
 
-func newIndex() (map[string]Reason, map[Reason][]Code) {
-	reasons, codes := make(map[string]Reason), make(map[Reason][]Code)
+func newIndex() map[string]Reason {
+	reasons := make(map[string]Reason)
 	for _, entry := range catalog {
-		codes[entry.Reason] = append(codes[entry.Reason], entry.Code)
 		if entry.Reason != ErrEndpointNotFound { // its text is a code too: see isNotFound
 			reasons[entry.Description], reasons[foldText(entry.Description)] = entry.Reason, entry.Reason
 		}
 	}
-	return reasons, codes
+	return reasons
+}
+
+// isCodeOf reports whether the catalog has code for reason.
+func isCodeOf(reason Reason, code Code) bool {
+	for i := range catalog {
+		if catalog[i].Reason == reason && catalog[i].Code == code {
+			return true
+		}
+	}
+	return false
 }
 
 // match returns the Reason that a code and a description mean, and the parameter that the description names.
@@ -250,7 +258,7 @@ func match(statusCode int, code Code, description string) (reason Reason, parame
 		}
 	}
 	switch {
-	case reason != "" && (code == "" && !isCommonPhrase(reason) || slices.Contains(codes[reason], code)):
+	case reason != "" && (code == "" && !isCommonPhrase(reason) || isCodeOf(reason, code)):
 		return reason, parameter
 	case statusCode == http.StatusNotFound && isNotFound(code, description):
 		return ErrEndpointNotFound, ""

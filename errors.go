@@ -148,10 +148,10 @@ func (c Code) isKnown() bool {
 
 // text returns r as renderings show it: bare if it is a label.
 func (r Reason) text() string {
-	if label := redact.Code(string(r)); label == string(r) {
-		return label
+	if redact.Code(string(r)) != string(r) {
+		return strconv.Quote(redact.Mask)
 	}
-	return strconv.Quote(redact.Mask)
+	return string(r)
 }
 
 // Is reports whether target is the Reason or the Code of e. The status never matters.
@@ -189,11 +189,7 @@ func formatText(state fmt.State, verb rune, text string) {
 // MarshalJSON returns an object with the members of RFC 6749 section 5.2 (error, error_description and error_uri) that are
 // known, as [Error.Error] shows them. An error_uri is shown if it is an https URL of nothing but words.
 func (e Error) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
-		Code        string `json:"error,omitempty"`
-		Description string `json:"error_description,omitempty"`
-		URI         string `json:"error_uri,omitempty"`
-	}{e.Code.shown(), e.shownDescription(), redact.URI(e.URI)})
+	return json.Marshal(texts{Error: e.Code.shown(), Description: e.shownDescription(), URI: redact.URI(e.URI)})
 }
 
 // LogValue returns a group of endpoint, code, reason, description, detail, status, parameter, grant_type, request_id,
@@ -290,20 +286,20 @@ func Label(err error) string {
 //
 //	slog.Error("refresh failed", "customer", id, applebusiness.LogAttr(err))
 func LogAttr(err error) slog.Attr {
-	const key = "error"
-	if err == nil {
-		return slog.Any(key, nil)
+	var attrs []slog.Attr
+	switch e := find(Wrap(err)); {
+	case err == nil:
+		return slog.Any("error", nil)
+	case e == nil:
+		attrs = append(attrs, slog.String("message", redact.Show(neterr.Text(err), renderedText)))
+		attrs = appendAdvice(attrs, Troubleshoot(err))
+	default:
+		if context := addedContext(err); context != "" {
+			attrs = append(attrs, slog.String("context", context))
+		}
+		attrs = append(attrs, e.LogValue().Group()...)
 	}
-	e := find(Wrap(err))
-	if e == nil {
-		attrs := []slog.Attr{slog.String("message", redact.Show(neterr.Text(err), renderedText))}
-		return slog.Attr{Key: key, Value: slog.GroupValue(appendAdvice(attrs, Troubleshoot(err))...)}
-	}
-	attrs := e.LogValue().Group()
-	if context := addedContext(err); context != "" {
-		attrs = append([]slog.Attr{slog.String("context", context)}, attrs...)
-	}
-	return slog.Attr{Key: key, Value: slog.GroupValue(attrs...)}
+	return slog.Attr{Key: "error", Value: slog.GroupValue(attrs...)}
 }
 
 // addedContext returns what stands in err's text around the failure itself: the outermost error that is not a mere
@@ -312,12 +308,8 @@ func addedContext(err error) string {
 	var failure error
 	neterr.Visit(err, func(node error) bool {
 		switch node.(type) {
-		case *Error, Reason, Code, *url.Error:
+		case *Error, Reason, Code, *url.Error, oauth2Failure:
 			failure = node
-		default:
-			if isOAuth2Failure(node) {
-				failure = node
-			}
 		}
 		return failure != nil
 	})

@@ -52,10 +52,8 @@ func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "there is no response"}
 	}
 	body, readErr := readResponse(response)
-	if isSuccess(response.StatusCode) {
-		if token := parseToken(body); token != nil {
-			return token, nil
-		}
+	if token := parseToken(body); token != nil && isSuccess(response.StatusCode) {
+		return token, nil
 	}
 	if e := carriedError(response.Request); e != nil {
 		return nil, e
@@ -67,17 +65,15 @@ func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 func parseFailure(response *http.Response, body []byte, readErr error, sent tokenRequest) *Error {
 	e := parseError(response.StatusCode, response.Header, body, sent)
 	e.GrantType = sent.grantType()
-	if readErr != nil {
-		e.err = readErr
-		if e.Code == "" && e.Description == "" {
-			e.Reason, e.detail = ErrNoResponse, "the response was truncated"
-			switch {
-			case neterr.Timeout(readErr):
-				e.detail = "the response timed out"
-			case neterr.Is(readErr, gzip.ErrHeader):
-				e.detail = "the response is labelled gzip and is not"
-			}
-		}
+	if e.err = readErr; readErr == nil || e.Code != "" || e.Description != "" {
+		return e
+	}
+	e.Reason, e.detail = ErrNoResponse, "the response was truncated"
+	switch {
+	case neterr.Timeout(readErr):
+		e.detail = "the response timed out"
+	case neterr.Is(readErr, gzip.ErrHeader):
+		e.detail = "the response is labelled gzip and is not"
 	}
 	return e
 }
@@ -95,23 +91,21 @@ func parseFailure(response *http.Response, body []byte, readErr error, sent toke
 // milliseconds since 1970.
 //
 // An "error" of several words, or one that is the reason phrase of an HTTP status ("Bad Request", "Unauthorized"), is a
-// framework's page and no OAuth error. A response without RFC 6749's error has a Reason of its own: [ErrRateLimited] at status 429, [ErrUnavailable] at 408,
-// 425 and 5xx except 501, 505 and 511, else [ErrMalformedResponse]. So the empty Reason means that Apple, or somebody who speaks
-// OAuth, sent an error that Apple's table does not list.
+// framework's page and no OAuth error. A response without an OAuth error has a Reason of its own: [ErrRateLimited] at 429,
+// [ErrUnavailable] at 408, 425 and 5xx except 501, 505 and 511, else [ErrMalformedResponse].
 func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
-	return parseError(statusCode, header, body, nil)
+	return parseError(statusCode, header, body, "")
 }
 
 // parseError is ParseTokenError with the request, whose values are masked in the texts of the response.
 func parseError(statusCode int, header http.Header, body []byte, sent tokenRequest) *Error {
 	body = unzip(body[:min(len(body), maxBody)], maxBody)
-	var parsed struct { // one allocation for both
-		texts
-		failure Error
-	}
-	e, found := &parsed.failure, &parsed.texts
-	if json.Unmarshal(body, &parsed) != nil || found.Error == "" || found.Description == "" { // seldom
-		*found = decodeTexts(body)
+	type members Error // without its methods, which cost encoding/json a look
+	e := new(Error)
+	err := json.Unmarshal(body, (*members)(e))
+	found := texts{Error: string(e.Code), Description: e.Description, URI: e.URI}
+	if err != nil || found.Error == "" || found.Description == "" { // seldom
+		found = decodeTexts(body)
 	}
 	e.receive(statusCode, header, sent)
 	e.describe(cmp.Or(found.Error, found.Code), cmp.Or(found.Description, found.Message), found.URI, sent)
@@ -132,10 +126,10 @@ func (e *Error) receive(statusCode int, header http.Header, sent tokenRequest) {
 
 // classify sets the Reason of a response that is no OAuth error of Apple's table. member is its "error", "" if it has none.
 func (e *Error) classify(member string, header http.Header, body []byte) {
-	switch isOAuth := isCode(member); {
-	case isSuccess(e.StatusCode) && !isOAuth:
+	switch {
+	case isSuccess(e.StatusCode) && !isCode(member):
 		e.Reason, e.Parameter, e.detail = ErrMalformedResponse, "", noToken(body)
-	case e.Reason != "" || isOAuth && (e.StatusCode != http.StatusTooManyRequests || e.Code.isKnown()):
+	case e.Reason != "" || isCode(member) && (e.StatusCode != http.StatusTooManyRequests || e.Code.isKnown()):
 		return // an undocumented OAuth error keeps the empty Reason
 	case e.StatusCode == http.StatusTooManyRequests:
 		e.Reason = ErrRateLimited
@@ -202,11 +196,11 @@ var edgePage = regexp.MustCompile(`(?s)^\s*<.*Apple\s*(<[^<]*>\s*)*$`)
 
 // texts is what an error response can hold: RFC 6749's members, and code and message of other dialects.
 type texts struct {
-	Error       string `json:"error"`
-	Description string `json:"error_description"`
-	URI         string `json:"error_uri"`
-	Code        string `json:"code"`
-	Message     string `json:"message"`
+	Error       string `json:"error,omitempty"`
+	Description string `json:"error_description,omitempty"`
+	URI         string `json:"error_uri,omitempty"`
+	Code        string `json:"code,omitempty"`
+	Message     string `json:"message,omitempty"`
 }
 
 // decodeTexts returns whatever can be read from body: members of an object or of the first one in an array, as far as it
@@ -301,10 +295,12 @@ func decodeSuccess(body []byte) (found success, ok bool) {
 // decodeObject decodes the JSON object that body begins with, but for members of a wrong type, and reports whether there
 // is one.
 func decodeObject(body []byte, value any) bool {
-	body = trimMark(body)
+	if body = trimMark(body); !bytes.HasPrefix(body, []byte("{")) {
+		return false
+	}
 	err := json.NewDecoder(bytes.NewReader(body)).Decode(value)
 	_, wrongType := errors.AsType[*json.UnmarshalTypeError](err)
-	return bytes.HasPrefix(body, []byte("{")) && (err == nil || wrongType)
+	return err == nil || wrongType
 }
 
 // parseToken returns the token that the body of a success holds, or nil.
@@ -381,8 +377,11 @@ func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 
 // describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
 // matched.
 func (e *Error) describe(code, description, uri string, sent tokenRequest) {
-	e.Code, e.Description = Code(redact.Cut(code, maxCode)), redact.Cut(description, maxDescription)
+	e.Code, e.Description, e.URI = Code(redact.Cut(code, maxCode)), redact.Cut(description, maxDescription), redact.Cut(uri, maxDescription)
 	e.Reason, e.Parameter = match(e.StatusCode, e.Code, e.Description)
+	if sent == "" {
+		return
+	}
 	if !e.Code.isKnown() {
 		e.Code = Code(redact.Cut(sent.mask(code), maxCode))
 	}
@@ -409,24 +408,24 @@ func readBody(r *http.Request) ([]byte, *Error) {
 	return body, nil
 }
 
-// readForm returns the fields of a token request's body, each of which it has once, and closes it.
+// readForm returns the body of a token request, which has each field once, and closes it.
 func readForm(r *http.Request) (tokenRequest, *Error) {
 	defer closeBody(r)
 	body, failure := readBody(r)
 	if failure != nil {
-		return nil, failure
+		return "", failure
 	}
 	form, err := url.ParseQuery(string(body))
 	if err != nil {
-		return nil, unsafeRequest("its form does not decode")
+		return "", unsafeRequest("its form does not decode")
 	}
 	for name, values := range form {
 		if len(values) > 1 {
-			return nil, unsafeRequest("a field of its form is repeated")
+			return "", unsafeRequest("a field of its form is repeated")
 		}
 		if !utf8.ValidString(name) || !utf8.ValidString(values[0]) {
-			return nil, unsafeRequest("a field of its form is not UTF-8")
+			return "", unsafeRequest("a field of its form is not UTF-8")
 		}
 	}
-	return tokenRequest(form), nil
+	return tokenRequest(body), nil
 }

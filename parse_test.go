@@ -651,3 +651,8 @@ func TestTwoPathsToAToken(t *testing.T) {
 		}
 	}
 }
+
+func TestFormWithoutAnErrorIsNone(t *testing.T) {
+	assert.Empty(t, applebusiness.ParseTokenError(400, nil, []byte("error_description=d&error_uri=u")).Description)
+	assert.Equal(t, "d", applebusiness.ParseTokenError(400, nil, []byte("error=x&error_description=d")).Description)
+}

@@ -206,7 +206,7 @@ const (
 `
 	partnersNames = `
 var (
-	ctx                                                                               context.Context
+	ctx, closing                                                                      context.Context
 	manager                                                                           *grants.Manager
 	config                                                                            *oauth2.Config
 	aead                                                                              grants.AEAD

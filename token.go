@@ -49,8 +49,9 @@ func OAuth2Endpoint(authBaseURL, apiBaseURL string) oauth2.Endpoint {
 // ctx holds under [oauth2.HTTPClient], or around [http.DefaultClient] if ctx holds none. That client is not changed, and
 // its Timeout, Jar and CheckRedirect stay in force. To apply WithJSON twice does no harm.
 //
-// That client must send a request once: see [Transport.Base]. Put one with a Timeout into ctx, since http.DefaultClient has none. And give Config.TokenSource a context of the
-// process, not of a request: x/oauth2 keeps it, and every refresh after the request's end would fail.
+// That client must send a request once: see [Transport.Base]. Put one with a Timeout into ctx, since http.DefaultClient
+// has none. And give Config.TokenSource a context of the process, not of a request: x/oauth2 keeps it, and every refresh
+// after the request's end would fail.
 func WithJSON(ctx context.Context, tokenURL string) context.Context {
 	client, _ := ctx.Value(oauth2.HTTPClient).(*http.Client)
 	if client == nil {
@@ -70,15 +71,19 @@ func WithJSON(ctx context.Context, tokenURL string) context.Context {
 // errors.Is and errors.As still reach err. Of the request that failed, the *Error shows the grant_type and nothing else.
 func Wrap(err error) error {
 	if failed, ok := err.(*oauth2.RetrieveError); ok && failed == nil {
-		return parseError(0, nil, nil, nil) // without err, whose nil pointer panics when it is printed
+		return parseError(0, nil, nil, "") // without err, whose nil pointer panics when it is printed
 	}
 	var failed *oauth2.RetrieveError
+	var plain *Error
 	isWrapped := neterr.Visit(err, func(node error) bool {
 		switch node := node.(type) {
 		case *Error:
 			return true
 		case *oauth2.RetrieveError:
 			failed = cmp.Or(failed, node)
+		case interface{ Unwrap() error }, interface{ Unwrap() []error }: // a plain one wraps nothing
+		default:
+			plain = cmp.Or(plain, plainError(neterr.Text(node)))
 		}
 		return false
 	})
@@ -87,9 +92,9 @@ func Wrap(err error) error {
 		return err
 	case failed != nil:
 		return wrapRetrieveError(failed, err)
-	}
-	if wrapped := wrapPlain(err); wrapped != nil {
-		return wrapped
+	case plain != nil:
+		plain.err = err
+		return plain
 	}
 	return err
 }
@@ -133,38 +138,26 @@ var plainErrors = []struct {
 	{"oauth2: cannot fetch token", ErrNoResponse, "the response could not be read"},
 }
 
-// wrapPlain returns an *Error around err if one of plainErrors is in its tree, else nil. None of them wraps another error.
-func wrapPlain(err error) (wrapped *Error) {
-	neterr.Visit(err, func(node error) bool {
-		switch node.(type) {
-		case interface{ Unwrap() error }, interface{ Unwrap() []error }:
-			return false
+// plainError returns an *Error for the text of one of plainErrors, else nil.
+func plainError(text string) *Error {
+	for _, plain := range plainErrors {
+		// What follows is a status if the text was a RetrieveError's.
+		if after, found := strings.CutPrefix(text, plain.text); found && strings.IndexAny(after, "0123456789") != len(": ") {
+			return &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, unsent: plain.reason == ErrNoRefreshToken}
 		}
-		text := neterr.Text(node)
-		for _, plain := range plainErrors {
-			// What follows is a status if the text was a RetrieveError's.
-			if after, found := strings.CutPrefix(text, plain.text); found && strings.IndexAny(after, "0123456789") != len(": ") {
-				wrapped = &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, err: err, unsent: plain.reason == ErrNoRefreshToken}
-			}
-		}
-		return wrapped != nil
-	})
-	return wrapped
+	}
+	return nil
 }
 
-// isOAuth2Failure reports whether err itself is what Wrap looks for.
-func isOAuth2Failure(err error) bool {
-	_, ok := err.(*oauth2.RetrieveError)
-	return ok
-}
+// oauth2Failure is the error with a type that Wrap looks for.
+type oauth2Failure = *oauth2.RetrieveError
 
 // TokenSource is an [oauth2.TokenSource] around another: it turns failures into an [*Error], saves what has to be
 // saved, and can stop sending requests that must fail.
 //
-// Set the fields before the first call of Token and leave them alone after it. Token can be called concurrently.
-// Callbacks run one at a time, in the goroutine that called Token; other calls wait for them. A callback must not call
-// Token of the same TokenSource: it would wait for itself. A panic in a callback or in Source reaches the caller of
-// Token and leaves nothing locked.
+// Set the fields before the first call of Token and leave them alone after it. Callbacks run one at a time, in the
+// goroutine that called Token; other calls wait for them, so a callback must not call Token of the same TokenSource. A
+// panic in a callback or in Source reaches the caller of Token and leaves nothing locked.
 //
 // A TokenSource knows of no other process. Where several processes refresh one grant and refresh tokens are replaced, only
 // the first one succeeds and the others are told "Invalid refresh_token": use package grants there.
@@ -302,52 +295,74 @@ func isSameToken(a, b *oauth2.Token) bool {
 
 var errNoSource = errors.New(prefix + "the TokenSource has no Source")
 
-// tokenRequest is what a token request carried, for its grant_type and for what has to be masked; nil if that is not known.
-type tokenRequest url.Values
+// tokenRequest is the form that a token request carried, for its grant_type and for what has to be masked; "" if that is not
+// known.
+type tokenRequest string
 
-// readTokenRequest returns nil for a request whose body cannot be had again.
+// readTokenRequest returns "" for a request whose body cannot be had again.
 func readTokenRequest(request *http.Request) tokenRequest {
 	if request == nil {
-		return nil
+		return ""
+	}
+	if public, ok := request.Body.(*publicBody); ok {
+		return tokenRequest("grant_type=" + url.QueryEscape(public.grantType))
 	}
 	if request.GetBody == nil {
-		if public, ok := request.Body.(*publicBody); ok {
-			return tokenRequest{"grant_type": {public.grantType}}
-		}
-		return nil
+		return ""
 	}
 	reader, err := request.GetBody()
 	if err != nil || reader == nil {
-		return nil
+		return ""
 	}
 	defer reader.Close()
 	body, err := readAll(reader, maxBody)
 	if err != nil {
-		return nil
+		return ""
 	}
 	var members map[string]any
 	if !decodeObject(body, &members) {
-		form, _ := url.ParseQuery(strings.ReplaceAll(string(body), ";", "%3B")) // what decodes of it
-		return tokenRequest(form)
+		return tokenRequest(body)
 	}
-	fields := make(tokenRequest)
+	form := make(url.Values)
 	for name, value := range members {
 		if text, ok := value.(string); ok {
-			fields[name] = []string{text}
+			form.Set(name, text)
 		}
 	}
-	return fields
+	return tokenRequest(form.Encode())
+}
+
+// fields yields the name and the value of each field that decodes.
+func (r tokenRequest) fields(yield func(name, value string) bool) {
+	for field := range strings.SplitSeq(string(r), "&") {
+		name, value, _ := strings.Cut(field, "=")
+		name, nameErr := url.QueryUnescape(name)
+		value, valueErr := url.QueryUnescape(value)
+		if field != "" && nameErr == nil && valueErr == nil && !yield(name, value) {
+			return
+		}
+	}
 }
 
 // grantType returns the grant_type, "" if there is none.
-func (r tokenRequest) grantType() string { return redact.Cut(url.Values(r).Get("grant_type"), maxCode) }
+func (r tokenRequest) grantType() string {
+	for name, value := range r.fields {
+		if name == "grant_type" {
+			return redact.Cut(value, maxCode)
+		}
+	}
+	return ""
+}
 
 // mask returns text without the values of the request, but for the public grant_type and scope.
 func (r tokenRequest) mask(text string) string {
+	if text == "" {
+		return ""
+	}
 	var secrets []string
-	for name, values := range r {
+	for name, value := range r.fields {
 		if name != "grant_type" && name != "scope" {
-			secrets = append(secrets, values...)
+			secrets = append(secrets, value)
 		}
 	}
 	return redact.Values(text, secrets...)

@@ -32,8 +32,7 @@ import (
 // plain http to a host that is not loopback, HTTP Basic credentials (the first of the two requests by which x/oauth2 finds
 // out the AuthStyle; the second then is the only one), a repeated field, a form that does not decode, and one over 64 KiB.
 // No redirect of a token request is followed: the response loses its Location, which http.Client would show in an error,
-// and a request that a redirect of a form with a grant_type caused is refused with [ErrMalformedResponse] and the status
-// of that redirect.
+// and a request that such a redirect caused is refused with [ErrMalformedResponse] and the status of the redirect.
 //
 // A token request has a connection of its own, and asks for no encoding. A kept connection can be dead without a word, or
 // lead to a server that fails, and each refresh that times out on it may be one whose refresh token is spent. The price is
@@ -41,18 +40,16 @@ import (
 //
 // A whole response is returned whatever its status. It is read inside RoundTrip, 1 MiB of a 2xx and 64 KiB of any other.
 // A response that breaks off is returned if it is no 2xx, or if what came is a whole JSON object with an access token.
-// Where nothing can be returned the error is an *Error with [ErrNoResponse], the grant_type and, for errors.Is, the cause:
-// context.DeadlineExceeded, io.ErrUnexpectedEOF, syscall.ECONNREFUSED. RoundTrip ends before the deadline of its request,
-// by a quarter of the time that is left and half a second at most, because http.Client would replace its error at the
-// deadline by one that has lost all that.
+// Where nothing can be returned the error is an *Error with [ErrNoResponse], the grant_type and, for errors.Is, the cause.
+// RoundTrip ends before its request's deadline, by a quarter of the time that is left and half a second at most, because
+// http.Client would replace its error at the deadline by one that has lost all that.
 //
-// x/oauth2 loses what it does not expect, so the body that it gets is made to fit where need be: a gzip is read, JSON is
-// labelled application/json, expires_in becomes a whole number of seconds as [ParseTokenResponse] reads it, and a 2xx that
-// holds no token gets an "error" member. The response's Request holds the URL and the grant_type, and none of the secrets.
+// x/oauth2 loses what it does not expect, so the body that it gets is made to fit: a gzip is read, JSON is labelled
+// application/json, a token is as [ParseTokenResponse] reads it, and a 2xx that holds none gets an "error" member. The
+// response's Request holds the URL and the grant_type, and none of the secrets.
 //
-// Whatever the response says, values of the request are not kept: those of 8 bytes and more stand as *** in the Code,
-// Description, URI, Parameter and RequestID of the *Error, except for grant_type and scope. Texts and codes of the catalog
-// stay as they are, and a success is not touched.
+// Values of the request that have 8 bytes and more, other than grant_type and scope, stand as *** in the Code, Description,
+// URI, Parameter and RequestID of the *Error. Texts and codes of the catalog stay as they are.
 //
 // The zero Transport refuses every POST. A Transport is safe for concurrent use if Base is; it must not be copied.
 type Transport struct {
@@ -65,15 +62,13 @@ type Transport struct {
 	// returns an error.
 	//
 	// Base must send a request once: whoever sends a refresh again spends the refresh token, whose successor was in the lost
-	// response, and reports the refusal of the second. Clients that do so, at least as they come: go-retryablehttp,
-	// failsafe-go, resty v2 and heimdall. Transport counts what is written, as far as Base supports net/http/httptrace: a
-	// refusal after a second write has [Error.ResponseLost].
+	// response, and reports the refusal of the second. So do, as they come, go-retryablehttp, failsafe-go, resty v2 and
+	// heimdall. Where Base supports net/http/httptrace, a refusal after a second write has [Error.ResponseLost].
 	Base http.RoundTripper
 	// OnError is called with each token request that failed, with a response or without, but not with the refused Basic
-	// probe. It is for libraries that hide why: RefreshTokens of zitadel/oidc returns an error of its own type, and
-	// RefreshTokenWithIDToken of goth a text with the status; rclone retries and logs a text, and oauth2-proxy drops the
-	// session. Give such a library an http.Client with this Transport. OnError is called in the goroutine of RoundTrip,
-	// before it returns, and may be called concurrently.
+	// probe. It is for libraries that hide why, such as zitadel/oidc, goth, rclone and oauth2-proxy: give them an http.Client
+	// with this Transport. OnError is called in the goroutine of RoundTrip, before it returns, and may be called
+	// concurrently.
 	OnError func(*Error)
 
 	forwarding atomic.Int32              // requests that are forwarded at the moment
@@ -152,17 +147,14 @@ func judge(r *http.Request, tokenURL *url.URL) (isToken bool, failure *Error) {
 		}
 		return true, nil
 	}
-	hasGrantType, failure := lookForGrantType(r)
-	if hasGrantType {
-		failure = unsafeRequest("a form with a grant_type goes to the TokenURL's host, and not to the TokenURL itself")
-	}
-	return false, failure
+	return false, lookForGrantType(r)
 }
 
-// lookForGrantType reports whether r is a form with a grant_type, and leaves its body as it was.
-func lookForGrantType(r *http.Request) (bool, *Error) {
+// lookForGrantType returns why r must not be sent if it is a form with a grant_type, or one that cannot be read, and leaves
+// its body as it was.
+func lookForGrantType(r *http.Request) *Error {
 	if !isForm(r) {
-		return false, nil
+		return nil
 	}
 	body, failure := readBody(r)
 	if len(body) > 0 { // a RoundTripper may consume a body, and the next one has to find it whole
@@ -171,18 +163,13 @@ func lookForGrantType(r *http.Request) (bool, *Error) {
 			io.Closer
 		}{bytes.NewReader(body), r.Body}
 	}
-	return hasField(string(body), "grant_type"), failure
-}
-
-// hasField reports whether a form has a field, in whatever letters.
-func hasField(form, field string) bool {
-	for piece := range strings.FieldsFuncSeq(form, func(r rune) bool { return r == '&' || r == ';' }) {
+	for piece := range strings.FieldsFuncSeq(string(body), func(r rune) bool { return r == '&' || r == ';' }) {
 		name, _, _ := strings.Cut(piece, "=")
-		if decoded, err := url.QueryUnescape(name); err == nil && strings.EqualFold(strings.TrimSpace(decoded), field) {
-			return true
+		if name, err := url.QueryUnescape(name); err == nil && strings.EqualFold(strings.TrimSpace(name), "grant_type") {
+			return unsafeRequest("a form with a grant_type goes to the TokenURL's host, and not to the TokenURL itself")
 		}
 	}
-	return false
+	return failure
 }
 
 // send sends a token request and returns a whole response, or why there is none.
@@ -233,10 +220,8 @@ func (t *Transport) finish(response *http.Response, body []byte, readErr error, 
 	if response.Header == nil {
 		response.Header = make(http.Header)
 	}
-	if isSuccess(response.StatusCode) {
-		if fitted := fitToken(body); fitted != nil {
-			return withBody(response, fitted), nil
-		}
+	if fitted := fitToken(body); fitted != nil && isSuccess(response.StatusCode) {
+		return withBody(response, fitted), nil
 	}
 	failure := parseFailure(response, body, readErr, sent)
 	failure.ResponseLost = again && (failure.Reason == ErrInvalidRefreshToken || failure.Reason == "" && failure.Code == CodeInvalidGrant)
@@ -313,7 +298,7 @@ func (t *Transport) base() http.RoundTripper {
 // would still take one that a request to the API has left there.
 func (t *Transport) unkeptBase() http.RoundTripper {
 	base, ok := t.base().(*http.Transport)
-	if !ok || base == nil {
+	if !ok {
 		return t.base()
 	}
 	found := t.unkept.Load()
@@ -421,7 +406,7 @@ func port(u *url.URL) string {
 
 func isLoopback(u *url.URL) bool {
 	address, err := netip.ParseAddr(hostOf(u))
-	return hostOf(u) == "localhost" || err == nil && address.Unmap().IsLoopback()
+	return hostOf(u) == "localhost" || err == nil && address.IsLoopback()
 }
 
 // headerBegins reports whether a value of a header, however its name is written in the map, begins with the word.
@@ -450,9 +435,9 @@ const (
 
 // jsonRequest returns a copy of r that carries form as one flat JSON object, on a connection of its own.
 func jsonRequest(ctx context.Context, r *http.Request, form tokenRequest) *http.Request {
-	fields := make(map[string]string, len(form))
-	for name, values := range form {
-		fields[name] = values[0]
+	fields := make(map[string]string)
+	for name, value := range form.fields {
+		fields[name] = value
 	}
 	body, _ := json.Marshal(fields) // strings always marshal
 	out := r.Clone(ctx)
@@ -463,9 +448,7 @@ func jsonRequest(ctx context.Context, r *http.Request, form tokenRequest) *http.
 	}
 	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	out.Body, _ = out.GetBody()
-	out.ContentLength = int64(len(body))
-	out.TransferEncoding = nil
-	out.Close = true
+	out.ContentLength, out.TransferEncoding, out.Close = int64(len(body)), nil, true
 	return out
 }
 
@@ -482,8 +465,7 @@ func earlierDeadline(parent context.Context) (context.Context, context.CancelFun
 func withBody(response *http.Response, body []byte) *http.Response {
 	body = trimMark(body)
 	response.Body = io.NopCloser(bytes.NewReader(body))
-	response.ContentLength = int64(len(body))
-	response.TransferEncoding = nil
+	response.ContentLength, response.TransferEncoding = int64(len(body)), nil
 	if strings.HasSuffix(strings.ToLower(response.Header.Get("Content-Encoding")), "gzip") {
 		response.Header.Del("Content-Encoding") // unzipped by now
 	}

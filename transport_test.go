@@ -1937,3 +1937,41 @@ func TestEndlessBodyIsBounded(t *testing.T) {
 	assert.ErrorIs(t, applebusiness.Wrap(err), applebusiness.ErrMalformedResponse)
 	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(8<<20))
 }
+
+// A URL's Opaque is what goes over the wire, whatever its Path says.
+func TestTransportJudgesTheOpaquePart(t *testing.T) {
+	transport := &applebusiness.Transport{TokenURL: "https://api.example" + tokenPath, Base: roundTrip(func(*http.Request) (*http.Response, error) {
+		t.Error("sent")
+		return nil, io.EOF
+	})}
+	r := formRequest("https://api.example"+tokenPath, "grant_type=refresh_token&refresh_token=rt")
+	r.URL.Opaque = "/elsewhere"
+	_, err := transport.RoundTrip(r)
+	assert.ErrorIs(t, err, applebusiness.ErrUnsafeTokenRequest)
+}
+
+// Transport has read a labelled gzip, so the response does not say any longer that it is one.
+func TestTransportUnlabelsWhatItUnzips(t *testing.T) {
+	for _, status := range []int{200, 400} {
+		var body bytes.Buffer
+		zip := gzip.NewWriter(&body)
+		_, _ = io.WriteString(zip, map[int]string{200: tokenBody, 400: deadBody}[status])
+		require.NoError(t, zip.Close())
+		transport := &applebusiness.Transport{TokenURL: "https://api.example" + tokenPath, Base: roundTrip(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: status, Header: http.Header{"Content-Encoding": {"gzip"}}, Body: io.NopCloser(bytes.NewReader(body.Bytes()))}, nil
+		})}
+		response, err := transport.RoundTrip(formRequest("https://api.example"+tokenPath, "grant_type=refresh_token&refresh_token=rt"))
+		require.NoError(t, err)
+		assert.Empty(t, response.Header["Content-Encoding"])
+		assert.Equal(t, "application/json", response.Header.Get("Content-Type"))
+		plain, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		assert.True(t, json.Valid(plain), "%q", plain)
+	}
+}
+
+func TestCloseIdleConnectionsOfItsOwnBase(t *testing.T) {
+	transport := new(applebusiness.Transport)
+	transport.Base = transport
+	transport.CloseIdleConnections()
+}

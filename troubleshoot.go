@@ -275,8 +275,6 @@ func (e *Error) noResponseAdvice() Advice {
 	switch {
 	case e.ended:
 		return adviceContextEnded
-	case e.err == nil:
-		return adviceConnection
 	case neterr.Is(e.err, errNoResult):
 		return adviceNoResult
 	case failed.Own:

@@ -2,7 +2,6 @@ package applebusinesstest
 
 import (
 	"crypto/rand"
-	"fmt"
 	"maps"
 	"net/url"
 	"slices"
@@ -22,10 +21,9 @@ type ServiceAccount struct {
 	ClientSecret string
 }
 
-// client is an app or a Service Account.
+// client is an app, or a Service Account, which has no redirect URIs.
 type client struct {
-	secret         string
-	redirectURIs   []string
+	App
 	serviceAccount bool
 }
 
@@ -34,9 +32,10 @@ type client struct {
 func (s *Server) RegisterApp(app App) {
 	for _, uri := range app.RedirectURIs {
 		target, err := url.Parse(uri)
-		panicIf("RegisterApp", []problem{{err != nil || !absolute(target) || strings.Contains(uri, "#"), fmt.Sprintf("the redirect URI %q is not absolute, or has a fragment", uri)}})
+		panicIf("RegisterApp", err != nil || !absolute(target) || strings.Contains(uri, "#"), "the redirect URI %q is not absolute, or has a fragment", uri)
 	}
-	s.register("RegisterApp", app.ClientID, client{secret: app.ClientSecret, redirectURIs: slices.Clone(app.RedirectURIs)})
+	app.RedirectURIs = slices.Clone(app.RedirectURIs)
+	s.register("RegisterApp", client{App: app})
 }
 
 // absolute says whether a browser can be sent to a URL.
@@ -44,23 +43,20 @@ func absolute(target *url.URL) bool {
 	return target.IsAbs() && (target.Host != "" || !strings.HasPrefix(target.Scheme, "http"))
 }
 
-// RegisterServiceAccount adds a Service Account, or replaces what is registered under its ClientID. It panics for an empty
-// ClientID.
+// RegisterServiceAccount adds a Service Account, or replaces what is registered under its ClientID, which must not be empty.
 func (s *Server) RegisterServiceAccount(account ServiceAccount) {
-	s.register("RegisterServiceAccount", account.ClientID, client{secret: account.ClientSecret, serviceAccount: true})
+	s.register("RegisterServiceAccount", client{App{ClientID: account.ClientID, ClientSecret: account.ClientSecret}, true})
 }
 
-func (s *Server) register(method, clientID string, registered client) {
-	panicIf(method, []problem{{clientID == "", "the ClientID is empty"}})
+func (s *Server) register(method string, registered client) {
+	panicIf(method, registered.ClientID == "", "the ClientID is empty")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.clients == nil {
 		s.clients = make(map[string]client)
-		s.codes = make(map[string]*authorizationCode)
-		s.refreshTokens = make(map[string]*refreshToken)
-		s.accessTokens = make(map[string]accessToken)
+		s.codes, s.refreshTokens, s.accessTokens = make(map[string]*credential), make(map[string]*credential), make(map[string]*credential)
 	}
-	s.clients[clientID] = registered
+	s.clients[registered.ClientID] = registered
 }
 
 // RotateSecret gives an app or a Service Account a new client secret, and returns it: the one that is given, or a random one. The
@@ -69,38 +65,29 @@ func (s *Server) RotateSecret(clientID string, given ...string) (secret string) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	registered := s.client("RotateSecret", clientID)
-	secret = rand.Text()
+	registered.ClientSecret = rand.Text()
 	if len(given) > 0 {
-		secret = given[0]
+		registered.ClientSecret = given[0]
 	}
-	panicIf("RotateSecret", []problem{{secret == "" || len(given) > 1, "want one secret that is not empty, or none"}})
-	registered.secret = secret
+	panicIf("RotateSecret", registered.ClientSecret == "" || len(given) > 1, "want one secret that is not empty, or none")
 	s.clients[clientID] = registered
-	return secret
+	return registered.ClientSecret
 }
 
 // client returns what is registered, and panics if nothing is; s.mu is held.
 func (s *Server) client(method, clientID string) client {
 	registered, ok := s.clients[clientID]
-	if !ok {
-		panic(fmt.Sprintf("applebusinesstest: %s: the client_id %q is not registered; %q are", method, clientID, slices.Sorted(maps.Keys(s.clients))))
-	}
+	panicIf(method, !ok, "the client_id %q is not registered; %q are", clientID, slices.Sorted(maps.Keys(s.clients)))
 	return registered
 }
 
-// DeleteApp removes an app or a Service Account, and ends all its grants for good. It panics if the client_id is not
-// registered.
+// DeleteApp removes an app or a Service Account, and ends all its grants for good. It panics if the client_id is not registered.
 func (s *Server) DeleteApp(clientID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.client("DeleteApp", clientID)
 	delete(s.clients, clientID)
-	for _, code := range s.codes {
-		code.grant.endFor(clientID)
-	}
-	for _, token := range s.accessTokens { // each grant with a refresh token has an access token
-		token.grant.endFor(clientID)
+	for _, grant := range s.grants {
+		grant.dead = grant.dead || grant.clientID == clientID
 	}
 }
-
-func (g *grant) endFor(clientID string) { g.dead = g.dead || g.clientID == clientID }

@@ -20,6 +20,8 @@ import (
 // scopes are the ones that Apple grants.
 var scopes = regexp.MustCompile(`^(OAUTH_(BRAND|LOCATION|MEDIA|SHOWCASE)_(READ|WRITE)( |$))+$`)
 
+var unsafeInState = regexp.MustCompile(`[^A-Za-z0-9._~-]`)
+
 // redirect is what the authorization endpoint has to tell the partner.
 type redirect struct {
 	redirectURI string
@@ -27,26 +29,24 @@ type redirect struct {
 	params      url.Values
 }
 
-func (r redirect) url() (string, error) {
+// url is where a browser is sent, or "" if there is no redirect URI.
+func (r redirect) url() string {
 	target, err := url.Parse(r.redirectURI)
 	if err != nil || !absolute(target) {
-		return "", errors.New("applebusinesstest: there is no redirect URI")
+		return ""
 	}
 	target.Fragment, target.RawFragment = "", ""
-	if target.RawQuery != "" {
-		target.RawQuery += "&"
-	}
-	target.RawQuery += r.params.Encode()
-	return target.String(), nil
+	target.RawQuery = strings.TrimPrefix(target.RawQuery+"&"+r.params.Encode(), "&")
+	return target.String()
 }
 
 // response returns the status of the response to a browser, and where it is sent.
 func (r redirect) response(deliver Delivery) (status int, target string) {
-	target, err := r.url()
+	target = r.url()
 	switch {
 	case r.params == nil: // the consent page
 		return http.StatusOK, ""
-	case err != nil || !r.registered:
+	case target == "" || !r.registered:
 		return http.StatusBadRequest, ""
 	case deliver == DeliverPost:
 		return http.StatusOK, target
@@ -54,41 +54,33 @@ func (r redirect) response(deliver Delivery) (status int, target string) {
 	return http.StatusFound, target
 }
 
-// Authorize returns the URL that the user's browser would bring back to the partner from authURL, by Options.Consent;
-// ConsentAsk counts as ConsentAllow. With [DeliverPost] the browser would send a POST to it.
-//
-// An error of the request is in the redirect's URL, also where a browser would see it on a page: the URL is then the
-// redirect_uri that was asked for if it is absolute, and else the first one that is registered for the app, or for the
-// Server's App. Authorize itself fails only if authURL is not this server's authorization URL, or if there is no redirect
-// URI at all.
+// Authorize returns the URL that the user's browser would bring back to the partner from authURL, by Options.Consent; ConsentAsk counts
+// as ConsentAllow. With [DeliverPost] the browser would send a POST to it.
+// An error of the request is in the redirect's URL, also where a browser would see it on a page: the URL is then the redirect_uri that
+// was asked for if it is absolute, and else the first one that is registered for the app, or for the Server's App. Authorize itself
+// fails only if authURL is not this server's authorization URL, or if there is no redirect URI at all.
 func (s *Server) Authorize(authURL string) (redirectURL string, err error) {
 	asked, err := url.Parse(authURL)
-	if err != nil {
-		return "", errors.New("applebusinesstest: the authorization URL cannot be parsed") // err quotes it
-	}
-	base := *asked
-	base.RawQuery, base.ForceQuery, base.Fragment, base.RawFragment = "", false, "", ""
-	if base.String() != s.Endpoint().AuthURL {
-		return "", errors.New("applebusinesstest: the authorization URL is not this server's")
+	if base, _, _ := strings.Cut(authURL, "?"); err != nil || base != s.Endpoint().AuthURL { // err quotes it
+		return "", errors.New("applebusinesstest: the authorization URL is not this server's, or cannot be parsed")
 	}
 	sent := s.authorize(asked.RawQuery, ConsentAllow, Request{RequestID: rand.Text()})
-	if redirectURL, err = sent.url(); err == nil {
-		return redirectURL, nil
-	}
 	s.mu.Lock()
 	fallbacks := s.App.RedirectURIs
 	if registered, ok := s.clients[asked.Query().Get("client_id")]; ok {
-		fallbacks = registered.redirectURIs
+		fallbacks = registered.RedirectURIs
 	}
 	s.mu.Unlock()
-	if len(fallbacks) > 0 {
+	if sent.url() == "" && len(fallbacks) > 0 {
 		sent.redirectURI = fallbacks[0]
 	}
-	return sent.url()
+	if sent.url() == "" {
+		return "", errors.New("applebusinesstest: there is no redirect URI")
+	}
+	return sent.url(), nil
 }
 
-// authorize judges a new authorization request, with asked in the place of ConsentAsk. The user has to be asked if the redirect has
-// no params.
+// authorize judges a new request, with asked in the place of ConsentAsk; a redirect without params is to ask the user.
 func (s *Server) authorize(rawQuery string, asked Consent, request Request) redirect {
 	query, _ := url.ParseQuery(rawQuery)
 	now := s.now()
@@ -97,8 +89,8 @@ func (s *Server) authorize(rawQuery string, asked Consent, request Request) redi
 	defer s.mu.Unlock()
 	arrived := s.record(request)
 	var sent redirect
-	if failure, fails := s.next(selector{endpoint: applebusiness.AuthorizationEndpoint, clientID: query.Get("client_id")}); fails {
-		sent = s.redirect(query, errorParams(failure.Entry.Code, failure.Entry.Description))
+	if failure, fails := s.next(Failure{Endpoint: applebusiness.AuthorizationEndpoint, ClientID: query.Get("client_id")}); fails {
+		sent = s.refuse(query, failure.Entry)
 	} else {
 		sent = s.judge(rawQuery, cmp.Or(s.consent, asked), now)
 	}
@@ -106,28 +98,23 @@ func (s *Server) authorize(rawQuery string, asked Consent, request Request) redi
 	return sent
 }
 
-// decide does what the user chose on the consent page.
-func (s *Server) decide(rawQuery string, consent Consent) redirect {
-	now := s.now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.judge(rawQuery, consent, now)
-}
-
 // judge finds what is wrong with an authorization request, or does what the user wants; s.mu is held.
 func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect {
 	query, _ := url.ParseQuery(rawQuery) // the check says what does not decode
 	fail := func(reason applebusiness.Reason) redirect {
-		entry := findEntry(applebusiness.AuthorizationEndpoint, reason, 0)
-		return s.redirect(query, errorParams(entry.Code, entry.Description))
+		return s.refuse(query, findEntry(applebusiness.AuthorizationEndpoint, reason, 0))
 	}
-	checked := url.URL{Scheme: "https", Host: "apple.example", Path: authorizePath, RawQuery: rawQuery}
-	if failed, ok := errors.AsType[*applebusiness.Error](applebusiness.CheckAuthorizationURL(checked.String())); ok {
+	err := applebusiness.CheckAuthorizationURL("https://apple.example" + authorizePath + "?" + rawQuery)
+	if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
 		if failed.Code == "" {
-			s.logState(query.Get("state"))
+			state := query.Get("state")
+			if at := unsafeInState.FindStringIndex(state); at != nil { // which Apple calls no more than a bad request
+				s.logf("the state of an authorization request holds %q at byte %d, which needs percent-encoding: "+
+					"Apple does not promise to return it as it was; use letters, digits and -._~", []rune(state[at[0]:])[0], at[0])
+			}
 			return fail(applebusiness.ErrBadRequest) // the check is stricter than Apple's table
 		}
-		return s.redirect(query, errorParams(failed.Code, failed.Description))
+		return s.refuse(query, applebusiness.Entry{Code: failed.Code, Description: failed.Description})
 	}
 	clientID, redirectURI := query.Get("client_id"), query.Get("redirect_uri")
 	registered, ok := s.clients[clientID]
@@ -136,21 +123,18 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect
 		return fail(applebusiness.ErrInvalidScope)
 	case !ok || registered.serviceAccount:
 		return fail(applebusiness.ErrUnregisteredClientID)
-	case !slices.Contains(registered.redirectURIs, redirectURI):
+	case !slices.Contains(registered.RedirectURIs, redirectURI):
 		return fail(applebusiness.ErrUnregisteredRedirectURI)
 	}
 	switch consent {
 	case ConsentAllow:
 		code := rand.Text()
-		s.codes[code] = &authorizationCode{
-			grant:       s.newGrant(clientID),
-			redirectURI: redirectURI,
-			challenge:   query.Get("code_challenge"),
-			expires:     now.Add(codeLife),
+		s.codes[code] = &credential{
+			grant: s.newGrant(clientID), expires: now.Add(5 * time.Minute), redirectURI: redirectURI, challenge: query.Get("code_challenge"),
 		}
 		return s.redirect(query, url.Values{"code": {code}})
 	case ConsentDeny:
-		return s.redirect(query, errorParams(applebusiness.CodeAccessDenied, ""))
+		return s.refuse(query, applebusiness.Entry{Code: applebusiness.CodeAccessDenied})
 	}
 	return s.redirect(query, nil)
 }
@@ -161,66 +145,46 @@ func (s *Server) redirect(query url.Values, params url.Values) redirect {
 	if params != nil && query.Has("state") {
 		params.Set("state", query.Get("state"))
 	}
-	registered := slices.Contains(s.clients[query.Get("client_id")].redirectURIs, redirectURI)
+	registered := slices.Contains(s.clients[query.Get("client_id")].RedirectURIs, redirectURI)
 	return redirect{redirectURI, registered, params}
 }
 
-// logState says what is wrong with a state, which Apple calls no more than a bad request.
-func (s *Server) logState(state string) {
-	const text = "the state of an authorization request holds %q at byte %d, which needs percent-encoding: " +
-		"Apple does not promise to return it as it was; use letters, digits and -._~"
-	for i, r := range state {
-		if !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~", r) {
-			s.logf(text, r, i)
-			return
-		}
+// refuse addresses an error to the partner; s.mu is held.
+func (s *Server) refuse(query url.Values, entry applebusiness.Entry) redirect {
+	params := url.Values{"error": {string(entry.Code)}}
+	if entry.Description != "" {
+		params.Set("error_description", entry.Description)
 	}
+	return s.redirect(query, params)
 }
 
-func errorParams(code applebusiness.Code, description string) url.Values {
-	params := url.Values{"error": {string(code)}}
-	if description != "" {
-		params.Set("error_description", description)
-	}
-	return params
-}
-
-func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request, requestID string) {
+func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	var response redirect
 	if r.Method == http.MethodPost {
-		choices := map[string]Consent{"allow": ConsentAllow, "deny": ConsentDeny}
-		response = s.decide(r.URL.RawQuery, choices[r.PostFormValue("consent")]) // anything else: asked again
+		chosen := map[string]Consent{"allow": ConsentAllow, "deny": ConsentDeny}[r.PostFormValue("consent")] // anything else: asked again
+		now := s.now()
+		s.mu.Lock()
+		response = s.judge(r.URL.RawQuery, chosen, now)
+		s.mu.Unlock()
 	} else {
-		response = s.authorize(r.URL.RawQuery, ConsentAsk, Request{ContentType: r.Header.Get("Content-Type"), RequestID: requestID})
+		response = s.authorize(r.URL.RawQuery, ConsentAsk, Request{ContentType: r.Header.Get("Content-Type"), RequestID: w.Header().Get(requestIDHeader)})
 	}
 	status, target := response.response(s.options.Deliver)
-	switch {
-	case status == http.StatusFound:
+	if status == http.StatusFound {
 		w.Header().Set("Location", target)
 		w.WriteHeader(status)
-	case status == http.StatusBadRequest:
-		writePage(w, status, page{Error: response.params.Get("error"), Description: response.params.Get("error_description")})
-	default:
-		writePage(w, status, page{ClientID: r.URL.Query().Get("client_id"), Target: target})
+		return
 	}
-}
-
-// page is the error page if it has an Error, the page that delivers if it has a Target, and else the consent page.
-type page struct {
-	Error, Description string
-	Target             string
-	ClientID           string
-	Nonce              string
-}
-
-func writePage(w http.ResponseWriter, status int, content page) {
-	content.Nonce = rand.Text()
+	content := page{response.params.Get("error"), response.params.Get("error_description"), target, r.URL.Query().Get("client_id"), rand.Text()}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", fmt.Sprintf("default-src 'none'; style-src 'nonce-%[1]s'; script-src 'nonce-%[1]s'", content.Nonce))
 	w.WriteHeader(status)
 	_ = pages.Execute(w, content)
 }
+
+// page is the page that delivers if it has a Target, the error page if it has an Error, and else the consent page.
+type page struct{ Error, Description, Target, ClientID, Nonce string }
 
 //go:embed pages.html
 var pagesHTML string

@@ -3,7 +3,6 @@ package applebusinesstest
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -15,8 +14,8 @@ import (
 // MeEndpoint is the resource API's GET /api/v1/me, for the Endpoint of a [Failure].
 const MeEndpoint applebusiness.Endpoint = "me"
 
-// Failure is how requests fail, and which. It says one way to fail: a row of Apple's tables (Entry), any other response
-// (StatusCode), none (Hang or Drop), or the right one, but late (TakesEffect with Delay).
+// Failure is how requests fail, and which. It says one way to fail: a row of Apple's tables (Entry), any other response (StatusCode),
+// none (Hang or Drop), or the right one, but late (TakesEffect with Delay).
 type Failure struct {
 	Entry applebusiness.Entry // a row, of either endpoint
 
@@ -40,40 +39,22 @@ type Failure struct {
 	Times int // how many requests fail so: 0 means one, and a negative number all of them, until Heal
 }
 
-// selector says which requests a queue of failures is about.
-type selector struct {
-	endpoint                          applebusiness.Endpoint
-	grantType, clientID, refreshToken string
-}
-
-// queued is a failure that waits for its requests.
-type queued struct {
-	Failure
-	happened bool
-}
-
-// Fail lets the next request to an endpoint fail with the row of Apple's tables that is about the reason. If there are two,
-// it is the first: "Invalid refresh_token" with status 400, and the token endpoint's "server error"; [Server.FailEntry]
-// takes the other. It panics for a Reason that is in no row.
-//
-// Failures queue, for each endpoint by itself. A request that fails so has no effect: its code is not spent.
+// Fail lets the next request to an endpoint fail with the row of Apple's tables that is about the reason. If there are two, it is the
+// first: "Invalid refresh_token" with status 400, and the token endpoint's "server error"; [Server.FailEntry] takes the other. It
+// panics for a Reason that is in no row. Failures queue, for each endpoint by itself. A request that fails so has no effect: its code
+// is not spent.
 func (s *Server) Fail(reason applebusiness.Reason) {
-	for entry := range applebusiness.Catalog() {
-		if entry.Reason == reason {
-			s.FailEntry(entry)
-			return
-		}
-	}
-	panic(fmt.Sprintf("applebusinesstest: Fail: no row of Apple's tables has the Reason %q; applebusiness.Catalog has them all", string(reason)))
+	entry := findEntry("", reason, 0)
+	panicIf("Fail", entry.Code == "", "no row of Apple's tables has the Reason %q; applebusiness.Catalog has them all", string(reason))
+	s.FailEntry(entry)
 }
 
-// FailEntry is [Server.Fail] with a row of [applebusiness.Catalog], or one that Apple does not document. A template's
-// parameter name is filled in. It panics for an Entry of neither endpoint, or of the token endpoint with a status that ends no
-// request.
+// FailEntry is [Server.Fail] with a row of [applebusiness.Catalog], or one that Apple does not document; a template's parameter name is
+// filled in. It panics for an Entry of neither endpoint, or of the token endpoint with a status that ends no request.
 func (s *Server) FailEntry(entry applebusiness.Entry) { s.FailNext(Failure{Entry: entry}) }
 
-// FailWith lets the next token request have any response, in one queue with [Server.Fail]: status 429 with a Retry-After,
-// or the HTML of a proxy. It panics for a status that ends no request, below 200 or above 999.
+// FailWith lets the next token request have any response, in one queue with [Server.Fail]: status 429 with a Retry-After, or the HTML
+// of a proxy. It panics for a status that ends no request, below 200 or above 999.
 func (s *Server) FailWith(status int, header http.Header, body string) {
 	s.FailNext(Failure{StatusCode: status, Header: header, Body: body})
 }
@@ -82,16 +63,18 @@ func (s *Server) FailWith(status int, header http.Header, body string) {
 // then the connection breaks. With Failure{StatusCode: 504, TakesEffect: true} a gateway loses it.
 func (s *Server) LoseResponse() { s.FailNext(Failure{TakesEffect: true, Drop: true}) }
 
-// FailNext lets the next requests that the Failure selects fail, in one queue with [Server.Fail] and [Server.FailWith] if it
-// selects by the endpoint alone. It panics for a Failure that says no way to fail, that says more than one, so that a part of it
-// would be ignored, or that can select no request.
+// FailNext lets the next requests that the Failure selects fail, in one queue with [Server.Fail] and [Server.FailWith] if it selects by
+// the endpoint alone. It panics for a Failure that says no way to fail, that says more than one, so that a part of it would be ignored,
+// or that can select no request.
 func (s *Server) FailNext(failure Failure) {
 	failure.Header = failure.Header.Clone()
 	failure.Endpoint = cmp.Or(failure.Endpoint, failure.Entry.Endpoint, applebusiness.TokenEndpoint)
-	panicIf("FailNext", append(failure.problems(), failure.selectorProblems()...))
-	failure.fillIn()
+	failure.checkWay()
+	failure.checkSelector()
+	if failure.Entry != (applebusiness.Entry{}) {
+		failure.fillIn()
+	}
 	failure.Times = cmp.Or(failure.Times, 1)
-	key := selector{failure.Endpoint, failure.GrantType, failure.ClientID, failure.RefreshToken}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if failure.ClientID != "" {
@@ -100,65 +83,56 @@ func (s *Server) FailNext(failure Failure) {
 	if failure.RefreshToken != "" {
 		s.refreshToken("FailNext", failure.RefreshToken)
 	}
-	if s.failures == nil {
-		s.failures = make(map[selector][]queued)
-	}
-	s.failures[key] = append(s.failures[key], queued{Failure: failure})
+	s.failures = append(s.failures, failure)
 }
 
 var headerName = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$")
 
-// problems tells whether the Failure says one way to fail. Its Endpoint is set.
-func (f *Failure) problems() []problem {
+func refuse(when bool, format string, args ...any) { panicIf("FailNext", when, format, args...) }
+
+// checkWay panics unless the Failure, whose Endpoint is set, says one way to fail.
+func (f *Failure) checkWay() {
 	var (
 		entry       = f.Entry
 		hasEntry    = entry != (applebusiness.Entry{})
 		hasResponse = hasEntry || f.StatusCode != 0 || len(f.Header) > 0 || f.Body != ""
 		hasNone     = f.Hang || f.Drop
-		isLate      = !hasResponse && f.TakesEffect && f.Delay > 0 // and the right one
+		isLate      = !hasResponse && !hasNone && f.TakesEffect && f.Delay > 0 // and the right one
+		saysNothing = !hasResponse && !hasNone && !isLate
 		status      = max(f.StatusCode, entry.StatusCode)
-		isMe        = f.Endpoint == MeEndpoint
 		isRedirect  = f.Endpoint == applebusiness.AuthorizationEndpoint
-		hasNoBody   = status == http.StatusNoContent || status == http.StatusNotModified
-		isBadHeader = func(name string) bool { return !headerName.MatchString(name) }
 	)
-	return []problem{
-		{hasEntry && entry.Endpoint != applebusiness.TokenEndpoint && entry.Endpoint != applebusiness.AuthorizationEndpoint, fmt.Sprintf("the Entry is of neither endpoint but of %q", string(entry.Endpoint))},
-		{hasEntry && entry.Endpoint != f.Endpoint, fmt.Sprintf("the Entry is of the endpoint %q, and Endpoint is %q", string(entry.Endpoint), string(f.Endpoint))},
-		{hasEntry && (f.StatusCode != 0 || f.Body != ""), "an Entry has a status and a body of its own; want no StatusCode and no Body beside it"},
-		{isRedirect && (!hasEntry || entry.Code == "" || entry.StatusCode != 0), "the authorization endpoint fails by a redirect; want an Entry that has a Code and no StatusCode"},
-		{isRedirect && (len(f.Header) > 0 || f.TakesEffect || f.Delay != 0 || hasNone), "a redirect is sent at once; want no Header, TakesEffect, Delay, Hang or Drop beside an Entry of the authorization endpoint"},
+	refuse(hasEntry && entry.Endpoint != applebusiness.TokenEndpoint && entry.Endpoint != applebusiness.AuthorizationEndpoint, "the Entry is of neither endpoint but of %q", string(entry.Endpoint))
+	refuse(hasEntry && entry.Endpoint != f.Endpoint, "the Entry is of the endpoint %q, and Endpoint is %q", string(entry.Endpoint), string(f.Endpoint))
+	refuse(hasEntry && (f.StatusCode != 0 || f.Body != ""), "an Entry has a status and a body of its own; want no StatusCode and no Body beside it")
+	refuse(isRedirect && (!hasEntry || entry.Code == "" || entry.StatusCode != 0), "the authorization endpoint fails by a redirect; want an Entry that has a Code and no StatusCode")
+	refuse(isRedirect && (len(f.Header) > 0 || f.TakesEffect || f.Delay != 0 || hasNone), "a redirect is sent at once; want no Header, TakesEffect, Delay, Hang or Drop beside an Entry of the authorization endpoint")
 
-		{f.Delay < 0, "the Delay is negative"},
-		{f.Hang && (f.Drop || f.Delay != 0), "a Hang does not end; want no Drop and no Delay beside it"},
-		{hasNone && hasResponse, "with Hang or Drop there is no response; want no Entry, StatusCode, Header or Body beside it"},
-		{isMe && f.TakesEffect && !isLate, "a request to me has no effect; want TakesEffect with nothing but a Delay"},
-		{!hasResponse && !hasNone && f.TakesEffect && !isLate, "TakesEffect alone is a success; want a StatusCode, an Entry, Delay, Hang or Drop beside it"},
-		{!hasResponse && !hasNone && f.Delay > 0 && !isLate, "a Delay alone says no response; want TakesEffect beside it for the right one, late, or a StatusCode or an Entry"},
-		{!isRedirect && !hasNone && !isLate && (status < 200 || status > 999), fmt.Sprintf("the status %d ends no request; want one from 200 to 999", status)},
-		{hasNoBody && (hasEntry || f.Body != ""), fmt.Sprintf("a response with the status %d has no body", status)},
-		{slices.ContainsFunc(slices.Collect(maps.Keys(f.Header)), isBadHeader), "a header has a name that is none"},
+	refuse(f.Delay < 0, "the Delay is negative")
+	refuse(f.Hang && (f.Drop || f.Delay != 0), "a Hang does not end; want no Drop and no Delay beside it")
+	refuse(hasNone && hasResponse, "with Hang or Drop there is no response; want no Entry, StatusCode, Header or Body beside it")
+	refuse(f.Endpoint == MeEndpoint && f.TakesEffect && !isLate, "a request to me has no effect; want TakesEffect with nothing but a Delay")
+	refuse(saysNothing && f.TakesEffect, "TakesEffect alone is a success; want a StatusCode, an Entry, Delay, Hang or Drop beside it")
+	refuse(saysNothing && f.Delay > 0, "a Delay alone says no response; want TakesEffect beside it for the right one, late, or a StatusCode or an Entry")
+	refuse(!isRedirect && !hasNone && !isLate && (status < 200 || status > 999), "the status %d ends no request; want one from 200 to 999", status)
+	refuse((status == http.StatusNoContent || status == http.StatusNotModified) && (hasEntry || f.Body != ""), "a response with the status %d has no body", status)
+	for name := range f.Header {
+		refuse(!headerName.MatchString(name), "a header has a name that is none")
 	}
 }
 
-// selectorProblems tells whether a request can be selected.
-func (f *Failure) selectorProblems() []problem {
-	const exchange, refresh, service = applebusiness.GrantTypeAuthorizationCode, applebusiness.GrantTypeRefreshToken, applebusiness.GrantTypeClientCredentials
-	isToken := f.Endpoint == applebusiness.TokenEndpoint
-	isOther := !isToken && f.Endpoint != applebusiness.AuthorizationEndpoint && f.Endpoint != MeEndpoint
-	return []problem{
-		{isOther, fmt.Sprintf("the Endpoint is %q; want token, authorization or me", string(f.Endpoint))},
-		{!isToken && (f.GrantType != "" || f.RefreshToken != ""), "only a token request has a GrantType or a RefreshToken"},
-		{!slices.Contains([]string{"", exchange, refresh, service}, f.GrantType), fmt.Sprintf("the GrantType is %q; want authorization_code, refresh_token or client_credentials", f.GrantType)},
-		{f.RefreshToken != "" && f.GrantType != "" && f.GrantType != refresh, "only a request with the GrantType refresh_token has a RefreshToken"},
-	}
+// checkSelector panics if no request can be selected.
+func (f *Failure) checkSelector() {
+	isToken, isRefresh := f.Endpoint == applebusiness.TokenEndpoint, f.GrantType == applebusiness.GrantTypeRefreshToken
+	isGrantType := isRefresh || f.GrantType == applebusiness.GrantTypeAuthorizationCode || f.GrantType == applebusiness.GrantTypeClientCredentials
+	refuse(!isToken && f.Endpoint != applebusiness.AuthorizationEndpoint && f.Endpoint != MeEndpoint, "the Endpoint is %q; want token, authorization or me", string(f.Endpoint))
+	refuse(!isToken && (f.GrantType != "" || f.RefreshToken != ""), "only a token request has a GrantType or a RefreshToken")
+	refuse(f.GrantType != "" && !isGrantType, "the GrantType is %q; want authorization_code, refresh_token or client_credentials", f.GrantType)
+	refuse(f.RefreshToken != "" && f.GrantType != "" && !isRefresh, "only a request with the GrantType refresh_token has a RefreshToken")
 }
 
-// fillIn makes a response of an Entry, with the Header that was asked for.
+// fillIn makes a response of the Entry, with the Header that was asked for.
 func (f *Failure) fillIn() {
-	if f.Entry == (applebusiness.Entry{}) {
-		return
-	}
 	if f.Entry.Reason == applebusiness.ErrMissingParameter && f.Entry.Description == f.Entry.Reason.Description() {
 		f.Entry.Description = missingParameter("grant_type")
 	}
@@ -173,44 +147,55 @@ func (f *Failure) fillIn() {
 func (s *Server) Heal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	clear(s.failures)
+	s.failures = nil
 }
 
-// next takes the failure of a request from the most specific queue, and returns false if there is none; s.mu is held.
-func (s *Server) next(request selector) (Failure, bool) {
-	e, g, c, r := request.endpoint, request.grantType, request.clientID, request.refreshToken
-	for _, key := range [...]selector{{e, g, c, r}, {e, "", c, r}, {e, g, "", r}, {e, "", "", r}, {e, g, c, ""}, {e, "", c, ""}, {e, g, "", ""}, {e, "", "", ""}} {
-		queue := s.failures[key]
-		if len(queue) == 0 {
-			continue
+// next takes the failure of a request, given as what selects it alone, from the most specific queue, if there is one; s.mu is held.
+func (s *Server) next(request Failure) (Failure, bool) {
+	best, most := -1, -1
+	for i := range s.failures {
+		if rank := s.failures[i].rank(request); rank > most {
+			best, most = i, rank
 		}
-		failure := queue[0].Failure
-		queue[0].happened = true
-		switch {
-		case failure.Times > 1:
-			queue[0].Times--
-		case failure.Times == 1:
-			s.failures[key] = queue[1:]
-		}
-		return failure, true
 	}
-	return Failure{}, false
+	if best < 0 {
+		return Failure{}, false
+	}
+	failure := s.failures[best]
+	switch {
+	case failure.Times > 1:
+		s.failures[best].Times--
+	case failure.Times == 1:
+		s.failures = slices.Delete(s.failures, best, best+1)
+	default:
+		s.failures[best].Times = 0 // all, and one of them has come to pass
+	}
+	return failure, true
+}
+
+// rank says how specific the selection of a request is, and is negative if the request is not selected.
+func (f *Failure) rank(request Failure) (rank int) {
+	for i, names := range [...][2]string{{f.GrantType, request.GrantType}, {f.ClientID, request.ClientID}, {f.RefreshToken, request.RefreshToken}} {
+		if f.Endpoint != request.Endpoint || names[0] != "" && names[0] != names[1] {
+			return -1
+		}
+		rank += min(len(names[0]), 1) << i // for each name that is given
+	}
+	return rank
 }
 
 // reportFailures logs the failures that have not come to pass, or not as often as they should, and forgets them.
 func (s *Server) reportFailures() {
 	var lines []string
 	s.mu.Lock()
-	for key, queue := range s.failures {
-		for _, left := range queue {
-			if left.Times >= 1 || !left.happened {
-				lines = append(lines, fmt.Sprintf("Close: a failure has not come to pass: reason %q, status %d, takes effect %t, delay %v, hang %t, drop %t, times %d; "+
-					"for the endpoint %q, grant_type %q, client_id %q, a refresh_token %t", string(left.Entry.Reason), left.StatusCode, left.TakesEffect, left.Delay,
-					left.Hang, left.Drop, left.Times, string(key.endpoint), key.grantType, key.clientID, key.refreshToken != ""))
-			}
+	for _, left := range s.failures {
+		if left.Times != 0 {
+			lines = append(lines, fmt.Sprintf("Close: a failure has not come to pass: reason %q, status %d, takes effect %t, delay %v, hang %t, drop %t, times %d; "+
+				"for the endpoint %q, grant_type %q, client_id %q, a refresh_token %t", string(left.Entry.Reason), left.StatusCode, left.TakesEffect, left.Delay,
+				left.Hang, left.Drop, left.Times, string(left.Endpoint), left.GrantType, left.ClientID, left.RefreshToken != ""))
 		}
 	}
-	clear(s.failures)
+	s.failures = nil
 	s.mu.Unlock()
 	slices.Sort(lines)
 	for _, line := range lines {

@@ -299,6 +299,7 @@ func TestFailNextPanics(t *testing.T) {
 		{applebusinesstest.Failure{Hang: true, Delay: time.Second}, endless},
 		{applebusinesstest.Failure{Endpoint: applebusinesstest.MeEndpoint, TakesEffect: true, StatusCode: 503}, ofMe},
 		{applebusinesstest.Failure{Endpoint: applebusinesstest.MeEndpoint, TakesEffect: true, Drop: true}, ofMe},
+		{applebusinesstest.Failure{Endpoint: applebusinesstest.MeEndpoint, TakesEffect: true, Drop: true, Delay: time.Second}, ofMe},
 		{applebusinesstest.Failure{Endpoint: applebusinesstest.MeEndpoint, StatusCode: 503, GrantType: "refresh_token"}, ofToken},
 		{applebusinesstest.Failure{Endpoint: applebusinesstest.MeEndpoint, StatusCode: 503, RefreshToken: token}, ofToken},
 		{applebusinesstest.Failure{Entry: redirect, GrantType: "refresh_token"}, ofToken},

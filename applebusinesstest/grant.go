@@ -3,7 +3,6 @@ package applebusinesstest
 import (
 	"cmp"
 	"crypto/rand"
-	"fmt"
 	"net/http"
 	"net/url"
 	"time"
@@ -20,41 +19,26 @@ type grant struct {
 	dead         bool
 }
 
-type authorizationCode struct {
-	grant       *grant
-	redirectURI string
-	challenge   string
-	expires     time.Time
-	used        bool
-}
-
-type refreshToken struct {
+// credential is a code, a refresh token or an access token.
+type credential struct {
 	grant   *grant
 	expires time.Time // zero: it does not
-	dies    time.Time // when it was replaced, and the grace period after that has passed; zero: not replaced
+	dies    time.Time // when a code is used, or a refresh token replaced and its grace period over; zero: neither
+
+	redirectURI, challenge string // of a code
 }
 
-type accessToken struct {
-	grant   *grant
-	expires time.Time
-}
-
-// Connect returns the token of a customer who has just connected to the app, without the consent page, as
-// oauth2.Config.Exchange would return it. It panics if the client_id is not that of a registered app.
+// Connect returns the token of a customer who has just connected to the app, without the consent page, as oauth2.Config.Exchange
+// would return it. It panics if the client_id is not that of a registered app.
 func (s *Server) Connect(clientID string) *oauth2.Token {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.client("Connect", clientID).serviceAccount {
-		panic("applebusinesstest: Connect: a Service Account has no customers who connect")
-	}
+	panicIf("Connect", s.client("Connect", clientID).serviceAccount, "a Service Account has no customers who connect")
 	issued := s.issue(s.newGrant(clientID), rand.Text(), now)
 	return &oauth2.Token{
-		AccessToken:  issued.AccessToken,
-		TokenType:    issued.TokenType,
-		RefreshToken: issued.RefreshToken,
-		Expiry:       time.Now().Add(time.Duration(issued.ExpiresIn) * time.Second), // x/oauth2 reads no other clock
-		ExpiresIn:    issued.ExpiresIn,
+		AccessToken: issued.AccessToken, TokenType: issued.TokenType, RefreshToken: issued.RefreshToken, ExpiresIn: issued.ExpiresIn,
+		Expiry: time.Now().Add(time.Duration(issued.ExpiresIn) * time.Second), // x/oauth2 reads no other clock
 	}
 }
 
@@ -63,52 +47,44 @@ func (s *Server) Connect(clientID string) *oauth2.Token {
 func (s *Server) ConnectExpired(clientID string) *oauth2.Token {
 	token := s.Connect(clientID)
 	token.Expiry, token.ExpiresIn = time.Now().Add(-time.Minute), -60
+	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	issued := s.accessTokens[token.AccessToken]
-	issued.expires = time.Time{}
-	s.accessTokens[token.AccessToken] = issued
+	s.accessTokens[token.AccessToken].expires = now.Add(-time.Minute)
 	return token
 }
 
-// Revoke lets the customer disconnect the partner: it ends the grant that the refresh token belongs or belonged to, with
-// all its tokens. It panics if this server has not issued the refresh token.
+// Revoke lets the customer disconnect the partner: it ends the grant that the refresh token belongs or belonged to, with all its
+// tokens. It panics if this server has not issued the refresh token.
 func (s *Server) Revoke(refreshToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refreshToken("Revoke", refreshToken).grant.dead = true
 }
 
-// refreshToken returns what was issued, and panics if it was not; s.mu is held.
-func (s *Server) refreshToken(method, name string) *refreshToken {
+// refreshToken returns what was issued, and panics if nothing was; s.mu is held.
+func (s *Server) refreshToken(method, name string) *credential {
 	token := s.refreshTokens[name]
-	if token == nil {
-		panic(fmt.Sprintf("applebusinesstest: %s: this refresh token was not issued here; %d were", method, len(s.refreshTokens)))
-	}
+	panicIf(method, token == nil, "this refresh token was not issued here; %d were", len(s.refreshTokens))
 	return token
 }
 
 // newGrant makes a customer's grant; s.mu is held.
 func (s *Server) newGrant(clientID string) *grant {
-	s.organisations++
-	return &grant{clientID: clientID, organisation: s.organisations}
+	s.grants = append(s.grants, &grant{clientID: clientID, organisation: len(s.grants) + 1})
+	return s.grants[len(s.grants)-1]
 }
 
 // redeemCode is for grant_type authorization_code; s.mu is held.
 func (s *Server) redeemCode(params url.Values, now time.Time) response {
 	code := s.codes[params.Get("code")]
-	isOwn := code != nil && code.grant.clientID == params.Get("client_id")
-	valid := isOwn && !code.used && now.Before(code.expires) && !code.grant.dead &&
-		code.redirectURI == params.Get("redirect_uri") &&
+	valid := s.works(code, params, now) && code.redirectURI == params.Get("redirect_uri") &&
 		code.challenge == oauth2.S256ChallengeFromVerifier(params.Get("code_verifier"))
-	if isOwn && code.used && s.options.ReuseEndsGrant {
-		code.grant.dead = true
-	}
 	if code != nil {
-		code.used = true
+		code.dies = time.Unix(0, 0) // over, whatever the clock says
 	}
 	if !valid {
-		return errorResponse(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusBadRequest))
+		return catalogResponse(applebusiness.ErrInvalidRefreshToken, http.StatusBadRequest)
 	}
 	return jsonResponse(http.StatusOK, s.issue(code.grant, rand.Text(), now))
 }
@@ -117,24 +93,26 @@ func (s *Server) redeemCode(params url.Values, now time.Time) response {
 func (s *Server) refresh(params url.Values, now time.Time) response {
 	name := params.Get("refresh_token")
 	token := s.refreshTokens[name]
-	isOwn := token != nil && token.grant.clientID == params.Get("client_id")
-	isReplaced := isOwn && isOver(token.dies, now)
-	if isReplaced && s.options.ReuseEndsGrant {
-		token.grant.dead = true
-	}
-	if !isOwn || isReplaced || isOver(token.expires, now) || token.grant.dead {
-		return errorResponse(findEntry(applebusiness.TokenEndpoint, applebusiness.ErrInvalidRefreshToken, http.StatusUnauthorized))
+	if !s.works(token, params, now) {
+		return catalogResponse(applebusiness.ErrInvalidRefreshToken, http.StatusUnauthorized)
 	}
 	switch {
 	case s.options.OmitRefreshToken:
 		name = ""
 	case !s.options.KeepRefreshToken:
-		if token.dies.IsZero() {
-			token.dies = now.Add(s.options.GracePeriod)
-		}
+		token.dies = cmp.Or(token.dies, now.Add(s.options.GracePeriod))
 		name = rand.Text()
 	}
 	return jsonResponse(http.StatusOK, s.issue(token.grant, name, now))
+}
+
+// works says whether an app can use a credential, and ends the grant where that is what its use brings; s.mu is held.
+func (s *Server) works(c *credential, params url.Values, now time.Time) bool {
+	isOwn := c != nil && c.grant.clientID == params.Get("client_id")
+	if isOwn && isOver(c.dies, now) && s.options.ReuseEndsGrant {
+		c.grant.dead = true
+	}
+	return isOwn && !isOver(c.dies, now) && !isOver(c.expires, now) && !c.grant.dead
 }
 
 // isOver says whether an end has come that there is; the zero time is none.
@@ -150,15 +128,14 @@ type tokens struct {
 
 // issue gives a grant a new access token, and the refresh token unless that is ""; s.mu is held.
 func (s *Server) issue(to *grant, refresh string, now time.Time) tokens {
-	life := cmp.Or(s.options.AccessTokenLife, accessTokenLife)
+	life := cmp.Or(s.options.AccessTokenLife, time.Hour)
 	issued := tokens{AccessToken: rand.Text(), ExpiresIn: int64(life / time.Second), RefreshToken: refresh, TokenType: "Bearer"}
-	s.accessTokens[issued.AccessToken] = accessToken{grant: to, expires: now.Add(life)}
+	s.accessTokens[issued.AccessToken] = &credential{grant: to, expires: now.Add(life)}
 	if refresh != "" && s.refreshTokens[refresh] == nil {
-		token := &refreshToken{grant: to}
+		s.refreshTokens[refresh] = &credential{grant: to}
 		if s.options.RefreshTokenLife > 0 {
-			token.expires = now.Add(s.options.RefreshTokenLife)
+			s.refreshTokens[refresh].expires = now.Add(s.options.RefreshTokenLife)
 		}
-		s.refreshTokens[refresh] = token
 	}
 	return issued
 }

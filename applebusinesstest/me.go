@@ -11,14 +11,12 @@ func (s *Server) serveMe(w http.ResponseWriter, r *http.Request) {
 	scheme, name, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	now := s.now()
 	s.mu.Lock()
-	token, ok := s.accessTokens[name]
-	ok = ok && strings.EqualFold(scheme, "Bearer")
-	asked := selector{endpoint: MeEndpoint}
-	if ok {
-		asked.clientID = token.grant.clientID
+	token := s.accessTokens[name]
+	if token == nil || !strings.EqualFold(scheme, "Bearer") {
+		token = &credential{grant: &grant{dead: true}}
 	}
-	failure, _ := s.next(asked)
-	ok = ok && now.Before(token.expires) && !token.grant.dead
+	failure, _ := s.next(Failure{Endpoint: MeEndpoint, ClientID: token.grant.clientID})
+	ok := !isOver(token.expires, now) && !token.grant.dead
 	s.mu.Unlock()
 	sent := jsonResponse(http.StatusUnauthorized, []any{map[string]any{
 		"code": "Unauthorized", "message": "Expired Token", "details": map[string]string{"header": "Authorization"},

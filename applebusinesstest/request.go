@@ -25,10 +25,9 @@ func (s *Server) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var requests []Request
-	for _, request := range s.requests {
-		copied := *request
-		copied.Params = cloneValues(copied.Params)
-		requests = append(requests, copied)
+	for i, request := range s.requests {
+		requests = append(requests, *request)
+		requests[i].Params = cloneValues(request.Params)
 	}
 	return requests
 }

@@ -3,53 +3,56 @@
 //
 //	server := applebusinesstest.NewServer(nil)
 //	defer server.Close()
-//	config := &oauth2.Config{
-//		ClientID:     server.App.ClientID,
-//		ClientSecret: server.App.ClientSecret,
-//		RedirectURL:  server.App.RedirectURIs[0],
-//		Endpoint:     server.Endpoint(),
-//	}
+//	app := server.App
+//	config := &oauth2.Config{ClientID: app.ClientID, ClientSecret: app.ClientSecret, RedirectURL: app.RedirectURIs[0], Endpoint: server.Endpoint()}
 //	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, server.Client())
 //	token, err := config.TokenSource(ctx, server.Connect(config.ClientID)).Token()
 //
-// Codes live 5 minutes and may be used once, access tokens live 60 minutes, refresh tokens rotate; the response to a wrong
-// request is the row of Apple's error tables that is about it. The rows that no request provokes (a failure at Apple's side)
-// come from [Server.Fail], what is in no table (429, 503, a proxy's HTML) from [Server.FailWith], and what is slow, hangs, breaks
-// off, or fails for one customer alone from [Server.FailNext]. What a real server has beyond that (a rate limit, an end of a
-// refresh token's life, …) is off until [Options] says otherwise.
+// Codes live 5 minutes and may be used once, access tokens live 60 minutes, refresh tokens rotate; the response to a wrong request is
+// the row of Apple's error tables that is about it. The rows that no request provokes (a failure at Apple's side) come from
+// [Server.Fail], what is in no table (429, 503, a proxy's HTML) from [Server.FailWith], and what is slow, hangs, breaks off, or fails
+// for one customer alone from [Server.FailNext]. What a real server has beyond that (a rate limit, an end of a refresh token's life,
+// …) is off until [Options] says otherwise. Besides the two endpoints there is the API's GET /api/v1/me, which says to which
+// organisation an access token belongs.
 //
-// Besides the two endpoints there is the API's GET /api/v1/me, which says to which organisation an access token belongs.
+// A test of a failure that silently tests success is worse than none. So misusing the fake panics with a text that says what is wrong
+// (a Reason that is in no row, a combination of which a part would be ignored), and [Server.Close] logs the failures that never came to
+// pass. For tests in any language it is a program too: examples/fakeapple, steered by requests that its flag -h lists.
 //
-// A test of a failure that silently tests success is worse than none. So misusing the fake panics with a text that says what is
-// wrong (a Reason that is in no row, a combination of which a part would be ignored), and [Server.Close] logs the failures that
-// never came to pass.
+// # To test a whole web application
 //
-// For tests in any language it is a program too: examples/fakeapple, steered by requests to /_fake/fail, /_fake/connect,
-// /_fake/revoke and others, which its flag -h lists.
+//   - Start the application with httptest.NewTLSServer, since a cookie jar sends no Secure cookie over http, and register
+//     its redirect URI by [Server.RegisterApp]. With [ConsentAllow] an http.Client with a jar goes from the link to the
+//     page that says "connected" by itself. A jar sends SameSite cookies with every POST, which a browser does not: test
+//     the POST of the redirect without a jar, too.
+//   - Who has connected so has a token for an hour. A RefreshDue of package grants within 2 hours refreshes it now. Give
+//     it a context with a deadline: with a wrong client secret it does not return. Options.OnRefresh may be called after
+//     that; Close waits for it.
+//   - Manager.Connect asks /api/v1/me again and again while it fails, for as long as the Timeout of Options.HTTPClient,
+//     which is 30 seconds unless the test says less.
+//   - Each consent is of a new organisation. To let a customer come back with the one called "org-1":
+//     FailNext(Failure{Endpoint: MeEndpoint, StatusCode: 200, Body: `{"orgDetails":{"orgId":"org-1"}}`}).
 //
 // # What Apple does not document
 //
 // Here the fake had to choose, and a test should not rely on it:
 //
 //   - Which status "Invalid refresh_token" has: 401 for grant_type refresh_token, 400 for authorization_code.
-//   - A wrong code_verifier or redirect_uri, and a code of another app, are "Invalid refresh_token" as well. A code is
-//     spent by the first request that brings it with the right credentials, whether that succeeds or not.
-//   - A client_id that is not registered, or no longer, is "Invalid client_id"; a wrong secret for one that is, "Invalid
-//     client_id or client_secret".
-//   - An app that asks for client_credentials, or a Service Account that asks for another grant, gets RFC 6749's
-//     unauthorized_client.
+//   - A wrong code_verifier or redirect_uri, and a code of another app, are "Invalid refresh_token" as well. A code is spent by the
+//     first request that brings it with the right credentials, whether that succeeds or not.
+//   - A client_id that is not registered, or no longer, is "Invalid client_id"; a wrong secret for one that is, "Invalid client_id or
+//     client_secret".
+//   - An app that asks for client_credentials, or a Service Account that asks for another grant, gets RFC 6749's unauthorized_client.
 //   - A body that is no JSON object gets the row about the media type, and a member that is no string counts as missing.
-//   - A user who denies sends RFC 6749's access_denied to the redirect URI. A query that does not decode or repeats a
-//     parameter, and a state that needs percent-encoding, are "bad request". A scope is valid if it names those that Apple
-//     grants.
-//   - Refresh tokens live until they are replaced or revoked, and a replaced one that is sent again, or a code that is used
-//     again, does not end the grant; [Options] has the alternatives.
+//   - A user who denies sends RFC 6749's access_denied to the redirect URI. A query that does not decode or repeats a parameter, and a
+//     state that needs percent-encoding, are "bad request". A scope is valid if it names those that Apple grants.
+//   - Refresh tokens live until they are replaced or revoked, and a replaced one that is sent again, or a code that is used again, does
+//     not end the grant; [Options] has the alternatives.
 //   - Each consent makes a grant and an organisation of its own and leaves the earlier grants alone.
 //   - The resource API has the same response to a missing, an unknown, an expired and a revoked access token.
 //
-// Apple's table sends every error of the authorization endpoint to the redirect URI. The fake does so only where that URI
-// is registered for the app, and otherwise shows the error as a page, as RFC 6749 section 4.1.2.1 asks;
-// [Server.Authorize] returns it in both cases.
+// Apple's table sends every error of the authorization endpoint to the redirect URI. The fake does so only where that URI is registered
+// for the app, and otherwise shows the error as a page, as RFC 6749 section 4.1.2.1 asks; [Server.Authorize] returns it in both cases.
 package applebusinesstest
 
 import (
@@ -62,7 +65,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -72,42 +74,29 @@ import (
 )
 
 const (
-	authorizePath = "/oauth2/v1/authorize"
-	tokenPath     = "/api/v1/oauth2/token"
-	mePath        = "/api/v1/me"
-
-	codeLife        = 5 * time.Minute
-	accessTokenLife = 60 * time.Minute // unless Options say otherwise
+	authorizePath   = "/oauth2/v1/authorize"
+	tokenPath       = "/api/v1/oauth2/token"
+	mePath          = "/api/v1/me"
+	requestIDHeader = "apple-request-id"
 	clientTimeout   = 10 * time.Second
-	closeTimeout    = time.Second
-	maxBody         = 64 << 10
 )
 
 // Delivery is how the authorization endpoint sends the browser back to the redirect URI.
 type Delivery int
 
 const (
-	// DeliverGet sends the browser with status 302.
-	DeliverGet Delivery = iota
-	// DeliverPost lets the browser send a POST with the parameters in the URL's query, as Apple documents.
-	DeliverPost
+	DeliverGet  Delivery = iota // the browser is sent with status 302
+	DeliverPost                 // the browser sends a POST with the parameters in the URL's query, as Apple documents
 )
 
 // Consent is what the user does at the authorization endpoint.
 type Consent int
 
 const (
-	// ConsentAsk shows a page on which the user allows or denies.
-	ConsentAsk Consent = iota
-	// ConsentAllow redirects at once with a code.
-	ConsentAllow
-	// ConsentDeny redirects at once with the error access_denied.
-	ConsentDeny
+	ConsentAsk   Consent = iota // a page asks the user, who allows or denies
+	ConsentAllow                // a redirect at once with a code
+	ConsentDeny                 // a redirect at once with the error access_denied
 )
-
-func (c Consent) problem() problem {
-	return problem{c < ConsentAsk || c > ConsentDeny, fmt.Sprintf("%d is no Consent", c)}
-}
 
 // Options are for [NewServer]; the zero Options are the defaults.
 type Options struct {
@@ -130,34 +119,26 @@ type Options struct {
 	Now func() time.Time
 }
 
-// problem is what may be wrong with what a test has asked for.
-type problem struct {
-	exists bool
-	text   string
-}
-
-func panicIf(method string, problems []problem) {
-	for _, problem := range problems {
-		if problem.exists {
-			panic("applebusinesstest: " + method + ": " + problem.text)
-		}
+// panicIf panics with a text for the test's author if what a test has asked of a method is wrong.
+func panicIf(method string, wrong bool, format string, args ...any) {
+	if wrong {
+		panic("applebusinesstest: " + method + ": " + fmt.Sprintf(format, args...))
 	}
 }
 
-func (o *Options) problems() []problem {
-	return []problem{
-		{o.Deliver != DeliverGet && o.Deliver != DeliverPost, fmt.Sprintf("%d is no Delivery", o.Deliver)},
-		o.Consent.problem(),
-		{o.AccessTokenLife < 0 || o.AccessTokenLife%time.Second != 0, fmt.Sprintf("AccessTokenLife is %v; want whole seconds, since expires_in has no others", o.AccessTokenLife)},
-		{min(o.RefreshTokenLife, o.GracePeriod, o.Trickle, time.Duration(o.RateLimit)) < 0, "RefreshTokenLife, GracePeriod, Trickle or RateLimit is negative"},
-		{o.KeepRefreshToken && o.OmitRefreshToken, "want KeepRefreshToken or OmitRefreshToken, not both"},
-		{o.GracePeriod > 0 && (o.KeepRefreshToken || o.OmitRefreshToken), "GracePeriod is for refresh tokens that are replaced; want no KeepRefreshToken and no OmitRefreshToken beside it"},
-	}
+func (o *Options) check() {
+	const method = "Options"
+	panicIf(method, o.Deliver != DeliverGet && o.Deliver != DeliverPost, "%d is no Delivery", o.Deliver)
+	panicIf(method, o.Consent < ConsentAsk || o.Consent > ConsentDeny, "%d is no Consent", o.Consent)
+	panicIf(method, o.AccessTokenLife < 0 || o.AccessTokenLife%time.Second != 0, "AccessTokenLife is %v; want whole seconds, since expires_in has no others", o.AccessTokenLife)
+	panicIf(method, min(o.RefreshTokenLife, o.GracePeriod, o.Trickle, time.Duration(o.RateLimit)) < 0, "RefreshTokenLife, GracePeriod, Trickle or RateLimit is negative")
+	panicIf(method, o.KeepRefreshToken && o.OmitRefreshToken, "want KeepRefreshToken or OmitRefreshToken, not both")
+	panicIf(method, o.GracePeriod > 0 && (o.KeepRefreshToken || o.OmitRefreshToken), "GracePeriod is for refresh tokens that are replaced; want no KeepRefreshToken and no OmitRefreshToken beside it")
 }
 
-// Server is a fake Apple Business. Its methods can be called from any number of goroutines, and those for partners,
-// grants and failures before it is started and after it is closed, too. A client_id or token that it does not know makes
-// them panic. A state that it refuses is said on the log of Config, without the state.
+// Server is a fake Apple Business. Its methods can be called from any number of goroutines, and those for partners, grants and failures
+// before it is started and after it is closed, too. A client_id or token that it does not know makes them panic. A state that it
+// refuses is said on the log of Config, without the state.
 type Server struct {
 	URL            string         // scheme, host and port; set by Start
 	App            App            // registered by default with the redirect URI https://partner.example/apple/callback, and not changed later
@@ -172,18 +153,18 @@ type Server struct {
 	consent       Consent
 	clients       map[string]client
 	atStart       map[string]client // the clients that Start found
-	codes         map[string]*authorizationCode
-	refreshTokens map[string]*refreshToken // the replaced ones too: they identify the grant
-	accessTokens  map[string]accessToken
-	organisations int
-	failures      map[selector][]queued
+	codes         map[string]*credential
+	refreshTokens map[string]*credential // the replaced ones too: they identify the grant
+	accessTokens  map[string]*credential
+	grants        []*grant
+	failures      []Failure
 	requests      []*Request
 	admitted      []time.Time // when the token requests of the last second arrived, for RateLimit
 }
 
-// NewServer returns a server that listens, with one app and one Service Account; nil options are the defaults. The caller
-// has to Close it. NewServer panics if it cannot listen at Options.Addr: call [NewUnstartedServer] and [Server.Start] for an
-// address that may be taken.
+// NewServer returns a server that listens, with one app and one Service Account; nil options are the defaults. The caller has to Close
+// it. It panics if the options are wrong, or if it cannot listen at Options.Addr: for an address that may be taken call
+// [NewUnstartedServer] and [Server.Start].
 func NewServer(options *Options) *Server {
 	server := NewUnstartedServer(options)
 	if err := server.Start(); err != nil {
@@ -192,21 +173,17 @@ func NewServer(options *Options) *Server {
 	return server
 }
 
-// NewUnstartedServer returns a server that does not listen yet. Its Config can be changed, to put a handler around its own
-// for instance. It panics if the options are wrong.
+// NewUnstartedServer returns a server that does not listen yet. Its Config can be changed, to put a handler around its own for instance.
+// It panics if the options are wrong.
 func NewUnstartedServer(options *Options) *Server {
 	server := &Server{
-		App: App{
-			ClientID:     "app-" + rand.Text(),
-			ClientSecret: rand.Text(),
-			RedirectURIs: []string{"https://partner.example/apple/callback"},
-		},
-		ServiceAccount: ServiceAccount{ClientID: "service-account-" + rand.Text(), ClientSecret: rand.Text()},
+		App:            App{"app-" + rand.Text(), rand.Text(), []string{"https://partner.example/apple/callback"}},
+		ServiceAccount: ServiceAccount{"service-account-" + rand.Text(), rand.Text()},
 	}
 	if options != nil {
 		server.options = *options
 	}
-	panicIf("Options", server.options.problems())
+	server.options.check()
 	server.consent = server.options.Consent
 	server.Config = &http.Server{Handler: http.HandlerFunc(server.serve), ReadHeaderTimeout: clientTimeout}
 	server.RegisterApp(server.App)
@@ -228,27 +205,19 @@ func (s *Server) Start() error {
 		return fmt.Errorf("applebusinesstest: %w", err)
 	}
 	s.started, s.atStart = true, maps.Clone(s.clients)
+	s.Config = cmp.Or(s.Config, &http.Server{ReadHeaderTimeout: clientTimeout})
+	config, scheme, serve := s.Config, "http", s.Config.Serve
+	if config.TLSConfig != nil {
+		scheme, serve = "https", func(l net.Listener) error { return config.ServeTLS(l, "", "") }
+	}
+	if config.Handler == nil {
+		config.Handler = http.HandlerFunc(s.serve)
+	}
 	// The host stays as the caller wrote it: to a browser localhost and 127.0.0.1 are different sites.
 	host, _, _ := net.SplitHostPort(addr)
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	s.URL = "http://" + net.JoinHostPort(cmp.Or(host, "127.0.0.1"), port)
-	if s.Config != nil && s.Config.TLSConfig != nil {
-		s.URL = "https" + strings.TrimPrefix(s.URL, "http")
-	}
-	if s.Config == nil {
-		s.Config = &http.Server{ReadHeaderTimeout: clientTimeout}
-	}
-	if s.Config.Handler == nil {
-		s.Config.Handler = http.HandlerFunc(s.serve)
-	}
-	config := s.Config
-	s.serving.Go(func() {
-		if config.TLSConfig != nil {
-			_ = config.ServeTLS(listener, "", "")
-		} else {
-			_ = config.Serve(listener)
-		}
-	})
+	s.URL = scheme + "://" + net.JoinHostPort(cmp.Or(host, "127.0.0.1"), port)
+	s.serving.Go(func() { _ = serve(listener) })
 	return nil
 }
 
@@ -262,7 +231,7 @@ func (s *Server) Close() {
 	if !started {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if config.Shutdown(ctx) != nil {
 		_ = config.Close()
@@ -273,18 +242,14 @@ func (s *Server) Close() {
 // Endpoint returns both URLs, for oauth2.Config.
 func (s *Server) Endpoint() oauth2.Endpoint { return applebusiness.OAuth2Endpoint(s.URL, s.URL) }
 
-// Client returns a client that sends token requests as JSON and gives up after 10 seconds, for the context key
-// oauth2.HTTPClient.
+// Client returns a client that sends token requests as JSON and gives up after 10 seconds, for the context key oauth2.HTTPClient.
 func (s *Server) Client() *http.Client {
-	return &http.Client{
-		Transport: &applebusiness.Transport{TokenURL: s.Endpoint().TokenURL},
-		Timeout:   clientTimeout,
-	}
+	return &http.Client{Transport: &applebusiness.Transport{TokenURL: s.Endpoint().TokenURL}, Timeout: clientTimeout}
 }
 
 // SetConsent changes what the user does, which Options.Consent says at first. It panics for a value that is no Consent.
 func (s *Server) SetConsent(consent Consent) {
-	panicIf("SetConsent", []problem{consent.problem()})
+	panicIf("SetConsent", consent < ConsentAsk || consent > ConsentDeny, "%d is no Consent", consent)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.consent = consent
@@ -301,8 +266,7 @@ func (s *Server) Reset() {
 	clear(s.codes)
 	clear(s.refreshTokens)
 	clear(s.accessTokens)
-	clear(s.failures)
-	s.consent, s.organisations, s.requests, s.admitted = s.options.Consent, 0, nil, nil
+	s.consent, s.grants, s.failures, s.requests, s.admitted = s.options.Consent, nil, nil, nil, nil
 }
 
 func (s *Server) now() time.Time {
@@ -314,25 +278,24 @@ func (s *Server) now() time.Time {
 
 // logf writes a line to the log of Config.
 func (s *Server) logf(format string, args ...any) {
+	logger := log.Default()
 	if s.Config != nil && s.Config.ErrorLog != nil {
-		s.Config.ErrorLog.Printf("applebusinesstest: "+format, args...)
-	} else {
-		log.Printf("applebusinesstest: "+format, args...)
+		logger = s.Config.ErrorLog
 	}
+	logger.Printf("applebusinesstest: "+format, args...)
 }
 
 // serve gives every response an apple-request-id, and is the 404 row where nothing else is.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	requestID := rand.Text()
-	w.Header().Set("apple-request-id", requestID)
-	switch {
-	case r.URL.Path == authorizePath && (r.Method == http.MethodGet || r.Method == http.MethodPost):
-		s.serveAuthorize(w, r, requestID)
-	case r.URL.Path == tokenPath && r.Method == http.MethodPost:
-		s.serveToken(w, r, requestID)
-	case r.URL.Path == mePath && r.Method == http.MethodGet:
+	w.Header().Set(requestIDHeader, rand.Text())
+	switch r.Method + " " + r.URL.Path {
+	case "GET " + authorizePath, "POST " + authorizePath:
+		s.serveAuthorize(w, r)
+	case "POST " + tokenPath:
+		s.serveToken(w, r)
+	case "GET " + mePath:
 		s.serveMe(w, r)
 	default:
-		s.send(w, r, Failure{}, catalogResponse(applebusiness.ErrEndpointNotFound), nil)
+		s.send(w, r, Failure{}, catalogResponse(applebusiness.ErrEndpointNotFound, 0), nil)
 	}
 }

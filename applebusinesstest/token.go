@@ -23,11 +23,7 @@ type response struct {
 
 func jsonResponse(status int, body any) response {
 	encoded, _ := json.Marshal(body) // only this package's own structs of strings and numbers
-	return response{
-		status: status,
-		header: http.Header{"Content-Type": {"application/json"}, "Cache-Control": {"no-store"}},
-		body:   string(encoded),
-	}
+	return response{status, http.Header{"Content-Type": {"application/json"}, "Cache-Control": {"no-store"}}, string(encoded)}
 }
 
 // errorResponse is a row of the token endpoint's table on the wire.
@@ -38,51 +34,49 @@ func errorResponse(entry applebusiness.Entry) response {
 	}{entry.Code, entry.Description})
 }
 
-// catalogResponse is the first row of the token endpoint's table that is about a reason.
-func catalogResponse(reason applebusiness.Reason) response {
-	return errorResponse(findEntry(applebusiness.TokenEndpoint, reason, 0))
+// catalogResponse is the first row of the token endpoint's table that is about a reason and, unless it is 0, has the status.
+func catalogResponse(reason applebusiness.Reason, status int) response {
+	return errorResponse(findEntry(applebusiness.TokenEndpoint, reason, status))
 }
 
-// findEntry returns the catalog's first row for an endpoint, a reason and, unless it is 0, a status.
+// findEntry returns the catalog's first row about a reason; an endpoint or a status that is not zero has to be the row's too.
 func findEntry(endpoint applebusiness.Endpoint, reason applebusiness.Reason, status int) applebusiness.Entry {
 	for entry := range applebusiness.Catalog() {
-		if entry.Endpoint == endpoint && entry.Reason == reason && (status == 0 || status == entry.StatusCode) {
+		if entry.Reason == reason && (endpoint == "" || endpoint == entry.Endpoint) && (status == 0 || status == entry.StatusCode) {
 			return entry
 		}
 	}
-	return applebusiness.Entry{Endpoint: endpoint, StatusCode: http.StatusBadRequest, Code: applebusiness.CodeInvalidRequest}
+	return applebusiness.Entry{}
 }
 
 func missingParameter(name string) string {
 	return strings.Replace(applebusiness.ErrMissingParameter.Description(), "<parameter name>", name, 1)
 }
 
-func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID string) {
-	body, _ := io.ReadAll(io.LimitReader(r.Body, maxBody)) // one that breaks off or is longer does not decode
+func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(io.LimitReader(r.Body, 64<<10)) // one that breaks off or is longer does not decode
 	contentType := r.Header.Get("Content-Type")
-	mediaType, _, _ := mime.ParseMediaType(contentType)
-	params, isObject := decodeParams(mediaType, body)
+	params, isObject := decodeParams(contentType, body)
 	grantType := params.Get("grant_type")
 	now := s.now()
 
 	s.mu.Lock()
 	arrived := s.record(Request{
-		Endpoint: applebusiness.TokenEndpoint, Time: now, GrantType: grantType, ContentType: contentType, Params: params, RequestID: requestID,
+		Endpoint: applebusiness.TokenEndpoint, Time: now, GrantType: grantType, ContentType: contentType, Params: params, RequestID: w.Header().Get(requestIDHeader),
 	})
-	var failure Failure
-	fails, isAdmitted := false, s.admit(now)
-	if isAdmitted {
-		failure, fails = s.next(selector{applebusiness.TokenEndpoint, grantType, params.Get("client_id"), params.Get("refresh_token")})
+	failure, fails := s.limit(now)
+	if !fails {
+		failure, fails = s.next(Failure{
+			Endpoint: applebusiness.TokenEndpoint, GrantType: grantType, ClientID: params.Get("client_id"), RefreshToken: params.Get("refresh_token"),
+		})
 	}
 	var sent response
 	switch {
-	case !isAdmitted:
-		sent = response{status: http.StatusTooManyRequests, header: http.Header{"Retry-After": {"1"}}}
 	case fails && !failure.TakesEffect: // and so the request has no effect
 	case len(bytes.TrimSpace(body)) == 0:
-		sent = catalogResponse(applebusiness.ErrEmptyBody)
+		sent = catalogResponse(applebusiness.ErrEmptyBody, 0)
 	case !isObject:
-		sent = catalogResponse(applebusiness.ErrUnsupportedMediaType)
+		sent = catalogResponse(applebusiness.ErrUnsupportedMediaType, 0)
 	default:
 		sent = s.judgeToken(params, now)
 	}
@@ -90,17 +84,14 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, requestID st
 	s.send(w, r, failure, sent, arrived)
 }
 
-// admit says whether a token request is within the RateLimit; s.mu is held.
-func (s *Server) admit(now time.Time) bool {
-	if s.options.RateLimit == 0 {
-		return true
-	}
+// limit fails a token request that is above the RateLimit; s.mu is held.
+func (s *Server) limit(now time.Time) (failure Failure, fails bool) {
 	s.admitted = slices.DeleteFunc(s.admitted, func(t time.Time) bool { return now.Sub(t) >= time.Second })
-	if len(s.admitted) >= s.options.RateLimit {
-		return false
+	if len(s.admitted) < s.options.RateLimit {
+		s.admitted = append(s.admitted, now)
+		return Failure{}, false
 	}
-	s.admitted = append(s.admitted, now)
-	return true
+	return Failure{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"1"}}}, s.options.RateLimit > 0
 }
 
 // send writes a response, or what a failure makes of it, and keeps its status in the request, unless that is nil.
@@ -144,20 +135,16 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, failure Failure, s
 
 // pause waits, and returns false if nobody waits for the response any more.
 func pause(r *http.Request, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
 	case <-r.Context().Done():
-		return false
-	case <-timer.C:
-		return r.Context().Err() == nil
+	case <-time.After(d):
 	}
+	return r.Context().Err() == nil
 }
 
-// decodeParams returns the members of a JSON object that are strings. A form is decoded too, since a request that is
-// refused is still recorded.
-func decodeParams(mediaType string, body []byte) (params url.Values, isObject bool) {
-	if mediaType != "application/json" {
+// decodeParams returns the string members of a JSON object, and of a form too: a request that is refused is still recorded.
+func decodeParams(contentType string, body []byte) (params url.Values, isObject bool) {
+	if mediaType, _, _ := mime.ParseMediaType(contentType); mediaType != "application/json" {
 		params, _ = url.ParseQuery(string(body))
 		return params, false
 	}
@@ -172,64 +159,44 @@ func decodeParams(mediaType string, body []byte) (params url.Values, isObject bo
 	return params, err == nil && members != nil
 }
 
-// judgeToken judges the parameters of a token request; s.mu is held.
-func (s *Server) judgeToken(params url.Values, now time.Time) response {
-	if reason, parameter := checkParams(params); reason != "" {
-		entry := findEntry(applebusiness.TokenEndpoint, reason, 0)
-		if parameter != "" {
-			entry.Description = missingParameter(parameter)
-		}
-		return errorResponse(entry)
-	}
-	clientID, grantType := params.Get("client_id"), params.Get("grant_type")
-	registered, ok := s.clients[clientID]
-	switch {
-	case !ok:
-		return catalogResponse(applebusiness.ErrInvalidClientID)
-	case registered.secret != params.Get("client_secret"):
-		return catalogResponse(applebusiness.ErrInvalidCredentials)
-	case registered.serviceAccount != (grantType == applebusiness.GrantTypeClientCredentials):
-		return errorResponse(applebusiness.Entry{StatusCode: http.StatusBadRequest, Code: applebusiness.CodeUnauthorizedClient})
-	}
-	switch grantType {
-	case applebusiness.GrantTypeAuthorizationCode:
-		return s.redeemCode(params, now)
-	case applebusiness.GrantTypeRefreshToken:
-		return s.refresh(params, now)
-	}
-	return jsonResponse(http.StatusOK, s.issue(s.newGrant(clientID), "", now))
+// requiredParams are those of each grant_type, in the order in which they are missed.
+var requiredParams = map[string][]string{
+	"":                                       {"grant_type"},
+	applebusiness.GrantTypeAuthorizationCode: {"client_id", "client_secret", "code", "code_verifier", "redirect_uri"},
+	applebusiness.GrantTypeRefreshToken:      {"client_id", "client_secret", "refresh_token"},
+	applebusiness.GrantTypeClientCredentials: {"client_id", "client_secret", "scope"},
 }
 
-// checkParams returns the Reason for which Apple's documentation has a token request with these parameters refused before
-// any of them is looked up, and the parameter that is missing; "" for none.
-//
-// Documentation: https://business.apple.com/docs/api/v1/oauth_apps/request_oauth20_token
-func checkParams(params url.Values) (reason applebusiness.Reason, parameter string) {
-	if len(params) == 0 {
-		return applebusiness.ErrEmptyBody, ""
+// judgeToken judges a token request; s.mu is held. See https://business.apple.com/docs/api/v1/oauth_apps/request_oauth20_token.
+func (s *Server) judgeToken(params url.Values, now time.Time) response {
+	clientID, grantType, scope := params.Get("client_id"), params.Get("grant_type"), params.Get("scope")
+	isService := grantType == applebusiness.GrantTypeClientCredentials
+	required, isGrantType := requiredParams[grantType]
+	missing := slices.IndexFunc(required, func(name string) bool { return params.Get(name) == "" })
+	registered, isRegistered := s.clients[clientID]
+	switch {
+	case len(params) == 0:
+		return catalogResponse(applebusiness.ErrEmptyBody, 0)
+	case !isGrantType:
+		return catalogResponse(applebusiness.ErrInvalidGrantType, 0)
+	case missing >= 0 && isService:
+		return catalogResponse(applebusiness.ErrMissingFields, 0)
+	case missing >= 0:
+		entry := findEntry(applebusiness.TokenEndpoint, applebusiness.ErrMissingParameter, 0)
+		entry.Description = missingParameter(required[missing])
+		return errorResponse(entry)
+	case isService && scope != "business_connect" && scope != "business": // Apple's error page has the first, another page the second
+		return catalogResponse(applebusiness.ErrScopeNotAccepted, 0)
+	case !isRegistered:
+		return catalogResponse(applebusiness.ErrInvalidClientID, 0)
+	case registered.ClientSecret != params.Get("client_secret"):
+		return catalogResponse(applebusiness.ErrInvalidCredentials, 0)
+	case registered.serviceAccount != isService:
+		return errorResponse(applebusiness.Entry{StatusCode: http.StatusBadRequest, Code: applebusiness.CodeUnauthorizedClient})
+	case isService:
+		return jsonResponse(http.StatusOK, s.issue(s.newGrant(clientID), "", now))
+	case grantType == applebusiness.GrantTypeRefreshToken:
+		return s.refresh(params, now)
 	}
-	var required []string
-	switch params.Get("grant_type") {
-	case applebusiness.GrantTypeAuthorizationCode:
-		required = []string{"client_id", "client_secret", "code", "code_verifier", "redirect_uri"}
-	case applebusiness.GrantTypeRefreshToken:
-		required = []string{"client_id", "client_secret", "refresh_token"}
-	case applebusiness.GrantTypeClientCredentials:
-		switch scope := params.Get("scope"); {
-		case params.Get("client_id") == "" || params.Get("client_secret") == "" || scope == "":
-			return applebusiness.ErrMissingFields, ""
-		case scope != "business_connect" && scope != "business": // Apple's error page has the first, another page the second
-			return applebusiness.ErrScopeNotAccepted, ""
-		}
-	case "":
-		required = []string{"grant_type"}
-	default:
-		return applebusiness.ErrInvalidGrantType, ""
-	}
-	for _, name := range required {
-		if params.Get(name) == "" {
-			return applebusiness.ErrMissingParameter, name
-		}
-	}
-	return "", ""
+	return s.redeemCode(params, now)
 }

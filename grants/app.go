@@ -21,8 +21,8 @@ const (
 	recentOutcomes = 20 // of which
 	manyRefusals   = 3  // and at least half are nobody's revocation
 	recentTime     = time.Hour
-	beliefTime     = 24 * time.Hour  // after which a grant that is still refused is dead all the same
-	evidenceTime   = 2 * time.Second // for which the first refusal of a process waits for the outcomes beside it
+	beliefTime     = 24 * time.Hour             // after which a grant that is still refused is dead all the same
+	evidenceTime   = leaseAgain + 3*time.Second // for which the first refusal of a process waits for the outcomes beside it
 )
 
 // app is what hits all grants, as this process has found it. It is guarded by Manager.mu.
@@ -37,7 +37,7 @@ type app struct {
 	several  bool   // and they were of several grants
 
 	recent  []*verdictNote // the last outcomes, each of another grant; the oldest first
-	proven  bool           // a refresh or an exchange has succeeded
+	proven  bool           // a refresh has succeeded
 	changed chan struct{}  // closed at the next outcome
 	held    chan struct{}  // closed when something is held back, for those who wait in the queue
 
@@ -137,18 +137,22 @@ func (m *Manager) wakeQueue() {
 	m.app.held = make(chan struct{})
 }
 
-// noteSuccess opens what held the app; m.mu is held. a is nil for a code exchange.
+// noteSuccess opens what held the app; m.mu is held. a is nil for a code exchange, which says nothing about refresh tokens.
 func (m *Manager) noteSuccess(a *attempt) {
-	p := &m.app
-	p.proven = true
-	if a != nil {
-		m.noteOutcome(&verdictNote{a: a, grant: a.grant})
-	}
 	m.noteAnswer()
-	if p.refusals.open() {
-		m.tell(slog.LevelInfo, "refused grants are believed one by one again")
+	if a != nil {
+		m.app.proven = true
+		m.noteOutcome(&verdictNote{a: a, grant: a.grant})
+		m.believeAgain()
 	}
 	m.wakeJudges()
+}
+
+// believeAgain opens the gate of many refusals; m.mu is held.
+func (m *Manager) believeAgain() {
+	if m.app.refusals.open() {
+		m.tell(slog.LevelInfo, "refused grants are believed one by one again")
+	}
 }
 
 // noteAnswer notes that Apple has answered as if nothing were wrong with the app; m.mu is held.
@@ -192,7 +196,8 @@ type verdictNote struct {
 	refused    bool
 	version    int64 // of the row that was refused
 	unfinished bool  // as it was marked
-	recorded   bool  // the verdict is in the Store
+	believed   bool  // whatever the others are
+	recorded   bool  // the verdict may be in the Store
 }
 
 // noteOutcome adds n to the last outcomes, in the place of another one of its grant; m.mu is held.
@@ -215,27 +220,39 @@ func (p *app) many() bool {
 	return refusals >= manyRefusals && 2*refusals >= len(p.recent)
 }
 
-// noteRefusal notes that Apple has refused a's refresh token, and reports whether that is believed. If it is not, the
-// error is what a's callers get, and what this Manager has recorded lately is taken back.
-func (m *Manager) noteRefusal(a *attempt, record Record) (*verdictNote, error) {
+// noteRefusal notes that Apple has refused a's refresh token.
+func (m *Manager) noteRefusal(a *attempt, record Record) *verdictNote {
 	n := &verdictNote{a: a, grant: a.grant, refused: true, version: record.Version, unfinished: record.Unfinished}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := a.e
 	if e.refusedVersion == record.Version && m.now()-e.refusedSince >= beliefTime {
-		return n, nil
+		n.believed = true
+		return n
 	}
 	m.noteOutcome(n)
 	m.noteAnswer()
 	m.wakeJudges()
 	m.awaitEvidence(a)
-	if m.app.many() {
-		return n, m.doubt(n)
+	if !m.app.many() {
+		m.believeAgain()
 	}
-	if m.app.refusals.open() {
-		m.tell(slog.LevelInfo, "refused grants are believed one by one again")
+	return n
+}
+
+// doubted returns what callers get because n is one of many refusals, or nil: then it is recorded next, or a Mark has been
+// tried already, which may have taken effect also if it failed. m.mu must not be held.
+func (m *Manager) doubted(n *verdictNote, marked bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n.believed || !m.app.many() {
+		n.recorded = true
+		return nil
 	}
-	return n, nil
+	if marked || n.recorded {
+		m.takeBack(n)
+	}
+	return m.doubt(n)
 }
 
 // doubt holds the app because of many refusals, and returns the error; m.mu is held.
@@ -257,22 +274,13 @@ func (m *Manager) doubt(n *verdictNote) error {
 	return withWait(p.refusals.cause, max(p.refusals.next-now, minProbe))
 }
 
-// noteRecorded notes that n's verdict is in the Store. It reports whether that is to be told; m.mu must not be held.
-func (m *Manager) noteRecorded(n *verdictNote) (doubted error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	n.recorded = true
-	if !slices.Contains(m.app.recent, n) || !m.app.many() {
-		return nil
-	}
-	m.takeBack(n)
-	return m.doubt(n)
-}
-
-// takeBack removes a recorded verdict, if its token is still the grant's, in the background; m.mu is held.
+// takeBack removes a verdict that may be recorded, if its token is still the grant's, in the background; m.mu is held.
 func (m *Manager) takeBack(n *verdictNote) {
 	n.recorded = false
 	e := n.a.e
+	if e.verdict != nil && e.verdict.note == n {
+		e.verdict = nil
+	}
 	e.refusedVersion, e.refusedSince = n.version, m.now()
 	e.failure = nil
 	m.active++
@@ -303,7 +311,7 @@ func (m *Manager) awaitEvidence(a *attempt) {
 		case <-timer.C:
 			m.mu.Lock()
 			return
-		case <-m.queued.Done():
+		case <-m.work.Done(): // not sooner: what was sent brings evidence also while Close waits
 			m.mu.Lock()
 			return
 		}

@@ -363,3 +363,130 @@ func TestVerdictsAreTakenBackBeforeClose(t *testing.T) {
 		}
 	})
 }
+
+// Verdicts whose Mark failed are not recorded any more once many are refused, and are taken back if the Mark took effect.
+func TestVerdictsThatCouldNotBeRecorded(t *testing.T) {
+	for name, after := range map[string]bool{"Mark fails": false, "Mark fails after it took effect": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				names := w.expired(6)
+				m := w.process()
+				w.apple.always(status(401, refusal))
+				if after {
+					w.store.set(nil, func(method, _ string) error {
+						if method == "Mark" {
+							return errDatabase
+						}
+						return nil
+					})
+				} else {
+					w.store.fail(errDatabase, "Mark")
+				}
+				for _, name := range names {
+					_, err := m.Token(t.Context(), name)
+					assert.False(t, told(err))
+				}
+				w.store.fail(nil)
+				time.Sleep(time.Minute)
+				for _, name := range names {
+					assert.Nil(t, w.row(name).Dead, name)
+				}
+				w.store.set(nil, func(method, name string) error {
+					assert.False(t, method == "Mark" && w.row(name).Dead != nil, name)
+					return nil
+				})
+				ask := func(d time.Duration) {
+					for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second) {
+						for _, name := range names {
+							_, err := m.Token(t.Context(), name)
+							assert.False(t, told(err), name)
+						}
+					}
+				}
+				ask(time.Minute)
+				w.apple.always(nil)
+				ask(10 * time.Minute)
+				for _, name := range names {
+					assert.Equal(t, "access-"+name+"-1", token(t, m, name))
+				}
+			})
+		})
+	}
+}
+
+// A restored backup, whose newer tokens nobody has any more, refuses many; when the right copy is back, all work.
+func TestManyRefusalsAfterARestore(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.apple.latency = 200 * time.Millisecond
+		names := w.expired(50)
+		backup := make(map[string]grants.Record)
+		for _, name := range names {
+			backup[name] = w.row(name)
+		}
+		old := w.process()
+		w.callers(old, names, 5*time.Second)
+		require.NoError(t, old.Close(t.Context()))
+		right := make(map[string]grants.Record)
+		for _, name := range names {
+			right[name] = w.row(name)
+			restore(t, w, name, backup[name])
+		}
+		fleet := []*grants.Manager{w.process(), w.process(), w.process()}
+		_, _, reconnect := w.use(fleet, names, time.Second, 3*time.Minute)
+		assert.Zero(t, reconnect)
+		synctest.Wait()
+		for _, name := range names {
+			assert.Nil(t, w.row(name).Dead, name)
+			restore(t, w, name, right[name])
+		}
+		_, _, reconnect = w.use(fleet, names, time.Second, 10*time.Minute)
+		assert.Zero(t, reconnect)
+		_, failed, _ := w.use(fleet, names, time.Second, time.Minute)
+		assert.Zero(t, failed)
+	})
+
+	t.Run("while a process lives that has the newer tokens", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.apple.life, w.apple.latency = 60, 200*time.Millisecond
+			names := w.expired(50)
+			old := w.process()
+			w.use([]*grants.Manager{old}, names, time.Second, 3*time.Minute)
+			backup := make(map[string]grants.Record)
+			for _, name := range names {
+				backup[name] = w.row(name)
+			}
+			w.use([]*grants.Manager{old}, names, time.Second, 50*time.Second)
+			for _, name := range names {
+				restore(t, w, name, backup[name])
+			}
+			_, _, reconnect := w.use([]*grants.Manager{w.process(), old, w.process()}, names, time.Second, 3*time.Minute)
+			assert.Zero(t, reconnect)
+			synctest.Wait()
+			for _, name := range names {
+				assert.Nil(t, w.row(name).Dead, name)
+				assert.Equal(t, w.apple.refreshToken(name, w.apple.grants[name]), w.row(name).Token.RefreshToken, name)
+			}
+		})
+	})
+}
+
+// A process that was deployed wrong and is closed at once records no verdict that the others would have thrown doubt on.
+func TestCloseWaitsForEvidence(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		names := w.expired(3)
+		m := w.process()
+		w.store.set(nil, func(method, name string) error {
+			assert.False(t, method == "Mark" && w.row(name).Dead != nil, name)
+			return nil
+		})
+		w.apple.always(status(401, refusal))
+		w.apple.latency = time.Second
+		var group sync.WaitGroup
+		for _, name := range names {
+			group.Go(func() { _, err := m.Token(t.Context(), name); assert.False(t, told(err)) })
+			time.Sleep(200 * time.Millisecond)
+		}
+		require.NoError(t, m.Close(t.Context()))
+		group.Wait()
+	})
+}

@@ -415,6 +415,13 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 // held.
 func (a *attempt) rememberFailure(c *current, err error) {
 	e, now := a.e, a.m.now()
+	if failed, ok := err.(*applebusiness.Error); ok && !a.event.Sent && failed.RetryAfter > 0 { // of the row, and no failure of its own
+		e.failure, e.until, e.sentVersion = err, now+failed.RetryAfter, 0
+		if c != nil {
+			c.refreshAt.Store(int64(now + min(failed.RetryAfter, maxBackoff)))
+		}
+		return
+	}
 	if a.remember == 0 {
 		a.remember = failureMemory
 		if _, ok := err.(*StoreError); !ok && a.event.Sent {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync"
@@ -766,4 +767,79 @@ func TestShortLivedTokenOfASibling(t *testing.T) {
 		group.Wait()
 		assert.Equal(t, 1, w.apple.requests())
 	})
+}
+
+// A row that may not be sent yet says for how long at each call, and is not asked for at each, nor told as a failure.
+func TestRetryAtOfTheRow(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		require.NoError(t, w.store.Store.Mark(t.Context(), "a", "", w.row("a").Version, grants.Mark{RetryAt: time.Now().Add(time.Minute)}))
+		start := time.Now()
+		for range 100 {
+			e := failure(t, m, "a")
+			assert.InDelta(t, (time.Minute - time.Since(start)).Seconds(), e.RetryAfter.Seconds(), 0.1)
+			time.Sleep(100 * time.Millisecond)
+		}
+		assert.LessOrEqual(t, w.store.count("Load"), 12)
+		synctest.Wait()
+		for _, event := range w.takeEvents() {
+			assert.Equal(t, "held", event.Label())
+		}
+	})
+}
+
+// Whatever failed, no lease is left behind once the Store works again: the next one who needs the grant would wait for it,
+// and a customer who revokes then would be told that a response was lost.
+func TestNoLeaseIsLeft(t *testing.T) {
+	for name, fails := range map[string]func(method string) (before, after bool){
+		"statements":            func(string) (bool, bool) { return rand.N(4) == 0, rand.N(4) == 0 },
+		"Release and Lease":     func(method string) (bool, bool) { return method == "Release", method == "Lease" },
+		"Save":                  func(method string) (bool, bool) { return method == "Save", false },
+		"Save, after it":        func(method string) (bool, bool) { return false, method == "Save" },
+		"all":                   func(string) (bool, bool) { return true, false },
+		"all that change a row": func(method string) (bool, bool) { return method != "Load" && method != "Due", false },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.apple.life, w.apple.latency = 60, 300*time.Millisecond
+				names := w.expired(10)
+				fleet := []*grants.Manager{w.process(), w.process(), w.process()}
+				var group sync.WaitGroup
+				for range 5 {
+					group.Go(func() { w.use(fleet, names, 2*time.Second, 40*time.Second) })
+					for _, m := range fleet {
+						group.Go(func() {
+							ctx, cancel := context.WithTimeout(t.Context(), rand.N(40*time.Second))
+							defer cancel()
+							_ = m.RefreshDue(ctx, 10*time.Second)
+						})
+					}
+					time.Sleep(rand.N(20 * time.Second))
+					w.store.set(func(_ context.Context, method, _ string) error {
+						if before, _ := fails(method); before {
+							return errDatabase
+						}
+						return nil
+					}, func(method, _ string) error {
+						if _, after := fails(method); after {
+							return errDatabase
+						}
+						return nil
+					})
+					time.Sleep(rand.N(20 * time.Second))
+					w.store.fail(nil)
+					group.Wait()
+					time.Sleep(20 * time.Second)
+					for _, name := range names {
+						record, err := w.store.Store.Lease(t.Context(), name, "another", time.Minute)
+						if assert.NoError(t, err, name) {
+							assert.False(t, record.Unfinished, name)
+							require.NoError(t, w.store.Store.Release(t.Context(), name, "another"))
+						}
+					}
+				}
+			})
+		})
+	}
 }

@@ -11,8 +11,11 @@ import (
 // and what could not be stored yet is stored, with as many tries as it takes. Close returns nil when that is done. If ctx
 // ends before, it returns an error that names the grants whose newest token is not stored; once no other Close waits,
 // nothing goes on in the background. Call Close again to try again, since after the process has ended those grants are
-// lost. What was on its way from Apple when the last Close gave up is lost then, and named by every later Close. Give ctx
-// more time than a token request can take.
+// lost. What was on its way from Apple when the last Close gave up is lost then, and named by every later Close.
+//
+// Give ctx more time than a token request can take, and never the context that the end of the process has ended, such as
+// that of signal.NotifyContext: with it Close gives up at once. Close the Manager after the HTTP server, whose handlers use
+// it, and before the Store or its pool.
 //
 // After Close every method returns [ErrClosed], and Token even where a token is valid. Close can be called any number of
 // times.
@@ -20,11 +23,8 @@ func (m *Manager) Close(ctx context.Context) error {
 	if m == nil || m.stop == nil {
 		return nil
 	}
-	idle := m.beginClose()
-	select {
-	case <-idle:
-	case <-ctx.Done():
-	}
+	m.beginClose()
+	m.waitUntilIdle(ctx)
 	_ = forEach(ctx, m.allUnsaved(), func(ctx context.Context, u *unsavedToken) error {
 		for {
 			wait := m.saveAgain(ctx, u)
@@ -37,11 +37,12 @@ func (m *Manager) Close(ctx context.Context) error {
 		}
 	})
 	m.completeConnects(ctx)
+	m.waitUntilIdle(ctx) // what that has begun
 	return m.endClose(ctx)
 }
 
-// beginClose stops what has not been sent, and returns a channel that is closed when no goroutine is left.
-func (m *Manager) beginClose() <-chan struct{} {
+// beginClose stops what has not been sent.
+func (m *Manager) beginClose() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed.Store(true)
@@ -56,15 +57,23 @@ func (m *Manager) beginClose() <-chan struct{} {
 			u.timer.Stop()
 		}
 	}
-	if m.active == 0 {
-		idle := make(chan struct{})
-		close(idle)
-		return idle
-	}
-	if m.idle == nil {
+}
+
+// waitUntilIdle waits until no goroutine is left, or ctx ends.
+func (m *Manager) waitUntilIdle(ctx context.Context) {
+	m.mu.Lock()
+	if m.active > 0 && m.idle == nil {
 		m.idle = make(chan struct{})
 	}
-	return m.idle
+	idle := m.idle
+	m.mu.Unlock()
+	if idle == nil {
+		return
+	}
+	select {
+	case <-idle:
+	case <-ctx.Done():
+	}
 }
 
 func (m *Manager) allUnsaved() []*unsavedToken {

@@ -312,3 +312,20 @@ func TestCloseRenewsTheLease(t *testing.T) {
 		assert.Equal(t, "access-a-1", token(t, sibling, "a"))
 	})
 }
+
+// What Close stores is told to OnRefresh before it returns.
+func TestCloseTellsWhatItStores(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		w.store.fail(errDatabase, "Save")
+		token(t, m, "a")
+		time.Sleep(time.Second)
+		time.AfterFunc(20*time.Second, func() { w.store.fail(nil) })
+		w.takeEvents()
+		require.NoError(t, m.Close(t.Context()))
+		events := w.takeEvents()
+		require.Len(t, events, 1)
+		assert.Equal(t, "ok", events[0].Label())
+	})
+}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/internal/redact"
 )
 
 // storedVerdict is what a Store keeps of a Mark's Dead.
@@ -24,14 +25,25 @@ type storedVerdict struct {
 }
 
 // MarshalVerdict returns, as a JSON object, what a [Store] keeps of a [Mark]'s Dead, and nil for nil. It is not secret: a
-// description is kept only if it is one that Apple documents.
+// description is kept only if it is one that Apple documents, and a code, a grant_type and a request id only as far as
+// [applebusiness.Error.LogValue] shows them.
 func MarshalVerdict(e *applebusiness.Error) []byte {
 	if e == nil {
 		return nil
 	}
-	text, _ := json.Marshal(storedVerdict{ // has no type that fails
+	kept := storedVerdict{
 		e.Endpoint, e.StatusCode, e.Code, documented(e.Description), e.Reason, e.GrantType, e.RequestID, e.ResponseLost,
-	})
+	}
+	if redact.Code(string(kept.Code)) != string(kept.Code) {
+		kept.Code = ""
+	}
+	if redact.Code(kept.GrantType) != kept.GrantType {
+		kept.GrantType = ""
+	}
+	if redact.RequestID(kept.RequestID) != kept.RequestID {
+		kept.RequestID = ""
+	}
+	text, _ := json.Marshal(kept) // has no type that fails
 	return text
 }
 

@@ -46,7 +46,7 @@ func TestVerdictCodec(t *testing.T) {
 				GrantType: applebusiness.GrantTypeRefreshToken, RequestID: "request-1", ResponseLost: true},
 		},
 		"what is not": {
-			&applebusiness.Error{StatusCode: 401, Description: "Token rt-SECRET is unknown", URI: "https://SECRET.example", Parameter: "SECRET", RetryAfter: time.Hour},
+			&applebusiness.Error{StatusCode: 401, Code: "rt-SECRET", GrantType: "SECRET7", RequestID: "rt-SECRET-4711", Description: "Token rt-SECRET is unknown", URI: "https://SECRET.example", Parameter: "SECRET", RetryAfter: time.Hour},
 			&applebusiness.Error{StatusCode: 401},
 		},
 	} {

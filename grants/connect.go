@@ -45,7 +45,11 @@ type Connection struct {
 // again for as long as a token request may take where that can pass; [ErrClosed]; or, if r's context ended first, that
 // context's, in a [*StoreError] if it is the Store that keeps the customer waiting: the customer may be connected a moment
 // later. Once the code was sent, none is [applebusiness.Retryable] unless the exchange's own says that the code is not
-// spent; only then does the same redirect send it again. Nothing in an error is secret.
+// spent; only then does the same redirect send it again. Nothing in an error is secret. A client secret that was replaced
+// fails the Connects that were sent with the old one: their customers start again, and [Options.ClientSecret] is asked.
+//
+// At the next consent a customer can pick another organisation, and two customers of yours can pick the same one. The
+// earlier grant stays and is refreshed: [Manager.Delete] it once none of your customers has it.
 //
 // config's TokenURL has to end in /oauth2/token, as that of [applebusiness.OAuth2Endpoint]; /me is beside it.
 func (m *Manager) Connect(r *http.Request, state, verifier string) (Connection, error) {

@@ -316,7 +316,7 @@ func TestConnectSendsNothing(t *testing.T) {
 			config: func(_ *oauth2.Config, options *grants.Options) {
 				options.ClientSecret = func(context.Context) (string, error) { return "", errors.New("the vault is sealed") }
 			},
-			text: "applebusiness/grants: Options.ClientSecret failed",
+			text: "applebusiness/grants: asking for the client secret failed",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -1023,4 +1023,27 @@ func TestConnectOverTCP(t *testing.T) {
 			assert.Len(t, slices.DeleteFunc(fake.Requests(), func(r applebusinesstest.Request) bool { return r.GrantType == "" }), 1)
 		})
 	}
+}
+
+// A customer who connects shows that Apple answers, not that the refresh tokens of others are good.
+func TestConnectWhileManyAreRefused(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *consent) {
+		m := c.manager()
+		refused := status(401, `{"error":"invalid_grant","error_description":"Invalid refresh_token"}`)
+		c.on("/api/v1/oauth2/token", refused, refused, refused, theFakes)
+		var err error
+		for _, grant := range []string{"org-7", "org-8", "org-9"} {
+			require.NoError(t, m.Put(t.Context(), grant, c.fake.ConnectExpired(c.config.ClientID)))
+			_, err = m.Token(t.Context(), grant)
+		}
+		require.ErrorIs(t, err, applebusiness.ErrManyRefusals)
+		_, err = c.arrive().connect(m)
+		require.NoError(t, err)
+		_, err = m.Token(t.Context(), "org-9")
+		assert.ErrorIs(t, err, applebusiness.ErrManyRefusals)
+		require.NoError(t, m.Put(t.Context(), "org-6", c.fake.ConnectExpired(c.config.ClientID)))
+		_, err = m.Token(t.Context(), "org-6")
+		assert.ErrorIs(t, err, applebusiness.ErrManyRefusals, "one at a time probes, as before")
+		assert.Equal(t, 4, c.exchanges())
+	})
 }

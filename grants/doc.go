@@ -6,7 +6,7 @@
 // is told to reconnect because of an outage. What it shares with the other processes is in a [Store].
 //
 //	manager := grants.New(config, store, nil)
-//	defer manager.Close(ctx)
+//	defer manager.Close(closing) // not with a ctx that a signal has ended by then
 //
 //	connection, err := manager.Connect(r, state, verifier) // a customer comes back from Apple's consent page
 //	token, err := manager.Token(ctx, connection.Grant)     // before each use, or:
@@ -80,15 +80,17 @@
 // # What to alarm on
 //
 // [Options.OnRefresh] and [Refresh.Label] make a metric, and [Options.Logger] is told at level Error what an operator
-// has to know. Alarm on
+// has to know. Errors of [Manager.Connect] are not told to OnRefresh: count them by [applebusiness.Label]. Alarm on
 //
 //   - an error whose advice has [applebusiness.ImpactApp], which affects all customers: "invalid_credentials" (the client
 //     secret was replaced, which ends the old one at once: see [Options.ClientSecret]), "many_refusals" (so many refresh
 //     tokens are refused that none is taken for revoked), "rate_limited" and others. Meanwhile the Manager holds requests
-//     back, whose label is "held"; nobody has to reconnect;
+//     back, whose label is "held", and nobody has to reconnect. Now and then one is sent all the same, every 30 seconds at
+//     least unless Apple asks for a longer wait, so that all goes on by itself once the cause is mended;
 //   - [Refresh.Unsaved] without the Logger's "tokens can be stored again" within a minute: the newest refresh tokens are in
 //     this process's memory alone, so mend the database, and do not kill the process;
 //   - "store": the database fails, or the Limit;
+//   - "other": [Options.ClientSecret] fails;
 //   - "undocumented": an OAuth error that Apple's table does not list, so that Apple's page may have changed;
 //   - more "invalid_refresh_token" than customers usually disconnect;
 //   - an error of [Manager.RefreshDue], or grants that Due still returns long after they have expired: more come due than

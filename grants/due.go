@@ -29,6 +29,9 @@ const (
 // Store as a whole ends RefreshDue and is returned: of Due, of several grants in a row, or of each grant that was tried;
 // so is the error of ctx. A request that was sent by then is finished all the same. If the process dies, what is left is
 // found due by the next call.
+//
+// While the app is held, after a wrong client secret for example, RefreshDue does not return before that is mended: give
+// ctx a deadline where nobody mends it, as in a test. OnRefresh and Logger are told of it at once.
 func (m *Manager) RefreshDue(ctx context.Context, within time.Duration) error {
 	if err := m.usable(); err != nil {
 		return err

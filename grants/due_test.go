@@ -358,3 +358,42 @@ func TestRefreshDueThatWaitsSeesClose(t *testing.T) {
 		assert.LessOrEqual(t, time.Since(start), time.Second)
 	})
 }
+
+// A grant that fails alone is asked about ever more rarely, also if nobody but RefreshDue does.
+func TestTroubleOfOneThatNobodyUses(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		w.apple.always(status(401, `{"error":"unauthorized"}`))
+		for range 360 {
+			_ = m.RefreshDue(t.Context(), 0)
+			time.Sleep(10 * time.Second)
+		}
+		assert.LessOrEqual(t, w.apple.requests(), 25)
+	})
+}
+
+// What RefreshDue was refused keeps no token from a caller that is good enough for one.
+func TestCallerAfterRefreshDueHasFailed(t *testing.T) {
+	for name, start := range map[string]func(w *world, m *grants.Manager){
+		"a grant that this process has not used": func(*world, *grants.Manager) {},
+		"one that it has put": func(w *world, m *grants.Manager) {
+			require.NoError(w.t, m.Put(w.t.Context(), "a", w.row("a").Token))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				m := w.process()
+				w.connect("a", 5*time.Minute)
+				start(w, m)
+				w.apple.always(status(503, "", "Retry-After", "20"))
+				require.NoError(t, m.RefreshDue(t.Context(), 10*time.Minute))
+				require.Equal(t, 1, w.apple.requests())
+				for range 10 {
+					assert.Equal(t, "access-a-0", token(t, m, "a"))
+					time.Sleep(time.Second)
+				}
+			})
+		})
+	}
+}

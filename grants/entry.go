@@ -121,8 +121,14 @@ func (m *Manager) forgettable(e *entry, now time.Duration) bool {
 	case e.current.Load() != nil:
 		return idle >= idleTime
 	}
+	if e.failedAlone() {
+		return now >= e.until+maxMemory // or the next failure would count as the first
+	}
 	return now >= e.until
 }
+
+// failedAlone reports whether the grant's last request has failed; Manager.mu is held.
+func (e *entry) failedAlone() bool { return e.failure != nil && e.sentVersion != 0 }
 
 // drop forgets an entry that nobody has asked for, but for what the fleet may need of it; m.mu is held.
 func (m *Manager) drop(grant string, e *entry) {
@@ -132,7 +138,7 @@ func (m *Manager) drop(grant string, e *entry) {
 	if e.unsaved == nil {
 		e.current.Store(nil)
 	}
-	if e.unsaved == nil && e.verdict == nil && e.attempt == nil && e.line.fetched == 0 && e.refusedVersion == 0 {
+	if e.unsaved == nil && e.verdict == nil && e.attempt == nil && e.line.fetched == 0 && e.refusedVersion == 0 && !e.failedAlone() {
 		m.entries.CompareAndDelete(grant, e)
 	}
 }

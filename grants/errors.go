@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -106,6 +107,21 @@ func shown(text string, tokens ...*oauth2.Token) string {
 		}
 	}
 	return redact.Show(redact.Values(strings.TrimPrefix(text, prefix), secrets...), maxErrorText)
+}
+
+// callerError is what a method returns that called the Store with the caller's own context.
+func (m *Manager) callerError(ctx context.Context, grant string, err error) error {
+	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
+		return ended
+	}
+	return m.storeError(grant, err)
+}
+
+func (m *Manager) storeError(grant string, err error, secrets ...*oauth2.Token) *StoreError {
+	if found, ok := m.entries.Load(grant); ok {
+		secrets = append(secrets, m.secrets(found.(*entry))...)
+	}
+	return newStoreError(grant, err, secrets...)
 }
 
 // transportPanic is a failed token request whose http.RoundTripper panicked.

@@ -212,7 +212,7 @@ func TestSecretsInForeignText(t *testing.T) {
 		m := w.process()
 		w.connect("a", -time.Minute)
 		w.apple.fail(func(r *http.Request) (*http.Response, error) {
-			panic(fmt.Sprint("cannot send client_secret=the-client-secret&refresh_token=refresh-a-0"))
+			panic("cannot send client_secret=the-client-secret&refresh_token=refresh-a-0")
 		})
 		_, err := m.Token(t.Context(), "a")
 		require.Error(t, err)

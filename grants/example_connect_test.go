@@ -21,7 +21,8 @@ type partner struct {
 	manager *grants.Manager
 }
 
-// loginCookie and a state are the name of the cookie that has the verifier: each tab of a browser can have one.
+// loginCookie and a state are the name of the cookie that has the verifier: each tab of a browser can have one. Not every
+// browser keeps it over http: for http://127.0.0.1 in development leave out __Host- and Secure.
 const loginCookie = "__Host-apple-"
 
 // start is behind the link "Connect Apple Business".
@@ -52,7 +53,7 @@ func (p *partner) redirect(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/not-connected?action="+string(applebusiness.Troubleshoot(err).Action), http.StatusSeeOther)
 		return
 	}
-	// Here note in your database that connection.Grant is of the customer who is signed in.
+	// Here note in your database that connection.Grant is of the customer who is signed in; a session cookie with SameSite=Strict is not sent here.
 	slog.Debug("connected", "grant", connection.Grant, "name", connection.Name)
 	http.Redirect(w, r, "/connected", http.StatusSeeOther) // away from the URL with the code
 }
@@ -103,9 +104,13 @@ func ExampleManager_Connect() {
 	}
 	arrive(started.Result().Cookies())
 	arrive(started.Result().Cookies()) // the browser loads the page again
-	arrive(nil)                        // another browser
+	arrive(nil)                        // another browser, which reads:
+	shown := httptest.NewRecorder()
+	notConnected(shown, httptest.NewRequest(http.MethodGet, "/not-connected?action=start_over", nil))
+	fmt.Print(shown.Body)
 	// Output:
 	// /connected
 	// /connected
 	// /not-connected?action=start_over
+	// The connection was not made. Please connect again.
 }

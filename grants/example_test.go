@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -182,6 +183,85 @@ func ExampleOptions() {
 	// Output: refreshed: customer 7
 }
 
+// The client secret comes from a vault: one that was replaced is asked for when Apple refuses the old one.
+func ExampleOptions_clientSecret() {
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	inVault := apple.App.ClientSecret
+	config := &oauth2.Config{ClientID: apple.App.ClientID, Endpoint: apple.Endpoint()} // without a ClientSecret
+	manager := grants.New(config, grants.NewMemoryStore(), &grants.Options{
+		ClientSecret: func(ctx context.Context) (string, error) { // in production: log here if the vault fails
+			fmt.Println("the vault is asked")
+			return inVault, nil
+		},
+	})
+	ctx := context.Background()
+	defer manager.Close(ctx)
+	for _, customer := range []string{"customer 7", "customer 8", "customer 9"} {
+		_ = manager.Put(ctx, customer, apple.ConnectExpired(config.ClientID))
+	}
+
+	_, err := manager.Token(ctx, "customer 7")
+	fmt.Println(err)
+	_, err = manager.Token(ctx, "customer 8")
+	fmt.Println(err)
+	inVault = apple.RotateSecret(config.ClientID)
+	_, err = manager.Token(ctx, "customer 9")
+	fmt.Println(err)
+	// Output:
+	// the vault is asked
+	// <nil>
+	// <nil>
+	// the vault is asked
+	// <nil>
+}
+
+// The mail job looks at all who have to connect again, a page at a time, and tells each once. With any other Store it is the
+// same.
+func ExampleMemoryStore_Dead() {
+	apple := applebusinesstest.NewServer(nil)
+	defer apple.Close()
+	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
+	ctx := context.Background()
+	store := grants.NewMemoryStore()
+	manager := grants.New(config, store, nil)
+	defer manager.Close(ctx)
+	token := apple.ConnectExpired(config.ClientID)
+	_ = manager.Put(ctx, "customer 7", token)
+	apple.Revoke(token.RefreshToken) // the customer disconnects
+	_ = manager.RefreshDue(ctx, 10*time.Minute)
+
+	type key struct {
+		grant   string
+		version int64 // another one when the customer has connected again
+	}
+	told := make(map[key]bool) // in production: a table of your database
+	mailJob := func() error {
+		const page = 100
+		for after, more := (grants.DeadGrant{}), true; more; {
+			dead, err := store.Dead(ctx, 0, after, page) // in production: for an hour, so that a wrong verdict can heal
+			if err != nil {
+				return err
+			}
+			for _, found := range dead {
+				if k := (key{found.Grant, found.Version}); !told[k] {
+					fmt.Println("ask", found.Grant, "to connect again:", applebusiness.Troubleshoot(found.Error).Causes[0])
+					told[k] = true
+				}
+				after = found
+			}
+			more = len(dead) == page
+		}
+		return nil
+	}
+	fmt.Println(mailJob())
+	fmt.Println(mailJob())
+	// Output:
+	// ask customer 7 to connect again: access_revoked
+	// <nil>
+	// <nil>
+}
+
 // newManager returns a Manager for a fake Apple, with a customer who has connected.
 func newManager() (*grants.Manager, func()) {
 	apple := applebusinesstest.NewServer(nil)
@@ -245,7 +325,8 @@ func ExampleManager_TokenSource() {
 	// Output: true <nil>
 }
 
-// At the end of the process, with time for a request that is under way.
+// At the end of the process, after the HTTP server and before the Store or its pool: with time for a request that is under
+// way, so not with the context that a signal has ended.
 func ExampleManager_Close() {
 	manager, end := newManager()
 	defer end()
@@ -260,8 +341,13 @@ func ExampleManager_Close() {
 }
 
 func ExampleRefresh_Label() {
+	var mu sync.Mutex
 	requests := make(map[string]int) // in production: a counter with this label
-	options := &grants.Options{OnRefresh: func(refresh grants.Refresh) { requests[refresh.Label()]++ }}
+	options := &grants.Options{OnRefresh: func(refresh grants.Refresh) {
+		mu.Lock()
+		defer mu.Unlock()
+		requests[refresh.Label()]++
+	}}
 	apple := applebusinesstest.NewServer(nil)
 	defer apple.Close()
 	config := &oauth2.Config{ClientID: apple.App.ClientID, ClientSecret: apple.App.ClientSecret, Endpoint: apple.Endpoint()}
@@ -270,7 +356,9 @@ func ExampleRefresh_Label() {
 	_ = manager.Put(ctx, "customer 7", apple.ConnectExpired(config.ClientID))
 	_, _ = manager.Token(ctx, "customer 7")
 	_, _ = manager.Token(ctx, "customer 8")
-	_ = manager.Close(ctx)
+	_ = manager.Close(ctx) // it waits for OnRefresh, too
+	mu.Lock()
+	defer mu.Unlock()
 	fmt.Println(requests)
 	// Output: map[no_grant:1 ok:1]
 }

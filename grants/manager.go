@@ -35,7 +35,8 @@ type Options struct {
 
 	// Limit is asked before each token request, as a *rate.Limiter of golang.org/x/time/rate is; for a whole fleet, the
 	// Limiter of pgxstore. It is called by one goroutine at a time. If it fails, so does the refresh, with a
-	// [*StoreError]. If it has a method Pause(context.Context, time.Duration) error, that is called after a response with
+	// [*StoreError], or with [applebusiness.ErrRateLimited] for a [context.DeadlineExceeded]: it has refused to let the
+	// request wait. If it has a method Pause(context.Context, time.Duration) error, that is called after a response with
 	// status 429, so that the whole fleet waits. A nil Limit is 15 requests a second, the limit that Apple publishes, for
 	// this Manager alone; half of what it was after a response with status 429, from where it recovers.
 	Limit interface {
@@ -43,15 +44,17 @@ type Options struct {
 	}
 
 	// OnRefresh is called after each attempt to refresh a grant, for metrics and logs: also after one that sent nothing,
-	// because a sibling was faster or nothing may be sent now, and when a token is stored that could not be at first. The
-	// caller may have its token or its error before. It may be called by several goroutines at once. It must not call
-	// Close. A panic in it is logged.
+	// because the Store had a good token or nothing may be sent now, and when a token is stored that could not be at first.
+	// The caller may have its token or its error before, and RefreshDue may have returned; Close waits for it. It may be
+	// called by several goroutines at once. It must not call Close. A panic in it is logged. Connect does not call it.
 	OnRefresh func(Refresh)
 
 	// ClientSecret returns the app's current client secret, from a vault for example, so that one that was replaced
 	// reaches every process without a restart. It is asked before the first token request and after each response that
-	// says "Invalid client_id or client_secret", once for all who wait, and never more often than that. A nil
-	// ClientSecret means config's.
+	// says "Invalid client_id or client_secret", once for all who wait, and never more often than that; it has 10 seconds.
+	// While it fails nothing is sent, and it is asked again after a second, later after a minute. The error of Token or
+	// Connect then has no advice, and its text does not say why, which may be secret: let ClientSecret log that itself. A
+	// nil ClientSecret means config's; otherwise config's is not used.
 	ClientSecret func(ctx context.Context) (string, error)
 
 	// Origins are where, besides TokenURL's origin, [Manager.Client] may send a grant's token: each a scheme and a host,
@@ -64,46 +67,14 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Refresh is what [Options.OnRefresh] is told about one attempt. Nothing in it is secret.
-type Refresh struct {
-	Grant    string
-	Start    time.Time
-	Duration time.Duration // until the callers had their token or their error
-	Waited   time.Duration // the part of Duration spent waiting for Limit and for a sibling's lease
-	Sent     bool          // whether a request was sent; otherwise the Store had a good token, or nothing could be sent
-	Unsaved  bool          // whether the token could not be stored at the first try; Manager tries on
-	Err      error         // nil if there is a good token
-}
-
-// Label returns a label for a metric, out of a bounded set: "ok"; "held" if nothing was sent, on purpose, since others
-// were told to wait or the app is held; "store" for a [*StoreError], "no_grant", "closed"; and for everything else what
-// [applebusiness.Label] says.
-func (r Refresh) Label() string {
-	if r.Err == nil {
-		return "ok"
-	}
-	if _, ok := errors.AsType[*StoreError](r.Err); ok {
-		return "store"
-	}
-	switch {
-	case errors.Is(r.Err, ErrNoGrant):
-		return "no_grant"
-	case errors.Is(r.Err, ErrClosed):
-		return "closed"
-	}
-	if e, ok := errors.AsType[*applebusiness.Error](r.Err); ok && !r.Sent && e.RetryAfter > 0 {
-		return "held"
-	}
-	return applebusiness.Label(r.Err)
-}
-
 // Manager hands out the tokens of all grants of a partner, and refreshes them: once for all callers, and once for all
 // processes that share its Store. Use it with one process, too: it never loses a token that it could not store at once,
 // and never takes an outage for a customer who revoked. [New] makes one; its methods can be called concurrently.
 //
 // An error of its methods is an [*applebusiness.Error] where Apple's token endpoint is what failed, [ErrNoGrant],
 // [ErrClosed], the error of the caller's context, or a [*StoreError]. Give it to [applebusiness.Troubleshoot]; only
-// [applebusiness.ActionReauthorize] means that the customer has to connect again.
+// [applebusiness.ActionReauthorize] means that the customer has to connect again. Troubleshoot has no advice about what is
+// the partner's own: after a *StoreError try later, and after ErrNoGrant let the customer connect.
 //
 // What a process holds in memory can be older than the Store's: Put and Delete by another process are seen when the token
 // comes due or is invalidated. What nobody has used for an hour is forgotten, and read from the Store when it is asked
@@ -241,8 +212,9 @@ func (m *Manager) now() time.Duration { return time.Since(m.start) }
 // arrived, and stored after that. If the process dies before it is stored, it is lost, and with it perhaps the grant:
 // call Close.
 //
-// After a failure callers get the same error at once, for a second, or for as long as Apple wants to be left alone; that
-// is the error's RetryAfter.
+// After a failure callers get the same error at once: for a second; for longer, up to 5 minutes, if requests for this grant
+// fail again and again; or for as long as Apple wants to be left alone. The RetryAfter of an [*applebusiness.Error] says
+// for how long.
 //
 // The token is the caller's own copy. It holds what a Store keeps: the two tokens, the type and the expiry.
 func (m *Manager) Token(ctx context.Context, grant string) (*oauth2.Token, error) {
@@ -294,9 +266,10 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 			e.current.Store(nil) // nobody has used it for an hour, or its time has passed in a suspended machine
 		}
 	}
+	looked := e.asked // for a caller: what RefreshDue was refused may be good enough for one
 	e.asked = true
 	e.used.Store(int64(now))
-	if now < e.lookAt && e.attempt == nil {
+	if looked && now < e.lookAt && e.attempt == nil {
 		err := cmp.Or(m.remembered(e), m.unusableURL)
 		if err == nil {
 			err = m.refusal(nil)
@@ -318,13 +291,17 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 		a = m.begin(grant, e, want{})
 	}
 	a.callers++
+	offered := a.offered
+	if offered.token != nil && offered.token.AccessToken == e.bad {
+		offered = &a.outcome // it was invalidated meanwhile
+	}
 	m.mu.Unlock()
-	return a.await(ctx, patience)
+	return a.await(ctx, offered, patience)
 }
 
 // await returns a's outcome to a caller, or, after some patience, the current token in the last seconds of its life. A
 // negative patience has no end.
-func (a *attempt) await(ctx context.Context, patience time.Duration) (*oauth2.Token, error) {
+func (a *attempt) await(ctx context.Context, offered *outcome, patience time.Duration) (*oauth2.Token, error) {
 	var enough <-chan time.Time
 	if patience >= 0 {
 		timer := time.NewTimer(patience)
@@ -333,11 +310,11 @@ func (a *attempt) await(ctx context.Context, patience time.Duration) (*oauth2.To
 	}
 	for {
 		select {
-		case <-a.offered.done:
-			if a.offered.err != nil {
-				return a.e.lastResort(a.offered.err)
+		case <-offered.done:
+			if offered.err != nil {
+				return a.e.lastResort(offered.err)
 			}
-			token := *a.offered.token
+			token := *offered.token
 			return &token, nil
 		case <-enough:
 			if token, _ := a.e.lastResort(nil); token != nil {
@@ -428,7 +405,9 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 	defer m.mu.Unlock()
 	m.entries.Delete(grant)
 	line.follow(m, stored, max(m.now(), 1))
-	m.entry(grant).line = line
+	e := m.entry(grant)
+	e.line = line
+	m.use(e, stored, false) // no caller needs the Store for what was put just now
 	return nil
 }
 
@@ -462,21 +441,6 @@ func (m *Manager) Delete(ctx context.Context, grant string) error {
 	}
 	m.forget(grant)
 	return nil
-}
-
-// callerError is what a method returns that called the Store with the caller's own context.
-func (m *Manager) callerError(ctx context.Context, grant string, err error) error {
-	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
-		return ended
-	}
-	return m.storeError(grant, err)
-}
-
-func (m *Manager) storeError(grant string, err error, secrets ...*oauth2.Token) *StoreError {
-	if found, ok := m.entries.Load(grant); ok {
-		secrets = append(secrets, m.secrets(found.(*entry))...)
-	}
-	return newStoreError(grant, err, secrets...)
 }
 
 // Invalidate says that the API has answered 401 to token although it has not expired. The next call of Token waits for

@@ -404,6 +404,19 @@ func TestCallersContextAndTheStore(t *testing.T) {
 	}
 }
 
+// What was put just now needs no Store.
+func TestTokenAfterPut(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		require.NoError(t, m.Put(t.Context(), "a", &oauth2.Token{AccessToken: "new", RefreshToken: "refresh-a-0", Expiry: time.Now().Add(time.Hour)}))
+		w.store.fail(errDatabase)
+		assert.Equal(t, "new", token(t, m, "a"))
+		w.store.fail(nil)
+		time.Sleep(time.Hour)
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+	})
+}
+
 // Put is how grants come in that were kept elsewhere.
 func TestPut(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
@@ -444,4 +457,21 @@ func TestUnusableTokenURL(t *testing.T) {
 			require.NoError(t, m.Close(t.Context()))
 		})
 	}
+}
+
+// A token that RefreshDue replaces is handed out meanwhile, unless it is invalidated.
+func TestInvalidateDuringRefreshDue(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", time.Minute)
+		w.apple.latency = 2 * time.Second
+		var group sync.WaitGroup
+		group.Go(func() { assert.NoError(t, m.RefreshDue(t.Context(), time.Hour)) })
+		time.Sleep(time.Second)
+		got, err := m.Token(t.Context(), "a")
+		require.NoError(t, err)
+		m.Invalidate("a", got)
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
+		group.Wait()
+	})
 }

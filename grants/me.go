@@ -56,7 +56,7 @@ func meError(status int) error {
 	case http.StatusOK:
 		why = "the response is not the documented JSON"
 	}
-	return fmt.Errorf(prefix+"the code was redeemed, but "+mePath+" does not say which organisation it is of: %s: %w",
+	return fmt.Errorf(prefix+"the code was redeemed, but the API does not say which organisation it is of: %s: %w",
 		why, &applebusiness.Error{Reason: applebusiness.ErrUnavailable, GrantType: applebusiness.GrantTypeAuthorizationCode})
 }
 

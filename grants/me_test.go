@@ -15,7 +15,7 @@ import (
 
 // The code is spent when /me is asked: what passes is asked again, for as long as a token request may take.
 func TestMe(t *testing.T) {
-	const failed = "applebusiness/grants: the code was redeemed, but /me does not say which organisation it is of: "
+	const failed = "applebusiness/grants: the code was redeemed, but the API does not say which organisation it is of: "
 	named := func(id string) answer {
 		return status(200, `{"orgDetails":{"orgId":`+id+`,"legalName":"Example Company 1"}}`)
 	}

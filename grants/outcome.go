@@ -184,13 +184,9 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 	e, failure := tokenFailure(err)
 	k, lost := classify(e)
 	if k == refused {
-		note, err := m.noteRefusal(a, record)
-		if err != nil {
-			return Record{}, err
-		}
 		dead := *e
 		dead.ResponseLost = e.ResponseLost || record.Unfinished
-		return a.condemn(record, &verdict{note, &dead})
+		return a.condemn(record, &verdict{m.noteRefusal(a, record), &dead})
 	}
 	if k == ours && e.Reason == applebusiness.ErrInvalidCredentials {
 		switch other, err := m.askSecret(a.ctx, secret, a.sentAt); {
@@ -246,6 +242,9 @@ func (a *attempt) spare() {
 // refused token was no longer the grant's, and nobody may be told to reconnect.
 func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 	m := a.m
+	if doubted := m.doubted(v.note, false); doubted != nil {
+		return Record{}, doubted
+	}
 	dead := *v.err
 	err := a.mark(record.Version, Mark{Dead: &dead, Unfinished: record.Unfinished})
 	m.mu.Lock()
@@ -253,15 +252,15 @@ func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 		a.e.verdict = nil
 	}
 	m.mu.Unlock()
-	switch {
-	case err == nil:
-		if doubted := m.noteRecorded(v.note); doubted != nil {
-			return Record{}, doubted
-		}
+	if errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) {
+		return a.again(err)
+	}
+	if doubted := m.doubted(v.note, true); doubted != nil {
+		return Record{}, doubted
+	}
+	if err == nil {
 		a.remember = failureMemory // the row says it from now on
 		return Record{}, v.err
-	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
-		return a.again(err)
 	}
 	return Record{}, a.storeError(err) // the verdict is recorded at the next chance, without a request
 }
@@ -276,4 +275,37 @@ func (a *attempt) mark(version int64, mark Mark) error {
 	}
 	a.spare()
 	return err
+}
+
+// Refresh is what [Options.OnRefresh] is told about one attempt. Nothing in it is secret.
+type Refresh struct {
+	Grant    string
+	Start    time.Time
+	Duration time.Duration // until the callers had their token or their error
+	Waited   time.Duration // the part of Duration spent waiting for Limit and for a sibling's lease
+	Sent     bool          // whether a request was sent; otherwise the Store had a good token, or nothing could be sent
+	Unsaved  bool          // whether the token could not be stored at the first try; Manager tries on
+	Err      error         // nil if there is a good token
+}
+
+// Label returns a label for a metric, out of a bounded set: "ok", also if the Store had a good token and nothing was sent
+// (see Sent); "held" if nothing was sent, on purpose, since others were told to wait or the app is held; "store" for a
+// [*StoreError], "no_grant", "closed"; and for everything else what [applebusiness.Label] says.
+func (r Refresh) Label() string {
+	if r.Err == nil {
+		return "ok"
+	}
+	if _, ok := errors.AsType[*StoreError](r.Err); ok {
+		return "store"
+	}
+	switch {
+	case errors.Is(r.Err, ErrNoGrant):
+		return "no_grant"
+	case errors.Is(r.Err, ErrClosed):
+		return "closed"
+	}
+	if e, ok := errors.AsType[*applebusiness.Error](r.Err); ok && !r.Sent && e.RetryAfter > 0 {
+		return "held"
+	}
+	return applebusiness.Label(r.Err)
 }

@@ -2,9 +2,12 @@ package grants
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/seed-a5f25c57/applebusiness"
 )
 
 const (
@@ -13,6 +16,7 @@ const (
 	recovery          = 0.5 // requests a second, for each second without a response with status 429
 
 	shortPause  = time.Second            // a pause that an attempt waits for
+	refusedWait = 5 * time.Second        // until Limit is asked again that has refused to let a request wait
 	spareLife   = time.Second            // an unused grant of Limit passes to the next attempt for that long
 	turnTime    = 250 * time.Millisecond // a turn ends after that, even if Lease has not returned
 	lookSpacing = 20 * time.Millisecond  // the longer the queue, the less often each in it looks at its row
@@ -90,6 +94,10 @@ func (m *Manager) askLimit(t *turn) error {
 			m.lockedGiveBack(a)
 			if a.ctx.Err() != nil {
 				return a.ended()
+			}
+			if errors.Is(err, context.DeadlineExceeded) { // it would let this one wait too long: a pause of the fleet's, say
+				a.held, a.remember = true, refusedWait
+				return waitError(applebusiness.ErrRateLimited, refusedWait)
 			}
 			return a.storeError(&limitError{err})
 		}

@@ -353,3 +353,30 @@ func TestBurstWithSuccesses(t *testing.T) {
 		assert.Equal(t, []time.Duration{time.Second}, fleet.pauses)
 	})
 }
+
+// A Limit that refuses to let a request wait, because the fleet pauses, is no failure of the Store.
+func TestLimitThatRefuses(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		start := time.Now()
+		asked := 0
+		m := w.process(func(o *grants.Options) {
+			o.Limit = limit(func(context.Context) error {
+				asked++
+				if time.Since(start) < time.Minute {
+					return fmt.Errorf("the fleet's limit would let this one wait too long: %w", context.DeadlineExceeded)
+				}
+				return nil
+			})
+		})
+		w.expired(3)
+		e := failure(t, m, "g0")
+		assert.Equal(t, applebusiness.ErrRateLimited, e.Reason)
+		assert.Equal(t, 5*time.Second, e.RetryAfter)
+		require.NoError(t, m.RefreshDue(t.Context(), 0))
+		assert.Equal(t, "refresh-g2-1", w.row("g2").Token.RefreshToken)
+		assert.Less(t, asked, 60)
+		for _, event := range w.takeEvents() {
+			assert.Contains(t, []string{"held", "ok"}, event.Label())
+		}
+	})
+}

@@ -69,7 +69,7 @@ func (m *Manager) askLocked(ctx context.Context) (string, error) {
 // secretError is a failure of Options.ClientSecret. Its text says nothing of the cause, which may hold a secret.
 type secretError struct{ err error }
 
-func (*secretError) Error() string   { return prefix + "Options.ClientSecret failed" }
+func (*secretError) Error() string   { return prefix + "asking for the client secret failed" }
 func (e *secretError) Unwrap() error { return e.err }
 
 // Foreign marks e as none of Apple's errors: package applebusiness looks for no advice beyond it.

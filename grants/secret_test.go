@@ -76,7 +76,7 @@ func TestClientSecret(t *testing.T) {
 			names := w.expired(300)
 			w.callers(m, names, 8*time.Second)
 			_, err := m.Token(t.Context(), names[0])
-			assert.EqualError(t, err, "applebusiness/grants: Options.ClientSecret failed")
+			assert.EqualError(t, err, "applebusiness/grants: asking for the client secret failed")
 			assert.ErrorIs(t, err, cause)
 			assert.Zero(t, applebusiness.Troubleshoot(err))
 			assert.LessOrEqual(t, n, 5, "1 s, 2 s, …")

@@ -115,6 +115,11 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 		e.current.Store(nil)
 	}
 	if !stored {
+		m.active++
+		go func() {
+			defer m.end()
+			m.release(u.a) // whose lease no Save has ended
+		}()
 		return
 	}
 	if m.app.saves.open() {
@@ -168,10 +173,11 @@ func (m *Manager) saveAgain(ctx context.Context, u *unsavedToken) time.Duration 
 	return max(saveBackoff(u.tries)-time.Since(start), 1)
 }
 
-// renew takes u's lease again, so that no sibling sends the refresh token that it replaces.
+// renew takes u's lease again, or says in the row that nothing may be sent, so that no sibling sends the refresh token that
+// u's replaces.
 func (m *Manager) renew(ctx context.Context, u *unsavedToken) {
 	m.mu.Lock()
-	due := time.Since(u.leasedAt) > m.leaseTime()/3
+	due, version := time.Since(u.leasedAt) > m.leaseTime()/3, u.version
 	m.mu.Unlock()
 	if !due {
 		return
@@ -182,6 +188,11 @@ func (m *Manager) renew(ctx context.Context, u *unsavedToken) {
 	_, err := ask(ctx, m, func(ctx context.Context) (Record, error) {
 		return m.store.Lease(ctx, u.a.grant, u.a.holder, m.leaseTime())
 	})
+	if errors.Is(err, ErrLeased) { // it ran out, and a sibling has the grant: that looks at the row once more before it sends
+		err = m.call(ctx, func(ctx context.Context) error {
+			return m.store.Mark(ctx, u.a.grant, u.a.holder, version, Mark{Unfinished: true, RetryAt: now.Add(m.leaseTime())})
+		})
+	}
 	if err == nil {
 		m.mu.Lock()
 		u.leasedAt = now

@@ -490,3 +490,46 @@ func TestDatabaseHangsForLongerThanALease(t *testing.T) {
 		}
 	}
 }
+
+// The database fails for longer than a lease, and after it Save alone: a sibling that has the lease by then sends nothing.
+func TestSaveFailsAfterTheLeaseHasRunOut(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m, sibling := w.process(), w.process()
+		w.connect("a", -time.Minute)
+		w.store.fail(errDatabase, "Save")
+		token(t, m, "a")
+		w.store.fail(errDatabase)
+		time.Sleep(time.Minute)
+		w.store.fail(errDatabase, "Save")
+		for range 120 {
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			_, err := sibling.Token(ctx, "a")
+			require.False(t, told(err), "%v", err)
+			cancel()
+			time.Sleep(time.Second)
+		}
+		assert.Equal(t, 1, w.apple.requests())
+		w.store.fail(nil)
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, "access-a-1", token(t, sibling, "a"))
+	})
+}
+
+// A sibling that repairs the row while a refresh of the older token is under way leaves that refresh's lease: it is ended.
+func TestLeaseOfATokenThatIsNotStored(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.apple.latency = time.Second
+		w.connect("a", -time.Minute)
+		w.apple.after = func() {
+			row := w.row("a")
+			require.NoError(t, w.store.Store.Save(t.Context(), "a", "another", row.Version, &oauth2.Token{AccessToken: "x", RefreshToken: "y", Expiry: time.Now().Add(time.Hour)}))
+		}
+		_, err := m.Token(t.Context(), "a")
+		require.NoError(t, err)
+		synctest.Wait()
+		_, err = w.store.Store.Lease(t.Context(), "a", "another", time.Minute)
+		assert.NoError(t, err)
+		assert.Equal(t, "y", w.row("a").Token.RefreshToken)
+	})
+}

@@ -23,17 +23,13 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
-const (
-	loginLife      = 10 * time.Minute // as long as the Manager knows what became of a redirect
-	connectTimeout = time.Minute      // for all that Apple and the database are asked
-)
-
 // app is the partner's web application.
 type app struct {
 	config      *oauth2.Config
 	store       grants.Store
 	manager     *grants.Manager
 	redirectURL *url.URL
+	home        string // the URL to open
 	login       string // and a state are the name of the cookie that has the verifier: each tab of a browser can have one
 	file        string // of the connections; "": they are in memory only
 	log         *slog.Logger
@@ -45,12 +41,12 @@ type app struct {
 	failed      time.Time
 }
 
-// connection is what this program knows of a company beside its grant.
+// connection is what this program knows of a company beside its grant, and what the page shows of that.
 type connection struct {
-	ID, Name string
-	Since    time.Time
-	Err      error `json:"-"` // of the last refresh
-	retryAt  time.Time
+	ID, Name         string
+	Since            time.Time
+	Err              error     `json:"-"` // of the last refresh, or why the grant is dead
+	RetryAt, Expires time.Time `json:"-"`
 }
 
 // newApp returns the web application for settings that are checked. Close the manager at the end.
@@ -60,7 +56,12 @@ func newApp(s settings, store grants.Store, fake *applebusinesstest.Server, log 
 	if a.redirectURL.Scheme == "https" {
 		a.login = "__Host-login-"
 	}
-	a.manager = grants.New(a.config, store, &grants.Options{HTTPClient: &http.Client{Timeout: appleTimeout}, OnRefresh: a.note})
+	a.home = a.redirectURL.Scheme + "://" + a.redirectURL.Host + "/"
+	a.manager = grants.New(a.config, store, &grants.Options{HTTPClient: &http.Client{Timeout: appleTimeout}, OnRefresh: func(r grants.Refresh) {
+		if a.note(r.Grant, r.Err); r.Err != nil {
+			log.Error("refresh failed", "grant", r.Grant, applebusiness.LogAttr(r.Err))
+		}
+	}})
 	if s.dir == "" {
 		return a, nil
 	}
@@ -105,7 +106,10 @@ func (a *app) handler() http.Handler {
 	handleForm("/connections/{id}/disconnect", a.disconnect)
 	if a.fake != nil {
 		handleForm("/connections/{id}/fake/revoke", a.revoke)
-		handleForm("/fake/fail", a.fail)
+		handleForm("/fake/fail", func(context.Context, string) error {
+			a.fake.FailWith(http.StatusServiceUnavailable, nil, "")
+			return nil
+		})
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -114,15 +118,12 @@ func (a *app) handler() http.Handler {
 		w.Header().Set("Referrer-Policy", "same-origin")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if !strings.EqualFold(r.Host, a.redirectURL.Host) { // another name of this host has other cookies, and may be an attacker's
-			write(w, http.StatusMisdirectedRequest, "address", a.home())
+			write(w, http.StatusMisdirectedRequest, "address", a.home)
 			return
 		}
 		mux.ServeHTTP(w, r)
 	})
 }
-
-// home is the URL to open.
-func (a *app) home() string { return a.redirectURL.Scheme + "://" + a.redirectURL.Host + "/" }
 
 // connect sends the browser to Apple's consent page. It is a link and no form: a form could only be redirected to hosts
 // that the page's policy names, and Apple does not document which ones its sign-in uses.
@@ -193,18 +194,15 @@ func (a *app) find(id string) connection {
 }
 
 // note is told how each refresh went, also of those that nobody pressed a button for.
-func (a *app) note(refresh grants.Refresh) {
-	if refresh.Err != nil {
-		a.log.Error("refresh failed", "grant", refresh.Grant, applebusiness.LogAttr(refresh.Err))
-	}
+func (a *app) note(id string, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c, ok := a.connections[refresh.Grant]; ok {
-		c.Err, c.retryAt = refresh.Err, time.Now()
-		if failed, ok := errors.AsType[*applebusiness.Error](refresh.Err); ok {
-			c.retryAt = c.retryAt.Add(failed.RetryAfter)
+	if c, ok := a.connections[id]; ok {
+		c.Err, c.RetryAt = err, time.Now()
+		if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
+			c.RetryAt = c.RetryAt.Add(failed.RetryAfter)
 		}
-		a.connections[c.ID] = c
+		a.connections[id] = c
 	}
 }
 
@@ -215,19 +213,18 @@ func (a *app) list(w http.ResponseWriter, r *http.Request) {
 	a.mu.Unlock()
 	slices.SortFunc(connections, func(a, b connection) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
 	for _, c := range connections {
-		shown := card{connection: c, Wait: time.Until(c.retryAt)}
 		record, err := a.store.Load(r.Context(), c.ID)
 		switch {
 		case errors.Is(err, grants.ErrNoGrant):
 			continue
 		case err != nil:
-			shown.Err = err
+			c.Err = err
 		case record.Dead != nil:
-			shown.Err = record.Dead
+			c.Err = record.Dead
 		default:
-			shown.Expires = time.Until(record.Token.Expiry)
+			c.Expires = record.Token.Expiry
 		}
-		content.Connections = append(content.Connections, shown)
+		content.Connections = append(content.Connections, c)
 	}
 	write(w, http.StatusOK, "list", content)
 }
@@ -239,7 +236,7 @@ func (a *app) refresh(ctx context.Context, id string) error {
 		a.manager.Invalidate(id, token)
 		_, err = a.manager.Token(ctx, id)
 	}
-	a.note(grants.Refresh{Grant: id, Err: err})
+	a.note(id, err)
 	return err
 }
 
@@ -249,7 +246,7 @@ func (a *app) revive(ctx context.Context, id string) error {
 	if err == nil {
 		err = a.manager.Put(ctx, id, record.Token)
 	}
-	a.note(grants.Refresh{Grant: id, Err: err})
+	a.note(id, err)
 	return err
 }
 
@@ -264,14 +261,13 @@ func (a *app) disconnect(ctx context.Context, id string) error {
 
 // keepAlive refreshes what comes due, until ctx is done.
 func (a *app) keepAlive(ctx context.Context) {
-	for {
+	for ctx.Err() == nil {
 		if err := a.manager.RefreshDue(ctx, 10*time.Minute); err != nil && ctx.Err() == nil {
 			a.log.Error("connections are not kept alive", "error", err)
 		}
 		select {
 		case <-time.After(time.Minute):
 		case <-ctx.Done():
-			return
 		}
 	}
 }
@@ -283,10 +279,4 @@ func (a *app) revoke(ctx context.Context, id string) error {
 		a.fake.Revoke(record.Token.RefreshToken)
 	}
 	return err
-}
-
-// fail lets the next token request fail at the fake.
-func (a *app) fail(context.Context, string) error {
-	a.fake.FailWith(http.StatusServiceUnavailable, nil, "")
-	return nil
 }

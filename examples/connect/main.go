@@ -43,9 +43,11 @@ import (
 const (
 	secretVariable = "APPLE_BUSINESS_CLIENT_SECRET"
 
-	redirectPath = "/redirect"      // with the fake
-	appleTimeout = 30 * time.Second // for one request to Apple: a shorter one can lose a refresh token
-	stopTimeout  = 2 * appleTimeout // a refresh that has begun is finished
+	redirectPath   = "/redirect"      // with the fake
+	appleTimeout   = 30 * time.Second // for one request to Apple: a shorter one can lose a refresh token
+	stopTimeout    = 2 * appleTimeout // a refresh that has begun is finished
+	loginLife      = 10 * time.Minute // as long as the Manager knows what became of a redirect
+	connectTimeout = time.Minute      // for all that Apple and the database are asked
 )
 
 func main() {
@@ -92,8 +94,6 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	withFake := s == settings{addr: s.addr}
 	if withFake {
 		s.addr = cmp.Or(s.addr, "127.0.0.1:0")
-	} else if err := s.check(); err != nil {
-		return err
 	}
 	listener, err := net.Listen("tcp", s.addr)
 	if err != nil {
@@ -106,9 +106,9 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 			return err
 		}
 		defer fake.Close()
-		if err := s.check(); err != nil {
-			return err
-		}
+	}
+	if err := s.check(); err != nil {
+		return err
 	}
 	var store grants.Store = grants.NewMemoryStore()
 	if s.dir != "" {
@@ -131,7 +131,7 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	go app.keepAlive(ctx)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	fmt.Fprintf(stdout, "Open %s\n", app.home())
+	fmt.Fprintf(stdout, "Open %s\n", app.home)
 	if fake != nil {
 		fmt.Fprintf(stdout, "Apple Business is the fake at %s\n", fake.URL)
 	}
@@ -142,17 +142,14 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	if err = server.Shutdown(stopping); err != nil {
-		err = server.Close()
-	}
-	return errors.Join(err, app.manager.Close(stopping))
+	return errors.Join(server.Shutdown(stopping), app.manager.Close(stopping))
 }
 
 // startFake starts a fake Apple Business for this program, which listens at an address, and points settings to it. It is at
 // localhost, so that for a browser it is another site than this program at 127.0.0.1, as Apple is.
 func startFake(s *settings, listening net.Addr) (*applebusinesstest.Server, error) {
 	host, _, _ := net.SplitHostPort(s.addr)
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+	if host == "" || net.ParseIP(host).IsUnspecified() {
 		host = "127.0.0.1"
 	}
 	_, port, _ := net.SplitHostPort(listening.String())
@@ -201,13 +198,9 @@ func (s settings) check() error {
 
 // secure reports whether nobody else reads what is sent to a server.
 func secure(server *url.URL) bool {
-	ip := net.ParseIP(server.Hostname())
-	here := server.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+	here := server.Hostname() == "localhost" || net.ParseIP(server.Hostname()).IsLoopback()
 	return server.Hostname() != "" && (server.Scheme == "https" || server.Scheme == "http" && here)
 }
 
 // freePath is a path that the mux takes as it is, and ownPaths are this program's.
-var (
-	freePath = regexp.MustCompile(`^/(?:[\w-]+/)*[\w-]+$`)
-	ownPaths = []string{"/connect", "/not-connected", "/other"}
-)
+var freePath, ownPaths = regexp.MustCompile(`^/(?:[\w-]+/)*[\w-]+$`), []string{"/connect", "/not-connected", "/other"}

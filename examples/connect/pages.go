@@ -16,7 +16,7 @@ import (
 var files embed.FS
 
 var pages = template.Must(template.New("").Funcs(template.FuncMap{
-	"advice": applebusiness.Troubleshoot, "customerText": customerText, "about": about, "escape": url.PathEscape,
+	"advice": applebusiness.Troubleshoot, "customerText": customerText, "about": about, "until": time.Until, "escape": url.PathEscape,
 }).ParseFS(files, "pages.html"))
 
 // customerTexts are all that a customer reads about an error: one for each action, and that of fix_request for what is not
@@ -36,17 +36,10 @@ func customerText(action applebusiness.Action) string {
 
 // listPage is the operator's page: all connections, and the last attempt that failed.
 type listPage struct {
-	Connections []card
+	Connections []connection
 	Failure     error
 	Failed      time.Time
 	Fake, File  bool
-}
-
-// card is what the page shows of a connection.
-type card struct {
-	connection
-	Expires time.Duration // until the access token does
-	Wait    time.Duration // until the next try
 }
 
 // about returns a duration in words, rounded up.

@@ -18,8 +18,6 @@ import (
 
 func quote(text string) string { b, _ := json.Marshal(text); return strings.Trim(string(b), "") }
 
-func inner(text string) string { q := quote(text); return q[1 : len(q)-1] }
-
 const rowBody = `{"error":"invalid_grant","error_description":"Invalid refresh_token"}`
 
 // wrappings put a body, a status ("" for none) and a grant_type ("" for none) into what a log or a shell makes of them.

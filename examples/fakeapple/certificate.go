@@ -8,22 +8,18 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"math/big"
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"time"
 )
 
 // newCertificate makes a certificate that signs itself, for this machine and the hosts of the address and the public URL, and
 // writes it to a file that a client can be told to trust.
 func newCertificate(addr, publicURL string) (tls.Certificate, string, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return tls.Certificate{}, "", err
-	}
+	key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader) // which does not fail
 	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(time.Now().UnixNano()),
 		Subject:               pkix.Name{CommonName: "fakeapple"},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(30 * 24 * time.Hour),
@@ -31,12 +27,10 @@ func newCertificate(addr, publicURL string) (tls.Certificate, string, error) {
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 		IsCA:                  true, // some clients trust nothing else
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
-		DNSNames:              []string{"localhost"},
 	}
 	host, _, _ := net.SplitHostPort(addr)
 	public, _ := url.Parse(publicURL)
-	for _, name := range []string{host, public.Hostname()} {
+	for _, name := range []string{"localhost", "127.0.0.1", "::1", host, public.Hostname()} {
 		if ip := net.ParseIP(name); ip != nil {
 			template.IPAddresses = append(template.IPAddresses, ip)
 		} else if name != "" {
@@ -47,11 +41,7 @@ func newCertificate(addr, publicURL string) (tls.Certificate, string, error) {
 	if err != nil {
 		return tls.Certificate{}, "", err
 	}
-	file, err := os.CreateTemp("", "fakeapple-*.pem")
-	if err != nil {
-		return tls.Certificate{}, "", err
-	}
-	defer file.Close()
-	err = pem.Encode(file, &pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, file.Name(), err
+	path := filepath.Join(os.TempDir(), "fakeapple-"+rand.Text()+".pem")
+	err = os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, path, err
 }

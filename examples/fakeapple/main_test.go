@@ -179,6 +179,10 @@ func TestRefusesArguments(t *testing.T) {
 		{[]string{"-public-url", "https:///x"}, 2, "fakeapple: -public-url is"},
 		{[]string{"-public-url", "https://apple.test?x=1"}, 2, "fakeapple: -public-url is"},
 		{[]string{"-public-url", "https://[::"}, 2, "fakeapple: -public-url is"},
+		{[]string{"-addr", ""}, 2, "fakeapple: -addr is empty"},
+		{[]string{"-client-id="}, 2, "fakeapple: -client-id is empty"},
+		{[]string{"-client-secret", ""}, 2, "fakeapple: -client-secret is empty"},
+		{[]string{"-public-url", ""}, 2, "fakeapple: -public-url is empty"},
 		{[]string{"-client-id", "a", "-service-account", "a:b"}, 2, "fakeapple: -client-id and -service-account have both the client_id \"a\""},
 		{[]string{"-addr", taken.Host}, 1, "fakeapple: applebusinesstest: listen"},
 	} {
@@ -253,6 +257,19 @@ func TestReportsFailures(t *testing.T) {
 	require.NoError(t, command.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, command.Wait())
 	assert.Contains(t, stderr.String(), "applebusinesstest: Close: a failure has not come to pass: ")
+}
+
+// What a test looks at is part of its result's key: go test does not take an older program's result for this one's.
+func TestSources(t *testing.T) {
+	for _, pattern := range []string{"*.go", "../../*.go", "../../applebusinesstest/*", "../../internal/*/*.go"} {
+		sources, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		require.NotEmpty(t, sources, pattern)
+		for _, source := range sources {
+			_, err := os.Stat(source)
+			require.NoError(t, err)
+		}
+	}
 }
 
 func TestHelp(t *testing.T) {

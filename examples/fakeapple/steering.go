@@ -7,123 +7,131 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
 )
 
-// clock runs ahead of the wall clock by what a test has asked for.
-type clock struct{ ahead atomic.Int64 }
+// asked is what a request may ask for, by names that are those of the JSON without the underscores.
+type asked struct {
+	Status, Times, Count             *int // Count is another word for Times
+	Drop, Hang, TakesEffect, Expired bool
+	Reason                           applebusiness.Reason
+	Endpoint                         applebusiness.Endpoint
+	Header                           map[string]string
+	Advance, Duration                string // one word is as good as the other
 
-func (c *clock) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
-
-// steering is the fake's handler with the routes for tests beside it.
-type steering struct {
-	server *applebusinesstest.Server
-	app    applebusinesstest.App
-	clock  *clock
+	Body, Delay, GrantType, ClientID, RefreshToken, ClientSecret, Consent string
 }
 
-// unknown is an error about a label, a client or a token that is not known.
-type unknown string
+// route is a path below /_fake/, with the members of asked that it takes.
+type route struct {
+	method, path, members string
+	do                    func(*program, asked) (any, error)
+}
 
-func (u unknown) Error() string { return string(u) }
+var routes = []route{
+	{"GET", "health", "", func(*program, asked) (any, error) { return map[string]string{"status": "ok"}, nil }},
+	{"POST", "reset", "", func(s *program, _ asked) (any, error) { s.server.Reset(); s.ahead.Store(0); return nil, nil }},
+	{"POST", "fail", "reason status header body times count delay drop hang takes_effect endpoint grant_type client_id refresh_token", (*program).fail},
+	{"POST", "heal", "", func(s *program, _ asked) (any, error) { s.server.Heal(); return nil, nil }},
+	{"POST", "connect", "client_id expired", (*program).connect},
+	{"POST", "revoke", "refresh_token", (*program).revoke},
+	{"POST", "rotate-secret", "client_id client_secret", (*program).rotateSecret},
+	{"POST", "delete-app", "client_id", func(s *program, asked asked) (any, error) { s.server.DeleteApp(s.client(asked)); return nil, nil }},
+	{"POST", "consent", "consent", (*program).consent},
+	{"GET", "clock", "", func(s *program, _ asked) (any, error) { return map[string]time.Time{"now": s.now()}, nil }},
+	{"POST", "clock", "advance duration", (*program).advance},
+	{"POST", "advance", "advance duration", (*program).advance},
+	{"GET", "requests", "", (*program).requests},
+	{"GET", "reasons", "", (*program).reasons},
+}
 
-func newSteering(server *applebusinesstest.Server, app applebusinesstest.App, clock *clock, fake http.Handler) http.Handler {
-	s := &steering{server, app, clock}
-	routes := map[string]http.HandlerFunc{
-		"GET health":         route(func(struct{}) (any, error) { return map[string]string{"status": "ok"}, nil }),
-		"POST reset":         route(s.reset),
-		"POST fail":          s.fail,
-		"POST heal":          route(func(struct{}) (any, error) { server.Heal(); return nil, nil }),
-		"POST connect":       route(s.connect),
-		"POST revoke":        route(s.revoke),
-		"POST rotate-secret": route(s.rotateSecret),
-		"POST delete-app":    route(s.deleteApp),
-		"POST consent":       route(s.consent),
-		"GET clock":          route(s.time),
-		"POST clock":         route(s.advance),
-		"POST advance":       route(s.advance),
-		"GET requests":       route(s.requests),
-		"GET reasons":        route(s.reasons),
+// now is ahead of the wall clock by what a test has asked for.
+func (s *program) now() time.Time { return time.Now().UTC().Add(time.Duration(s.ahead.Load())) }
+
+// refusal is an error that is said with another status than 400.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r refusal) Error() string { return r.text }
+
+func unknown(format string, args ...any) error {
+	return refusal{http.StatusNotFound, fmt.Sprintf(format, args...)}
+}
+
+// ServeHTTP has the routes for tests beside the fake's.
+func (s *program) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path, isSteering := strings.CutPrefix(r.URL.Path, "/_fake/")
+	if !isSteering {
+		s.fake.ServeHTTP(w, r)
+		return
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		path, isSteering := strings.CutPrefix(r.URL.Path, "/_fake/")
-		if !isSteering {
-			fake.ServeHTTP(w, r)
-			return
-		}
-		var allowed []string
-		for _, method := range [...]string{http.MethodGet, http.MethodPost} {
-			if routes[method+" "+path] != nil {
-				allowed = append(allowed, method)
-			}
-		}
-		switch do := routes[strings.Replace(r.Method, http.MethodHead, http.MethodGet, 1)+" "+path]; {
-		case do != nil:
-			do(w, r)
-		case len(allowed) > 0:
-			w.Header().Set("Allow", strings.Join(allowed, ", "))
-			write(w, http.StatusMethodNotAllowed, fmt.Errorf("the route %s takes %s", path, strings.Join(allowed, " and ")))
-		default:
-			write(w, http.StatusNotFound, errors.New("no such route; -h lists them: health, reset, fail, heal, connect, revoke, rotate-secret, delete-app, consent, clock, requests, reasons"))
-		}
-	})
+	result, err := s.steer(w.Header(), r, path)
+	status := http.StatusOK
+	if err != nil {
+		status, result = http.StatusBadRequest, map[string]string{"error": "fakeapple: " + err.Error()}
+	}
+	if refused, ok := errors.AsType[refusal](err); ok {
+		status = refused.status
+	}
+	if result == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(result)
 }
 
-// route handles requests whose parameters are the members of T, a struct.
-func route[T any](do func(asked T) (any, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		respond(w, func() (any, error) {
-			var asked T
-			if err := read(r, &asked); err != nil {
+// steer does what a request asks of a route.
+func (s *program) steer(header http.Header, r *http.Request, path string) (result any, err error) {
+	defer misuse(&err)
+	var paths, allowed []string
+	for _, route := range routes {
+		paths = append(paths, route.path)
+		switch {
+		case route.path != path:
+		case route.method == strings.Replace(r.Method, http.MethodHead, http.MethodGet, 1):
+			asked, err := route.read(r)
+			if err != nil {
 				return nil, err
 			}
-			return do(asked)
-		})
-	}
-}
-
-// respond writes what do returns. The package panics about what is wrong, with a text for the test's author.
-func respond(w http.ResponseWriter, do func() (any, error)) {
-	var result any
-	err := misuse(func() (err error) {
-		result, err = do()
-		return err
-	})
-	var notKnown unknown
-	switch {
-	case errors.As(err, &notKnown):
-		write(w, http.StatusNotFound, err)
-	case err != nil:
-		write(w, http.StatusBadRequest, err)
-	case result == nil:
-		w.WriteHeader(http.StatusNoContent)
-	default:
-		write(w, http.StatusOK, result)
-	}
-}
-
-// misuse returns do's error, or as an error the text with which the package panics.
-func misuse(do func() error) (err error) {
-	defer func() {
-		if text, ok := recover().(string); ok {
-			text = strings.TrimPrefix(text, "applebusinesstest: ")
-			err = errors.New(goNames.Replace(text))
-			if unknowns.MatchString(text) {
-				err = unknown(strings.TrimPrefix(text, "FailNext: "))
-			}
+			return route.do(s, asked)
+		default:
+			allowed = append(allowed, route.method)
 		}
-	}()
-	return do()
+	}
+	if len(allowed) == 0 {
+		return nil, unknown("no such route; -h lists them: %s", strings.Join(slices.Compact(paths), ", "))
+	}
+	header.Set("Allow", strings.Join(allowed, ", "))
+	return nil, refusal{http.StatusMethodNotAllowed, fmt.Sprintf("the route %s takes %s", path, strings.Join(allowed, " and "))}
+}
+
+// misuse makes an error of a panic of the package, which has a text for a test's author.
+func misuse(err *error) {
+	problem := recover()
+	text, ok := problem.(string)
+	text = strings.TrimPrefix(text, "applebusinesstest: ")
+	switch {
+	case unknowns.MatchString(text):
+		*err = unknown("%s", strings.TrimPrefix(text, "FailNext: "))
+	case ok:
+		*err = errors.New(goNames.Replace(text))
+	case problem != nil:
+		panic(problem)
+	}
 }
 
 // unknowns are the panics about a client or a token that is not known.
@@ -138,109 +146,60 @@ var goNames = strings.NewReplacer(
 	"Delay", "delay", "Hang", "hang", "Drop", "drop", "Endpoint", "endpoint", "GrantType", "grant_type", "RefreshToken", "refresh_token",
 )
 
-// write writes JSON; an error is an object with its text.
-func write(w http.ResponseWriter, status int, result any) {
-	if err, ok := result.(error); ok {
-		result = map[string]string{"error": "fakeapple: " + err.Error()}
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(result)
-}
-
-// read sets the members of into, a pointer to a struct, from the body and from the query. A body is JSON, whatever its Content-Type
-// says of the text that it is; curl and fetch say something else unless they are told.
-func read(r *http.Request, into any) error {
-	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
-	if err != nil {
-		return errors.New("the body cannot be read")
-	}
+// read returns what a request asks for in its query, and in its body if that is a JSON object, whose Content-Type may be what curl
+// and fetch say of a text. The body of fail?status=503 is the response's, as two of its headers are.
+func (to route) read(r *http.Request) (into asked, err error) {
+	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, 1<<20))
+	query, queryErr := url.ParseQuery(r.URL.RawQuery)
+	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	isObject := bytes.HasPrefix(bytes.TrimSpace(body), []byte("{"))
 	members := make(map[string]any)
-	switch mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); {
+	switch isResponse := to.path == "fail" && query.Has("status") && !query.Has("reason"); {
+	case err != nil:
+		return into, errors.New("the body cannot be read, or is longer than 1 MiB")
+	case queryErr != nil:
+		return into, errors.New("the query does not decode")
+	case isResponse && isObject:
+		return into, errors.New("with status in the query a body is the response's, and this one is a JSON object; " +
+			"want all of it in a JSON object, the response's body as its member body, and no query")
+	case isResponse && len(body) > 0 && query.Get("body") != "":
+		return into, errors.New("the response's body is given twice")
+	case isResponse:
+		header := map[string]string{"Content-Type": r.Header.Get("Content-Type"), "Retry-After": r.Header.Get("Retry-After")}
+		maps.DeleteFunc(header, func(_, value string) bool { return value == "" || value == "application/x-www-form-urlencoded" }) // curl's, unasked
+		members["header"], members["body"] = header, query.Get("body")+string(body)
+		delete(query, "body")
 	case len(bytes.TrimSpace(body)) == 0:
-	case !isObject(body) || json.Unmarshal(body, &members) != nil:
-		return errors.New("the body is no JSON object; want one, or parameters in the query")
+	case !isObject || json.Unmarshal(body, &members) != nil:
+		return into, errors.New("the body is no JSON object; want one, or parameters in the query")
 	case !slices.Contains([]string{"", "application/json", "application/x-www-form-urlencoded", "text/plain"}, mediaType):
-		return fmt.Errorf("the body is a JSON object, and the header Content-Type says %q; want application/json", mediaType)
-	}
-	return readMembers(members, r.URL.RawQuery, into)
-}
-
-func isObject(body []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) }
-
-// readMembers sets the members of into from JSON, and from a query.
-func readMembers(members map[string]any, rawQuery string, into any) error {
-	query, err := url.ParseQuery(rawQuery)
-	if err != nil {
-		return errors.New("the query does not decode")
+		return into, fmt.Errorf("the body is a JSON object, and the header Content-Type says %q; want application/json", mediaType)
 	}
 	for name, values := range query {
-		if members[name] != nil || len(values) > 1 {
-			return fmt.Errorf("%q is given twice", name)
+		if _, ok := members[name]; ok || len(values) > 1 {
+			return into, fmt.Errorf("%q is given twice", name)
 		}
 		members[name] = values[0]
-		switch name {
-		case "status", "times", "count", "drop", "hang", "takes_effect", "expired": // numbers and booleans
-			members[name] = json.RawMessage(values[0])
-		}
 	}
 	for name, value := range members {
-		if name != "body" && (value == "" || value == nil) { // a variable of a shell that is not set, perhaps
-			return fmt.Errorf("%q is empty", name)
+		set := func(value any) error {
+			text, _ := json.Marshal(map[string]any{strings.ReplaceAll(name, "_", ""): value})
+			return json.Unmarshal(text, &into)
+		}
+		number := query.Get(name) // or a boolean
+		switch {
+		case !slices.Contains(strings.Fields(to.members), name):
+			return into, fmt.Errorf("unknown field %q", name)
+		case name != "body" && (value == "" || value == nil): // a variable of a shell that is not set, perhaps
+			return into, fmt.Errorf("%q is empty", name)
+		case set(value) != nil && (number == "null" || set(json.RawMessage(number)) != nil):
+			return into, fmt.Errorf("%q has a value of the wrong type", name)
 		}
 	}
-	text, err := json.Marshal(members)
-	if err != nil {
-		return errors.New("a parameter is neither a number nor true or false")
-	}
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(into); err != nil {
-		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
-	}
-	return nil
+	return into, nil
 }
 
-func (s *steering) reset(struct{}) (any, error) {
-	s.server.Reset()
-	s.clock.ahead.Store(0)
-	return nil, nil
-}
-
-// failure is what a test asks for.
-type failure struct {
-	Reason       applebusiness.Reason   `json:"reason"`
-	Status       *int                   `json:"status"`
-	Header       map[string]string      `json:"header"`
-	Body         string                 `json:"body"`
-	Times        *int                   `json:"times"`
-	Count        *int                   `json:"count"` // another word for times
-	Delay        string                 `json:"delay"`
-	Drop         bool                   `json:"drop"`
-	Hang         bool                   `json:"hang"`
-	TakesEffect  bool                   `json:"takes_effect"`
-	Endpoint     applebusiness.Endpoint `json:"endpoint"`
-	GrantType    string                 `json:"grant_type"`
-	ClientID     string                 `json:"client_id"`
-	RefreshToken string                 `json:"refresh_token"`
-}
-
-// fail takes a body as the response's where the query has a status and no reason.
-func (s *steering) fail(w http.ResponseWriter, r *http.Request) {
-	if query := r.URL.Query(); !query.Has("status") || query.Has("reason") {
-		route(s.failNext)(w, r)
-		return
-	}
-	respond(w, func() (any, error) {
-		var asked failure
-		if err := asked.readResponse(r); err != nil {
-			return nil, err
-		}
-		return s.failNext(asked)
-	})
-}
-
-func (s *steering) failNext(asked failure) (any, error) {
+func (s *program) fail(asked asked) (any, error) {
 	next := applebusinesstest.Failure{
 		Header: make(http.Header), Body: asked.Body, TakesEffect: asked.TakesEffect, Hang: asked.Hang, Drop: asked.Drop,
 		Endpoint: asked.Endpoint, GrantType: asked.GrantType, ClientID: asked.ClientID, RefreshToken: asked.RefreshToken,
@@ -248,108 +207,67 @@ func (s *steering) failNext(asked failure) (any, error) {
 	for name, value := range asked.Header {
 		next.Header.Set(name, value)
 	}
-	if asked.Delay != "" {
-		var err error
-		if next.Delay, err = time.ParseDuration(asked.Delay); err != nil || next.Delay < 0 {
-			return nil, errors.New("want a delay such as 2s")
-		}
-	}
-	if times := cmp.Or(asked.Times, asked.Count); times != nil {
+	delay, err := time.ParseDuration(cmp.Or(asked.Delay, "0"))
+	times := cmp.Or(asked.Times, asked.Count)
+	entry, known := findRow(asked)
+	next.Delay, next.Entry = delay, entry
+	if times != nil {
 		next.Times = *times
-		if *times == 0 || asked.Times != nil && asked.Count != nil {
-			return nil, errors.New("want times (or count, which is the same) above 0, or below 0 for all requests")
-		}
+	}
+	if asked.Status != nil && asked.Reason == "" {
+		next.StatusCode = *asked.Status
 	}
 	switch {
-	case asked.Reason != "":
-		entry, err := findRow(asked)
-		if err != nil {
-			return nil, err
-		}
-		next.Entry = entry
-	case asked.Status != nil:
-		next.StatusCode = *asked.Status
-		if *asked.Status < 200 || *asked.Status > 999 {
-			return nil, errors.New("want a status from 200 to 999, or with a reason 0 for a redirect")
-		}
-	case !asked.Drop && !asked.Hang && !asked.TakesEffect && next.Delay == 0:
+	case err != nil || delay < 0:
+		return nil, errors.New("want a delay such as 2s")
+	case times != nil && *times == 0 || asked.Times != nil && asked.Count != nil:
+		return nil, errors.New("want times (or count, which is the same) above 0, or below 0 for all requests")
+	case entry.Reason != asked.Reason:
+		return nil, unknown("no row has the reason %q; known are %s", string(asked.Reason), strings.Join(known, ", "))
+	case asked.Status != nil && *asked.Status == 0 && entry.Endpoint != applebusiness.AuthorizationEndpoint:
+		return nil, errors.New("want a status from 200 to 999, or 0 with a reason of a redirect")
+	case asked.Reason == "" && asked.Status == nil && !asked.Drop && !asked.Hang && !asked.TakesEffect && delay == 0:
 		return nil, errors.New("want a reason, a status, drop, hang, or takes_effect with a delay")
 	}
 	s.server.FailNext(next)
 	return nil, nil
 }
 
-// readResponse takes the query as what a test asks for, and the body and two headers as the response's.
-func (f *failure) readResponse(r *http.Request) error {
-	if err := readMembers(make(map[string]any), r.URL.RawQuery, f); err != nil {
-		return err
-	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
-	switch {
-	case err != nil:
-		return errors.New("the body cannot be read")
-	case f.Body != "" && len(body) > 0:
-		return errors.New("the response's body is given twice")
-	case isObject(body):
-		return errors.New("with status in the query a body is the response's, and this one is a JSON object; " +
-			"want all of it in a JSON object, the response's body as its member body, and no query")
-	}
-	f.Body, f.Header = f.Body+string(body), make(map[string]string)
-	for _, name := range [...]string{"Content-Type", "Retry-After"} {
-		if value := r.Header.Get(name); value != "" && value != "application/x-www-form-urlencoded" { // curl says that unasked
-			f.Header[name] = value
-		}
-	}
-	return nil
-}
-
-// findRow returns the first row with the reason, and with the status and the endpoint if they are given. A status that Apple does
-// not document for the reason is put into the first row of the token endpoint.
-func findRow(asked failure) (applebusiness.Entry, error) {
-	reason, status := asked.Reason, asked.Status
-	var rows []applebusiness.Entry
+// findRow returns the first row with the reason, and with the status and the endpoint if they are given, and all reasons. A status
+// that Apple does not document for the reason is put into the row; FailNext refuses another endpoint.
+func findRow(asked asked) (row applebusiness.Entry, known []string) {
 	for entry := range applebusiness.Catalog() {
-		if entry.Reason != reason || asked.Endpoint != "" && asked.Endpoint != entry.Endpoint {
-			continue
+		known = append(known, string(entry.Reason))
+		isEndpoint := asked.Endpoint == "" || asked.Endpoint == entry.Endpoint
+		switch {
+		case entry.Reason != asked.Reason:
+		case isEndpoint && (asked.Status == nil || entry.StatusCode == *asked.Status):
+			return entry, known
+		case row.Reason == "" || asked.Endpoint == entry.Endpoint:
+			row = entry
 		}
-		if status == nil || entry.StatusCode == *status {
-			return entry, nil
-		}
-		rows = append(rows, entry)
 	}
-	switch {
-	case len(rows) == 0:
-		var known []string
-		for entry := range applebusiness.Catalog() {
-			known = append(known, string(entry.Reason))
-		}
-		return applebusiness.Entry{}, unknown(fmt.Sprintf("no row has the reason %q; known are %s", string(reason), strings.Join(known, ", ")))
-	case *status == 0:
-		return applebusiness.Entry{}, fmt.Errorf("%q is no error of a redirect", string(reason))
-	case *status < 200 || *status > 999:
-		return applebusiness.Entry{}, errors.New("want a status from 200 to 999, or 0 for a redirect")
+	if row.Reason != "" && asked.Status != nil {
+		row.StatusCode = *asked.Status
 	}
-	rows[0].StatusCode = *status
-	return rows[0], nil
+	return row, known
 }
 
-func (s *steering) connect(asked struct {
-	ClientID string `json:"client_id"`
-	Expired  bool   `json:"expired"`
-}) (any, error) {
+// client returns the client_id that is asked for, or the app's.
+func (s *program) client(asked asked) string { return cmp.Or(asked.ClientID, s.app.ClientID) }
+
+func (s *program) connect(asked asked) (any, error) {
 	connect := s.server.Connect
 	if asked.Expired {
 		connect = s.server.ConnectExpired
 	}
-	token := connect(cmp.Or(asked.ClientID, s.app.ClientID))
+	token := connect(s.client(asked))
 	return map[string]any{
 		"access_token": token.AccessToken, "refresh_token": token.RefreshToken, "token_type": token.TokenType, "expires_in": token.ExpiresIn,
 	}, nil
 }
 
-func (s *steering) revoke(asked struct {
-	RefreshToken string `json:"refresh_token"`
-}) (any, error) {
+func (s *program) revoke(asked asked) (any, error) {
 	if asked.RefreshToken == "" {
 		return nil, errors.New("refresh_token is missing")
 	}
@@ -357,81 +275,48 @@ func (s *steering) revoke(asked struct {
 	return nil, nil
 }
 
-func (s *steering) rotateSecret(asked struct {
-	ClientID     string `json:"client_id"`
-	ClientSecret string `json:"client_secret"`
-}) (any, error) {
-	var given []string
-	if asked.ClientSecret != "" {
-		given = []string{asked.ClientSecret}
-	}
-	return map[string]string{"client_secret": s.server.RotateSecret(cmp.Or(asked.ClientID, s.app.ClientID), given...)}, nil
+func (s *program) rotateSecret(asked asked) (any, error) {
+	given := slices.DeleteFunc([]string{asked.ClientSecret}, func(secret string) bool { return secret == "" })
+	return map[string]string{"client_secret": s.server.RotateSecret(s.client(asked), given...)}, nil
 }
 
-func (s *steering) deleteApp(asked struct {
-	ClientID string `json:"client_id"`
-}) (any, error) {
-	s.server.DeleteApp(cmp.Or(asked.ClientID, s.app.ClientID))
-	return nil, nil
-}
-
-func (s *steering) consent(asked struct {
-	Consent string `json:"consent"`
-}) (any, error) {
+func (s *program) consent(asked asked) (any, error) {
 	var consent applebusinesstest.Consent
-	if choose(&consent, asked.Consent, consents) != nil {
-		return nil, unknown(fmt.Sprintf("no consent is %q; known are ask, allow and deny", asked.Consent))
+	if choice(&consent, consents)(asked.Consent) != nil {
+		return nil, unknown("no consent is %q; known are ask, allow and deny", asked.Consent)
 	}
 	s.server.SetConsent(consent)
 	return nil, nil
 }
 
-func (s *steering) time(struct{}) (any, error) {
-	return map[string]string{"now": s.clock.now().UTC().Format(time.RFC3339Nano)}, nil
-}
-
-func (s *steering) advance(asked struct {
-	Advance  string `json:"advance"`
-	Duration string `json:"duration"`
-}) (any, error) {
-	duration, err := time.ParseDuration(asked.Advance + asked.Duration)
-	if err != nil || duration < 0 {
+func (s *program) advance(asked asked) (any, error) {
+	duration, err := time.ParseDuration(cmp.Or(asked.Advance, asked.Duration))
+	if err != nil || duration < 0 || asked.Advance != "" && asked.Duration != "" {
 		return nil, errors.New("want a duration such as 6m")
 	}
-	s.clock.ahead.Add(int64(duration))
+	s.ahead.Add(int64(duration))
 	return nil, nil
 }
 
-func (s *steering) requests(struct{}) (any, error) {
-	type request struct {
-		Endpoint    applebusiness.Endpoint `json:"endpoint"`
-		Time        string                 `json:"time"`
-		GrantType   string                 `json:"grant_type,omitempty"`
-		ContentType string                 `json:"content_type"`
-		Params      url.Values             `json:"params"`
-		RequestID   string                 `json:"request_id"`
-		Status      int                    `json:"status"`
-	}
-	list := []request{}
-	for _, arrived := range s.server.Requests() {
-		list = append(list, request{
-			arrived.Endpoint, arrived.Time.UTC().Format(time.RFC3339Nano), arrived.GrantType, arrived.ContentType, arrived.Params, arrived.RequestID, arrived.StatusCode,
+func (s *program) requests(asked) (any, error) {
+	list := []map[string]any{}
+	for _, r := range s.server.Requests() {
+		list = append(list, map[string]any{
+			"endpoint": r.Endpoint, "time": r.Time, "content_type": r.ContentType, "params": r.Params, "request_id": r.RequestID, "status": r.StatusCode,
 		})
+		if r.GrantType != "" {
+			list[len(list)-1]["grant_type"] = r.GrantType
+		}
 	}
 	return list, nil
 }
 
-func (s *steering) reasons(struct{}) (any, error) {
-	type row struct {
-		Reason      string                 `json:"reason"`
-		Endpoint    applebusiness.Endpoint `json:"endpoint"`
-		Status      int                    `json:"status"`
-		Error       string                 `json:"error"`
-		Description string                 `json:"error_description"`
-	}
-	var list []row
-	for entry := range applebusiness.Catalog() {
-		list = append(list, row{string(entry.Reason), entry.Endpoint, entry.StatusCode, string(entry.Code), entry.Description})
+func (s *program) reasons(asked) (any, error) {
+	var list []map[string]any
+	for e := range applebusiness.Catalog() {
+		list = append(list, map[string]any{
+			"reason": e.Reason, "endpoint": e.Endpoint, "status": e.StatusCode, "error": e.Code, "error_description": e.Description,
+		})
 	}
 	return list, nil
 }

@@ -118,7 +118,7 @@ func (c call) apply(r row) (row, error) {
 		if r.holder == c.holder || r.over {
 			r.holder, r.over = "", false
 		}
-		r.mark, r.unfinished = c.mark, isUnfinished(c.mark)
+		r.mark, r.unfinished = c.mark, c.mark == "unfinished" || c.mark == "all"
 		if c.method == "Save" {
 			r.token, r.fresh = c.token, true
 		}

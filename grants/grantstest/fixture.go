@@ -62,11 +62,11 @@ func (f *fixture) token(label string) *oauth2.Token {
 
 // mark returns the mark of a label.
 func (f *fixture) mark(label string) grants.Mark {
-	mark := grants.Mark{Unfinished: isUnfinished(label)}
+	mark := grants.Mark{Unfinished: label == "unfinished" || label == "all"}
 	if label == "dead" || label == "all" { // a row of Apple's table with all that a Store keeps
 		mark.Dead = &applebusiness.Error{
 			Endpoint: applebusiness.TokenEndpoint, StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token",
-			Reason: applebusiness.ErrInvalidRefreshToken, GrantType: applebusiness.GrantTypeRefreshToken, RequestID: "4f1c9a52-request-id", ResponseLost: true,
+			Reason: applebusiness.ErrInvalidRefreshToken, GrantType: applebusiness.GrantTypeRefreshToken, RequestID: "4f1c9a52-6c1e-4b7a-9d53-0e2f7b8a91c4", ResponseLost: true,
 		}
 	}
 	if label == "dead and undocumented" { // nothing of it can be looked up in a table
@@ -77,8 +77,6 @@ func (f *fixture) mark(label string) grants.Mark {
 	}
 	return mark
 }
-
-func isUnfinished(mark string) bool { return mark == "unfinished" || mark == "all" }
 
 // call calls a method of the Store, and returns the record if it returns one.
 func (f *fixture) call(ctx context.Context, c call) (*grants.Record, error) {
@@ -148,7 +146,9 @@ func (f *fixture) wait() {
 // prepare makes calls that have to succeed.
 func (f *fixture) prepare(state ...call) {
 	for _, c := range state {
-		start := time.Now()
+		if c.d == moderate {
+			f.leased = time.Now()
+		}
 		record, err := f.call(context.Background(), c)
 		f.done = append(f.done, c.String())
 		f.require(err == nil, c.breaks(f.row, nil, "result"), "%s returned %s, want nil", strings.Join(f.done, ", "), show(err))
@@ -158,9 +158,7 @@ func (f *fixture) prepare(state ...call) {
 			version := f.load().Version
 			f.row.fresh, f.earlier, f.version = false, cmp.Or(f.version, version^1), version
 		}
-		if c.d == moderate {
-			f.leased = start
-		} else if !f.leased.IsZero() && c.method != wait && time.Since(f.leased) > moderate/2 {
+		if !f.leased.IsZero() && c.method != wait && time.Since(f.leased) > moderate/2 {
 			runtime.Goexit() // the lease may have run out, which it should not have
 		}
 	}
@@ -270,7 +268,7 @@ func race(state []call, calls ...call) func(*check) {
 			took = outcomes[1-last].took
 			one, other, after := outcomes[0], outcomes[1], []outcome{f.outcome(load), f.outcome(probe)}
 			if !f.explains(append([]outcome{one, other}, after...)) && !f.explains(append([]outcome{other, one}, after...)) {
-				s := map[bool]sentence{true: atOnce, false: concurrent}[one.known() && other.known()]
+				s := map[bool]sentence{false: atOnce, true: concurrent}[strings.Contains(show(one.err)+show(other.err), `"`)]
 				f.expect(false, s, "%s, then at the same time %v and %v, and then %v, which neither order explains", strings.Join(f.done, ", "), one, other, after)
 				return
 			}
@@ -291,8 +289,6 @@ func (f *fixture) outcome(c call) outcome {
 	record, err := f.call(context.Background(), c)
 	return outcome{c, record, err, time.Since(start)}
 }
-
-func (o outcome) known() bool { return !strings.HasPrefix(show(o.err), `"`) }
 
 func (o outcome) String() string {
 	if o.err != nil || o.record == nil || o.record.Token == nil {

@@ -16,30 +16,23 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/grants"
 )
 
-const prefix = "applebusiness/grants/grantstest: "
-
 const (
-	long     = time.Minute            // a lease that outlasts the test
-	watched  = 11 * time.Second       // how much of it is watched
-	moderate = 2 * time.Second        // a lease that is still running a moment later, even where it was rounded to a second
-	measured = 3 * time.Second        // a lease whose end is timed: a second of rounding leaves more than half of it
-	short    = 300 * time.Millisecond // a lease that is waited for
-	rounding = 1500 * time.Millisecond
-	lag      = 2 * time.Second // what Due may be stale
-	pause    = 20 * time.Millisecond
-	patience = 10 * time.Second // for one call
-
+	prefix    = "applebusiness/grants/grantstest: "
+	long      = time.Minute            // a lease that outlasts the test
+	watched   = 11 * time.Second       // how much of it is watched
+	moderate  = 2 * time.Second        // a lease that is still running a moment later, even where it was rounded to a second
+	measured  = 3 * time.Second        // a lease whose end is timed: a second of rounding leaves more than half of it
+	short     = 300 * time.Millisecond // a lease that is waited for
+	rounding  = 1500 * time.Millisecond
+	lag       = 2 * time.Second // what Due may be stale
+	pause     = 20 * time.Millisecond
+	patience  = 10 * time.Second // for one call
+	atMost    = 1 << 20          // grants that are due
 	manyYears = 20 * 365 * 24 * time.Hour
 )
 
 // TestStore tries each sentence of the contract of [grants.Store] on store. It returns nil, or an error for each sentence
 // that does not hold, joined by [errors.Join]: the method, the sentence in quotes, and what was done and seen.
-//
-//	func TestMyStore(t *testing.T) {
-//		if err := grantstest.TestStore(NewMyStore(database)); err != nil {
-//			t.Fatal(err)
-//		}
-//	}
 //
 // It tries each method on a grant in each state, each two methods at the same time, and what time brings, with some thousand
 // calls from many goroutines; run it under the race detector. It uses grants of random names only, and deletes them at the

@@ -76,7 +76,7 @@ func token(text string, expires time.Duration) *oauth2.Token {
 
 var dead = &applebusiness.Error{
 	Endpoint: applebusiness.TokenEndpoint, StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token",
-	Reason: applebusiness.ErrInvalidRefreshToken, GrantType: applebusiness.GrantTypeRefreshToken, RequestID: "7f3c",
+	Reason: applebusiness.ErrInvalidRefreshToken, GrantType: applebusiness.GrantTypeRefreshToken, RequestID: "request-7",
 }
 
 func TestStore(t *testing.T) {

@@ -121,7 +121,7 @@ func (f tokenSource) Token() (*oauth2.Token, error) { return f() }
 // runWave lets n grants expire. It runs in a bubble of testing/synctest. Whoever asks does so at an instant of its own, so that the
 // scheduler decides nothing.
 func runWave(w way, n int) wave {
-	apple := &limitedApple{start: time.Now(), filled: time.Now(), budget: perSecond, grantOf: make(map[string]int)}
+	apple := &limitedApple{start: time.Now(), limiter: rate.NewLimiter(perSecond, perSecond), grantOf: make(map[string]int)}
 	f := fleetConfig{
 		oauth2: &oauth2.Config{ClientID: "id", ClientSecret: "secret", Endpoint: applebusiness.OAuth2Endpoint("", "https://apple.example")},
 		client: &http.Client{Transport: apple},
@@ -178,13 +178,12 @@ func expired(refreshToken string) *oauth2.Token {
 // limitedApple is an Apple without a network that replaces refresh tokens and has a limit: on average, and at most one
 // second's worth at once.
 type limitedApple struct {
-	start time.Time
+	start   time.Time
+	limiter *rate.Limiter
 
 	mu      sync.Mutex
 	grantOf map[string]int // by the newest refresh token
 	issued  int
-	budget  float64
-	filled  time.Time
 	seconds []int
 	tooMany int
 }
@@ -201,12 +200,8 @@ func (a *limitedApple) RoundTrip(r *http.Request) (*http.Response, error) {
 	time.Sleep(time.Duration(hash.Sum32()) % time.Millisecond) // so that no two arrive at one instant
 	status, text := a.respond(token)
 	time.Sleep(latency)
-	return &http.Response{
-		StatusCode: status,
-		Header:     http.Header{"Content-Type": {"application/json"}},
-		Body:       io.NopCloser(strings.NewReader(text)),
-		Request:    r,
-	}, nil
+	header := http.Header{"Content-Type": {"application/json"}}
+	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(text)), Request: r}, nil
 }
 
 // refreshToken reads JSON, and the form that x/oauth2 sends alone.
@@ -224,19 +219,14 @@ func refreshToken(body []byte) string {
 func (a *limitedApple) respond(refreshToken string) (status int, body string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	now := time.Now()
-	for second := int(now.Sub(a.start) / time.Second); len(a.seconds) <= second; {
+	for second := int(time.Since(a.start) / time.Second); len(a.seconds) <= second; {
 		a.seconds = append(a.seconds, 0)
 	}
 	a.seconds[len(a.seconds)-1]++
-
-	a.budget = min(perSecond, a.budget+now.Sub(a.filled).Seconds()*perSecond)
-	a.filled = now
-	if a.budget < 1 {
+	if !a.limiter.Allow() {
 		a.tooMany++
 		return http.StatusTooManyRequests, ""
 	}
-	a.budget--
 	grant, ok := a.grantOf[refreshToken]
 	if !ok {
 		return http.StatusBadRequest, `{"error":"invalid_grant","error_description":"Invalid refresh_token"}`

@@ -105,7 +105,8 @@ func TestForms(t *testing.T) {
 			i := 0
 			for entry := range applebusiness.Catalog() {
 				require.Less(t, i, len(rows))
-				assert.Equal(t, 1, same(entry, rows[i]), "separator %q, status in row %v: %s", separator, statusInRow, row(rows[i]))
+				entry.Reason = ""
+				assert.Equal(t, entry, rows[i], "separator %q, status in row %v: %s", separator, statusInRow, row(rows[i]))
 				i++
 			}
 			assert.Len(t, rows, i)

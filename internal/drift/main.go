@@ -10,8 +10,6 @@
 package main
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,6 +18,8 @@ import (
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
+
+type entry = applebusiness.Entry
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
@@ -34,43 +34,86 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	case 1:
 		page, err = os.ReadFile(args[0])
 	default:
-		err = errors.New("usage: drift [page]")
+		err = fmt.Errorf("usage: drift [page]")
+	}
+	var rows []entry
+	if err == nil {
+		rows, err = readPage(page)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return 2
 	}
-	rows, err := readPage(page)
-	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return 2
-	}
-	findings := compare(slices.Collect(applebusiness.Catalog()), rows)
-	for _, finding := range findings {
-		fmt.Fprintln(stdout, finding)
-	}
-	if len(findings) > 0 {
+	if findings := compare(rows); len(findings) > 0 {
+		fmt.Fprintln(stdout, strings.Join(findings, "\n"))
 		return 1
 	}
 	fmt.Fprintf(stdout, "no drift: the page has the catalog's %d rows\n", len(rows))
 	return 0
 }
 
-// readPage returns the rows of both error tables.
-func readPage(page []byte) ([]applebusiness.Entry, error) {
-	page = bytes.TrimSpace(bytes.TrimPrefix(page, []byte("\ufeff")))
-	lines := strings.Split(string(page), "\n")
-	if bytes.HasPrefix(page, []byte("<")) {
-		var err error
-		if lines, err = htmlLines(page); err != nil {
-			return nil, err
+// compare says in one line each how page differs from the catalog.
+func compare(page []entry) (findings []string) {
+	var missing []entry
+	added := slices.Clone(page)
+	for e := range applebusiness.Catalog() {
+		e.Reason = "" // which no page knows
+		before := len(added)
+		if added = slices.DeleteFunc(added, func(row entry) bool { return row == e }); len(added) == before {
+			missing = append(missing, e)
 		}
 	}
-	rows := readLines(lines)
-	for _, endpoint := range []applebusiness.Endpoint{applebusiness.TokenEndpoint, applebusiness.AuthorizationEndpoint} {
-		if !slices.ContainsFunc(rows, func(row applebusiness.Entry) bool { return row.Endpoint == endpoint }) {
-			return nil, fmt.Errorf("no error table of the %s endpoint: is this Apple's whole error page?", endpoint)
+	for _, change := range []struct {
+		forget func(*entry) // what may have changed
+		report string       // of both statuses, the code and the description that were, and the new row
+	}{
+		{func(e *entry) { e.StatusCode = 0 }, "status moved from %[1]d to %[2]d: %[5]s"},
+		{func(e *entry) { e.Code = "" }, "code changed from %[3]q: %[5]s"},
+		{func(e *entry) { e.Description = "" }, "worded differently, the catalog says %[4]q: %[5]s"},
+	} {
+		added = slices.DeleteFunc(added, func(new entry) bool {
+			best, most := 0, 0 // the missing row that it stands for is the one most like it
+			for i, old := range missing {
+				a, b := old, new
+				change.forget(&a)
+				change.forget(&b)
+				if shared := sharedWords(old.Description, new.Description); a == b && shared > most {
+					best, most = i, shared
+				}
+			}
+			if most > 0 {
+				old := missing[best]
+				findings = append(findings, fmt.Sprintf(change.report, old.StatusCode, new.StatusCode, string(old.Code), old.Description, row(new)))
+				missing = slices.Delete(missing, best, best+1)
+			}
+			return most > 0
+		})
+	}
+	for _, new := range added {
+		findings = append(findings, "the catalog lacks: "+row(new))
+	}
+	for _, old := range missing {
+		findings = append(findings, "no longer on the page: "+row(old))
+	}
+	return findings
+}
+
+// sharedWords counts the words that two texts share; 0 if they are not even half of the shorter text.
+func sharedWords(a, b string) (shared int) {
+	words, others := strings.Fields(strings.ToLower(a)), strings.Fields(strings.ToLower(b))
+	for _, word := range words {
+		if slices.Contains(others, word) {
+			shared++
 		}
 	}
-	return rows, nil
+	if 2*shared < min(len(words), len(others)) {
+		return 0
+	}
+	return shared
+}
+
+// row shows what came from outside in quotes.
+func row(e entry) string {
+	where := strings.TrimSuffix(fmt.Sprintf("%s %d", e.Endpoint, e.StatusCode), " 0")
+	return fmt.Sprintf("%s %q %q", where, string(e.Code), e.Description)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"regexp"
 	"slices"
@@ -14,155 +15,117 @@ import (
 	"github.com/seed-a5f25c57/applebusiness"
 )
 
-// htmlLines reduces a page to its headings and table rows, as copied text shows them, but with a tab between cells.
-func htmlLines(page []byte) ([]string, error) {
-	root, err := html.Parse(bytes.NewReader(page))
-	if err != nil {
-		return nil, err
+// readPage returns the rows of both error tables.
+func readPage(page []byte) ([]entry, error) {
+	page = bytes.TrimSpace(bytes.TrimPrefix(page, []byte("\ufeff")))
+	lines := strings.Split(string(page), "\n")
+	if bytes.HasPrefix(page, []byte("<")) {
+		lines = htmlLines(page)
 	}
-	var lines []string
+	rows := readLines(lines)
+	for _, endpoint := range []applebusiness.Endpoint{applebusiness.TokenEndpoint, applebusiness.AuthorizationEndpoint} {
+		if !slices.ContainsFunc(rows, func(e entry) bool { return e.Endpoint == endpoint }) {
+			return nil, fmt.Errorf("no error table of the %s endpoint: is this Apple's whole error page?", endpoint)
+		}
+	}
+	return rows, nil
+}
+
+// htmlLines reduces a page to its headings and table rows, as copied text shows them, but with a tab after each cell.
+func htmlLines(page []byte) (lines []string) {
+	lines = []string{""}                         // for a cell without a row
+	root, _ := html.Parse(bytes.NewReader(page)) // fails only where reading does
 	for node := range root.Descendants() {
 		switch node.DataAtom {
 		case atom.H1, atom.H2, atom.H3, atom.H4, atom.H5, atom.H6:
 			lines = append(lines, firstLine(node))
 		case atom.Tr:
-			var cells []string
-			for cell := range node.ChildNodes() {
-				if cell.DataAtom == atom.Td || cell.DataAtom == atom.Th {
-					cells = append(cells, firstLine(cell))
-				}
-			}
-			lines = append(lines, strings.Join(cells, "\t"))
+			lines = append(lines, "")
+		case atom.Td, atom.Th:
+			lines[len(lines)-1] += firstLine(node) + "\t"
 		}
 	}
-	return lines, nil
+	return lines
 }
 
 // firstLine returns node's text up to a line break: what follows in a cell is a note.
-func firstLine(node *html.Node) string {
-	var text strings.Builder
+func firstLine(node *html.Node) (text string) {
 	for child := range node.Descendants() {
 		switch {
 		case child.Type == html.TextNode:
-			text.WriteString(strings.ReplaceAll(child.Data, "\n", " "))
+			text += strings.ReplaceAll(child.Data, "\n", " ")
 		case child.DataAtom == atom.Br || child.DataAtom == atom.P || child.DataAtom == atom.Div:
-			text.WriteString("\n")
+			text += "\n"
 		}
 	}
-	line, _, _ := strings.Cut(strings.TrimSpace(text.String()), "\n")
-	return cleanLine(line)
+	text, _, _ = strings.Cut(strings.TrimSpace(text), "\n")
+	return text
 }
 
 var (
-	// A heading, if what follows the status is its own text.
-	statusLine = regexp.MustCompile(`^(?:HTTP )?([1-5]\d\d)(?: (.+))?$`)
+	notLetters = regexp.MustCompile(`[^a-z]`)
 	// A table's header, in letters only.
 	headerLine      = regexp.MustCompile(`^(?:status|code|error|description|parameter|name|meaning|cause|remedy|note)+$`)
 	errorHeaderLine = regexp.MustCompile(`^(?:status(?:code)?)?error(?:code)?errordescription$`)
-	// A code that nobody knows yet.
+	// A row that begins with its status, and a heading, if what follows the status is its own text.
+	statusLine = regexp.MustCompile(`^(?:HTTP )?([1-5]\d\d)[\s|]*(.*)$`)
+	// A code that nobody knows: with nothing between it and its description it ends at the first capital letter or space.
 	unknownCode = regexp.MustCompile(`^[a-z]+(?:_[a-z]+)+`)
-	// A row that begins with its status.
-	statusCell = regexp.MustCompile(`^([1-5]\d\d)[\s|]*(.+)$`)
 )
 
 // readLines returns the rows of the error tables in lines. Between code and description there may be a tab, a "|", a
 // space or nothing. Whatever else is on the page is passed over; other tables are known by their headers.
-func readLines(lines []string) []applebusiness.Entry {
-	var rows []applebusiness.Entry
+func readLines(lines []string) (rows []entry) {
 	var endpoint applebusiness.Endpoint
-	status, wanted := 0, false
+	status, wanted := 0, false // status is also that of the rows below, where one cell spans them
 	for _, line := range lines {
-		line = cleanLine(line)
-		if letters := strings.ToLower(notLetters.ReplaceAllString(line, "")); headerLine.MatchString(letters) {
+		line = strings.ReplaceAll(line, "\u200b", "") // as anchors have it
+		line = strings.Trim(strings.Join(strings.Fields(line), " "), "#| ")
+		lower := strings.ToLower(line)
+		letters := notLetters.ReplaceAllString(lower, "")
+		code, description := splitCode(line)
+		own, text := status, ""
+		if match := statusLine.FindStringSubmatch(line); match != nil && (code == "" || description == "") {
+			own, _ = strconv.Atoi(match[1])
+			text = match[2]
+			code, description = splitCode(text)
+		}
+		isHeading := strings.Contains(lower, "error") && len(strings.Fields(line)) <= 6 // such as "Token endpoint errors"
+		switch {
+		case headerLine.MatchString(letters):
 			wanted = errorHeaderLine.MatchString(letters)
-			continue
-		}
-		if row, ok := readRow(line, status); ok && wanted && endpoint != "" {
-			row.Endpoint = endpoint
-			status = row.StatusCode // also for the rows below, where one cell spans them
-			rows = append(rows, row)
-			continue
-		}
-		if number, ok := readStatus(line); ok {
-			status = number
-		} else if section := readSection(line); section != "" {
-			endpoint, status, wanted = section, 0, false
+		case wanted && endpoint != "" && code != "" && description != "":
+			status = own
+			rows = append(rows, entry{Endpoint: endpoint, StatusCode: own, Code: applebusiness.Code(code), Description: description})
+		case own != status && (text == "" || strings.EqualFold(text, http.StatusText(own))):
+			status = own
+		case isHeading && strings.Contains(lower, "token"):
+			endpoint, status, wanted = applebusiness.TokenEndpoint, 0, false
+		case isHeading && strings.Contains(lower, "authorization"):
+			endpoint, status, wanted = applebusiness.AuthorizationEndpoint, 0, false
 		}
 	}
 	return rows
 }
 
-var notLetters = regexp.MustCompile(`[^A-Za-z]`)
-
-// cleanLine returns line without runs of space, the anchors' zero-width space, and Markdown's marks at either end.
-func cleanLine(line string) string {
-	cells := strings.Split(strings.ReplaceAll(line, "\u200b", ""), "\t")
-	for i, cell := range cells {
-		cells[i] = strings.Join(strings.Fields(cell), " ")
+// splitCode returns the code with which line begins, or "", and the description after it.
+func splitCode(line string) (code, description string) {
+	known := []applebusiness.Code{ // of RFC 6749
+		applebusiness.CodeAccessDenied, applebusiness.CodeUnauthorizedClient,
+		applebusiness.CodeUnsupportedGrantType, applebusiness.CodeTemporarilyUnavailable,
 	}
-	return strings.Trim(strings.Join(cells, "\t"), "#| \t")
-}
-
-func readStatus(line string) (int, bool) {
-	match := statusLine.FindStringSubmatch(line)
-	if match == nil {
-		return 0, false
+	for e := range applebusiness.Catalog() {
+		known = append(known, e.Code)
 	}
-	status, _ := strconv.Atoi(match[1])
-	return status, match[2] == "" || strings.EqualFold(match[2], http.StatusText(status))
-}
-
-// readSection returns the endpoint whose tables stand under a heading such as "Token endpoint errors".
-func readSection(line string) applebusiness.Endpoint {
-	line = strings.ToLower(line)
-	if !strings.Contains(line, "error") || len(strings.Fields(line)) > 6 {
-		return ""
-	}
-	switch {
-	case strings.Contains(line, "token"):
-		return applebusiness.TokenEndpoint
-	case strings.Contains(line, "authorization"):
-		return applebusiness.AuthorizationEndpoint
-	}
-	return ""
-}
-
-// readRow splits a line into the status, which is the one above if it has none of its own, the code and the description.
-func readRow(line string, status int) (applebusiness.Entry, bool) {
-	code, description := splitCode(line)
-	if match := statusCell.FindStringSubmatch(line); code == "" && match != nil {
-		status, _ = strconv.Atoi(match[1])
-		code, description = splitCode(match[2])
-	}
-	// A note that one row carries; copied text may have it on the same line.
-	description = strings.TrimSuffix(description, "Service Account, only")
-	description = strings.Trim(description, " \t|")
-	return applebusiness.Entry{StatusCode: status, Code: applebusiness.Code(code), Description: description}, code != "" && description != ""
-}
-
-// splitCode cuts line after its code. A code that nobody knows, with nothing between it and its description, is cut
-// at the first capital letter or space.
-func splitCode(line string) (code, rest string) {
-	for _, known := range knownCodes() {
-		if rest, ok := strings.CutPrefix(line, known); ok && !strings.HasPrefix(rest, "_") {
-			return known, rest
+	for _, c := range known {
+		if rest, ok := strings.CutPrefix(line, string(c)); ok && !strings.HasPrefix(rest, "_") && len(c) > len(code) {
+			code = string(c)
 		}
 	}
-	if code = unknownCode.FindString(line); code != "" {
-		return code, line[len(code):]
+	if code == "" {
+		code = unknownCode.FindString(line)
 	}
-	return "", ""
-}
-
-// knownCodes returns the codes of the catalog and of RFC 6749, longer ones first.
-func knownCodes() []string {
-	codes := []string{
-		string(applebusiness.CodeAccessDenied), string(applebusiness.CodeUnauthorizedClient),
-		string(applebusiness.CodeUnsupportedGrantType), string(applebusiness.CodeTemporarilyUnavailable),
-	}
-	for entry := range applebusiness.Catalog() {
-		codes = append(codes, string(entry.Code))
-	}
-	slices.SortFunc(codes, func(a, b string) int { return len(b) - len(a) })
-	return slices.Compact(codes)
+	// A note that one row carries; copied text may have it on the same line.
+	description = strings.TrimSuffix(line[len(code):], "Service Account, only")
+	return code, strings.Trim(description, " |")
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/oauth2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
 	"github.com/seed-a5f25c57/applebusiness/grants/pgxstore"
@@ -59,7 +60,6 @@ func runFleet(ctx context.Context, o options, stderr io.Writer) (result, error) 
 	for n := 0; n < o.Grants && err == nil; n++ {
 		err = store.Put(ctx, name(n), apple.connect(name(n)))
 	}
-
 	f := &fleet{options: o, apple: apple, pool: pool, stderr: stderr, counts: newCounts()}
 	start := time.Now()
 	for i := 0; i < o.Processes && err == nil; i++ {
@@ -81,11 +81,11 @@ func runFleet(ctx context.Context, o options, stderr io.Writer) (result, error) 
 		}()
 	}
 	defer cancel()
-	f.trouble(running)
+	err = f.trouble(running)
 	took := time.Since(start)
 	_ = f.signal(syscall.SIGTERM, 1)()
 	f.workers.Wait()
-	if err := errors.Join(append(f.errs, ctx.Err())...); err != nil {
+	if err := errors.Join(append(f.errs, err, ctx.Err())...); err != nil {
 		return result{}, err
 	}
 	found, err := f.judge(ctx, store, took)
@@ -109,11 +109,8 @@ func (f *fleet) start(i int, server *applebusinesstest.Server) error {
 	defer f.mu.Unlock()
 	f.running = append(f.running, command)
 	f.workers.Go(func() {
-		for reports := json.NewDecoder(stdout); ; {
-			var more counts
-			if reports.Decode(&more) != nil {
-				break
-			}
+		reports := json.NewDecoder(stdout)
+		for more := newCounts(); reports.Decode(&more) == nil; more = newCounts() {
 			f.mu.Lock()
 			f.counts.add(more)
 			f.mu.Unlock()
@@ -122,27 +119,20 @@ func (f *fleet) start(i int, server *applebusinesstest.Server) error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.running = slices.DeleteFunc(f.running, func(other *exec.Cmd) bool { return other == command })
-		switch status := fmt.Sprint(err); {
-		case err == nil, status == "signal: killed" && f.options.Kill, status == "signal: terminated": // before it began
-		default:
+		how := fmt.Sprint(err) // one that was told to end before it began is "terminated"
+		if err != nil && how != "signal: terminated" && !(f.options.Kill && how == "signal: killed") {
 			f.errs = append(f.errs, fmt.Errorf("a worker ended by itself: %w", err))
 		}
 	})
 	return nil
 }
 
-// calm is the time before, between and after troubles.
-const calm = 3500 * time.Millisecond
-
-// readOnly lets transactions be read-only or not, now or when PostgreSQL has started.
-const readOnly = `echo "default_transaction_read_only = $1" >>"$PGDATA/postgresql.conf"; "$0" reload || true`
-
 // trouble makes what trouble the options ask for, until ctx ends. What it begins it ends: the database works afterwards.
-func (f *fleet) trouble(ctx context.Context) {
+func (f *fleet) trouble(ctx context.Context) error {
 	o := f.options
 	end, _ := ctx.Deadline()
 	another := func() error { return f.start(0, f.apple.Server) }
-	var tasks sync.WaitGroup
+	var tasks errgroup.Group
 	for _, t := range []struct {
 		asked              bool
 		pause, lasts, left time.Duration // how long after the one before it begins, lasts, and has to be left of the run then
@@ -152,15 +142,17 @@ func (f *fleet) trouble(ctx context.Context) {
 		{o.Kill, 2 * time.Second, 0, 0, f.killOne, another},
 		{o.Terminate, 50 * time.Millisecond, 0, 0, f.terminate, nil},
 		{o.Freeze > 0, calm, o.Freeze, o.Freeze + calm, f.signal(syscall.SIGSTOP, 2), f.signal(syscall.SIGCONT, 1)},
-		{o.RefuseWrites > 0, calm, o.RefuseWrites, o.RefuseWrites + calm, f.shell(readOnly, "on"), f.shell(readOnly, "off")},
-		{o.Restart > 0, calm, o.Restart, o.Restart + calm, f.shell(`"$0" -m immediate stop`), f.shell(`"$0" start`)},
+		{o.RefuseWrites > 0, calm, o.RefuseWrites, o.RefuseWrites + calm, // now, or when PostgreSQL is started
+			shell(`echo "default_transaction_read_only = on" >>"$PGDATA/postgresql.conf"; "$0" reload || true`),
+			shell(`echo "default_transaction_read_only = off" >>"$PGDATA/postgresql.conf"; "$0" reload || true`)},
+		{o.Restart > 0, calm, o.Restart, o.Restart + calm, shell(`"$0" -m immediate stop`), shell(`"$0" start`)},
 		{o.Restore > 0, calm, o.Restore, o.Restore + accessTokenLife + calm, // each process looks at each row once more
-			f.shell(`"$0" -m fast stop; cp -a "$PGDATA" "$PGDATA.backup"; "$0" start`),
-			f.shell(`"$0" -m immediate stop; rm -r "$PGDATA"; mv "$PGDATA.backup" "$PGDATA"; "$0" start`)},
+			shell(`"$0" -m fast stop; cp -a "$PGDATA" "$PGDATA.backup"; "$0" start`),
+			shell(`"$0" -m immediate stop; rm -r "$PGDATA"; mv "$PGDATA.backup" "$PGDATA"; "$0" start`)},
 		// That ends the first worker, and not a second time, since no quarter is left then.
 		{o.Environment, o.Duration / 2, 0, o.Duration / 4, f.signal(syscall.SIGTERM, o.Processes), another},
 	} {
-		tasks.Go(func() {
+		tasks.Go(func() error {
 			for t.asked && sleep(ctx, t.pause) && (t.left == 0 || time.Until(end) > t.left) {
 				err := t.begin()
 				if t.end != nil && err == nil {
@@ -168,14 +160,13 @@ func (f *fleet) trouble(ctx context.Context) {
 					err = t.end()
 				}
 				if err != nil {
-					f.mu.Lock()
-					f.errs = append(f.errs, err)
-					f.mu.Unlock()
+					return err
 				}
 			}
+			return nil
 		})
 	}
-	tasks.Wait()
+	return tasks.Wait()
 }
 
 // sleep reports whether d has passed before ctx ended.
@@ -231,10 +222,9 @@ func (f *fleet) terminate() error {
 }
 
 // shell runs a script for which pg_ctl is $0.
-func (f *fleet) shell(script string, arguments ...string) func() error {
+func shell(script string) func() error {
 	return func() error {
-		output, err := exec.Command("sh", append([]string{"-euc", script, f.options.PostgresCtl}, arguments...)...).CombinedOutput()
-		if err != nil {
+		if output, err := exec.Command("sh", "-euc", script, os.Getenv("POSTGRES_CTL")).CombinedOutput(); err != nil {
 			return fmt.Errorf("%w: %s", err, output)
 		}
 		return nil

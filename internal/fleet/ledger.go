@@ -21,9 +21,6 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/grants/pgxstore"
 )
 
-// A Manager counts a token as expired 10 seconds early: with these a grant is refreshed every 5 seconds.
-const accessTokenLife = 15 * time.Second
-
 // apple is the fake Apple Business with a ledger: it alone knows which refresh token of a grant is the newest.
 type apple struct {
 	*applebusinesstest.Server
@@ -141,6 +138,7 @@ func (f *fleet) judge(ctx context.Context, store *pgxstore.Store, took time.Dura
 	r := f.apple.found
 	r.options, r.took, r.counts, r.kills = f.options, took, f.counts, f.kills
 	r.tokens, r.lostResponses = len(f.apple.seen), len(f.apple.lost)
+	one := map[bool]int{true: 1}
 	for grant, newest := range f.apple.newest {
 		record, err := store.Load(ctx, grant)
 		if err != nil {
@@ -148,22 +146,16 @@ func (f *fleet) judge(ctx context.Context, store *pgxstore.Store, took time.Dura
 		}
 		lost, dead := record.Token.RefreshToken != newest, record.Dead != nil
 		if f.apple.lost[grant] || lost && r.kills > 0 {
-			count(&r.lostToTrouble, lost)
-			count(&r.withoutResponse, lost && dead && !record.Dead.ResponseLost)
+			r.lostToTrouble += one[lost]
+			r.withoutResponse += one[lost && dead && !record.Dead.ResponseLost]
 		} else {
-			count(&r.lost, lost)
-			count(&r.dead, dead)
-			count(&r.told, dead || r.counts.Told[grant])
+			r.lost += one[lost]
+			r.dead += one[dead]
+			r.told += one[dead || r.counts.Told[grant]]
 		}
-		count(&r.working, !lost && !dead)
+		r.working += one[!lost && !dead]
 	}
 	return r, nil
-}
-
-func count(n *int, found bool) {
-	if found {
-		*n++
-	}
 }
 
 // report prints the line of figures and a line for each goal that was missed, and returns the exit status.
@@ -194,7 +186,7 @@ func report(w io.Writer, r result) (status int) {
 		{true, "customers told to reconnect falsely", r.told, 0},
 		{true, "grants lost by a kill or a lost response", r.lostToTrouble, r.kills + r.lostResponses},
 		{true, "of those, verdicts that do not say so", r.withoutResponse, 0},
-		// Else a process cannot know that what it has is spent.
+		// With these troubles a process cannot know that what it has is spent, and one that stands still is late.
 		{o.Freeze == 0 && o.Restore == 0, "requests", r.requests, r.tokens + r.kills + r.lostResponses},
 		{o.Freeze == 0, "ms that a caller waited longer than its deadline", int(late), 500}, // on busy cores
 		{o.Wave, "calls failed", failed, 0},

@@ -1,13 +1,10 @@
 // Fleet keeps many grants alive with many processes, in every ordinary trouble, and measures what that costs: worker processes
-// use a grants.Manager each, on one PostgreSQL, while the fake Apple Business replaces each refresh token that it gets and keeps
-// a ledger.
+// use a grants.Manager each, on one PostgreSQL, while the fake Apple Business replaces each refresh token and keeps a ledger.
 //
 //	internal/fleet/run.sh -processes 8 -grants 50 -for 30s
-//	internal/fleet/run.sh -wave -processes 8 -grants 500 -apple-latency 2s -limit 15
 //
 // run.sh starts a PostgreSQL and a pgbouncer of its own. The program prints a line a second on stderr, and in the end one line of
 // figures. The exit status is 1 if a refresh token was lost, a customer was told to reconnect falsely, or another goal was missed.
-//
 // The flag -h lists the troubles, which can be combined. One that lasts takes another duration after "=", such as -freeze=1m, and
 // needs a longer run then. A worker's lease of a grant lasts 20 seconds and Apple's latency.
 //
@@ -27,18 +24,27 @@ import (
 	"time"
 )
 
+const (
+	workerVariable  = "FLEET_WORKER"
+	callers         = 8                       // of a worker
+	deadline        = 2 * time.Second         // that a caller has
+	calm            = 3500 * time.Millisecond // before, between and after troubles
+	accessTokenLife = 15 * time.Second        // a Manager counts a token as expired 10 seconds early, and so refreshes it every 5
+)
+
 // options are the command line.
 type options struct {
-	Processes, Grants, Limit                         int
-	Duration, Latency                                time.Duration
-	Freeze, Restart, Restore, RefuseWrites           time.Duration // 0: not asked for
-	Wave, Kill, Terminate, Pooler, Lose, Environment bool
-	Database, PoolerURL, PostgresCtl                 string
+	Processes, Grants, Limit                 int
+	Duration, Latency                        time.Duration
+	Freeze, Restart, Restore, RefuseWrites   time.Duration // 0: not asked for
+	Wave, Kill, Terminate, Lose, Environment bool
+	Database, Pooler                         string // URLs; Pooler is empty if the workers use Database
 }
 
 func main() {
 	if config := os.Getenv(workerVariable); config != "" {
 		runWorker(config)
+		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -63,7 +69,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 }
 
 func parse(args []string, getenv func(string) string, stderr io.Writer) (options, error) {
-	o := options{PoolerURL: getenv("POOLER_URL"), PostgresCtl: getenv("POSTGRES_CTL")}
+	var o options
 	flags := flag.NewFlagSet("fleet", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	lasting := func(d *time.Duration, name string, usual time.Duration, usage string) {
@@ -85,13 +91,16 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	lasting(&o.Restore, "restore-backup", 8*time.Second, "set PostgreSQL back to a copy of its data folder that is that old")
 	flags.BoolVar(&o.Terminate, "terminate", false, "cut a connection to the database 20 times a second")
 	lasting(&o.RefuseWrites, "refuse-writes", 4500*time.Millisecond, "let the database refuse writes that long, with 3.5 s in between")
-	flags.BoolVar(&o.Pooler, "pooler", false, "go through the pgbouncer at $POOLER_URL, in transaction mode")
+	pooler := flags.Bool("pooler", false, "go through the pgbouncer at $POOLER_URL, in transaction mode")
 	flags.BoolVar(&o.Environment, "wrong-environment", false, "give a worker another environment's URL and credentials for half of the run")
 	flags.DurationVar(&o.Latency, "apple-latency", 0, "`duration` that Apple takes for a response")
 	flags.IntVar(&o.Limit, "limit", 1000, "`number` of requests a second that Apple allows; it answers the others with status 429")
 	flags.BoolVar(&o.Lose, "lose-responses", false, "lose every tenth response after the refresh token was replaced")
 	if err := flags.Parse(args); err != nil {
 		return o, err
+	}
+	if *pooler {
+		o.Pooler = getenv("POOLER_URL")
 	}
 	longest := max(o.Freeze, o.Restart, o.RefuseWrites)
 	if o.Restore > 0 {
@@ -109,11 +118,11 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 		return o, errors.New("a trouble that begins and ends, and -wave")
 	case longest > 0 && o.Duration < calm+longest+calm:
 		return o, fmt.Errorf("such a trouble needs a run of %s at least", calm+longest+calm)
-	case o.Pooler && o.PoolerURL == "":
+	case *pooler && o.Pooler == "":
 		return o, errors.New("-pooler, and no $POOLER_URL")
 	case o.Restart > 0 && o.Restore > 0:
 		return o, errors.New("both -restart-database and -restore-backup")
-	case max(o.Restart, o.Restore, o.RefuseWrites) > 0 && o.PostgresCtl == "":
+	case max(o.Restart, o.Restore, o.RefuseWrites) > 0 && getenv("POSTGRES_CTL") == "":
 		return o, errors.New("-restart-database, -restore-backup or -refuse-writes, and no $POSTGRES_CTL")
 	}
 	return o, nil

@@ -19,6 +19,7 @@ import (
 func TestMain(m *testing.M) {
 	if config := os.Getenv(workerVariable); config != "" {
 		runWorker(config)
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }

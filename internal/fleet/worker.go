@@ -1,14 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log"
 	"maps"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"os/signal"
 	"sync"
 	"syscall"
@@ -20,12 +21,6 @@ import (
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/grants"
 	"github.com/seed-a5f25c57/applebusiness/grants/pgxstore"
-)
-
-const (
-	workerVariable = "FLEET_WORKER"
-	callers        = 8               // of a worker
-	deadline       = 2 * time.Second // that a caller has
 )
 
 // workerConfig tells a worker process what to do.
@@ -54,30 +49,15 @@ func (c *counts) add(more counts) {
 }
 
 // runWorker runs until SIGTERM, and then as long as it takes to store what is not stored.
-func runWorker(config string) {
-	if err := work(config); err != nil {
-		fmt.Fprintln(os.Stderr, "fleet: worker:", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
-
-func work(text string) error {
-	told, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+func runWorker(text string) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithCancel(told)
-	defer cancel()
 	var config workerConfig
-	if err := json.Unmarshal([]byte(text), &config); err != nil {
-		return err
-	}
+	_ = json.Unmarshal([]byte(text), &config) // it is start's
 	o := config.Options
-	if o.Pooler {
-		o.Database = o.PoolerURL
-	}
-	pool, err := pgxpool.New(ctx, o.Database)
+	pool, err := pgxpool.New(ctx, cmp.Or(o.Pooler, o.Database))
 	if err != nil {
-		return err
+		log.Fatalln("fleet: worker:", err)
 	}
 	defer pool.Close()
 	store := pgxstore.New(pool, nil)
@@ -99,18 +79,18 @@ func work(text string) error {
 		})
 	}
 	go func() {
-		tasks.Wait()
-		cancel()
+		for sleep(ctx, time.Second) {
+			w.report()
+		}
 	}()
-	for sleep(ctx, time.Second) {
-		w.report()
-	}
 	tasks.Wait()
 	stopping, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err = w.manager.Close(stopping)
 	w.report()
-	return err
+	if err != nil {
+		log.Fatalln("fleet: worker:", err)
+	}
 }
 
 // name returns the name of the n-th grant.
@@ -130,14 +110,13 @@ func (w *worker) call(ctx context.Context, grant string, within time.Duration) {
 	defer cancel()
 	start := time.Now()
 	_, err := w.manager.Token(ctx, grant)
-	took := time.Since(start)
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return // the worker ends
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.counts.Calls++
-	w.counts.Late = max(w.counts.Late, took-within)
+	w.counts.Late = max(w.counts.Late, time.Since(start)-within)
 	if errors.Is(err, context.DeadlineExceeded) {
 		w.counts.Failed["the caller's deadline"]++
 	} else if err != nil {

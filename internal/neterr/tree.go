@@ -11,33 +11,17 @@ const maxNodes = 10_000
 // Visit calls f for err and each error in its tree, in the order of errors.Is, until f returns true. It skips nil pointers
 // and errors with a method Foreign, whatever they wrap. A pointer that stands in several places is visited once, and a panic
 // of an Unwrap method ends its branch.
-func Visit(err error, f func(error) bool) bool {
-	return (&walk{f: f}).visit(err, false)
-}
+func Visit(err error, f func(error) bool) bool { return (&walk{f: f}).visit(err, false) }
 
 type walk struct {
 	f     func(error) bool
 	nodes int
-	seen  map[error]struct{} // pointers below an error that joins others
+	seen  map[error]bool // pointers below an error that joins others
 }
 
 func (w *walk) visit(err error, joined bool) bool {
-	for err != nil && w.nodes < maxNodes {
+	for err != nil && w.nodes < maxNodes && !w.skips(err, joined) {
 		w.nodes++
-		if value := reflect.ValueOf(err); value.Kind() == reflect.Pointer {
-			if _, seen := w.seen[err]; seen || value.IsNil() {
-				return false
-			}
-			if joined {
-				if w.seen == nil {
-					w.seen = make(map[error]struct{})
-				}
-				w.seen[err] = struct{}{}
-			}
-		}
-		if _, foreign := err.(interface{ Foreign() }); foreign {
-			return false
-		}
 		if w.f(err) {
 			return true
 		}
@@ -48,6 +32,26 @@ func (w *walk) visit(err error, joined bool) bool {
 			}
 		}
 		err = next
+	}
+	return false
+}
+
+func (w *walk) skips(err error, joined bool) bool {
+	if _, foreign := err.(interface{ Foreign() }); foreign {
+		return true
+	}
+	value := reflect.ValueOf(err)
+	if value.Kind() != reflect.Pointer {
+		return false
+	}
+	if w.seen[err] || value.IsNil() {
+		return true
+	}
+	if joined && w.seen == nil {
+		w.seen = make(map[error]bool)
+	}
+	if joined {
+		w.seen[err] = true
 	}
 	return false
 }

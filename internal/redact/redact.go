@@ -41,6 +41,9 @@ func Cut(text string, limit int) string {
 // a form, HTML, JSON or a Go string, and in the place of each part of one from 12 bytes on. Secrets of fewer than 8 bytes
 // are left.
 func Values(text string, secrets ...string) string {
+	if len(text) < leastSecret || len(secrets) == 0 {
+		return text
+	}
 	lower, hidden := lowerASCII(text), make([]bool, len(text))
 	for _, secret := range secrets {
 		if len(secret) < leastSecret {

@@ -39,7 +39,7 @@ func actionOf(input string) string {
 	return found[0].ActionText
 }
 
-// Every input has the action that the first version of this program gave it, or one that is argued for in the file; and nobody
+// Every input has the action that the first version of this program gave it, or the other one that the file says it has now; and nobody
 // is asked to reconnect who was not.
 func TestCorpus(t *testing.T) {
 	for _, e := range corpus(t) {

@@ -162,7 +162,7 @@ func (f *facts) otherwise(isSuccess bool) *applebusiness.Error {
 	isRecorded := strings.Contains(f.lower, `"response":{`) && strings.Contains(f.lower, `"request":{`)
 	isResponse := f.isShown || isFetched || isRecorded || isOwn && f.said["action"] != "" || f.isFramework && (!isLog || strings.Contains(f.lower, "oauth2/token"))
 	switch {
-	case codeLike.MatchString(f.value) && (f.isDescribed || !isLog || isOwn), isOwn && (f.said["action"] != "" && f.status == 0 || codeAt.MatchString(f.lower)):
+	case codeLike.MatchString(f.value) && (f.isDescribed || !isLog || isOwn), isOwn && (f.said["action"] != "" && f.status == 0 || codeAt.MatchString(f.lower)), f.isFramework && f.isDescribed && f.status == 0:
 		return f.response(applebusiness.Code(cmp.Or(f.value, unknown)), "")
 	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess):
 		return f.response("", "")
@@ -174,12 +174,7 @@ func (f *facts) otherwise(isSuccess bool) *applebusiness.Error {
 // reconnect that the error does not ask for.
 func (f *facts) finish(e *applebusiness.Error) *failure {
 	if e.Endpoint != applebusiness.AuthorizationEndpoint {
-		e.GrantType, e.Endpoint = f.said["granttype"], applebusiness.Endpoint(f.said["endpoint"])
-		for entry := range applebusiness.Catalog() {
-			if entry.Reason == e.Reason && (entry.Code == e.Code || e.Code == "") {
-				e.Endpoint = cmp.Or(e.Endpoint, entry.Endpoint)
-			}
-		}
+		e.GrantType, e.Endpoint = f.said["granttype"], cmp.Or(applebusiness.Endpoint(f.said["endpoint"]), documentedEndpoint(e))
 		if e.Endpoint == "" && f.text != "" && !strings.Contains(f.text, "applebusiness: ") {
 			e.Endpoint = applebusiness.TokenEndpoint
 		}
@@ -200,6 +195,19 @@ func (f *facts) finish(e *applebusiness.Error) *failure {
 	return newFailure(e, network, advice)
 }
 
+// documentedEndpoint returns the endpoint that Apple documents an error for, if it is one only.
+func documentedEndpoint(e *applebusiness.Error) (endpoint applebusiness.Endpoint) {
+	for entry := range applebusiness.Catalog() {
+		if entry.Reason == e.Reason && (entry.Code == e.Code || e.Code == "") || e.Reason == "" && entry.Code == e.Code {
+			if endpoint != "" && endpoint != entry.Endpoint {
+				return ""
+			}
+			endpoint = entry.Endpoint
+		}
+	}
+	return endpoint
+}
+
 // ofNetwork returns the failure of the network that the record tells of: a request that got no whole response. Nil if there is none.
 func (f *facts) ofNetwork() *failure {
 	text, sent := strings.TrimSpace(f.text), request.FindStringSubmatch(f.text)
@@ -218,7 +226,9 @@ func (f *facts) ofNetwork() *failure {
 // adviceOf returns what to do about a failure of the network: what Troubleshoot says of the same failure of a request to Apple.
 func (f *facts) adviceOf(known neterr.Failure) applebusiness.Advice {
 	advice := applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known.Err()})
-	if f.said["granttype"] == applebusiness.GrantTypeAuthorizationCode && advice.Action == applebusiness.ActionRetry && !known.Unsent {
+	if strings.Contains(known.Words, "canceled") { // by whoever sent it
+		return applebusiness.Advice{}
+	} else if f.said["granttype"] == applebusiness.GrantTypeAuthorizationCode && advice.Action == applebusiness.ActionRetry && !known.Unsent {
 		return applebusiness.Troubleshoot(&applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["granttype"]})
 	}
 	return advice
@@ -243,7 +253,7 @@ func understand(input string) (found []*failure, err error) {
 	for _, record := range records {
 		f := collect(record)
 		more := f.failures()
-		isOther = isOther || f.status != 0 || f.isMention() && len(f.codes)+len(f.texts)+len(f.labels) > 0
+		isOther = isOther || f.status != 0 || f.isList || f.isMention() && len(f.codes)+len(f.texts)+len(f.labels) > 0
 		if len(more) == 0 && len(f.codes)+len(f.texts)+len(f.labels) == 0 && neterr.StatusPasses(f.status) && len(input) < 300 { // in a log it could be about any server
 			more = f.add(nil, f.response("", ""))
 		}

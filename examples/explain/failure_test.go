@@ -39,7 +39,7 @@ func actionOf(input string) string {
 	return found[0].ActionText
 }
 
-// Every input has the action that the first version of this program gave it, or one that is argued for in the file; and nobody
+// Every input has the action that the first version of this program gave it, or the other one that the file says it has now; and nobody
 // is asked to reconnect who was not.
 func TestCorpus(t *testing.T) {
 	for _, e := range corpus(t) {
@@ -68,7 +68,7 @@ func TestMentions(t *testing.T) {
 		`level=DEBUG msg=query sql="SELECT grant FROM dead WHERE reason = 'invalid_refresh_token'"`, `SELECT count(*) FROM dead WHERE reason = 'invalid_refresh_token'`,
 		`192.0.2.1 - - [24/Nov/2026:10:00:00 +0000] "GET /admin/grants?reason=invalid_refresh_token HTTP/1.1" 200 5`,
 		`open testdata/responses/invalid_refresh_token.http: no such file or directory`, "- invalid_refresh_token",
-		`{"error_codes":["invalid_grant","invalid_client","invalid_scope"]}`,
+		`{"error_codes":["invalid_grant","invalid_client","invalid_scope"]}`, `INFO  [main] loaded codes invalid_grant, invalid_client, server_error`,
 	} {
 		assert.Equal(t, "nothing", actionOf(input), input)
 		stdout, _, code := execute(t, input+"\n", "-lines")
@@ -76,9 +76,12 @@ func TestMentions(t *testing.T) {
 		assert.Equal(t, exitUnusable, code)
 	}
 	for input, want := range map[string]string{
-		`{"level":50,"msg":"refresh failed: invalid_grant: Invalid refresh_token"}`:                                                                     "reauthorize",
-		`level=INFO msg=failed error.endpoint=token error.reason=invalid_refresh_token error.action=reauthorize`:                                        "reauthorize",
-		`level=INFO msg=response status=401 body="{\"error\":\"invalid_grant\",\"error_description\":\"Invalid refresh_token\"}"`:                       "reauthorize",
+		`{"level":50,"msg":"refresh failed: invalid_grant: Invalid refresh_token"}`:                                               "reauthorize",
+		`level=INFO msg=failed error.endpoint=token error.reason=invalid_refresh_token error.action=reauthorize`:                  "reauthorize",
+		`level=INFO msg=response status=401 body="{\"error\":\"invalid_grant\",\"error_description\":\"Invalid refresh_token\"}"`: "reauthorize",
+		`level=WARN msg=failed err="Post \"https://x.example/token\": context canceled"`:                                          "unknown",
+		`error="oauth2: \"slow down\" \"Invalid refresh_token\""`:                                                                 "nothing",
+		`{"error":"unauthorized","error_description":"x"}`:                                                                        "unknown", `{'error': 'server_error'}`: "start_over",
 		`level=INFO msg=request path="/callback?error=access_denied&state=x"`:                                                                           "start_over",
 		`level=WARN msg=failed err="applebusiness: no_response: timed out" grant_type=authorization_code`:                                               "start_over",
 		`level=WARN msg=failed err="Post \"https://x.example/token\": context deadline exceeded" grant_type=authorization_code`:                         "start_over",

@@ -1,6 +1,7 @@
 package applebusiness_test
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -22,6 +23,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -394,34 +396,30 @@ func TestFailedReadsKeepTheirCause(t *testing.T) {
 		assert.Equal(t, applebusiness.ActionStartOver, applebusiness.Troubleshoot(err).Action)
 	})
 	t.Run("deadline in the middle of a body", func(t *testing.T) {
-		for _, viaContext := range []bool{true, false} {
-			arrived := make(chan struct{})
-			s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) {
-				io.WriteString(w, `{"access_token":"a"`)
-				w.(http.Flusher).Flush()
-				close(arrived)
-				<-r.Context().Done()
-			})
-			client := &http.Client{}
-			ctx := context.Background()
-			if viaContext {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, 200*time.Millisecond)
-				defer cancel()
-			} else {
-				client.Timeout = 200 * time.Millisecond
-			}
-			ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, client), s.config().Endpoint.TokenURL)
-			_, err := s.config().Exchange(ctx, "the-code")
-			<-arrived
-			assert.ErrorIs(t, err, context.DeadlineExceeded)
-			var timeout net.Error
-			require.ErrorAs(t, err, &timeout)
-			assert.True(t, timeout.Timeout())
-			if viaContext { // http.Client may replace the error, and so the grant, when its own Timeout fires
+		synctest.Test(t, func(t *testing.T) {
+			for _, viaContext := range []bool{true, false} {
+				w := piped(t, func(conn net.Conn) {
+					r, err := http.ReadRequest(bufio.NewReader(conn))
+					if assert.NoError(t, err) {
+						_, _ = io.Copy(io.Discard, r.Body)
+						_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n"+`{"access_token":"a"`)
+						drain(conn)
+					}
+				})
+				if viaContext {
+					ctx, cancel := context.WithTimeout(context.Background(), w.client.Timeout)
+					defer cancel()
+					w.ctx, w.client.Timeout = ctx, 0
+				}
+				_, _, err := w.request(applebusiness.GrantTypeAuthorizationCode)
+				assert.ErrorIs(t, err, context.DeadlineExceeded)
+				assert.ErrorContains(t, err, "the response timed out")
+				var timeout net.Error
+				require.ErrorAs(t, err, &timeout)
+				assert.True(t, timeout.Timeout())
 				assert.False(t, applebusiness.Retryable(err))
 			}
-		}
+		})
 	})
 	t.Run("canceled", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -838,7 +836,7 @@ func TestTokenRequestsHaveAConnectionOfTheirOwn(t *testing.T) {
 			t.Parallel()
 			nat, pool := sickEdge(t, http2)
 			transport := newTransport(t, pool)
-			w := way{url: "https://" + nat.address, client: &http.Client{Transport: transport, Timeout: 2 * time.Second}}
+			w := way{url: "https://" + nat.address, client: &http.Client{Transport: transport, Timeout: 20 * time.Second}}
 			for range 6 {
 				response, err := w.client.Get(w.url + "/api/v1/me")
 				require.NoError(t, err)
@@ -853,7 +851,7 @@ func TestTokenRequestsHaveAConnectionOfTheirOwn(t *testing.T) {
 			t.Parallel()
 			nat, pool := sickEdge(t, http2)
 			base := roundTrip(newTransport(t, pool).RoundTrip)
-			w := way{url: "https://" + nat.address, client: &http.Client{Transport: base, Timeout: 2 * time.Second}}
+			w := way{url: "https://" + nat.address, client: &http.Client{Transport: base, Timeout: 20 * time.Second}}
 			for range 6 {
 				fetch(t, w)
 				nat.forget()
@@ -863,7 +861,7 @@ func TestTokenRequestsHaveAConnectionOfTheirOwn(t *testing.T) {
 			t.Parallel()
 			nat, pool := sickEdge(t, http2)
 			transport := newTransport(t, pool)
-			w := way{url: "https://" + nat.address, client: &http.Client{Timeout: 2 * time.Second}}
+			w := way{url: "https://" + nat.address, client: &http.Client{Timeout: 20 * time.Second}}
 			w.client.Transport = &applebusiness.Transport{TokenURL: w.url + tokenPath, Base: transport}
 			response, err := w.client.Get(w.url + "/api/v1/me")
 			require.NoError(t, err)
@@ -1109,6 +1107,16 @@ func served(handler http.HandlerFunc) func(*testing.T) way {
 	}
 }
 
+// piped returns the way to a server without a network, for tests in which the clock stands still until everybody waits.
+func piped(t *testing.T, serve func(net.Conn)) way {
+	dial := func(context.Context, string, string) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go serve(theirs)
+		return ours, nil
+	}
+	return way{url: "http://127.0.0.1", client: freshClient(t, &http.Transport{DialContext: dial})}
+}
+
 // taken returns a handler that reads the request and then has the connection for itself.
 func taken(then func(*net.TCPConn)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -1176,6 +1184,29 @@ func silent(_ http.ResponseWriter, r *http.Request) {
 	<-r.Context().Done()
 }
 
+// deadline is a context whose deadline comes when the test says so, however slow the machine is.
+type deadline struct {
+	context.Context
+	done   chan struct{}
+	arrive func()
+}
+
+func newDeadline() deadline {
+	done := make(chan struct{})
+	return deadline{context.Background(), done, sync.OnceFunc(func() { close(done) })}
+}
+
+func (d deadline) Done() <-chan struct{} { return d.done }
+
+func (d deadline) Err() error {
+	select {
+	case <-d.done:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
 func TestNetworkConnections(t *testing.T) {
 	for name, test := range map[string]fault{
 		"nothing listens": {
@@ -1193,8 +1224,12 @@ func TestNetworkConnections(t *testing.T) {
 		},
 		"silent": {
 			start: func(t *testing.T) way {
-				w := served(silent)(t)
-				w.client.Timeout = 400 * time.Millisecond
+				ctx := newDeadline()
+				w := served(func(w http.ResponseWriter, r *http.Request) {
+					ctx.arrive()
+					silent(w, r)
+				})(t)
+				w.ctx = ctx
 				return w
 			},
 			refresh: mayPass, exchange: startsOver, cause: context.DeadlineExceeded, text: "timed out",
@@ -1246,32 +1281,34 @@ func TestNetworkConnections(t *testing.T) {
 	}
 }
 
-// A server that says nothing gives one verdict, however many requests wait for it.
+// A server that says nothing gives one verdict, however many requests wait for it, half a second before the client's Timeout.
 func TestNetworkSilenceHasOneVerdict(t *testing.T) {
-	w := served(silent)(t)
-	w.client.Timeout = 200 * time.Millisecond
-	type verdict struct {
-		outcome
-		grantType string
-		deadline  bool
-		reported  int
-	}
-	verdicts := make([]verdict, 50)
-	var running sync.WaitGroup
-	for i := range verdicts {
-		running.Go(func() {
-			_, reported, err := w.request(applebusiness.GrantTypeAuthorizationCode)
-			v := verdict{outcome: outcomeOf(err), deadline: errors.Is(err, context.DeadlineExceeded), reported: len(reported)}
-			if e, ok := errors.AsType[*applebusiness.Error](err); ok {
-				v.grantType = e.GrantType
-			}
-			verdicts[i] = v
-		})
-	}
-	running.Wait()
-	for _, v := range verdicts {
-		assert.Equal(t, verdict{startsOver, applebusiness.GrantTypeAuthorizationCode, true, 1}, v)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := piped(t, drain)
+		type verdict struct {
+			outcome
+			grantType string
+			deadline  bool
+			reported  int
+			after     time.Duration
+		}
+		verdicts, start := make([]verdict, 50), time.Now()
+		var running sync.WaitGroup
+		for i := range verdicts {
+			running.Go(func() {
+				_, reported, err := w.request(applebusiness.GrantTypeAuthorizationCode)
+				v := verdict{outcome: outcomeOf(err), deadline: errors.Is(err, context.DeadlineExceeded), reported: len(reported), after: time.Since(start)}
+				if e, ok := errors.AsType[*applebusiness.Error](err); ok {
+					v.grantType = e.GrantType
+				}
+				verdicts[i] = v
+			})
+		}
+		running.Wait()
+		for _, v := range verdicts {
+			assert.Equal(t, verdict{startsOver, applebusiness.GrantTypeAuthorizationCode, true, 1, w.client.Timeout - 500*time.Millisecond}, v)
+		}
+	})
 }
 
 type roundTrip func(*http.Request) (*http.Response, error)
@@ -1307,12 +1344,14 @@ func writeFrame(conn net.Conn, kind, flags byte, stream uint32, payload ...uint3
 	_, _ = conn.Write(frame)
 }
 
-// http2 returns the way to an HTTP/2 server that gives each whole request to then, until it returns false.
-func http2(timeout time.Duration, then func(conn *tls.Conn, stream uint32) (more bool)) func(*testing.T) way {
+// http2 returns the way to an HTTP/2 server that gives each whole request to then, until it returns false. The deadline comes
+// with request number last; 0 is none.
+func http2(last int32, then func(conn *tls.Conn, stream uint32) (more bool)) func(*testing.T) way {
 	return func(t *testing.T) way {
 		certificate, pool := testCertificate()
 		listener := tls.NewListener(loopback(t), &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2"}})
 		var requests atomic.Int32
+		ctx := newDeadline()
 		address := listening(t, listener, func(plain net.Conn) {
 			conn := plain.(*tls.Conn)
 			if _, err := io.ReadFull(conn, make([]byte, len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))); err != nil {
@@ -1332,7 +1371,9 @@ func http2(timeout time.Duration, then func(conn *tls.Conn, stream uint32) (more
 				case kind == h2Settings && flags&h2Ack == 0:
 					writeFrame(conn, h2Settings, h2Ack, 0)
 				case (kind == h2Headers || kind == h2Data) && flags&h2EndStream != 0:
-					requests.Add(1)
+					if requests.Add(1) == last {
+						ctx.arrive()
+					}
 					if !then(conn, stream) {
 						return
 					}
@@ -1341,8 +1382,7 @@ func http2(timeout time.Duration, then func(conn *tls.Conn, stream uint32) (more
 		})
 		t.Cleanup(func() { assert.NotZero(t, requests.Load(), "nothing came by HTTP/2") })
 		client := freshClient(t, &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: pool}})
-		client.Timeout = timeout
-		return way{url: "https://" + address, client: client}
+		return way{url: "https://" + address, client: client, ctx: ctx}
 	}
 }
 
@@ -1355,38 +1395,37 @@ func hangUp(conn *tls.Conn) bool {
 
 // An authorization code that went out by HTTP/2 is never sent again, though net/http itself repeats what was refused.
 func TestNetworkHTTP2(t *testing.T) {
-	const long, short = 20 * time.Second, 400 * time.Millisecond // short ends the repetitions
 	contains := func(text string) func(*testing.T, *applebusiness.Error) {
 		return func(t *testing.T, e *applebusiness.Error) { assert.ErrorContains(t, errors.Unwrap(e), text) }
 	}
 	for name, test := range map[string]fault{
-		"GOAWAY": {start: http2(long, func(conn *tls.Conn, stream uint32) bool {
+		"GOAWAY": {start: http2(0, func(conn *tls.Conn, stream uint32) bool {
 			writeFrame(conn, h2GoAway, 0, 0, stream, h2NoError)
 			return hangUp(conn)
 		}), text: "HTTP/2 GOAWAY", check: contains("server sent GOAWAY and closed the connection")},
-		"GOAWAY, an error": {start: http2(long, func(conn *tls.Conn, stream uint32) bool {
+		"GOAWAY, an error": {start: http2(0, func(conn *tls.Conn, stream uint32) bool {
 			writeFrame(conn, h2GoAway, 0, 0, stream, h2InternalError)
 			return hangUp(conn)
 		}), text: "HTTP/2 GOAWAY", check: contains("INTERNAL_ERROR")},
-		"GOAWAY, not processed": {start: http2(short, func(conn *tls.Conn, _ uint32) bool {
+		"GOAWAY, not processed": {start: http2(3, func(conn *tls.Conn, _ uint32) bool {
 			writeFrame(conn, h2GoAway, 0, 0, 0, h2NoError)
 			return hangUp(conn)
 		})},
-		"REFUSED_STREAM": {start: http2(short, func(conn *tls.Conn, stream uint32) bool {
+		"REFUSED_STREAM": {start: http2(3, func(conn *tls.Conn, stream uint32) bool {
 			writeFrame(conn, h2Reset, 0, stream, h2RefusedStream)
 			return true
 		}), cause: context.DeadlineExceeded},
-		"INTERNAL_ERROR": {start: http2(long, func(conn *tls.Conn, stream uint32) bool {
+		"INTERNAL_ERROR": {start: http2(0, func(conn *tls.Conn, stream uint32) bool {
 			writeFrame(conn, h2Reset, 0, stream, h2InternalError)
 			return true
 		}), text: "HTTP/2 stream error", check: contains("stream error: stream ID 1; INTERNAL_ERROR")},
-		"closed": {start: http2(long, func(conn *tls.Conn, _ uint32) bool { return hangUp(conn) }), cause: io.ErrUnexpectedEOF},
-		"reset": {start: http2(long, func(conn *tls.Conn, _ uint32) bool {
+		"closed": {start: http2(0, func(conn *tls.Conn, _ uint32) bool { return hangUp(conn) }), cause: io.ErrUnexpectedEOF},
+		"reset": {start: http2(0, func(conn *tls.Conn, _ uint32) bool {
 			_ = conn.NetConn().(*net.TCPConn).SetLinger(0)
 			_ = conn.NetConn().Close()
 			return false
 		})},
-		"silent": {start: http2(short, func(*tls.Conn, uint32) bool { return true }), cause: context.DeadlineExceeded},
+		"silent": {start: http2(1, func(*tls.Conn, uint32) bool { return true }), cause: context.DeadlineExceeded},
 	} {
 		test.refresh, test.exchange = mayPass, startsOver
 		t.Run(name, test.run)
@@ -1395,15 +1434,14 @@ func TestNetworkHTTP2(t *testing.T) {
 
 // net/http sends again, each time on a new connection, what HTTP/2 has refused unprocessed. That is no storm.
 func TestRefusedStreamsArePaced(t *testing.T) {
-	var requests atomic.Int32
-	w := http2(600*time.Millisecond, func(conn *tls.Conn, stream uint32) bool {
-		requests.Add(1)
+	start := time.Now()
+	w := http2(4, func(conn *tls.Conn, stream uint32) bool {
 		writeFrame(conn, h2Reset, 0, stream, h2RefusedStream)
 		return true
 	})(t)
 	_, _, err := w.request(applebusiness.GrantTypeRefreshToken)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.LessOrEqual(t, requests.Load(), int32(5)) // after 50, 100, 200 and 400 ms
+	assert.GreaterOrEqual(t, time.Since(start), 350*time.Millisecond) // 50, 100 and 200 ms
 }
 
 func TestNetworkProxies(t *testing.T) {
@@ -1511,9 +1549,13 @@ func TestNetworkTLS(t *testing.T) {
 		},
 		"the deadline comes in the handshake": {
 			start: func(t *testing.T) way {
-				client := freshClient(t, &http.Transport{})
-				client.Timeout = 400 * time.Millisecond
-				return way{url: "https://" + listening(t, loopback(t), drain), client: client}
+				ctx := newDeadline()
+				address := listening(t, loopback(t), func(conn net.Conn) {
+					_, _ = conn.Read(make([]byte, 1))
+					ctx.arrive()
+					drain(conn)
+				})
+				return way{url: "https://" + address, client: freshClient(t, &http.Transport{}), ctx: ctx}
 			},
 			refresh: mayPass, exchange: mayPass, cause: context.DeadlineExceeded,
 		},

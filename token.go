@@ -404,24 +404,14 @@ func fitToken(body []byte) []byte {
 	if token == nil {
 		return nil
 	}
-	return fit(body, map[string]any{
+	fields := map[string]any{
 		"access_token": token.AccessToken, "token_type": token.TokenType, "refresh_token": token.RefreshToken,
 		"expires_in": cmp.Or(token.ExpiresIn, -1), // x/oauth2 takes 0 for a token that never expires
-	})
-}
-
-// fitError returns the body of a 2xx without a token so that x/oauth2 takes it for an error, and the response with it.
-func fitError(body []byte, e *Error) []byte {
-	return fit(body, map[string]any{"error": cmp.Or(string(e.Code), string(e.Reason)), "error_description": e.Description, "error_uri": e.URI})
-}
-
-// fit returns the JSON object that body begins with, with what x/oauth2 decodes replaced by fields: it rejects the whole body
-// if one member has another type.
-func fit(body []byte, fields map[string]any) []byte {
+	}
 	var members map[string]json.RawMessage
 	decodeObject(body, &members)
 	for name, member := range members {
-		switch strings.ToLower(name) {
+		switch strings.ToLower(name) { // x/oauth2 rejects the whole body if one of these has another type
 		case "access_token", "token_type", "refresh_token", "expires_in", "error", "error_description", "error_uri":
 		default:
 			fields[name] = member
@@ -429,5 +419,11 @@ func fit(body []byte, fields map[string]any) []byte {
 	}
 	maps.DeleteFunc(fields, func(_ string, value any) bool { return value == "" })
 	fitted, _ := json.Marshal(fields)
+	return fitted
+}
+
+// fitError returns a body that x/oauth2 takes for the error that a 2xx without a token means.
+func fitError(e *Error) []byte {
+	fitted, _ := json.Marshal(map[string]string{"error": cmp.Or(string(e.Code), string(e.Reason)), "error_description": e.Description, "error_uri": e.URI})
 	return fitted
 }

@@ -229,7 +229,7 @@ func (t *Transport) finish(response *http.Response, body []byte, readErr error, 
 	case isSuccess(response.StatusCode) && failure.Reason == ErrNoResponse:
 		return nil, failure
 	case isSuccess(response.StatusCode):
-		body = fitError(body, failure)
+		body = fitError(failure)
 	case isRedirect(response) && failure.Reason == ErrMalformedResponse:
 		failure.detail = redirected
 	}

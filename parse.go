@@ -377,7 +377,8 @@ func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 
 // describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
 // matched.
 func (e *Error) describe(code, description, uri string, sent tokenRequest) {
-	e.Code, e.Description, e.URI = Code(redact.Cut(code, maxCode)), redact.Cut(description, maxDescription), redact.Cut(uri, maxDescription)
+	e.Code, e.Description = Code(redact.Cut(code, maxCode)), redact.Cut(description, maxDescription)
+	e.URI = redact.Cut(uri, maxDescription)
 	e.Reason, e.Parameter = match(e.StatusCode, e.Code, e.Description)
 	if sent == "" {
 		return

@@ -239,12 +239,7 @@ func newIndex() map[string]Reason {
 
 // isCodeOf reports whether the catalog has code for reason.
 func isCodeOf(reason Reason, code Code) bool {
-	for i := range catalog {
-		if catalog[i].Reason == reason && catalog[i].Code == code {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(catalog[:], func(entry Entry) bool { return entry.Reason == reason && entry.Code == code })
 }
 
 // match returns the Reason that a code and a description mean, and the parameter that the description names.

@@ -169,7 +169,11 @@ func (m *Manager) noteFailure(a *attempt, grant string, k kind, e *applebusiness
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p, now := &m.app, m.now()
-	if k == alone || k == limited {
+	switch k {
+	case alone, limited:
+		return false, 0
+	case refused: // a code, or one grant's refresh token: Apple has answered, and no other grant may be told that
+		m.noteAnswer()
 		return false, 0
 	}
 	if p.failures == 0 {

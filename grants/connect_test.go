@@ -880,6 +880,25 @@ func TestConnectAndTheApp(t *testing.T) {
 	}
 }
 
+// Codes that are refused, from however many browsers, are nobody's refresh token and nothing of the app's: no other grant is
+// held back, and no customer is told to reconnect.
+func TestConnectWithManySpentCodes(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *consent) {
+		m, ctx := c.manager(), t.Context()
+		require.NoError(t, m.Put(ctx, "org-7", c.fake.ConnectExpired(c.config.ClientID)))
+		spent := status(400, `{"error":"invalid_grant","error_description":"Invalid refresh_token"}`)
+		for range 5 {
+			c.on("/api/v1/oauth2/token", spent)
+			connection, err := c.arrive().connect(m)
+			c.failed(t, connection, err, true)
+			assert.Equal(t, applebusiness.ActionStartOver, applebusiness.Troubleshoot(err).Action)
+		}
+		c.on("/api/v1/oauth2/token", theFakes)
+		_, err := m.Token(ctx, "org-7")
+		assert.NoError(t, err)
+	})
+}
+
 // A vault that fails for a moment costs nothing: the same redirect connects when it works again.
 func TestConnectWithoutSecret(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *consent) {

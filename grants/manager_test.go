@@ -48,6 +48,7 @@ func TestToken(t *testing.T) {
 		m := w.process()
 		_, err := m.Token(t.Context(), "a")
 		require.ErrorIs(t, err, grants.ErrNoGrant)
+		synctest.Wait() // OnRefresh is told in no order of attempts that follow each other at once
 
 		w.connect("a", time.Hour)
 		assert.Equal(t, "access-a-0", token(t, m, "a"), "a stored token that is valid needs no request")

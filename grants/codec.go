@@ -80,6 +80,8 @@ type storedToken struct {
 	TokenType    string `json:"token_type,omitempty"`
 }
 
+var errNothingToStore = errors.New(prefix + "there is no token to store")
+
 // SealToken returns what a [Store] keeps of a token: the access token, the refresh token and the type as a JSON object,
 // encrypted by aead and bound to the grant's name and the version; in clear if aead is nil. The Expiry is the Store's to
 // keep. A token that is not UTF-8 is an error. An error of aead is wrapped, and quotes nothing.
@@ -130,3 +132,13 @@ type sealError struct {
 
 func (e *sealError) Error() string { return prefix + "the AEAD failed to " + e.verb + " the token" }
 func (e *sealError) Unwrap() error { return e.err }
+
+// copyToken returns what a Store keeps of token.
+func copyToken(token *oauth2.Token) *oauth2.Token {
+	return &oauth2.Token{
+		AccessToken:  token.AccessToken,
+		TokenType:    token.TokenType,
+		RefreshToken: token.RefreshToken,
+		Expiry:       token.Expiry,
+	}
+}

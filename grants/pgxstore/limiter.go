@@ -50,7 +50,7 @@ func (l *Limiter) Wait(ctx context.Context) error {
 			return ctx.Err()
 		}
 		var paused bool
-		_, err = l.store.row(ctx, "limit", repeatable, []any{&paused}, `SELECT EXISTS (SELECT FROM `+l.store.limitTable()+`
+		_, err = l.store.row(ctx, "limit", repeatable, []any{&paused}, `SELECT EXISTS (SELECT FROM `+l.store.limit+`
 			WHERE paused_until BETWEEN clock_timestamp() AND clock_timestamp() + $1::interval)`, maxPause)
 		if err != nil || !paused {
 			return err
@@ -65,7 +65,7 @@ func (l *Limiter) take(ctx context.Context) (time.Duration, error) {
 		latest = deadline
 	}
 	var microseconds int64
-	_, err := l.store.row(ctx, "limit", once, []any{&microseconds}, `UPDATE `+l.store.limitTable()+` SET
+	_, err := l.store.row(ctx, "limit", once, []any{&microseconds}, `UPDATE `+l.store.limit+` SET
 			next = CASE WHEN next BETWEEN clock_timestamp() AND clock_timestamp() + $3::interval
 				THEN next ELSE clock_timestamp() END + $1::interval
 		WHERE next <= clock_timestamp() + $2::interval OR next > clock_timestamp() + $3::interval
@@ -75,7 +75,7 @@ func (l *Limiter) take(ctx context.Context) (time.Duration, error) {
 		return time.Duration(microseconds) * time.Microsecond, err
 	}
 	var exists bool
-	_, err = l.store.row(ctx, "limit", repeatable, []any{&exists}, `SELECT EXISTS (SELECT FROM `+l.store.limitTable()+`)`)
+	_, err = l.store.row(ctx, "limit", repeatable, []any{&exists}, `SELECT EXISTS (SELECT FROM `+l.store.limit+`)`)
 	switch {
 	case err != nil:
 		return 0, err
@@ -94,7 +94,7 @@ func (l *Limiter) Pause(ctx context.Context, d time.Duration) error {
 	if err := l.misused("pause"); err != nil {
 		return err
 	}
-	changed, err := l.store.exec(ctx, "pause", `UPDATE `+l.store.limitTable()+` SET
+	changed, err := l.store.exec(ctx, "pause", `UPDATE `+l.store.limit+` SET
 			next = CASE WHEN next BETWEEN until AND clock_timestamp() + $2::interval THEN next ELSE until END,
 			paused_until = CASE WHEN paused_until BETWEEN until AND clock_timestamp() + $3::interval THEN paused_until ELSE until END
 		FROM (SELECT clock_timestamp() + $1::interval AS until) AS pause`, max(0, min(d, maxPause)), maxAhead, maxPause)

@@ -16,6 +16,7 @@
 package pgxstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -50,7 +51,8 @@ type Options struct {
 // Store is a [grants.Store] on PostgreSQL. [New] makes one; it is safe for concurrent use, by any number of processes.
 type Store struct {
 	pool    *pgxpool.Pool
-	table   string   // quoted
+	table   string   // quoted, as is limit
+	limit   string   // the Limiter's table
 	name    string   // as configured
 	options *Options // by a pointer, which no verb of fmt follows
 	invalid string   // why no method works
@@ -66,11 +68,8 @@ func New(pool *pgxpool.Pool, options *Options) *Store {
 	if options == nil {
 		options = new(Options)
 	}
-	s := &Store{pool: pool, name: options.Table, options: new(*options)}
-	if s.name == "" {
-		s.name = DefaultTable
-	}
-	s.table = pgx.Identifier(strings.Split(s.name, ".")).Sanitize()
+	s := &Store{pool: pool, name: cmp.Or(options.Table, DefaultTable), options: new(*options)}
+	s.table, s.limit = s.sibling(""), s.sibling("_limit")
 	switch {
 	case pool == nil:
 		s.invalid = "the pool is nil"
@@ -78,6 +77,11 @@ func New(pool *pgxpool.Pool, options *Options) *Store {
 		s.invalid = "Options.Table is not a name of letters, digits and _"
 	}
 	return s
+}
+
+// sibling returns the quoted name of the table, or of what is beside it.
+func (s *Store) sibling(suffix string) string {
+	return pgx.Identifier(strings.Split(s.name+suffix, ".")).Sanitize()
 }
 
 // Times are written as intervals from the database's now, and read as microseconds from it, which no IntervalStyle changes.

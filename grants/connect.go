@@ -193,7 +193,7 @@ func (c *connecting) redeem(code, verifier string) error {
 	_ = m.waitForLimit(patient)
 	cancel()
 	var err error
-	config.ClientSecret, err = m.clientSecret(m.work)
+	config.ClientSecret, err = m.clientSecret(m.work, sentSecret{})
 	switch {
 	case m.work.Err() != nil:
 		return ErrClosed
@@ -237,7 +237,7 @@ func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt tim
 		return
 	}
 	if e.Reason == applebusiness.ErrInvalidCredentials {
-		if other, err := m.askSecret(m.work, secret, sentAt); err != nil || other != secret {
+		if other, err := m.clientSecret(m.work, sentSecret{secret, sentAt}); err != nil || other != secret {
 			return // the next request may be sent with another one
 		}
 	}

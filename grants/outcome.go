@@ -103,7 +103,7 @@ type outcome struct {
 // send sends the record's refresh token. It returns the token, or the row to look at next, or an error.
 func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
 	m := a.m
-	secret, err := m.clientSecret(a.ctx)
+	secret, err := m.clientSecret(a.ctx, sentSecret{})
 	if err != nil {
 		if a.ctx.Err() != nil {
 			err = a.ended()
@@ -189,7 +189,7 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 		return a.condemn(record, &verdict{m.noteRefusal(a, record), &dead})
 	}
 	if k == ours && e.Reason == applebusiness.ErrInvalidCredentials {
-		switch other, err := m.askSecret(a.ctx, secret, a.sentAt); {
+		switch other, err := m.clientSecret(a.ctx, sentSecret{secret, a.sentAt}); {
 		case a.ctx.Err() != nil: // the answer is Apple's
 		case err != nil:
 			failure = err

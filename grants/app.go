@@ -287,18 +287,14 @@ func (m *Manager) takeBack(n *verdictNote) {
 	}
 	e.refusedVersion, e.refusedSince = n.version, m.now()
 	e.failure = nil
-	m.active++
-	go func() {
-		defer m.end()
-		for tries := 0; ; tries++ {
+	m.spawn(func() {
+		retry(m.work, func() bool { // also while Close waits: nobody else knows that the row is wrong
 			err := m.call(m.work, func(ctx context.Context) error {
 				return m.store.Mark(ctx, n.grant, n.a.holder, n.version, Mark{Unfinished: n.unfinished})
 			})
-			if err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) || sleep(m.work, saveBackoff(tries)) != nil {
-				return // Close waits: nobody else knows that the row is wrong
-			}
-		}
-	}()
+			return err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant)
+		})
+	})
 }
 
 // awaitEvidence lets the first refusal of a process wait a moment for the outcomes of what is under way beside it, since a

@@ -83,26 +83,13 @@ func (m *Manager) begin(grant string, e *entry, want want) *attempt {
 	e.attempt = a
 	e.lookAt = m.now() + lookAgain
 	m.attempts[a] = struct{}{}
-	m.active++
-	go a.run()
+	m.spawn(a.run)
 	return a
-}
-
-// end is called at the end of each goroutine that Close waits for.
-func (m *Manager) end() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.active--
-	if m.active == 0 && m.idle != nil {
-		close(m.idle)
-		m.idle = nil
-	}
 }
 
 // run finds a token and hands it out. What follows, to store it or to end the lease, keeps nobody waiting.
 func (a *attempt) run() {
 	m := a.m
-	defer m.end()
 	token, err := a.refresh()
 	a.settle(token, err)
 	switch {
@@ -133,12 +120,10 @@ func (m *Manager) release(a *attempt) {
 	if !a.surely {
 		most = 5 * time.Second
 	}
-	for tries := 0; ; tries++ {
+	retry(m.queued, func() bool {
 		err := m.call(m.work, func(ctx context.Context) error { return m.store.Release(ctx, a.grant, a.holder) })
-		if err == nil || errors.Is(err, ErrNoGrant) || time.Since(a.leasedAt) > most || sleep(m.queued, saveBackoff(tries)) != nil {
-			return
-		}
-	}
+		return err == nil || errors.Is(err, ErrNoGrant) || time.Since(a.leasedAt) > most
+	})
 }
 
 // report calls OnRefresh.

@@ -117,8 +117,7 @@ func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
 	}
 	c := &connecting{m: m, owner: owner, done: make(chan struct{})}
 	m.connects[key] = c
-	m.active++
-	go c.run(code, verifier)
+	m.spawn(func() { c.run(code, verifier) })
 	return c, nil
 }
 
@@ -159,7 +158,6 @@ func (e unfinishedError) Foreign()      {}
 
 // run redeems a code and stores what it brings.
 func (c *connecting) run(code, verifier string) {
-	defer c.m.end()
 	err := c.redeem(code, verifier)
 	if err == nil {
 		err = c.complete(c.m.work)

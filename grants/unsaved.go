@@ -115,22 +115,14 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 		e.current.Store(nil)
 	}
 	if !stored {
-		m.active++
-		go func() {
-			defer m.end()
-			m.release(u.a) // whose lease no Save has ended
-		}()
+		m.spawn(func() { m.release(u.a) }) // whose lease no Save has ended
 		return
 	}
 	if m.app.saves.open() {
 		m.tell(slog.LevelInfo, "tokens can be stored again")
 	}
 	if u.tries > 0 && unsaved {
-		m.active++
-		go func() {
-			defer m.end()
-			m.report(Refresh{Grant: u.a.grant, Start: u.since, Duration: time.Since(u.since)})
-		}()
+		m.spawn(func() { m.report(Refresh{Grant: u.a.grant, Start: u.since, Duration: time.Since(u.since)}) })
 	}
 }
 
@@ -143,17 +135,15 @@ func (m *Manager) saveLater(u *unsavedToken, wait time.Duration) {
 	}
 	u.timer = time.AfterFunc(wait, func() {
 		m.mu.Lock()
-		_, unsaved := m.unsaved[u]
-		if !unsaved || m.closed.Load() {
-			m.mu.Unlock()
+		defer m.mu.Unlock()
+		if _, unsaved := m.unsaved[u]; !unsaved || m.closed.Load() {
 			return
 		}
-		m.active++
-		m.mu.Unlock()
-		defer m.end()
-		if wait := m.saveAgain(m.work, u); wait > 0 {
-			m.saveLater(u, wait)
-		}
+		m.spawn(func() {
+			if wait := m.saveAgain(m.work, u); wait > 0 {
+				m.saveLater(u, wait)
+			}
+		})
 	})
 }
 
@@ -197,6 +187,12 @@ func (m *Manager) renew(ctx context.Context, u *unsavedToken) {
 		m.mu.Lock()
 		u.leasedAt = now
 		m.mu.Unlock()
+	}
+}
+
+// retry calls f until it reports that nothing is left to do, or ctx ends while it waits for the next try.
+func retry(ctx context.Context, f func() bool) {
+	for tries := 0; !f() && sleep(ctx, saveBackoff(tries)) == nil; tries++ {
 	}
 }
 

@@ -114,7 +114,7 @@ func (m *Manager) endClose(ctx context.Context) error {
 	m.closers--
 	all := make(map[string]left)
 	for a := range m.attempts {
-		if a.sent && !a.settled {
+		if a.sent {
 			all[a.grant] = left{err: cmp.Or(ctx.Err(), context.Canceled)}
 		}
 	}

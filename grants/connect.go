@@ -217,7 +217,7 @@ func (c *connecting) redeem(code, verifier string) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.noteSuccess(nil)
+	m.noteAnswer()
 	if token.RefreshToken == "" {
 		return exchangeFailure(applebusiness.ErrNoRefreshToken)
 	}

@@ -206,7 +206,7 @@ func (m *Manager) pause(sentAt, retryAfter time.Duration) time.Duration {
 	}
 	q.spareUntil = 0
 	if q.pausedUntil-now > shortPause {
-		m.wakeQueue()
+		m.app.held.wake()
 	}
 	return q.pausedUntil - now
 }

@@ -93,10 +93,7 @@ func (m *Manager) noteUnsaved(u *unsavedToken, cause *StoreError) {
 	if u.tries > 1 {
 		return // the first try tells: one row that cannot be written holds up nobody for long
 	}
-	if m.app.saves.shut(u.a, cause, 0, m.now(), minSaveProbe, maxSaveProbe) {
-		m.tell(slog.LevelError, "a token cannot be stored, and no other is fetched meanwhile", slog.String("error", cause.Error()))
-		m.wakeQueue()
-	}
+	m.shut(&m.app.saves, u.a, cause, 0, slog.String("error", cause.Error()))
 }
 
 // settleSave forgets u. If the row has another token, that of u is not handed out any more; m.mu is held.
@@ -118,9 +115,7 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 		m.spawn(func() { m.release(u.a) }) // whose lease no Save has ended
 		return
 	}
-	if m.app.saves.open() {
-		m.tell(slog.LevelInfo, "tokens can be stored again")
-	}
+	m.open(&m.app.saves)
 	if u.tries > 0 && unsaved {
 		m.spawn(func() { m.report(Refresh{Grant: u.a.grant, Start: u.since, Duration: time.Since(u.since)}) })
 	}

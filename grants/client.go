@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -174,10 +175,7 @@ func (m *Manager) mayCarry(u *url.URL) error {
 	if m == nil || m.config == nil {
 		return nil // there is no token
 	}
-	home, err := url.Parse(m.config.Endpoint.TokenURL)
-	if err != nil {
-		home = nil
-	}
+	home, _ := url.Parse(m.config.Endpoint.TokenURL) // nil if it cannot be parsed
 	isAllowed := isSameOrigin(u, home) || isLoopback(home) && isLoopback(u)
 	for i, text := range m.options.Origins {
 		origin, err := url.Parse(text)
@@ -222,12 +220,6 @@ func isSameOrigin(a, b *url.URL) bool {
 
 func hostOf(u *url.URL) string { return strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")) }
 
-func port(u *url.URL) string {
-	switch {
-	case u.Port() != "":
-		return u.Port()
-	case strings.EqualFold(u.Scheme, "http"):
-		return "80"
-	}
-	return "443"
-}
+func port(u *url.URL) string { return cmp.Or(u.Port(), defaultPorts[strings.ToLower(u.Scheme)]) }
+
+var defaultPorts = map[string]string{"http": "80", "https": "443"}

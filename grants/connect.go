@@ -97,7 +97,7 @@ func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
 		return nil, ofExchange(known)
 	case !strings.HasSuffix(m.config.Endpoint.TokenURL, tokenPath):
 		return nil, fmt.Errorf(prefix+"the TokenURL does not end in "+tokenPath+", so that nothing says where "+mePath+" is: %w",
-			exchangeFailure(applebusiness.ErrUnsafeTokenRequest))
+			ofExchange(waitError(applebusiness.ErrUnsafeTokenRequest, 0)))
 	}
 	key := fingerprint(sha256.Sum256([]byte(code)))
 	owner := fingerprint(sha256.Sum256([]byte(strconv.Quote(state) + strconv.Quote(verifier))))
@@ -219,7 +219,7 @@ func (c *connecting) redeem(code, verifier string) error {
 	defer m.mu.Unlock()
 	m.noteAnswer()
 	if token.RefreshToken == "" {
-		return exchangeFailure(applebusiness.ErrNoRefreshToken)
+		return ofExchange(noRefreshToken())
 	}
 	c.token = token
 	return nil
@@ -247,12 +247,6 @@ func ofExchange(failed *applebusiness.Error) *applebusiness.Error {
 	e := *failed
 	e.GrantType = applebusiness.GrantTypeAuthorizationCode
 	return &e
-}
-
-func exchangeFailure(reason applebusiness.Reason) *applebusiness.Error {
-	return &applebusiness.Error{
-		Endpoint: applebusiness.TokenEndpoint, Reason: reason, GrantType: applebusiness.GrantTypeAuthorizationCode,
-	}
 }
 
 // complete asks whose the token is, unless that is known, and stores it. It returns ErrClosed if ctx ends before.

@@ -272,7 +272,7 @@ type success struct {
 	TokenType    any             `json:"token_type"`
 	RefreshToken any             `json:"refresh_token"`
 	ExpiresIn    json.RawMessage `json:"expires_in"`
-	Error        any             `json:"error"`
+	Error        json.RawMessage `json:"error"`
 }
 
 // isToken reports whether a member can be an access token or a refresh token: a text of VSCHAR without space.
@@ -286,10 +286,15 @@ func (s success) hasRefreshToken() bool {
 	return s.RefreshToken == nil || s.RefreshToken == "" || isToken(s.RefreshToken)
 }
 
+// hasError reports whether there is an error: what is empty, or false, says that there is none.
+func (s success) hasError() bool {
+	return !slices.Contains([]string{"", "null", `""`, "false", "0", "{}", "[]"}, string(s.Error))
+}
+
 // decodeSuccess returns what of a success the body begins with, and whether it is one.
 func decodeSuccess(body []byte) (found success, ok bool) {
 	ok = decodeObject(body, &found)
-	return found, ok && isToken(found.AccessToken) && found.hasRefreshToken() && (found.Error == nil || found.Error == "")
+	return found, ok && isToken(found.AccessToken) && found.hasRefreshToken() && !found.hasError()
 }
 
 // decodeObject decodes the JSON object that body begins with, but for members of a wrong type, and reports whether there
@@ -354,22 +359,25 @@ func readAll(reader io.Reader, limit int) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(reader, int64(limit)))
 }
 
-// unzip returns at most limit bytes of what body, if it is gzip, holds as far as it goes; else body.
+// unzip returns at most limit bytes of what body, if it is gzip, holds as far as it goes; else body. A server and a proxy
+// may both have zipped it.
 func unzip(body []byte, limit int) []byte {
-	if !bytes.HasPrefix(body, []byte("\x1f\x8b")) {
-		return body
+	for range 2 {
+		if !bytes.HasPrefix(body, []byte("\x1f\x8b")) {
+			break
+		}
+		reader, err := gzip.NewReader(bytes.NewReader(body))
+		if err != nil {
+			break
+		}
+		body, _ = readAll(reader, limit)
 	}
-	reader, err := gzip.NewReader(bytes.NewReader(body))
-	if err != nil {
-		return body
-	}
-	plain, _ := readAll(reader, limit)
-	return plain
+	return body
 }
 
 // trimMark returns body without a byte order mark and leading space.
 func trimMark(body []byte) []byte {
-	return bytes.TrimLeft(bytes.TrimPrefix(body, []byte("\ufeff")), " \t\r\n")
+	return bytes.TrimLeft(body, "\ufeff \t\r\n")
 }
 
 func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 299 }

@@ -38,14 +38,12 @@ type attempt struct {
 	callers int      // of Token
 	due     int      // of RefreshDue
 	sent    bool     // a request whose response must not be lost
-	settled bool
-	judged  bool // its refusal is noted
+	judged  bool     // its outcome is known
 	turn    *turn
 	arrival int64 // in the queue
 
 	// The goroutine's own.
 	rounds      int
-	version     int64 // of the row that was looked at last
 	leased      bool
 	surely      bool // leased, since Lease has said so
 	leasedAt    time.Time
@@ -83,26 +81,13 @@ func (m *Manager) begin(grant string, e *entry, want want) *attempt {
 	e.attempt = a
 	e.lookAt = m.now() + lookAgain
 	m.attempts[a] = struct{}{}
-	m.active++
-	go a.run()
+	m.spawn(a.run)
 	return a
-}
-
-// end is called at the end of each goroutine that Close waits for.
-func (m *Manager) end() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.active--
-	if m.active == 0 && m.idle != nil {
-		close(m.idle)
-		m.idle = nil
-	}
 }
 
 // run finds a token and hands it out. What follows, to store it or to end the lease, keeps nobody waiting.
 func (a *attempt) run() {
 	m := a.m
-	defer m.end()
 	token, err := a.refresh()
 	a.settle(token, err)
 	switch {
@@ -133,12 +118,10 @@ func (m *Manager) release(a *attempt) {
 	if !a.surely {
 		most = 5 * time.Second
 	}
-	for tries := 0; ; tries++ {
+	retry(m.queued, func() bool {
 		err := m.call(m.work, func(ctx context.Context) error { return m.store.Release(ctx, a.grant, a.holder) })
-		if err == nil || errors.Is(err, ErrNoGrant) || time.Since(a.leasedAt) > most || sleep(m.queued, saveBackoff(tries)) != nil {
-			return
-		}
-	}
+		return err == nil || errors.Is(err, ErrNoGrant) || time.Since(a.leasedAt) > most
+	})
 }
 
 // report calls OnRefresh.
@@ -183,14 +166,9 @@ func (a *attempt) decide(record Record) decision {
 	m, e := a.m, a.e
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if e.verdict != nil && e.verdict.note.version != record.Version {
-		e.verdict = nil // it was about another token, or about this one before somebody put it in again
-	}
-	if e.refusedVersion != record.Version {
-		e.refusedVersion, e.refusedSince = 0, 0
-	}
+	row := e.at(record.Version)
 	refusal := m.unusableURL
-	if refusal == nil && e.sentVersion == record.Version { // a failure is about the row as it was
+	if refusal == nil && row.sent {
 		refusal = m.remembered(e)
 	}
 	a.held = false
@@ -198,10 +176,9 @@ func (a *attempt) decide(record Record) decision {
 		refusal = m.refusal(a)
 		a.held = refusal != nil
 	}
-	a.version = record.Version
 	a.want.callers = a.callers > 0
 	d := decide(record, memory{
-		now: time.Now(), older: m.see(e, record.Token), bad: e.bad, verdict: e.verdict, refusal: refusal,
+		now: time.Now(), older: m.see(e, record.Token), bad: e.bad, verdict: row.verdict, refusal: refusal,
 	}, a.want)
 	if d.good {
 		m.use(e, record.Token, false)
@@ -291,7 +268,8 @@ func (a *attempt) knowsLost(version int64) bool {
 	m := a.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return a.e.lost == version && m.now()-a.e.lostAt < saveTime
+	lostAt := a.e.at(version).lostAt
+	return lostAt != 0 && m.now()-lostAt < saveTime
 }
 
 // waitForSibling polls the row while a sibling has the lease, unless nobody waits for a.
@@ -380,7 +358,7 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 	m, e := a.m, a.e
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a.settled = true
+	a.judged, a.sent = true, false
 	a.event.Duration = time.Since(a.event.Start)
 	a.event.Err = err
 	a.detach()
@@ -402,7 +380,7 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 	default:
 		a.rememberFailure(c, err)
 	}
-	m.wakeJudges()
+	m.app.changed.wake()
 	a.token, a.err = token, err
 	close(a.done)
 	if a.offered.token == nil {
@@ -416,7 +394,7 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 func (a *attempt) rememberFailure(c *current, err error) {
 	e, now := a.e, a.m.now()
 	if failed, ok := err.(*applebusiness.Error); ok && !a.event.Sent && failed.RetryAfter > 0 { // of the row, and no failure of its own
-		e.failure, e.until, e.sentVersion = err, now+failed.RetryAfter, 0
+		e.failure, e.until, e.row.sent = err, now+failed.RetryAfter, false
 		if c != nil {
 			c.refreshAt.Store(int64(now + min(failed.RetryAfter, maxBackoff)))
 		}
@@ -432,10 +410,7 @@ func (a *attempt) rememberFailure(c *current, err error) {
 		c.refreshAt.Store(int64(now + max(a.remember, jitter(2*backoff(e.failures)))))
 	}
 	e.failures++
-	e.failure, e.until, e.sentVersion = err, now+a.remember, 0
-	if a.event.Sent {
-		e.sentVersion = a.version
-	}
+	e.failure, e.until, e.row.sent = err, now+a.remember, a.event.Sent
 }
 
 // detach keeps callers from joining a; m.mu is held.

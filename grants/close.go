@@ -59,6 +59,22 @@ func (m *Manager) beginClose() {
 	}
 }
 
+// spawn calls f in a goroutine that Close waits for; m.mu is held.
+func (m *Manager) spawn(f func()) {
+	m.active++
+	go func() {
+		defer func() { // a Logger may end its goroutine
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.active--; m.active == 0 && m.idle != nil {
+				close(m.idle)
+				m.idle = nil
+			}
+		}()
+		f()
+	}()
+}
+
 // waitUntilIdle waits until no goroutine is left, or ctx ends.
 func (m *Manager) waitUntilIdle(ctx context.Context) {
 	m.mu.Lock()
@@ -98,7 +114,7 @@ func (m *Manager) endClose(ctx context.Context) error {
 	m.closers--
 	all := make(map[string]left)
 	for a := range m.attempts {
-		if a.sent && !a.settled {
+		if a.sent {
 			all[a.grant] = left{err: cmp.Or(ctx.Err(), context.Canceled)}
 		}
 	}

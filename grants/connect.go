@@ -117,8 +117,7 @@ func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
 	}
 	c := &connecting{m: m, owner: owner, done: make(chan struct{})}
 	m.connects[key] = c
-	m.active++
-	go c.run(code, verifier)
+	m.spawn(func() { c.run(code, verifier) })
 	return c, nil
 }
 
@@ -159,7 +158,6 @@ func (e unfinishedError) Foreign()      {}
 
 // run redeems a code and stores what it brings.
 func (c *connecting) run(code, verifier string) {
-	defer c.m.end()
 	err := c.redeem(code, verifier)
 	if err == nil {
 		err = c.complete(c.m.work)
@@ -193,7 +191,7 @@ func (c *connecting) redeem(code, verifier string) error {
 	_ = m.waitForLimit(patient)
 	cancel()
 	var err error
-	config.ClientSecret, err = m.clientSecret(m.work)
+	config.ClientSecret, err = m.clientSecret(m.work, sentSecret{})
 	switch {
 	case m.work.Err() != nil:
 		return ErrClosed
@@ -219,7 +217,7 @@ func (c *connecting) redeem(code, verifier string) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.noteSuccess(nil)
+	m.noteAnswer()
 	if token.RefreshToken == "" {
 		return ofExchange(noRefreshToken())
 	}
@@ -237,7 +235,7 @@ func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt tim
 		return
 	}
 	if e.Reason == applebusiness.ErrInvalidCredentials {
-		if other, err := m.askSecret(m.work, secret, sentAt); err != nil || other != secret {
+		if other, err := m.clientSecret(m.work, sentSecret{secret, sentAt}); err != nil || other != secret {
 			return // the next request may be sent with another one
 		}
 	}

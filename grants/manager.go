@@ -95,8 +95,7 @@ type Manager struct {
 	seed        maphash.Seed
 	entries     sync.Map // of *entry by the grant's name; changed with mu held
 	closed      atomic.Bool
-	apiTroubled atomic.Bool // whether app.apiRefused holds anything
-	unusableURL error       // why no request can be sent at all
+	unusableURL error // why no request can be sent at all
 	secret      secret
 
 	mu       sync.Mutex
@@ -125,7 +124,7 @@ func New(config *oauth2.Config, store Store, options *Options) *Manager {
 		unsaved:  make(map[*unsavedToken]struct{}),
 		panics:   make(map[string]time.Duration),
 		givenUp:  make(map[string]bool),
-		app:      app{changed: make(chan struct{}), held: make(chan struct{})},
+		app:      newApp(),
 	}
 	m.queue.asking = make(chan struct{}, 1)
 	m.secret.lock = make(chan struct{}, 1)
@@ -472,8 +471,7 @@ func (m *Manager) Invalidate(grant string, token *oauth2.Token) {
 		if now < m.app.api.next {
 			return
 		}
-		m.app.api.wait = min(2*m.app.api.wait, maxAPIProbe)
-		m.app.api.next = now + m.app.api.wait
+		m.shut(&m.app.api, nil, errAPI, 0) // c is the probe
 	}
 	e.bad = c.token.AccessToken
 	e.current.Store(nil)

@@ -103,7 +103,7 @@ type outcome struct {
 // send sends the record's refresh token. It returns the token, or the row to look at next, or an error.
 func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
 	m := a.m
-	secret, err := m.clientSecret(a.ctx)
+	secret, err := m.clientSecret(a.ctx, sentSecret{})
 	if err != nil {
 		if a.ctx.Err() != nil {
 			err = a.ended()
@@ -186,10 +186,10 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 	if k == refused {
 		dead := *e
 		dead.ResponseLost = e.ResponseLost || record.Unfinished
-		return a.condemn(record, &verdict{m.noteRefusal(a, record), &dead})
+		return a.condemn(record, m.noteRefusal(a, record, &dead))
 	}
 	if k == ours && e.Reason == applebusiness.ErrInvalidCredentials {
-		switch other, err := m.askSecret(a.ctx, secret, a.sentAt); {
+		switch other, err := m.clientSecret(a.ctx, sentSecret{secret, a.sentAt}); {
 		case a.ctx.Err() != nil: // the answer is Apple's
 		case err != nil:
 			failure = err
@@ -223,7 +223,7 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 		return a.again(err) // somebody has put in another token meanwhile
 	case err == nil && lost:
 		m.mu.Lock()
-		a.e.lost, a.e.lostAt = record.Version, m.now()
+		a.e.at(record.Version).lostAt = max(m.now(), 1)
 		m.mu.Unlock()
 	case err != nil && mark.Unfinished:
 		a.leased = false // no Release: a lease that runs out says the same
@@ -242,20 +242,20 @@ func (a *attempt) spare() {
 // refused token was no longer the grant's, and nobody may be told to reconnect.
 func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 	m := a.m
-	if doubted := m.doubted(v.note, false); doubted != nil {
+	if doubted := m.doubted(v, false); doubted != nil {
 		return Record{}, doubted
 	}
 	dead := *v.err
 	err := a.mark(record.Version, Mark{Dead: &dead, Unfinished: record.Unfinished})
 	m.mu.Lock()
-	if a.e.verdict = v; err == nil {
-		a.e.verdict = nil
+	if a.e.at(v.version).verdict = v; err == nil {
+		a.e.row.verdict = nil
 	}
 	m.mu.Unlock()
 	if errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) {
 		return a.again(err)
 	}
-	if doubted := m.doubted(v.note, true); doubted != nil {
+	if doubted := m.doubted(v, true); doubted != nil {
 		return Record{}, doubted
 	}
 	if err == nil {

@@ -206,7 +206,7 @@ func (m *Manager) pause(sentAt, retryAfter time.Duration) time.Duration {
 	}
 	q.spareUntil = 0
 	if q.pausedUntil-now > shortPause {
-		m.wakeQueue()
+		m.app.held.wake()
 	}
 	return q.pausedUntil - now
 }
@@ -219,13 +219,11 @@ func (m *Manager) pauseFleet(d time.Duration) {
 	if !ok {
 		return
 	}
-	m.active++
-	go func() {
-		defer m.end()
+	m.spawn(func() {
 		ctx, cancel := context.WithTimeout(m.queued, storeTimeout)
 		defer cancel()
 		_ = m.through(ctx, "Options.Limit", func(ctx context.Context) error { return fleet.Pause(ctx, d) })
-	}()
+	})
 }
 
 // paused returns how long nothing is sent.

@@ -93,10 +93,7 @@ func (m *Manager) noteUnsaved(u *unsavedToken, cause *StoreError) {
 	if u.tries > 1 {
 		return // the first try tells: one row that cannot be written holds up nobody for long
 	}
-	if m.app.saves.shut(u.a, cause, 0, m.now(), minSaveProbe, maxSaveProbe) {
-		m.tell(slog.LevelError, "a token cannot be stored, and no other is fetched meanwhile", slog.String("error", cause.Error()))
-		m.wakeQueue()
-	}
+	m.shut(&m.app.saves, u.a, cause, 0, slog.String("error", cause.Error()))
 }
 
 // settleSave forgets u. If the row has another token, that of u is not handed out any more; m.mu is held.
@@ -115,22 +112,12 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 		e.current.Store(nil)
 	}
 	if !stored {
-		m.active++
-		go func() {
-			defer m.end()
-			m.release(u.a) // whose lease no Save has ended
-		}()
+		m.spawn(func() { m.release(u.a) }) // whose lease no Save has ended
 		return
 	}
-	if m.app.saves.open() {
-		m.tell(slog.LevelInfo, "tokens can be stored again")
-	}
+	m.open(&m.app.saves)
 	if u.tries > 0 && unsaved {
-		m.active++
-		go func() {
-			defer m.end()
-			m.report(Refresh{Grant: u.a.grant, Start: u.since, Duration: time.Since(u.since)})
-		}()
+		m.spawn(func() { m.report(Refresh{Grant: u.a.grant, Start: u.since, Duration: time.Since(u.since)}) })
 	}
 }
 
@@ -143,17 +130,15 @@ func (m *Manager) saveLater(u *unsavedToken, wait time.Duration) {
 	}
 	u.timer = time.AfterFunc(wait, func() {
 		m.mu.Lock()
-		_, unsaved := m.unsaved[u]
-		if !unsaved || m.closed.Load() {
-			m.mu.Unlock()
+		defer m.mu.Unlock()
+		if _, unsaved := m.unsaved[u]; !unsaved || m.closed.Load() {
 			return
 		}
-		m.active++
-		m.mu.Unlock()
-		defer m.end()
-		if wait := m.saveAgain(m.work, u); wait > 0 {
-			m.saveLater(u, wait)
-		}
+		m.spawn(func() {
+			if wait := m.saveAgain(m.work, u); wait > 0 {
+				m.saveLater(u, wait)
+			}
+		})
 	})
 }
 
@@ -197,6 +182,12 @@ func (m *Manager) renew(ctx context.Context, u *unsavedToken) {
 		m.mu.Lock()
 		u.leasedAt = now
 		m.mu.Unlock()
+	}
+}
+
+// retry calls f until it reports that nothing is left to do, or ctx ends while it waits for the next try.
+func retry(ctx context.Context, f func() bool) {
+	for tries := 0; !f() && sleep(ctx, saveBackoff(tries)) == nil; tries++ {
 	}
 }
 

@@ -128,40 +128,21 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 		Handler: app.handler(), ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn), MaxHeaderBytes: 64 << 10,
 		ReadTimeout: 10 * time.Second, WriteTimeout: 3 * appleTimeout, IdleTimeout: time.Minute,
 	}
+	stopped := make(chan error, 1)
+	context.AfterFunc(ctx, func() {
+		stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		stopped <- errors.Join(server.Shutdown(stopping), app.manager.Close(stopping))
+	})
 	go app.keepAlive(ctx)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
 	fmt.Fprintf(stdout, "Open %s\n", app.home)
 	if fake != nil {
 		fmt.Fprintf(stdout, "Apple Business is the fake at %s\n", fake.URL)
 	}
-	select {
-	case err := <-served:
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
-	case <-ctx.Done():
 	}
-	stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
-	return errors.Join(server.Shutdown(stopping), app.manager.Close(stopping))
-}
-
-// startFake starts a fake Apple Business for this program, which listens at an address, and points settings to it. It is at
-// localhost, so that for a browser it is another site than this program at 127.0.0.1, as Apple is.
-func startFake(s *settings, listening net.Addr) (*applebusinesstest.Server, error) {
-	host, _, _ := net.SplitHostPort(s.addr)
-	if host == "" || net.ParseIP(host).IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	_, port, _ := net.SplitHostPort(listening.String())
-	s.redirectURL = "http://" + net.JoinHostPort(host, port) + redirectPath
-	fake := applebusinesstest.NewUnstartedServer(&applebusinesstest.Options{Addr: "localhost:0"})
-	s.clientID, s.clientSecret = fake.App.ClientID, fake.App.ClientSecret
-	fake.RegisterApp(applebusinesstest.App{ClientID: s.clientID, ClientSecret: s.clientSecret, RedirectURIs: []string{s.redirectURL}})
-	if err := fake.Start(); err != nil {
-		return nil, err
-	}
-	s.authURL, s.apiURL = fake.URL, fake.URL
-	return fake, nil
+	return <-stopped
 }
 
 // config returns what x/oauth2 needs to know.

@@ -179,7 +179,8 @@ func (m *Manager) mayCarry(u *url.URL) error {
 	for i, text := range m.options.Origins {
 		origin, err := url.Parse(text)
 		if err != nil || !isOrigin(origin) {
-			return fmt.Errorf(prefix+`Options.Origins[%d] has to be a scheme and a host, such as "https://api.example.com", and nothing else; with http the host has to be loopback`, i)
+			return fmt.Errorf(prefix+`Options.Origins[%d] has to be a scheme and a host, such as "https://api.example.com", and nothing else; `+
+				"with http the host has to be loopback", i)
 		}
 		isAllowed = isAllowed || isSameOrigin(u, origin)
 	}
@@ -189,7 +190,8 @@ func (m *Manager) mayCarry(u *url.URL) error {
 	case !isSafe(u):
 		return fmt.Errorf(prefix+"a grant's token is sent by https, or by http to loopback, and not to %.200q", u.Scheme+"://"+u.Host)
 	case !isAllowed:
-		return fmt.Errorf(prefix+"a grant's token is sent to the origins of TokenURL and of Options.Origins, and not to %.200q", u.Scheme+"://"+u.Host)
+		return fmt.Errorf(prefix+"a grant's token is sent to the origins of TokenURL and of Options.Origins, and not to %.200q",
+			u.Scheme+"://"+u.Host)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -120,11 +121,9 @@ func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
 // forgetConnects forgets the outcomes that are too old, and any if there would be too many with key; m.mu is held.
 func (m *Manager) forgetConnects(key hash) {
 	now, known := time.Now(), m.connects[key] != nil
-	for other, c := range m.connects {
-		if c.over && (!now.Before(c.forgetAt) || !known && len(m.connects) >= maxConnects) {
-			delete(m.connects, other)
-		}
-	}
+	maps.DeleteFunc(m.connects, func(_ hash, c *connecting) bool {
+		return c.over && (!now.Before(c.forgetAt) || !known && len(m.connects) >= maxConnects)
+	})
 }
 
 // outcome returns what one gets who has brought the code, and waits no longer if its request has ended.

@@ -84,7 +84,7 @@ func (e StoreError) MarshalText() ([]byte, error) { return []byte(e.Error()), ni
 // Foreign marks e as none of Apple's errors: package applebusiness looks for no advice beyond it.
 func (e *StoreError) Foreign() {}
 
-// errBroken are the ways in which a Store can break its contract.
+// The ways in which a Store breaks its contract, and why a token is not stored.
 var (
 	errNoToken   = errors.New("the Store returned neither a token nor an error")
 	errUnsettled = errors.New("the Store does not keep what it is given, or changes all the time")

@@ -53,7 +53,8 @@ type attempt struct {
 	graced      int64 // the version whose successor had time to be stored
 	sentAt      time.Duration
 	unsaved     *unsavedToken
-	remember    time.Duration // how long a failure is remembered; 0: by the number of failures
+	remember    time.Duration // how long a failure is remembered; 0: by the number of failures, and for
+	retryAfter  time.Duration // at least
 	known       bool          // the error is what others were told
 	seen        []*oauth2.Token
 	event       Refresh
@@ -401,9 +402,9 @@ func (a *attempt) rememberFailure(c *current, err error) {
 		return
 	}
 	if a.remember == 0 {
-		a.remember = failureMemory
+		a.remember = max(failureMemory, a.retryAfter)
 		if _, ok := err.(*StoreError); !ok && a.event.Sent {
-			a.remember = min(maxMemory, failureMemory<<min(e.failures, 10))
+			a.remember = max(a.remember, min(maxMemory, failureMemory<<min(e.failures, 10)))
 		}
 	}
 	if c != nil {

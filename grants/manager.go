@@ -350,10 +350,11 @@ type tokenSource struct {
 func (s tokenSource) Token() (*oauth2.Token, error) { return s.m.Token(s.ctx, s.grant) }
 
 // Put stores the token of a customer who has connected, or connected again: the grant is made if need be, a verdict about
-// its earlier token is gone, and a refresh of that under way comes to nothing. Put waits for the Store, within ctx. After
-// a *StoreError, also one of ctx, the token may be stored or not: call Put again with it, since nothing but the caller may
-// have it. Retry before the access token expires: afterwards another process may already have rotated it, and Put would
-// restore a spent token. The same holds if the process dies within Put. [Manager.Connect] does all that.
+// its earlier token is gone, and a refresh of that under way comes to nothing, unless it sends this very refresh token. Put
+// waits for the Store, within ctx. After a *StoreError, also one of ctx, the token may be stored or not: call Put again with
+// it, since nothing but the caller may have it. Retry before the access token expires: afterwards another process may
+// already have rotated it, and Put would restore a spent token. The same holds if the process dies within Put.
+// [Manager.Connect] does all that.
 //
 // The token needs a refresh token; without one Put stores nothing and returns [applebusiness.ErrNoRefreshToken]. One
 // without an Expiry, or without an access token that a header can carry, counts as expired, and is refreshed at its first
@@ -402,10 +403,20 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.entries.Delete(grant)
-	line.follow(m, stored, max(m.now(), 1))
 	e := m.entry(grant)
-	e.line = line
+	isSent := e.attempt != nil && e.line.newest != nil && e.line.newest.RefreshToken == stored.RefreshToken
+	switch {
+	case e.line.older(m, stored): // it was sent meanwhile: what came is saved over it
+		if e.attempt == nil && !m.closed.Load() {
+			m.begin(grant, e, want{due: true})
+		}
+		return errReplaced
+	case !isSent: // what is under way is about another token
+		m.entries.Delete(grant)
+		e = m.entry(grant)
+		e.line = line
+	}
+	e.line.follow(m, stored, max(m.now(), 1))
 	m.use(e, stored, false) // no caller needs the Store for what was put just now
 	return nil
 }

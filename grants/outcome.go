@@ -202,6 +202,7 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 		a.remember, a.held = m.pause(a.sentAt, e.RetryAfter), true
 		return Record{}, withWait(failure, a.remember)
 	}
+	a.retryAfter = e.RetryAfter
 	mark := Mark{Unfinished: record.Unfinished || lost}
 	if k == outage {
 		m.mu.Lock()

@@ -62,6 +62,7 @@ var failures = []row{
 	}},
 	{noHost, lasts | unsent, []string{
 		"no such host", "could not resolve host", "name or service not known", "enotfound", "nodename nor servname", "unknownhostexception", "err_name_not_resolved",
+		"no address associated with hostname",
 	}},
 	{notTrusted + ": it is not valid yet, or the clock of this machine is slow", lasts | unsent, []string{
 		"certificate has expired or is not yet valid…is before", "certificate is not yet valid", "cert_not_yet_valid", "certificatenotyetvalid",
@@ -90,8 +91,11 @@ var failures = []row{
 	{"the URL has no host", lasts | unsent | isHTTP, []string{"no host in request url"}},
 	{"the redirects do not end", lasts | isHTTP, []string{"stopped after 10 redirects"}},
 	{"this process has too many open files", passes | unsent | own, []string{"too many open files", "emfile"}},
-	{"this process has no free port", passes | unsent | own, []string{"cannot assign requested address", "eaddrnotavail"}},
-	{noDNS, passes | unsent, []string{"server misbehaving", "temporary failure in name resolution", "eai_again"}},
+	{"this process has no free port", passes | unsent | own, []string{
+		"cannot assign requested address", "can't assign requested address", "only one usage of each socket address", "eaddrnotavail",
+		"no buffer space available", "lacked sufficient buffer space",
+	}},
+	{noDNS, passes | unsent, []string{"server misbehaving", "temporary failure in name resolution", "temporary error during hostname resolution", "eai_again"}},
 	{"the connection was refused", passes, []string{"connection refused", "actively refused", "econnrefused", "err_connection_refused"}},
 	{"the network is unreachable", passes, []string{"network is unreachable", "no route to host", "network is down", "host is down", "unreachable network", "unreachable host", "enetunreach", "ehostunreach"}},
 	{"timed out", passes | isHTTP, []string{"client.timeout", "timeout awaiting response headers"}},
@@ -105,7 +109,7 @@ var failures = []row{
 	{"the connection was reset: HTTP/2", passes | isHTTP, []string{"http2: "}},
 	{"the connection was reset", passes | isHTTP, []string{"server closed idle connection", "transport connection broken"}},
 	{"the connection was reset", passes, []string{
-		"connection reset", "connection was reset", "broken pipe", "forcibly closed", "use of closed network connection", "connection abort", "socket hang up",
+		"connection reset", "connection was reset", "broken pipe", "forcibly closed", "use of closed network connection", "connection abort", "connection was aborted", "socket hang up",
 		"econnreset", "epipe", "err_connection_reset", "err_connection_closed", "empty reply from server", "remote end closed connection",
 	}},
 	{"the response was truncated", passes, []string{"unexpected eof", "err_incomplete"}},

@@ -51,9 +51,9 @@ type connection struct {
 }
 
 // newApp returns the web application for settings that are checked. Close the manager at the end.
-func newApp(s settings, store grants.Store, fake *applebusinesstest.Server, log *slog.Logger) (*app, error) {
-	a := &app{config: s.config(), store: store, login: "login-", log: log, fake: fake, connections: make(map[string]connection)}
-	a.redirectURL, _ = url.Parse(s.redirectURL)
+func newApp(s *settings, store grants.Store, fake *applebusinesstest.Server, log *slog.Logger) (*app, error) {
+	a := &app{config: &s.Config, store: store, login: "login-", log: log, fake: fake, connections: make(map[string]connection)}
+	a.redirectURL, _ = url.Parse(s.RedirectURL)
 	if a.redirectURL.Scheme == "https" {
 		a.login = "__Host-login-"
 	}

@@ -216,7 +216,8 @@ func (s *program) fail(asked asked) (any, error) {
 		return nil, errors.New("want a reason, a status, drop, hang, or takes_effect with a delay")
 	}
 	next := applebusinesstest.Failure{
-		Entry: entry, Header: make(http.Header), Body: asked.Body, TakesEffect: asked.TakesEffect, Delay: delay, Hang: asked.Hang, Drop: asked.Drop,
+		Entry: entry, Header: make(http.Header), Body: asked.Body,
+		TakesEffect: asked.TakesEffect, Delay: delay, Hang: asked.Hang, Drop: asked.Drop,
 		Endpoint: asked.Endpoint, GrantType: asked.GrantType, ClientID: asked.ClientID, RefreshToken: asked.RefreshToken,
 	}
 	for name, value := range asked.Header {

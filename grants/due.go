@@ -144,19 +144,21 @@ func (m *Manager) refreshDue(ctx context.Context, grant string, within time.Dura
 		case <-a.finished:
 		case <-ctx.Done():
 			m.mu.Lock()
-			a.due--
-			m.abandon(a)
+			if a.due--; a.want.due && a.outcome.callers == 0 && a.due == 0 && !a.sent {
+				a.detach()
+				a.cancel() // nobody waits for it
+			}
 			m.mu.Unlock()
 			return ctx.Err()
 		}
-		if a.err == ErrClosed {
+		if a.event.Err == ErrClosed {
 			return ErrClosed
 		}
-		if err := tally.note(a.err); err != nil || !a.held {
+		if err := tally.note(a.event.Err); err != nil || !a.held {
 			return err
 		}
 		wait := minProbe
-		if failed, ok := errors.AsType[*applebusiness.Error](a.err); ok {
+		if failed, ok := errors.AsType[*applebusiness.Error](a.event.Err); ok {
 			wait = failed.RetryAfter
 		}
 		if err := m.sleepUnlessClosed(ctx, wait); err != nil {

@@ -19,15 +19,15 @@ const (
 
 // unsavedToken is a token that was fetched, and is not stored yet. Its fields are guarded by Manager.mu.
 type unsavedToken struct {
-	a        *attempt // that fetched it, whose lease it has
-	version  int64    // of the row that it replaces
-	token    *oauth2.Token
-	err      error // of the last try
-	tries    int
-	leasedAt time.Time // when the lease was taken or renewed
-	goneAt   time.Time // since when the Store has no such grant
-	since    time.Time // when it was fetched
-	timer    *time.Timer
+	a         *attempt // that fetched it, whose lease it has
+	version   int64    // of the row that it replaces
+	token     *oauth2.Token
+	err       error // of the last try
+	tries     int
+	leaseEnds time.Time // unless it is renewed
+	goneAt    time.Time // since when the Store has no such grant
+	since     time.Time // when it was fetched
+	timer     *time.Timer
 }
 
 // save tries once to store u, and reports whether that is settled: it is stored, or the row has a newer token.
@@ -112,7 +112,7 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 		e.current.Store(nil)
 	}
 	if !stored {
-		m.spawn(func() { m.release(u.a) }) // whose lease no Save has ended
+		m.spawn(func() { m.release(u.a, u.leaseEnds) }) // whose lease no Save has ended
 		return
 	}
 	m.open(&m.app.saves)
@@ -162,12 +162,12 @@ func (m *Manager) saveAgain(ctx context.Context, u *unsavedToken) time.Duration 
 // u's replaces.
 func (m *Manager) renew(ctx context.Context, u *unsavedToken) {
 	m.mu.Lock()
-	due, version := time.Since(u.leasedAt) > m.leaseTime()/3, u.version
+	due, version := time.Until(u.leaseEnds) < m.leaseTime()*2/3, u.version
 	m.mu.Unlock()
 	if !due {
 		return
 	}
-	now := time.Now()
+	ends := time.Now().Add(m.leaseTime())
 	ctx, cancel := context.WithTimeout(ctx, maxSaveBackoff/2) // the rest is for Save
 	defer cancel()
 	_, err := ask(ctx, m, func(ctx context.Context) (Record, error) {
@@ -175,12 +175,12 @@ func (m *Manager) renew(ctx context.Context, u *unsavedToken) {
 	})
 	if errors.Is(err, ErrLeased) { // it ran out, and a sibling has the grant: that looks at the row once more before it sends
 		err = m.call(ctx, func(ctx context.Context) error {
-			return m.store.Mark(ctx, u.a.grant, u.a.holder, version, Mark{Unfinished: true, RetryAt: now.Add(m.leaseTime())})
+			return m.store.Mark(ctx, u.a.grant, u.a.holder, version, Mark{Unfinished: true, RetryAt: ends})
 		})
 	}
 	if err == nil {
 		m.mu.Lock()
-		u.leasedAt = now
+		u.leaseEnds = ends
 		m.mu.Unlock()
 	}
 }

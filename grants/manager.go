@@ -289,18 +289,15 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 	if a == nil {
 		a = m.begin(grant, e, want{})
 	}
-	a.callers++
-	offered := a.offered
-	if offered.token != nil && offered.token.AccessToken == e.bad {
-		offered = &a.outcome // it was invalidated meanwhile
-	}
+	o := a.outcome
+	o.callers++
 	m.mu.Unlock()
-	return a.await(ctx, offered, patience)
+	return m.await(ctx, e, o, patience)
 }
 
-// await returns a's outcome to a caller, or, after some patience, the current token in the last seconds of its life. A
+// await returns the outcome to a caller, or, after some patience, the current token in the last seconds of its life. A
 // negative patience has no end.
-func (a *attempt) await(ctx context.Context, offered *outcome, patience time.Duration) (*oauth2.Token, error) {
+func (m *Manager) await(ctx context.Context, e *entry, o *outcome, patience time.Duration) (*oauth2.Token, error) {
 	var enough <-chan time.Time
 	if patience >= 0 {
 		timer := time.NewTimer(patience)
@@ -309,30 +306,30 @@ func (a *attempt) await(ctx context.Context, offered *outcome, patience time.Dur
 	}
 	for {
 		select {
-		case <-offered.done:
-			if offered.err != nil {
-				return a.e.lastResort(offered.err)
+		case <-o.done:
+			if o.err != nil {
+				return e.lastResort(o.err)
 			}
-			token := *offered.token
+			token := *o.token
 			return &token, nil
 		case <-enough:
-			if token, _ := a.e.lastResort(nil); token != nil {
-				a.m.leave(a)
+			if token, _ := e.lastResort(nil); token != nil {
+				m.leave(o)
 				return token, nil
 			}
 			enough = nil
 		case <-ctx.Done():
-			a.m.leave(a)
+			m.leave(o)
 			return nil, ctx.Err()
 		}
 	}
 }
 
 // leave is called by a caller who waits no longer.
-func (m *Manager) leave(a *attempt) {
+func (m *Manager) leave(o *outcome) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a.callers = max(0, a.callers-1) // 0 if a token was offered meanwhile
+	o.callers--
 }
 
 // TokenSource returns an [oauth2.TokenSource] for one grant, whose Token is [Manager.Token] with ctx. It needs no

@@ -95,7 +95,7 @@ func SealToken(aead AEAD, grant string, version int64, token *oauth2.Token) ([]b
 	}
 	sealed, err := aead.Encrypt(text, associatedData(grant, version))
 	if err != nil {
-		return nil, &sealError{"encrypt", err}
+		return nil, &opaqueError{prefix + "the AEAD failed to encrypt the token", err} // whose text may hold it
 	}
 	return sealed, nil
 }
@@ -106,7 +106,7 @@ func OpenToken(aead AEAD, grant string, version int64, sealed []byte) (*oauth2.T
 	if aead != nil {
 		var err error
 		if sealed, err = aead.Decrypt(sealed, associatedData(grant, version)); err != nil {
-			return nil, &sealError{"decrypt", err}
+			return nil, &opaqueError{prefix + "the AEAD failed to decrypt the token", err}
 		}
 	}
 	var stored storedToken
@@ -120,15 +120,6 @@ func OpenToken(aead AEAD, grant string, version int64, sealed []byte) (*oauth2.T
 func associatedData(grant string, version int64) []byte {
 	return []byte(strconv.FormatInt(version, 10) + ":" + grant)
 }
-
-// sealError is a failure of an AEAD, whose text may hold what it was given.
-type sealError struct {
-	verb string
-	err  error
-}
-
-func (e *sealError) Error() string { return prefix + "the AEAD failed to " + e.verb + " the token" }
-func (e *sealError) Unwrap() error { return e.err }
 
 // copyToken returns what a Store keeps of token.
 func copyToken(token *oauth2.Token) *oauth2.Token {

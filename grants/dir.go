@@ -56,8 +56,8 @@ func NewDirStore(dir string, aead AEAD) (*DirStore, error) {
 	if err != nil {
 		return nil, fmt.Errorf(prefix+"the folder %q cannot be used: %w", dir, err)
 	}
-	memory := &MemoryStore{rows: make(map[hash]*row), folder: opened}
-	if err := opened.readAll(memory.rows); err != nil {
+	memory := &MemoryStore{folder: opened}
+	if err := opened.readAll(memory); err != nil {
 		_ = opened.close()
 		return nil, fmt.Errorf(prefix+"the folder %q cannot be read: %w", dir, err)
 	}
@@ -270,11 +270,7 @@ func replaceFile(path, temporary string, content []byte) error {
 		return err
 	}
 	_, err = file.Write(content)
-	if err == nil {
-		err = file.Sync()
-	}
-	err = errors.Join(err, file.Close())
-	if err == nil {
+	if err = errors.Join(err, file.Sync(), file.Close()); err == nil {
 		err = os.Rename(temporary, path)
 	}
 	if err != nil {
@@ -309,8 +305,8 @@ func inJSON(t time.Time) time.Time {
 	return t
 }
 
-// readAll reads the grants' files, and removes the temporary ones.
-func (f *folder) readAll(rows map[hash]*row) error {
+// readAll reads the grants' files into memory, and removes the temporary ones.
+func (f *folder) readAll(memory *MemoryStore) error {
 	entries, err := os.ReadDir(f.path)
 	if err != nil {
 		return err
@@ -321,15 +317,13 @@ func (f *folder) readAll(rows map[hash]*row) error {
 			continue // somebody else's
 		}
 		path := filepath.Join(f.path, entry.Name())
-		if found[2] == "tmp" {
-			if err := os.Remove(path); err != nil {
-				return err
-			}
-			continue
+		if found[2] == "json" {
+			var h hash
+			_, _ = hex.Decode(h[:], []byte(found[1]))
+			memory.set(h, readRow(path, h))
+		} else if err := os.Remove(path); err != nil {
+			return err
 		}
-		var h hash
-		_, _ = hex.Decode(h[:], []byte(found[1]))
-		rows[h] = readRow(path, h)
 	}
 	return nil
 }

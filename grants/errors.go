@@ -136,6 +136,16 @@ type limitError struct{ err error }
 func (e *limitError) Error() string { return textOf(e.err) }
 func (e *limitError) Unwrap() error { return e.err }
 
+// opaqueError has a text of ours, which quotes nothing of its cause, and is foreign like a StoreError.
+type opaqueError struct {
+	text  string
+	cause error
+}
+
+func (e *opaqueError) Error() string { return e.text }
+func (e *opaqueError) Unwrap() error { return e.cause }
+func (e *opaqueError) Foreign()      {}
+
 func noRefreshToken() *applebusiness.Error { return waitError(applebusiness.ErrNoRefreshToken, 0) }
 
 // waitError returns the error of a refresh that has not come to a response, or may not be sent before wait is over.

@@ -101,13 +101,13 @@ type Manager struct {
 	mu       sync.Mutex
 	attempts map[*attempt]struct{}
 	unsaved  map[*unsavedToken]struct{}
-	connects map[fingerprint]*connecting // what Connect has begun, by its code
-	panics   map[string]time.Duration    // when each kind was logged last
-	active   int                         // goroutines
-	idle     chan struct{}               // closed when active is 0 again; nil if nobody waits for it
-	closers  int                         // calls of Close that wait
-	givenUp  map[string]bool             // grants whose token was on its way when the last of them gave up
-	sweeper  *time.Timer                 // nil while there are no entries
+	connects map[hash]*connecting     // what Connect has begun, by its code
+	panics   map[string]time.Duration // when each kind was logged last
+	active   int                      // goroutines
+	idle     chan struct{}            // closed when active is 0 again; nil if nobody waits for it
+	closers  int                      // calls of Close that wait
+	givenUp  map[string]bool          // grants whose token was on its way when the last of them gave up
+	sweeper  *time.Timer              // nil while there are no entries
 	queue    queue
 	app      app
 }

@@ -28,10 +28,10 @@ type MemoryStore struct {
 	folder *folder       // a DirStore's, which writes each change before it is made here; nil: none
 }
 
-// hash is what a grant's file is called by.
+// hash stands for a text, such as the name of a grant in that of its file, and shows nothing of it.
 type hash [sha256.Size]byte
 
-func hashOf(grant string) hash { return sha256.Sum256([]byte(grant)) }
+func hashOf(text string) hash { return sha256.Sum256([]byte(text)) }
 
 // row is one grant, as a DirStore's file holds it. It is never changed, but replaced by another.
 type row struct {

@@ -44,19 +44,10 @@ func (m *Manager) clientSecret(ctx context.Context, refused sentSecret) (string,
 	value, err := enter(ctx, m, "Options.ClientSecret", m.options.ClientSecret)
 	s.answered = max(m.now(), 1)
 	if err != nil {
-		s.err = &secretError{err}
+		s.err = &opaqueError{prefix + "asking for the client secret failed", err}
 		s.failures++
 	} else {
 		s.value, s.err, s.failures = value, nil, 0
 	}
 	return s.value, s.err
 }
-
-// secretError is a failure of Options.ClientSecret. Its text says nothing of the cause, which may hold a secret.
-type secretError struct{ err error }
-
-func (*secretError) Error() string   { return prefix + "asking for the client secret failed" }
-func (e *secretError) Unwrap() error { return e.err }
-
-// Foreign marks e as none of Apple's errors: package applebusiness looks for no advice beyond it.
-func (*secretError) Foreign() {}

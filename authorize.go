@@ -59,7 +59,7 @@ func VerifyRedirect(r *http.Request, state string) (code string, err error) {
 		}
 	}
 	if err != nil {
-		if claimed := Code(found.errorCode); claimed.isKnown() {
+		if claimed := Code(found.Error); claimed.isKnown() {
 			err.(*Error).detail += " (unverified: the redirect claims " + string(claimed) + ")"
 		}
 		return "", err
@@ -113,8 +113,8 @@ func ParseRedirect(query string) (Redirect, error) {
 
 // redirectQuery is what a redirect's query says.
 type redirectQuery struct {
-	code, errorCode, description, uri, state string
-
+	texts
+	code, state           string
 	repeated, undecodable string // a parameter other than state that is there twice, or that says nothing
 }
 
@@ -127,7 +127,7 @@ func decodeRedirect(query string) (redirectQuery, error) {
 		return found, malformedRedirect("the query is too long")
 	}
 	names := [...]string{"state", "code", "error", "error_description", "error_uri"}
-	values := [...]*string{&found.state, &found.code, &found.errorCode, &found.description, &found.uri}
+	values := [...]*string{&found.state, &found.code, &found.Error, &found.Description, &found.URI}
 	var seen [len(names)]bool
 	for piece := range strings.SplitSeq(query, "&") {
 		rawName, rawValue, _ := strings.Cut(piece, "=")
@@ -163,10 +163,10 @@ func (q redirectQuery) result() (string, error) {
 	switch {
 	case q.repeated != "":
 		return "", malformedRedirect(q.repeated + " is repeated")
-	case q.errorCode != "":
+	case q.Error != "":
 		e := &Error{Endpoint: AuthorizationEndpoint}
 		beside := tokenRequest(url.Values{"code": {q.code}, "state": {q.state}}.Encode()) // to be masked as what was sent is
-		e.describe(q.errorCode, q.description, q.uri, beside)
+		e.describe(q.texts, beside)
 		if e.Reason == "" && isDenial(e.Code) {
 			e.Reason = ErrUserDenied
 		}

@@ -195,9 +195,7 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	}
 	response, err := base.RoundTrip(out)
 	if err == nil && response != nil {
-		body, readErr := readResponse(response)
-		response.Request = publicRequest(r, form.grantType(), nil)
-		return t.finish(response, body, readErr, form, writes.Load() > 1)
+		return t.finish(response, r, form, writes.Load() > 1)
 	}
 	if e := find(err); e != nil { // another Transport's
 		copied := *e
@@ -214,16 +212,17 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	return nil, e
 }
 
-// finish rewrites the response so that x/oauth2 decodes it. If it breaks off and holds nothing, finish returns why there is
-// none.
-func (t *Transport) finish(response *http.Response, body []byte, readErr error, sent tokenRequest, again bool) (*http.Response, *Error) {
+// finish rewrites the response to r so that x/oauth2 decodes it. If it breaks off and holds nothing, finish returns why
+// there is none.
+func (t *Transport) finish(response *http.Response, r *http.Request, sent tokenRequest, again bool) (*http.Response, *Error) {
 	if response.Header == nil {
 		response.Header = make(http.Header)
 	}
-	if fitted := fitToken(body); fitted != nil && isSuccess(response.StatusCode) {
-		return withBody(response, fitted), nil
+	body, token, failure := parseResponse(response, sent)
+	if token != nil {
+		response.Request = publicRequest(r, sent.grantType(), nil)
+		return withBody(response, fitToken(token, body)), nil
 	}
-	failure := parseFailure(response, body, readErr, sent)
 	failure.ResponseLost = again && (failure.Reason == ErrInvalidRefreshToken || failure.Reason == "" && failure.Code == CodeInvalidGrant)
 	switch {
 	case isSuccess(response.StatusCode) && failure.Reason == ErrNoResponse:
@@ -233,7 +232,7 @@ func (t *Transport) finish(response *http.Response, body []byte, readErr error, 
 	case isRedirect(response) && failure.Reason == ErrMalformedResponse:
 		failure.detail = redirected
 	}
-	return withBody(t.withFailure(response.Request, response, failure), body), nil
+	return withBody(t.withFailure(r, response, failure), body), nil
 }
 
 // withFailure reports failure, and returns response with it, and without what would make http.Client follow a redirect.
@@ -372,12 +371,11 @@ func redirectedTokenRequest(r *http.Request, tokenURL *url.URL) (first *http.Res
 // redirectRefused returns the error for a redirect of the token request r: the one that came with its response, if there
 // is.
 func redirectRefused(response *http.Response, r *http.Request) *Error {
-	if e := carriedError(r); e != nil {
+	if e := carried(r).failure; e != nil {
 		return e
 	}
-	sent := readTokenRequest(r)
-	e := &Error{Reason: ErrMalformedResponse, GrantType: sent.grantType(), detail: redirected}
-	e.receive(response.StatusCode, response.Header, sent)
+	e := &Error{Reason: ErrMalformedResponse, detail: redirected}
+	e.receive(response.StatusCode, response.Header, readTokenRequest(r))
 	return e
 }
 

@@ -47,6 +47,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -125,7 +126,7 @@ func (e *Error) shownDescription() string {
 	return redact.Show(e.Description, renderedText)
 }
 
-// text returns c as renderings show it: bare if it is in this package's vocabulary, else quoted.
+// text returns c as the text of an error has it: quoted if it is not in this package's vocabulary.
 func (c Code) text() string {
 	if c.isKnown() {
 		return string(c)
@@ -194,47 +195,40 @@ func (e Error) MarshalJSON() ([]byte, error) {
 
 // LogValue returns a group of endpoint, code, reason, description, detail, status, parameter, grant_type, request_id,
 // retry_after (a text such as "30s"), response_lost, action and impact; empty ones are left out. detail is what this
-// package found, in a fixed set of words. Texts from outside are shown as in [Error.Error]; a request_id is shown if it
-// is a UUID or 26 characters of base32 that are no text in disguise, or made of words and a number. It implements [slog.LogValuer]; [LogAttr] finds an *Error inside another error
-// too.
+// package found, in a fixed set of words. Texts from outside are shown as in [Error.Error]; a request_id is shown if it is
+// a UUID or 26 characters of base32 that are no text in disguise, or made of words and a number. It implements
+// [slog.LogValuer]; [LogAttr] finds an *Error inside another error too.
 func (e *Error) LogValue() slog.Value {
 	if e == nil {
 		return slog.AnyValue(nil)
 	}
-	var attrs []slog.Attr
-	add := func(key, value string) {
-		if value != "" {
-			attrs = append(attrs, slog.String(key, value))
-		}
-	}
-	add("endpoint", redact.Code(string(e.Endpoint)))
-	add("code", e.Code.shown())
-	add("reason", redact.Code(string(e.Reason)))
-	add("description", e.shownDescription())
-	add("detail", e.detail)
-	if e.StatusCode != 0 {
-		attrs = append(attrs, slog.Int("status", e.StatusCode))
-	}
-	add("parameter", redact.Code(e.Parameter))
-	add("grant_type", redact.Code(e.GrantType))
-	add("request_id", redact.RequestID(e.RequestID))
+	var wait string // slog's JSON would show nanoseconds
 	if e.RetryAfter != 0 {
-		add("retry_after", e.RetryAfter.String()) // slog's JSON would show nanoseconds
+		wait = e.RetryAfter.String()
 	}
-	if e.ResponseLost {
-		attrs = append(attrs, slog.Bool("response_lost", true))
-	}
-	return slog.GroupValue(appendAdvice(attrs, Troubleshoot(e))...)
+	advice := Troubleshoot(e)
+	return slog.GroupValue(withoutEmpty(
+		slog.String("endpoint", redact.Code(string(e.Endpoint))),
+		slog.String("code", e.Code.shown()),
+		slog.String("reason", redact.Code(string(e.Reason))),
+		slog.String("description", e.shownDescription()),
+		slog.String("detail", e.detail),
+		slog.Int("status", e.StatusCode),
+		slog.String("parameter", redact.Code(e.Parameter)),
+		slog.String("grant_type", redact.Code(e.GrantType)),
+		slog.String("request_id", redact.RequestID(e.RequestID)),
+		slog.String("retry_after", wait),
+		slog.Bool("response_lost", e.ResponseLost),
+		slog.String("action", string(advice.Action)),
+		slog.String("impact", string(advice.Impact)),
+	)...)
 }
 
-func appendAdvice(attrs []slog.Attr, advice Advice) []slog.Attr {
-	if advice.Action != "" {
-		attrs = append(attrs, slog.String("action", string(advice.Action)))
-	}
-	if advice.Impact != "" {
-		attrs = append(attrs, slog.String("impact", string(advice.Impact)))
-	}
-	return attrs
+func withoutEmpty(attrs ...slog.Attr) []slog.Attr {
+	return slices.DeleteFunc(attrs, func(attr slog.Attr) bool {
+		value := attr.Value.Any()
+		return value == "" || value == int64(0) || value == false
+	})
 }
 
 // Timeout reports whether e is about a request that took too long, so that a *url.Error around it says so too.
@@ -286,18 +280,16 @@ func Label(err error) string {
 //
 //	slog.Error("refresh failed", "customer", id, applebusiness.LogAttr(err))
 func LogAttr(err error) slog.Attr {
-	var attrs []slog.Attr
-	switch e := find(Wrap(err)); {
-	case err == nil:
+	if err == nil {
 		return slog.Any("error", nil)
-	case e == nil:
+	}
+	var attrs []slog.Attr
+	if e := find(Wrap(err)); e != nil {
+		attrs = append(withoutEmpty(slog.String("context", addedContext(err))), e.LogValue().Group()...)
+	} else {
+		advice := Troubleshoot(err)
 		attrs = append(attrs, slog.String("message", redact.Show(neterr.Text(err), renderedText)))
-		attrs = appendAdvice(attrs, Troubleshoot(err))
-	default:
-		if context := addedContext(err); context != "" {
-			attrs = append(attrs, slog.String("context", context))
-		}
-		attrs = append(attrs, e.LogValue().Group()...)
+		attrs = append(attrs, withoutEmpty(slog.String("action", string(advice.Action)), slog.String("impact", string(advice.Impact)))...)
 	}
 	return slog.Attr{Key: "error", Value: slog.GroupValue(attrs...)}
 }

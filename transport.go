@@ -29,14 +29,14 @@ import (
 // It acts on POSTs of a form to TokenURL, and passes other requests to Base as they are. It refuses, with
 // [ErrUnsafeTokenRequest] and nothing sent, what could carry a secret to where it does not belong: a form with a grant_type
 // that goes to TokenURL's host but not to TokenURL itself (a slash more, other letters, another port), a token request by
-// plain http to a host that is not loopback, HTTP Basic credentials (the first of the two requests by which x/oauth2 finds
-// out the AuthStyle; the second then is the only one), a repeated field, a form that does not decode, and one over 64 KiB.
+// plain http to a host that is not loopback, HTTP Basic credentials (x/oauth2 sends them first to find out the AuthStyle,
+// and then sends the request again without them), a repeated field, a form that does not decode, and one over 64 KiB.
 // No redirect of a token request is followed: the response loses its Location, which http.Client would show in an error,
 // and a request that such a redirect caused is refused with [ErrMalformedResponse] and the status of the redirect.
 //
 // A token request has a connection of its own, and asks for no encoding. A kept connection can be dead without a word, or
-// lead to a server that fails, and each refresh that times out on it may be one whose refresh token is spent. The price is
-// a TCP and TLS handshake for each token request: one an hour and grant.
+// lead to a server that fails, and a refresh that times out on it may have spent its refresh token. The price is a TCP and
+// TLS handshake for each token request: one an hour and grant.
 //
 // A whole response is returned whatever its status. It is read inside RoundTrip, 1 MiB of a 2xx and 64 KiB of any other.
 // A response that breaks off is returned if it is no 2xx, or if what came is a whole JSON object with an access token.
@@ -46,10 +46,9 @@ import (
 //
 // x/oauth2 loses what it does not expect, so the body that it gets is made to fit: a gzip is read, JSON is labelled
 // application/json, a token is as [ParseTokenResponse] reads it, and a 2xx that holds none gets an "error" member. The
-// response's Request holds the URL and the grant_type, and none of the secrets.
-//
-// Values of the request that have 8 bytes and more, other than grant_type and scope, stand as *** in the Code, Description,
-// URI, Parameter and RequestID of the *Error. Texts and codes of the catalog stay as they are.
+// response's Request holds the URL and the grant_type, and none of the secrets. Values of the request that have 8 bytes
+// and more, other than grant_type and scope, stand as *** in the Code, Description, URI, Parameter and RequestID of the
+// *Error, unless that is a text or code of the catalog.
 //
 // The zero Transport refuses every POST. A Transport is safe for concurrent use if Base is; it must not be copied.
 type Transport struct {
@@ -65,14 +64,13 @@ type Transport struct {
 	// response, and reports the refusal of the second. So do, as they come, go-retryablehttp, failsafe-go, resty v2 and
 	// heimdall. Where Base supports net/http/httptrace, a refusal after a second write has [Error.ResponseLost].
 	Base http.RoundTripper
-	// OnError is called with each token request that failed, with a response or without, but not with the refused Basic
-	// probe. It is for libraries that hide why, such as zitadel/oidc, goth, rclone and oauth2-proxy: give them an http.Client
-	// with this Transport. OnError is called in the goroutine of RoundTrip, before it returns, and may be called
-	// concurrently.
+	// OnError is called with each token request that failed, with a response or without, but not with a refused Basic
+	// one. It is for libraries that hide why, such as zitadel/oidc, goth, rclone and oauth2-proxy: give them an http.Client
+	// with this Transport. It is called before RoundTrip returns, in its goroutine, and maybe concurrently.
 	OnError func(*Error)
 
-	forwarding atomic.Int32              // requests that are forwarded at the moment
-	unkept     atomic.Pointer[unkeptOne] // what sends token requests where Base is an *http.Transport
+	forwarding atomic.Int32 // requests that are forwarded at the moment
+	unkept     atomic.Pointer[unkeptOne]
 }
 
 // unkeptOne is an *http.Transport like another one, without its connections and without keeping any.
@@ -94,11 +92,11 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r == nil || r.URL == nil {
 		return nil, unsafeRequest("there is no request URL")
 	}
-	tokenURL := parseTokenURL(t.TokenURL)
-	if first, caused := redirectedTokenRequest(r, tokenURL); caused {
+	endpoint := t.endpoint()
+	if first := redirectOfToken(r, endpoint); first != nil {
 		return t.refuse(r, redirectRefused(first, first.Request))
 	}
-	isToken, failure := judge(r, tokenURL)
+	isToken, failure := judge(r, endpoint)
 	switch {
 	case failure != nil:
 		return t.refuse(r, failure)
@@ -122,32 +120,26 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// parseTokenURL returns nil for what is no absolute URL of HTTP.
-func parseTokenURL(tokenURL string) *url.URL {
-	parsed, err := url.Parse(tokenURL)
-	if err != nil || parsed.Host == "" || !strings.EqualFold(parsed.Scheme, "http") && !strings.EqualFold(parsed.Scheme, "https") {
-		return nil
-	}
-	return parsed
-}
-
 // judge reports whether r is a POST to the token endpoint, or returns why it must not be sent. It fails closed: what looks
 // like a token request and is not quite one does not pass.
-func judge(r *http.Request, tokenURL *url.URL) (isToken bool, failure *Error) {
+func judge(r *http.Request, endpoint place) (isToken bool, failure *Error) {
+	target := placeOf(r.URL)
 	switch {
-	case tokenURL == nil && isPost(r):
-		return false, unsafeRequest("the Transport has no usable TokenURL")
-	case tokenURL == nil || hostOf(r.URL) != hostOf(tokenURL):
-		return false, nil
-	case isPost(r) && pathOf(r.URL) == pathOf(tokenURL) && !strings.EqualFold(r.URL.Scheme, tokenURL.Scheme):
-		return false, unsafeRequest("its scheme is not the TokenURL's")
-	case isPost(r) && isSamePlace(r.URL, tokenURL):
-		if strings.EqualFold(r.URL.Scheme, "http") && !isLoopback(r.URL) {
-			return false, unsafeRequest("plain http would show its secrets; use https, which only loopback may do without")
+	case endpoint == place{}:
+		if isPost(r) {
+			failure = unsafeRequest("the Transport has no usable TokenURL")
 		}
-		return true, nil
+		return false, failure
+	case target.host != endpoint.host:
+		return false, nil
+	case isPost(r) && target.path == endpoint.path && target.scheme != endpoint.scheme:
+		return false, unsafeRequest("its scheme is not the TokenURL's")
+	case !isPost(r) || target != endpoint:
+		return false, lookForGrantType(r)
+	case target.scheme == "http" && !target.isLoopback():
+		return false, unsafeRequest("plain http would show its secrets; use https, which only loopback may do without")
 	}
-	return false, lookForGrantType(r)
+	return true, nil
 }
 
 // lookForGrantType returns why r must not be sent if it is a form with a grant_type, or one that cannot be read, and leaves
@@ -350,22 +342,19 @@ func closeBody(r *http.Request) {
 	}
 }
 
-// redirectedTokenRequest reports whether http.Client sends r because a token request was redirected, and returns the
-// response that did so. Where a RoundTripper has removed a request from that chain nobody can tell, and a POST is taken
-// for one.
-func redirectedTokenRequest(r *http.Request, tokenURL *url.URL) (first *http.Response, caused bool) {
-	for response := r.Response; response != nil; {
+// redirectOfToken returns the response by which a token request was redirected, if http.Client sends r because of it, or
+// nil. Where a RoundTripper has removed a request from that chain nobody can tell, and a POST is taken for one.
+func redirectOfToken(r *http.Request, endpoint place) *http.Response {
+	for response := r.Response; response != nil; response = response.Request.Response {
 		earlier := response.Request
-		if earlier == nil {
-			return response, isPost(r)
+		switch {
+		case earlier == nil && !isPost(r):
+			return nil
+		case earlier == nil, isPost(earlier) && (placeOf(earlier.URL) == endpoint || readTokenRequest(earlier).grantType() != ""):
+			return response
 		}
-		toEndpoint := earlier.URL != nil && tokenURL != nil && isSamePlace(earlier.URL, tokenURL)
-		if isPost(earlier) && (toEndpoint || readTokenRequest(earlier).grantType() != "") {
-			return response, true
-		}
-		response = earlier.Response
 	}
-	return nil, false
+	return nil
 }
 
 // redirectRefused returns the error for a redirect of the token request r: the one that came with its response, if there
@@ -387,24 +376,30 @@ func isRedirect(response *http.Response) bool {
 
 func isPost(r *http.Request) bool { return strings.EqualFold(r.Method, http.MethodPost) }
 
-func isSamePlace(a, b *url.URL) bool {
-	return strings.EqualFold(a.Scheme, b.Scheme) && hostOf(a) == hostOf(b) && port(a) == port(b) && pathOf(a) == pathOf(b)
-}
+// place is where a request goes, as URLs are compared.
+type place struct{ scheme, host, port, path string }
 
-func hostOf(u *url.URL) string { return strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")) }
-
-func pathOf(u *url.URL) string { return cmp.Or(u.Opaque, u.EscapedPath(), "/") }
-
-func port(u *url.URL) string {
-	if strings.EqualFold(u.Scheme, "http") {
-		return cmp.Or(u.Port(), "80")
+func placeOf(u *url.URL) place {
+	if u == nil {
+		return place{}
 	}
-	return cmp.Or(u.Port(), "443")
+	scheme := strings.ToLower(u.Scheme)
+	port := map[string]string{"http": "80", "https": "443"}[scheme]
+	return place{scheme, strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")), cmp.Or(u.Port(), port), cmp.Or(u.Opaque, u.EscapedPath(), "/")}
 }
 
-func isLoopback(u *url.URL) bool {
-	address, err := netip.ParseAddr(hostOf(u))
-	return hostOf(u) == "localhost" || err == nil && address.IsLoopback()
+// endpoint returns the place of TokenURL, the zero place if that is no absolute URL of HTTP.
+func (t *Transport) endpoint() place {
+	parsed, _ := url.Parse(t.TokenURL)
+	if p := placeOf(parsed); p.host != "" && (p.scheme == "http" || p.scheme == "https") {
+		return p
+	}
+	return place{}
+}
+
+func (p place) isLoopback() bool {
+	address, err := netip.ParseAddr(p.host)
+	return p.host == "localhost" || err == nil && address.IsLoopback()
 }
 
 // headerBegins reports whether a value of a header, however its name is written in the map, begins with the word.

@@ -192,57 +192,38 @@ func Retryable(err error) bool {
 	return e == nil || e.Endpoint != AuthorizationEndpoint
 }
 
-// advice is Troubleshoot for one Error, with shared Causes. The status is looked at first, then the Reason, then the Code.
+// advice is Troubleshoot for one Error, with shared Causes.
 func (e *Error) advice() Advice {
-	advice, ok := e.adviceOfStatus()
-	if !ok {
-		advice, ok = e.adviceOfReason()
-	}
-	if !ok {
-		advice = e.adviceOfCode()
-	}
+	advice := e.adviceOfRow()
 	if e.ResponseLost && (advice.Action == ActionReauthorize || e.Reason == ErrInvalidRefreshToken && advice.Action == ActionStartOver) {
 		advice.Causes = append([]Cause{CauseResponseLost}, advice.Causes...)
 	}
 	return e.adviceOfAttempt(advice)
 }
 
-func (e *Error) adviceOfStatus() (advice Advice, ok bool) {
+// adviceOfRow looks at the status first, then at the Reason, then at the Code.
+func (e *Error) adviceOfRow() Advice {
+	byReason, hasReason := adviceByReason[e.Reason]
+	byCode, hasCode := adviceByCode[e.Code]
 	switch {
 	case e.isRateLimited():
-		return adviceByReason[ErrRateLimited], true
+		return adviceByReason[ErrRateLimited]
 	case neterr.StatusPasses(e.StatusCode):
-		return adviceTransient, true
+		return adviceTransient
 	case e.StatusCode >= 500:
-		return adviceForeign, true
-	}
-	return Advice{}, false
-}
-
-func (e *Error) isRateLimited() bool {
-	return e.StatusCode == http.StatusTooManyRequests || e.Reason == ErrRateLimited
-}
-
-func (e *Error) adviceOfReason() (advice Advice, ok bool) {
-	switch {
+		return adviceForeign
 	case e.Reason == ErrInvalidRefreshToken, e.Reason == "" && e.Code == CodeInvalidGrant:
-		return e.deadGrantAdvice(), true
+		return e.deadGrantAdvice()
 	case e.Reason == ErrNoResponse:
-		return e.noResponseAdvice(), true
+		return e.noResponseAdvice()
 	case e.Reason == ErrMalformedResponse && e.edge:
-		return adviceEdge, true
-	case e.Reason == ErrMissingParameter && isOfOneSession(e.Parameter):
-		return adviceMissingOfOneSession, true
-	}
-	advice, ok = adviceByReason[e.Reason]
-	return advice, ok
-}
-
-func (e *Error) adviceOfCode() Advice {
-	advice, ok := adviceByCode[e.Code]
-	switch {
-	case ok:
-		return advice
+		return adviceEdge
+	case e.Reason == ErrMissingParameter && slices.Contains(parametersOfOneSession, strings.ToLower(e.Parameter)):
+		return adviceMissingOfOneSession
+	case hasReason:
+		return byReason
+	case hasCode:
+		return byCode
 	case e.Endpoint == AuthorizationEndpoint && isDenial(e.Code):
 		return adviceByReason[ErrUserDenied]
 	case e.Code != "":
@@ -251,6 +232,13 @@ func (e *Error) adviceOfCode() Advice {
 		return adviceForeign
 	}
 	return Advice{}
+}
+
+// parametersOfOneSession are those that a single lost session lacks.
+var parametersOfOneSession = []string{"code", "code_verifier", "refresh_token"}
+
+func (e *Error) isRateLimited() bool {
+	return e.StatusCode == http.StatusTooManyRequests || e.Reason == ErrRateLimited
 }
 
 // adviceOfAttempt makes a new start of what would be a retry, where a customer waits on a page and the code may be spent.
@@ -301,11 +289,6 @@ func (e *Error) deadGrantAdvice() Advice {
 		return adviceByReason[ErrInvalidRefreshToken]
 	}
 	return adviceGrantOfAnotherKind
-}
-
-// isOfOneSession reports whether a parameter is one that a single lost session lacks.
-func isOfOneSession(parameter string) bool {
-	return slices.Contains([]string{"code", "code_verifier", "refresh_token"}, strings.ToLower(parameter))
 }
 
 // networkAdvice is about an error without an *Error: only what an HTTP client returned may be Apple's.

@@ -92,6 +92,10 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r == nil || r.URL == nil {
 		return nil, unsafeRequest("there is no request URL")
 	}
+	if r.Context().Value(ownBase{t}) != nil {
+		closeBody(r)
+		return nil, unsafeRequest("the Transport is its own Base: set Base to another RoundTripper")
+	}
 	endpoint := t.endpoint()
 	if first := redirectOfToken(r, endpoint); first != nil {
 		return t.refuse(r, redirectRefused(first, first.Request))
@@ -106,7 +110,11 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		closeBody(r) // not reported: x/oauth2 sends the request again, as it should be
 		return nil, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body")
 	case !isForm(r):
-		return t.forwardToken(r)
+		response, err := t.forward(r, t.unkeptBase())
+		if err == nil && isRedirect(response) {
+			response = t.withFailure(r, response, redirectRefused(response, r))
+		}
+		return response, err
 	}
 	form, failure := readForm(r)
 	if failure != nil {
@@ -169,9 +177,6 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	if err := r.Context().Err(); err != nil {
 		return nil, &Error{Reason: ErrNoResponse, detail: "the context had ended before anything was sent", err: err, ended: true, unsent: true}
 	}
-	if r.Context().Value(ownBase{t}) != nil {
-		return nil, unsafeRequest(isItsOwnBase)
-	}
 	var looked, connected atomic.Bool // for a connection; it had one
 	var writes atomic.Int32           // several where Base sends again
 	ctx, cancel := earlierDeadline(context.WithValue(r.Context(), ownBase{t}, true))
@@ -215,7 +220,7 @@ func (t *Transport) finish(response *http.Response, r *http.Request, sent tokenR
 		response.Request = publicRequest(r, sent.grantType(), nil)
 		return withBody(response, fitToken(token, body)), nil
 	}
-	failure.ResponseLost = again && (failure.Reason == ErrInvalidRefreshToken || failure.Reason == "" && failure.Code == CodeInvalidGrant)
+	failure.ResponseLost = again && failure.isDeadGrant()
 	switch {
 	case isSuccess(response.StatusCode) && failure.Reason == ErrNoResponse:
 		return nil, failure
@@ -235,21 +240,8 @@ func (t *Transport) withFailure(r *http.Request, response *http.Response, failur
 	return response
 }
 
-// forwardToken hands a POST to the token endpoint that is no form to Base. Its redirect is not followed either.
-func (t *Transport) forwardToken(r *http.Request) (*http.Response, error) {
-	response, err := t.forward(r, t.unkeptBase())
-	if err == nil && isRedirect(response) {
-		return t.withFailure(r, response, redirectRefused(response, r)), nil
-	}
-	return response, err
-}
-
 // forward hands a request to base as it is.
 func (t *Transport) forward(r *http.Request, base http.RoundTripper) (*http.Response, error) {
-	if base == http.RoundTripper(t) || r.Context().Value(ownBase{t}) != nil {
-		closeBody(r)
-		return nil, unsafeRequest(isItsOwnBase)
-	}
 	sent := r
 	if _, ok := base.(*http.Transport); !ok { // it may lead back to t, which shows at the second pass
 		defer t.forwarding.Add(-1)
@@ -266,8 +258,6 @@ func (t *Transport) forward(r *http.Request, base http.RoundTripper) (*http.Resp
 	}
 	return response, err
 }
-
-const isItsOwnBase = "the Transport is its own Base: set Base to another RoundTripper"
 
 var errNoResult = errors.New(prefix + "the Transport's Base returned neither a response nor an error")
 
@@ -292,16 +282,16 @@ func (t *Transport) unkeptBase() http.RoundTripper {
 	if !ok {
 		return t.base()
 	}
-	found := t.unkept.Load()
-	if found == nil || found.like != base {
-		found = &unkeptOne{like: base, transport: base.Clone()}
-		found.transport.DisableKeepAlives = true
-		if base.TLSNextProto["h2"] != nil { // it has base's connections of HTTP/2
-			found.transport.TLSNextProto, found.transport.ForceAttemptHTTP2 = nil, true
-		}
-		t.unkept.Store(found)
+	if found := t.unkept.Load(); found != nil && found.like == base {
+		return found.transport
 	}
-	return found.transport
+	unkept := base.Clone()
+	unkept.DisableKeepAlives = true
+	if base.TLSNextProto["h2"] != nil { // it has base's connections of HTTP/2
+		unkept.TLSNextProto, unkept.ForceAttemptHTTP2 = nil, true
+	}
+	t.unkept.Store(&unkeptOne{base, unkept})
+	return unkept
 }
 
 // pace makes net/http wait before it sends r again: what HTTP/2 refuses unprocessed, each time on a new connection.
@@ -318,7 +308,6 @@ func pace(r *http.Request) {
 	}
 }
 
-// report hands failure to OnError, and returns it.
 func (t *Transport) report(failure *Error) error {
 	if t.OnError != nil {
 		t.OnError(failure)
@@ -330,7 +319,7 @@ func unsafeRequest(detail string) *Error {
 	return &Error{Endpoint: TokenEndpoint, Reason: ErrUnsafeTokenRequest, detail: detail, unsent: true}
 }
 
-// refuse closes the body of r, as a RoundTripper must.
+// refuse returns failure, and closes the body of r, as a RoundTripper must.
 func (t *Transport) refuse(r *http.Request, failure *Error) (*http.Response, error) {
 	closeBody(r)
 	return nil, t.report(failure)

@@ -212,7 +212,7 @@ func (e *Error) adviceOfRow() Advice {
 		return adviceTransient
 	case e.StatusCode >= 500:
 		return adviceForeign
-	case e.Reason == ErrInvalidRefreshToken, e.Reason == "" && e.Code == CodeInvalidGrant:
+	case e.isDeadGrant():
 		return e.deadGrantAdvice()
 	case e.Reason == ErrNoResponse:
 		return e.noResponseAdvice()
@@ -236,6 +236,11 @@ func (e *Error) adviceOfRow() Advice {
 
 // parametersOfOneSession are those that a single lost session lacks.
 var parametersOfOneSession = []string{"code", "code_verifier", "refresh_token"}
+
+// isDeadGrant reports whether the refresh token or the code that was sent may be dead.
+func (e *Error) isDeadGrant() bool {
+	return e.Reason == ErrInvalidRefreshToken || e.Reason == "" && e.Code == CodeInvalidGrant
+}
 
 func (e *Error) isRateLimited() bool {
 	return e.StatusCode == http.StatusTooManyRequests || e.Reason == ErrRateLimited

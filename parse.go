@@ -141,7 +141,7 @@ func (e *Error) describe(found texts, sent tokenRequest) {
 	if !e.Code.isKnown() {
 		e.Code = Code(sent.mask(code, maxCode))
 	}
-	if !isCatalogText(e.Description) {
+	if matchText(e.Description) == "" {
 		e.Description = sent.mask(description, maxDescription)
 	}
 	e.URI, e.Parameter = sent.mask(found.URI, maxDescription), sent.mask(e.Parameter, maxDescription)

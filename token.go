@@ -29,8 +29,8 @@ const (
 )
 
 // OAuth2Endpoint returns the endpoint for [oauth2.Config], with the paths of Apple's pages on the [authorization request]
-// and the [token request]. Both base URLs are configuration: Apple mails the API's to the partner, one for each
-// environment, and does not document the host of the authorization page. A trailing slash does no harm.
+// and the [token request]. Both base URLs are configuration, with or without a slash at the end: Apple mails the API's to
+// the partner, one for each environment, and does not document the host of the authorization page.
 //
 // AuthStyle is AuthStyleInParams: with the zero value x/oauth2 reacts to a failure by sending the single-use code again.
 //
@@ -45,12 +45,12 @@ func OAuth2Endpoint(authBaseURL, apiBaseURL string) oauth2.Endpoint {
 }
 
 // WithJSON returns a copy of ctx with which x/oauth2 sends JSON to tokenURL. It puts a [Transport] around the client that
-// ctx holds under [oauth2.HTTPClient], or around [http.DefaultClient] if ctx holds none. That client is not changed, and
-// its Timeout, Jar and CheckRedirect stay in force. To apply WithJSON twice does no harm.
+// ctx holds under [oauth2.HTTPClient], or around [http.DefaultClient]. That client is not changed, and its Timeout, Jar and
+// CheckRedirect stay in force. To apply WithJSON twice does no harm.
 //
-// That client must send a request once: see [Transport.Base]. Put one with a Timeout into ctx, since http.DefaultClient
-// has none. And give Config.TokenSource a context of the process, not of a request: x/oauth2 keeps it, and every refresh
-// after the request's end would fail.
+// That client must send a request once (see [Transport.Base]) and should have a Timeout, which http.DefaultClient has not.
+// And give Config.TokenSource a context of the process, not of a request: x/oauth2 keeps it, and every refresh after the
+// request's end would fail.
 func WithJSON(ctx context.Context, tokenURL string) context.Context {
 	client, _ := ctx.Value(oauth2.HTTPClient).(*http.Client)
 	if client == nil {
@@ -154,9 +154,9 @@ type oauth2Failure = *oauth2.RetrieveError
 // TokenSource is an [oauth2.TokenSource] around another: it turns failures into an [*Error], saves what has to be
 // saved, and can stop sending requests that must fail.
 //
-// Set the fields before the first call of Token and leave them alone after it. Callbacks run one at a time, in the
-// goroutine that called Token; other calls wait for them, so a callback must not call Token of the same TokenSource. A
-// panic in a callback or in Source reaches the caller of Token and leaves nothing locked.
+// Set the fields before the first call of Token. Callbacks run one at a time, in the goroutine that called Token; other
+// calls wait for them, so a callback must not call Token of the same TokenSource. A panic in a callback or in Source
+// reaches the caller of Token and leaves nothing locked.
 //
 // A TokenSource knows of no other process. Where several processes refresh one grant and refresh tokens are replaced, only
 // the first one succeeds and the others are told "Invalid refresh_token": use package grants there.

@@ -16,15 +16,15 @@ import (
 type Action string
 
 const (
-	// ActionUnknown is for an error that neither Apple's tables nor this package know: read its description. Nothing may be
-	// written on it.
+	// ActionUnknown is for an error that neither Apple's tables nor this package know: read its description, and write
+	// nothing on it.
 	ActionUnknown Action = ""
-	// ActionRetry means that Apple, or the way to it, fails at the moment: try again later. Whether the very same
-	// request may be sent again is what [Retryable] says. Nothing may be written on it but when to try again.
+	// ActionRetry means that Apple, or the way to it, fails at the moment: try again later. Whether the very same request
+	// may be sent again is what [Retryable] says. Write nothing on it but when to try again.
 	ActionRetry Action = "retry"
 	// ActionStartOver means that this attempt to connect failed, by its state, a denial, a code that is spent or expired, or
-	// an outage on the way: let the user start again with a new authorization request. Nothing that is stored is affected:
-	// on it a caller may forget the state and the verifier of this attempt, and may not touch a grant, which may be alive.
+	// an outage on the way: let the user start again with a new authorization request. On it a caller may forget the state
+	// and the verifier of this attempt, and may not touch a stored grant, which may be alive.
 	ActionStartOver Action = "start_over"
 	// ActionReauthorize means that the stored grant is dead, and that the customer has to go through Apple's consent page
 	// again. It is the only Action on which a caller may write into its database that the customer is disconnected, and
@@ -114,10 +114,10 @@ type Advice struct {
 // [Code], or else about the failure of a context or of the network. It returns the zero Advice for nil, for
 // context.Canceled and for errors that it does not know.
 //
-// A transient status (408, 425, 429, and 5xx except 501, 505 and 511) beats the code, so that during an outage nobody is asked to
-// reconnect: errors.Is(err, ErrInvalidRefreshToken) can be true at a 503, and only the Action says that a grant is dead.
-// "Invalid refresh_token" has two causes by Apple's table, and a third in a fleet of processes; the GrantType tells which.
-// A failure that is not known to come from an HTTP client, such as a database's, is never described as Apple's.
+// A transient status (408, 425, 429, and 5xx except 501, 505 and 511) beats the code, so that during an outage nobody is
+// asked to reconnect: errors.Is(err, ErrInvalidRefreshToken) can be true at a 503, and only the Action says that a grant is
+// dead. What "Invalid refresh_token" means depends on the GrantType. A failure that is not known to come from an HTTP
+// client, such as a database's, is never described as Apple's.
 //
 // This is the advice for a refresh; "Retryable" is what [Retryable] says:
 //
@@ -158,20 +158,18 @@ type Advice struct {
 //	ErrManyRefusals            fix_registration  app       no
 //
 // After an authorization_code request ErrInvalidRefreshToken, ErrNoResponse, ErrUnavailable, ErrServer and
-// ErrUnknownServerError are ActionStartOver, except for an ErrNoResponse of which nothing was sent. Errors of the
-// authorization endpoint are never Retryable. ErrNoResponse is ActionCheckNetwork, and not Retryable, where waiting does not
-// help (an unknown host, a certificate that is not trusted), and ActionFixRequest if the caller's context had ended before
-// anything was sent. ErrMalformedResponse is ActionRetry where the response looks like those of Apple's edge: an empty 204,
-// a 3xx without Location, or its own HTML at 403.
+// ErrUnknownServerError are ActionStartOver, except for an ErrNoResponse of which nothing was sent. ErrNoResponse is
+// ActionCheckNetwork where waiting does not help (an unknown host, a certificate that is not trusted), and ActionFixRequest
+// if the caller's context had ended before anything was sent. ErrMalformedResponse is ActionRetry where the response looks
+// like those of Apple's edge: an empty 204, a 3xx without Location, or its own HTML at 403.
 func Troubleshoot(err error) Advice {
-	var advice Advice
-	if e := find(err); e != nil {
-		advice = e.advice()
-		if neterr.Is(err, context.Canceled) && advice.Action == ActionRetry && e.Reason == ErrNoResponse {
-			advice = Advice{}
-		}
-	} else {
-		advice = networkAdvice(err)
+	e := find(err)
+	if e == nil {
+		return networkAdvice(err)
+	}
+	advice := e.advice()
+	if neterr.Is(err, context.Canceled) && advice.Action == ActionRetry && e.Reason == ErrNoResponse {
+		return Advice{}
 	}
 	advice.Causes = slices.Clone(advice.Causes)
 	return advice
@@ -179,11 +177,11 @@ func Troubleshoot(err error) Advice {
 
 // Retryable reports whether the very same request may be sent again, after [Error.RetryAfter] and with a backoff.
 //
-// It is true where [Troubleshoot] says [ActionRetry], with three exceptions. An error of the authorization endpoint is
-// never Retryable, since sending the browser back at once makes a redirect loop. Nor is anything once a context was
-// canceled. And an authorization_code request may be sent again only after a 429 that asks for less than a minute, or if
-// nothing was sent: [Transport] knows that no connection was made. Without Transport a failure of the network does not tell
-// the grant_type; let the user start over rather than send a code again.
+// It is true where [Troubleshoot] says [ActionRetry], except for an error of the authorization endpoint, since sending the
+// browser back at once makes a redirect loop, and once a context was canceled. An authorization_code request may be sent
+// again only after a 429 that asks for less than a minute, or if nothing was sent: [Transport] knows that no connection was
+// made. Without Transport a failure of the network does not tell the grant_type; let the user start over rather than send a
+// code again.
 func Retryable(err error) bool {
 	if Troubleshoot(err).Action != ActionRetry || neterr.Is(err, context.Canceled) {
 		return false
@@ -281,10 +279,11 @@ func (e *Error) noResponseAdvice() Advice {
 // deadGrantAdvice is about "Invalid refresh_token", and about an invalid_grant whose text is not known. A refresh sends a
 // valid grant_type, so invalid_grant then means a dead grant, unless the text names another error.
 func (e *Error) deadGrantAdvice() Advice {
+	meaning, _ := matchDescription(e.Description)
 	switch {
 	case e.GrantType == GrantTypeAuthorizationCode || e.Endpoint == AuthorizationEndpoint:
 		return adviceDeadCode
-	case e.GrantType == GrantTypeRefreshToken && e.Reason == "" && meansAnything(e.Description):
+	case e.GrantType == GrantTypeRefreshToken && e.Reason == "" && meaning != "":
 		return adviceUndocumented
 	case e.GrantType == GrantTypeRefreshToken:
 		return adviceDeadGrant

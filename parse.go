@@ -44,29 +44,39 @@ const (
 // hours (milliseconds, or an instant) it is Apple's documented 60 minutes. Token.Extra gives the other members. A 2xx with
 // an error is that error, and with anything else [ErrMalformedResponse].
 //
-// A body that breaks off is searched for a token or an error too; if it holds neither, the *Error is [ErrNoResponse] and
+// A body that breaks off is searched too; if it holds neither a token nor an error, the *Error is [ErrNoResponse] and
 // unwraps to what the read returned. See [ParseTokenError] for the rest. Values of response.Request's body are masked as
 // [Transport] masks them, and its grant_type becomes [Error.GrantType].
 func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 	if response == nil {
 		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "there is no response"}
 	}
-	body, readErr := readResponse(response)
-	if token := parseToken(body); token != nil && isSuccess(response.StatusCode) {
+	_, token, failure := parseResponse(response, readTokenRequest(response.Request))
+	if token != nil {
 		return token, nil
 	}
-	if e := carriedError(response.Request); e != nil {
-		return nil, e
-	}
-	return nil, parseFailure(response, body, readErr, readTokenRequest(response.Request))
+	return nil, cmp.Or(carried(response.Request).failure, failure)
 }
 
-// parseFailure returns the *Error for a response without a token. readErr is what ended the body too early.
-func parseFailure(response *http.Response, body []byte, readErr error, sent tokenRequest) *Error {
-	e := parseError(response.StatusCode, response.Header, body, sent)
-	e.GrantType = sent.grantType()
+// parseResponse reads a response and closes it. It returns the body, unzipped if need be, and the token that it holds or
+// the failure that it means.
+func parseResponse(response *http.Response, sent tokenRequest) (body []byte, token *oauth2.Token, e *Error) {
+	var readErr error
+	if response.Body != nil {
+		defer response.Body.Close()
+		limit := maxBody
+		if isSuccess(response.StatusCode) {
+			limit = maxTokenBody
+		}
+		body, readErr = readAll(response.Body, limit)
+		body = unzip(body, limit)
+	}
+	if token = parseToken(body); token != nil && isSuccess(response.StatusCode) {
+		return body, token, nil
+	}
+	e = parseError(response.StatusCode, response.Header, body, sent)
 	if e.err = readErr; readErr == nil || e.Code != "" || e.Description != "" {
-		return e
+		return body, nil, e
 	}
 	e.Reason, e.detail = ErrNoResponse, "the response was truncated"
 	switch {
@@ -75,7 +85,7 @@ func parseFailure(response *http.Response, body []byte, readErr error, sent toke
 	case neterr.Is(readErr, gzip.ErrHeader):
 		e.detail = "the response is labelled gzip and is not"
 	}
-	return e
+	return body, nil, e
 }
 
 // ParseTokenError returns the error that a response of the token endpoint holds; never nil. The body is searched up to
@@ -108,20 +118,33 @@ func parseError(statusCode int, header http.Header, body []byte, sent tokenReque
 		found = decodeTexts(body)
 	}
 	e.receive(statusCode, header, sent)
-	e.describe(cmp.Or(found.Error, found.Code), cmp.Or(found.Description, found.Message), found.URI, sent)
+	e.describe(found, sent)
 	e.classify(found.Error, header, body)
 	return e
 }
 
-// receive sets what the status and the header of a response of the token endpoint say.
+// receive sets what the request, and the status and the header of the token endpoint's response to it, say.
 func (e *Error) receive(statusCode int, header http.Header, sent tokenRequest) {
-	e.Endpoint, e.StatusCode = TokenEndpoint, statusCode
-	if ids := header["Apple-Request-Id"]; len(ids) > 0 { // the canonical name, which Get would check first
-		e.RequestID = redact.Cut(sent.mask(ids[0]), maxCode)
+	e.Endpoint, e.StatusCode, e.GrantType = TokenEndpoint, statusCode, sent.grantType()
+	e.RequestID = sent.mask(header.Get("Apple-Request-Id"), maxCode)
+	if wait := header.Get("Retry-After"); wait != "" {
+		e.RetryAfter = neterr.RetryAfter(wait, header.Get("Date"))
 	}
-	if waits := header["Retry-After"]; len(waits) > 0 {
-		e.RetryAfter = neterr.RetryAfter(waits[0], header.Get("Date"))
+}
+
+// describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
+// matched.
+func (e *Error) describe(found texts, sent tokenRequest) {
+	code, description := cmp.Or(found.Error, found.Code), cmp.Or(found.Description, found.Message)
+	e.Code, e.Description = Code(redact.Cut(code, maxCode)), redact.Cut(description, maxDescription)
+	e.Reason, e.Parameter = match(e.StatusCode, e.Code, e.Description)
+	if !e.Code.isKnown() {
+		e.Code = Code(sent.mask(code, maxCode))
 	}
+	if matchText(e.Description) == "" {
+		e.Description = sent.mask(description, maxDescription)
+	}
+	e.URI, e.Parameter = sent.mask(found.URI, maxDescription), sent.mask(e.Parameter, maxDescription)
 }
 
 // classify sets the Reason of a response that is no OAuth error of Apple's table. member is its "error", "" if it has none.
@@ -216,10 +239,7 @@ func decodeTexts(body []byte) (t texts) {
 		t.decodeForm(string(bytes.TrimSpace(body)))
 		return t
 	}
-	members := map[string]*string{
-		"error": &t.Error, "error_description": &t.Description, "error_uri": &t.URI, "code": &t.Code, "message": &t.Message,
-	}
-	var one, several json.RawMessage
+	members := make(map[string]json.RawMessage)
 	for decoder.More() {
 		token, err := decoder.Token()
 		var value json.RawMessage
@@ -227,18 +247,12 @@ func decodeTexts(body []byte) (t texts) {
 			break
 		}
 		name, _ := token.(string)
-		switch name = strings.ToLower(name); name {
-		case "error":
-			one = value
-		case "errors":
-			several = value
-		}
-		if members[name] != nil {
-			_ = json.Unmarshal(value, members[name]) // what has a wrong type is skipped
-		}
+		members[strings.ToLower(name)] = value
 	}
-	t.decodeNested(several)
-	t.decodeNested(one)
+	whole, _ := json.Marshal(members)
+	_ = json.Unmarshal(whole, &t) // what has a wrong type is skipped
+	t.decodeNested(members["errors"])
+	t.decodeNested(members["error"])
 	return t
 }
 
@@ -297,15 +311,12 @@ func decodeSuccess(body []byte) (found success, ok bool) {
 	return found, ok && isToken(found.AccessToken) && found.hasRefreshToken() && !found.hasError()
 }
 
-// decodeObject decodes the JSON object that body begins with, but for members of a wrong type, and reports whether there
-// is one.
+// decodeObject decodes the JSON object that body begins with, and reports whether there is one.
 func decodeObject(body []byte, value any) bool {
 	if body = trimMark(body); !bytes.HasPrefix(body, []byte("{")) {
 		return false
 	}
-	err := json.NewDecoder(bytes.NewReader(body)).Decode(value)
-	_, wrongType := errors.AsType[*json.UnmarshalTypeError](err)
-	return err == nil || wrongType
+	return json.NewDecoder(bytes.NewReader(body)).Decode(value) == nil
 }
 
 // parseToken returns the token that the body of a success holds, or nil.
@@ -340,20 +351,6 @@ func parseLife(member json.RawMessage) time.Duration {
 	return time.Duration(max(seconds, 0)) * time.Second
 }
 
-// readResponse reads a response's body up to the limit for its status, unzips it if need be, and closes it.
-func readResponse(response *http.Response) ([]byte, error) {
-	if response.Body == nil {
-		return nil, nil
-	}
-	defer response.Body.Close()
-	limit := maxBody
-	if isSuccess(response.StatusCode) {
-		limit = maxTokenBody
-	}
-	body, err := readAll(response.Body, limit)
-	return unzip(body, limit), err
-}
-
 // readAll reads at most limit bytes.
 func readAll(reader io.Reader, limit int) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(reader, int64(limit)))
@@ -381,24 +378,6 @@ func trimMark(body []byte) []byte {
 }
 
 func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 299 }
-
-// describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
-// matched.
-func (e *Error) describe(code, description, uri string, sent tokenRequest) {
-	e.Code, e.Description = Code(redact.Cut(code, maxCode)), redact.Cut(description, maxDescription)
-	e.URI = redact.Cut(uri, maxDescription)
-	e.Reason, e.Parameter = match(e.StatusCode, e.Code, e.Description)
-	if sent == "" {
-		return
-	}
-	if !e.Code.isKnown() {
-		e.Code = Code(redact.Cut(sent.mask(code), maxCode))
-	}
-	if !isCatalogText(e.Description) {
-		e.Description = redact.Cut(sent.mask(description), maxDescription)
-	}
-	e.URI, e.Parameter = redact.Cut(sent.mask(uri), maxDescription), sent.mask(e.Parameter)
-}
 
 // readBody returns the body of a request, or why it is not to be sent.
 func readBody(r *http.Request) ([]byte, *Error) {

@@ -52,10 +52,6 @@ func (s *Server) register(method string, registered client) {
 	panicIf(method, registered.ClientID == "", "the ClientID is empty")
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.clients == nil {
-		s.clients = make(map[string]client)
-		s.codes, s.refreshTokens, s.accessTokens = make(map[string]*credential), make(map[string]*credential), make(map[string]*credential)
-	}
 	s.clients[registered.ClientID] = registered
 }
 

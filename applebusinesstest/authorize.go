@@ -83,7 +83,7 @@ func (s *Server) Authorize(authURL string) (redirectURL string, err error) {
 // authorize judges a new request, with asked in the place of ConsentAsk; a redirect without params is to ask the user.
 func (s *Server) authorize(rawQuery string, asked Consent, request Request) redirect {
 	query, _ := url.ParseQuery(rawQuery)
-	now := s.now()
+	now := s.options.Now()
 	request.Endpoint, request.Time, request.Params = applebusiness.AuthorizationEndpoint, now, query
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,18 +125,16 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect
 		return fail(applebusiness.ErrUnregisteredClientID)
 	case !slices.Contains(registered.RedirectURIs, redirectURI):
 		return fail(applebusiness.ErrUnregisteredRedirectURI)
-	}
-	switch consent {
-	case ConsentAllow:
-		code := rand.Text()
-		s.codes[code] = &credential{
-			grant: s.newGrant(clientID), expires: now.Add(5 * time.Minute), redirectURI: redirectURI, challenge: query.Get("code_challenge"),
-		}
-		return s.redirect(query, url.Values{"code": {code}})
-	case ConsentDeny:
+	case consent == ConsentDeny:
 		return s.refuse(query, applebusiness.Entry{Code: applebusiness.CodeAccessDenied})
+	case consent == ConsentAsk:
+		return s.redirect(query, nil)
 	}
-	return s.redirect(query, nil)
+	code := rand.Text()
+	s.codes[code] = &credential{
+		grant: s.newGrant(clientID), expires: now.Add(5 * time.Minute), redirectURI: redirectURI, challenge: query.Get("code_challenge"),
+	}
+	return s.redirect(query, url.Values{"code": {code}})
 }
 
 // redirect addresses params to the partner, with the state that came; s.mu is held.
@@ -163,7 +161,7 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 	var response redirect
 	if r.Method == http.MethodPost {
 		chosen := map[string]Consent{"allow": ConsentAllow, "deny": ConsentDeny}[r.PostFormValue("consent")] // anything else: asked again
-		now := s.now()
+		now := s.options.Now()
 		s.mu.Lock()
 		response = s.judge(r.URL.RawQuery, chosen, now)
 		s.mu.Unlock()

@@ -240,7 +240,10 @@ func (a *app) change(f func()) {
 		return
 	}
 	content, err := json.Marshal(a.connections)
-	if err = cmp.Or(err, os.WriteFile(a.file+".new", content, 0o600)); err == nil {
+	if err == nil {
+		err = os.WriteFile(a.file+".new", content, 0o600)
+	}
+	if err == nil {
 		err = os.Rename(a.file+".new", a.file)
 	}
 	if err != nil {

@@ -149,34 +149,33 @@ func (s *settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 
 // check returns all that is wrong with the settings, before a customer meets it.
 func (s *settings) check() error {
-	var errs []error
-	for _, required := range [...]struct{ name, value string }{
+	var missing, wrong []error
+	for _, setting := range [...]struct{ name, value string }{
 		{"-addr", s.addr}, {"-client-id", s.ClientID}, {secretVariable, s.ClientSecret},
 		{"-redirect-url", s.RedirectURL}, {"-auth-url", s.authURL}, {"-api-url", s.apiURL},
 	} {
-		if required.value == "" {
-			errs = append(errs, errors.New(required.name+" is missing"))
+		address, err := url.Parse(setting.value)
+		switch {
+		case setting.value == "":
+			missing = append(missing, errors.New(setting.name+" is missing"))
+		case strings.HasSuffix(setting.name, "-url") && (err != nil || !secure(address)):
+			wrong = append(wrong, errors.New(setting.name+" has to be an https address, or an http address of this machine, without user and query"))
+		case setting.name == "-redirect-url" && (!freePath.MatchString(address.Path) || slices.Contains(ownPaths, address.Path)):
+			wrong = append(wrong, errors.New(setting.name+" has to have a path of its own, such as "+redirectPath))
 		}
 	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
+	if len(missing) > 0 {
+		return errors.Join(missing...)
 	}
 	example := s.AuthCodeURL(oauth2.GenerateVerifier(), oauth2.S256ChallengeOption(oauth2.GenerateVerifier()))
-	errs = append(errs, applebusiness.CheckAuthorizationURL(example))
-	for _, server := range [...]struct{ name, value string }{{"-redirect-url", s.RedirectURL}, {"-auth-url", s.authURL}, {"-api-url", s.apiURL}} {
-		if parsed, err := url.Parse(server.value); err != nil || !secure(parsed) || parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != "" {
-			errs = append(errs, errors.New(server.name+" has to be an https address, or an http address of this machine, without user and query"))
-		} else if server.name == "-redirect-url" && (!freePath.MatchString(parsed.Path) || slices.Contains(ownPaths, parsed.Path)) {
-			errs = append(errs, errors.New(server.name+" has to have a path of its own, such as "+redirectPath))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(applebusiness.CheckAuthorizationURL(example), errors.Join(wrong...))
 }
 
-// secure reports whether nobody else reads what is sent to a server.
-func secure(server *url.URL) bool {
-	here := server.Hostname() == "localhost" || net.ParseIP(server.Hostname()).IsLoopback()
-	return server.Hostname() != "" && (server.Scheme == "https" || server.Scheme == "http" && here)
+// secure reports whether nobody else reads what is sent to an address, which says nothing but the server and a path.
+func secure(address *url.URL) bool {
+	here := address.Hostname() == "localhost" || net.ParseIP(address.Hostname()).IsLoopback()
+	return address.Hostname() != "" && (address.Scheme == "https" || address.Scheme == "http" && here) &&
+		address.User == nil && address.RawQuery == "" && address.Fragment == ""
 }
 
 // freePath is a path that the mux takes as it is, and ownPaths are this program's.

@@ -42,16 +42,13 @@ func (l *Limiter) Wait(ctx context.Context) error {
 		if err != nil || wait <= 0 {
 			return err
 		}
-		timer := time.NewTimer(wait)
 		select {
-		case <-timer.C:
+		case <-time.After(wait):
 		case <-ctx.Done():
-			timer.Stop()
 			return ctx.Err()
 		}
-		var paused bool
-		_, err = l.store.row(ctx, "limit", repeatable, []any{&paused}, `SELECT EXISTS (SELECT FROM `+l.store.limit+`
-			WHERE paused_until BETWEEN clock_timestamp() AND clock_timestamp() + $1::interval)`, maxPause)
+		paused, err := l.store.exists(ctx, "limit", l.store.limit+`
+			WHERE paused_until BETWEEN clock_timestamp() AND clock_timestamp() + $1::interval`, maxPause)
 		if err != nil || !paused {
 			return err
 		}
@@ -74,9 +71,7 @@ func (l *Limiter) take(ctx context.Context) (time.Duration, error) {
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return time.Duration(microseconds) * time.Microsecond, err
 	}
-	var exists bool
-	_, err = l.store.row(ctx, "limit", repeatable, []any{&exists}, `SELECT EXISTS (SELECT FROM `+l.store.limit+`)`)
-	switch {
+	switch exists, err := l.store.exists(ctx, "limit", l.store.limit); {
 	case err != nil:
 		return 0, err
 	case !exists:

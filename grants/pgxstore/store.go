@@ -115,9 +115,7 @@ func (s *Store) Lease(ctx context.Context, grant, holder string, d time.Duration
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return record, err
 	}
-	var exists bool
-	_, err = s.row(ctx, "lease", repeatable, []any{&exists}, `SELECT EXISTS (SELECT FROM `+s.table+` WHERE name = $1::text)`, grant)
-	switch {
+	switch exists, err := s.exists(ctx, "lease", s.table+` WHERE name = $1::text`, grant); {
 	case err != nil:
 		return grants.Record{}, err
 	case exists:
@@ -238,6 +236,12 @@ func (s *Store) row(ctx context.Context, method string, again bool, into []any, 
 		return conn.QueryRow(ctx, sql, arguments(values)...).Scan(into...)
 	})
 	return sent, err
+}
+
+// exists reports whether there is such a row.
+func (s *Store) exists(ctx context.Context, method, row string, values ...any) (found bool, err error) {
+	_, err = s.row(ctx, method, repeatable, []any{&found}, `SELECT EXISTS (SELECT FROM `+row+`)`, values...)
+	return found, err
 }
 
 // rows sends a statement that changes nothing, and returns what it finds.

@@ -83,7 +83,7 @@ func (s *Server) Authorize(authURL string) (redirectURL string, err error) {
 // authorize judges a new request, with asked in the place of ConsentAsk; a redirect without params is to ask the user.
 func (s *Server) authorize(rawQuery string, asked Consent, request Request) redirect {
 	query, _ := url.ParseQuery(rawQuery)
-	now := s.options.Now()
+	now := s.now()
 	request.Endpoint, request.Time, request.Params = applebusiness.AuthorizationEndpoint, now, query
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,7 +161,7 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 	var response redirect
 	if r.Method == http.MethodPost {
 		chosen := map[string]Consent{"allow": ConsentAllow, "deny": ConsentDeny}[r.PostFormValue("consent")] // anything else: asked again
-		now := s.options.Now()
+		now := s.now()
 		s.mu.Lock()
 		response = s.judge(r.URL.RawQuery, chosen, now)
 		s.mu.Unlock()

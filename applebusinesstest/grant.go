@@ -31,7 +31,7 @@ type credential struct {
 // Connect returns the token of a customer who has just connected to the app, without the consent page, as oauth2.Config.Exchange
 // would return it. It panics if the client_id is not that of a registered app.
 func (s *Server) Connect(clientID string) *oauth2.Token {
-	now := s.options.Now()
+	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	panicIf("Connect", s.client("Connect", clientID).serviceAccount, "a Service Account has no customers who connect")
@@ -47,7 +47,7 @@ func (s *Server) Connect(clientID string) *oauth2.Token {
 func (s *Server) ConnectExpired(clientID string) *oauth2.Token {
 	token := s.Connect(clientID)
 	token.Expiry, token.ExpiresIn = time.Now().Add(-time.Minute), -60
-	now := s.options.Now()
+	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.accessTokens[token.AccessToken].expires = now.Add(-time.Minute)

@@ -9,7 +9,7 @@ import (
 // serveMe says which organisation an access token belongs to, or sends an error in the resource API's dialect.
 func (s *Server) serveMe(w http.ResponseWriter, r *http.Request) {
 	scheme, name, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	now := s.options.Now()
+	now := s.now()
 	s.mu.Lock()
 	token := s.accessTokens[name]
 	if token == nil || !strings.EqualFold(scheme, "Bearer") {

@@ -177,18 +177,11 @@ func NewUnstartedServer(options *Options) *Server {
 	server := &Server{
 		App:            App{"app-" + rand.Text(), rand.Text(), []string{"https://partner.example/apple/callback"}},
 		ServiceAccount: ServiceAccount{"service-account-" + rand.Text(), rand.Text()},
-		clients:        make(map[string]client),
-		codes:          make(map[string]*credential),
-		refreshTokens:  make(map[string]*credential),
-		accessTokens:   make(map[string]*credential),
 	}
 	if options != nil {
 		server.options = *options
 	}
 	server.options.check()
-	if server.options.Now == nil {
-		server.options.Now = time.Now
-	}
 	server.consent = server.options.Consent
 	server.Config = &http.Server{Handler: http.HandlerFunc(server.serve), ReadHeaderTimeout: clientTimeout}
 	server.RegisterApp(server.App)
@@ -272,6 +265,13 @@ func (s *Server) Reset() {
 	clear(s.refreshTokens)
 	clear(s.accessTokens)
 	s.consent, s.grants, s.failures, s.requests, s.admitted = s.options.Consent, nil, nil, nil, nil
+}
+
+func (s *Server) now() time.Time {
+	if s.options.Now == nil {
+		return time.Now()
+	}
+	return s.options.Now()
 }
 
 // logf writes a line to the log of Config.

@@ -58,7 +58,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	contentType := r.Header.Get("Content-Type")
 	params, isObject := decodeParams(contentType, body)
 	grantType := params.Get("grant_type")
-	now := s.options.Now()
+	now := s.now()
 
 	s.mu.Lock()
 	arrived := s.record(Request{

@@ -71,7 +71,7 @@ func parseResponse(response *http.Response, sent tokenRequest) (body []byte, tok
 		body, readErr = readAll(response.Body, limit)
 		body = unzip(body, limit)
 	}
-	if token = parseToken(body); token != nil && isSuccess(response.StatusCode) {
+	if token, _ = parseToken(body); token != nil && isSuccess(response.StatusCode) {
 		return body, token, nil
 	}
 	e = parseError(response.StatusCode, response.Header, body, sent)
@@ -110,9 +110,9 @@ func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
 // parseError is ParseTokenError with the request, whose values are masked in the texts of the response.
 func parseError(statusCode int, header http.Header, body []byte, sent tokenRequest) *Error {
 	body = unzip(body[:min(len(body), maxBody)], maxBody)
-	type members Error // without its methods, which cost encoding/json a look
+	type plain Error // without its methods, which cost encoding/json a look
 	e := new(Error)
-	err := json.Unmarshal(body, (*members)(e))
+	err := json.Unmarshal(body, (*plain)(e))
 	found := texts{Error: string(e.Code), Description: e.Description, URI: e.URI}
 	if err != nil || found.Error == "" || found.Description == "" { // seldom
 		found = decodeTexts(body)
@@ -151,7 +151,8 @@ func (e *Error) describe(found texts, sent tokenRequest) {
 func (e *Error) classify(member string, header http.Header, body []byte) {
 	switch {
 	case isSuccess(e.StatusCode) && !isCode(member):
-		e.Reason, e.Parameter, e.detail = ErrMalformedResponse, "", noToken(body)
+		e.Reason, e.Parameter = ErrMalformedResponse, ""
+		_, e.detail = parseToken(body)
 	case e.Reason != "" || isCode(member) && (e.StatusCode != http.StatusTooManyRequests || e.Code.isKnown()):
 		return // an undocumented OAuth error keeps the empty Reason
 	case e.StatusCode == http.StatusTooManyRequests:
@@ -171,34 +172,6 @@ func isCode(member string) bool {
 		return true
 	}
 	return strings.Trim(member, "0123456789") != "" && !strings.ContainsFunc(member, unicode.IsSpace) && neterr.StatusOf(member) == 0
-}
-
-// noToken says what the body of a success is that holds no token.
-func noToken(body []byte) string {
-	const without = "a success without an access_token"
-	found, _ := decodeSuccess(body)
-	hasToken, text := isToken(found.AccessToken), bytes.TrimSpace(trimMark(body))
-	switch {
-	case body == nil: // nobody has seen it
-		return without
-	case len(text) == 0:
-		return without + ": the body is empty"
-	case text[0] == '<':
-		return without + ": the body is HTML or XML"
-	case !hasToken && found.AccessToken != nil && found.AccessToken != "":
-		return "a success whose access_token is no token"
-	case hasToken && !found.hasRefreshToken():
-		return "a success whose refresh_token is no token"
-	case hasToken:
-		return "a success with an error beside its access_token"
-	case text[0] == '{' && !json.Valid(text):
-		return without + ": the body is broken JSON"
-	case !json.Valid(text):
-		return without + ": the body is not JSON"
-	case text[0] != '{':
-		return without + ": the body is JSON, but no object"
-	}
-	return without
 }
 
 // isEdge reports whether a response looks like those by which the edge in front of Apple's services drops a request: an
@@ -222,53 +195,25 @@ type texts struct {
 	Error       string `json:"error,omitempty"`
 	Description string `json:"error_description,omitempty"`
 	URI         string `json:"error_uri,omitempty"`
-	Code        string `json:"code,omitempty"`
-	Message     string `json:"message,omitempty"`
+	Code        string `json:"-"`
+	Message     string `json:"-"`
 }
 
-// decodeTexts returns whatever can be read from body: members of an object or of the first one in an array, as far as it
-// goes, or a form.
+// decodeTexts returns whatever can be read from body, members or a form.
 func decodeTexts(body []byte) (t texts) {
-	body = trimMark(body)
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	token, _ := decoder.Token()
-	if token == json.Delim('[') {
-		token, _ = decoder.Token()
-	}
-	if token != json.Delim('{') {
-		t.decodeForm(string(bytes.TrimSpace(body)))
+	found, _ := decodeMembers(body)
+	if found == nil {
+		t.decodeForm(string(bytes.TrimSpace(trimMark(body))))
 		return t
 	}
-	members := make(map[string]json.RawMessage)
-	for decoder.More() {
-		token, err := decoder.Token()
-		var value json.RawMessage
-		if err != nil || decoder.Decode(&value) != nil {
-			break
+	t = texts{found.text("error"), found.text("error_description"), found.text("error_uri"), found.text("code"), found.text("message")}
+	for _, name := range [...]string{"errors", "error"} {
+		if t == (texts{}) {
+			nested, _ := decodeMembers(found.get(name))
+			t.Code, t.Message = nested.text("code"), cmp.Or(nested.text("message"), nested.text("detail"), nested.text("title"))
 		}
-		name, _ := token.(string)
-		members[strings.ToLower(name)] = value
 	}
-	whole, _ := json.Marshal(members)
-	_ = json.Unmarshal(whole, &t) // what has a wrong type is skipped
-	t.decodeNested(members["errors"])
-	t.decodeNested(members["error"])
 	return t
-}
-
-// decodeNested sets Code and Message, if nothing is set yet, from the "errors" or "error" of another dialect.
-func (t *texts) decodeNested(value json.RawMessage) {
-	if len(value) == 0 || *t != (texts{}) {
-		return
-	}
-	if value[0] != '[' {
-		value = slices.Concat([]byte("["), value, []byte("]"))
-	}
-	var found []struct{ Code, Message, Detail, Title string }
-	_ = json.Unmarshal(value, &found) // what has a wrong type is skipped
-	if len(found) > 0 {
-		t.Code, t.Message = found[0].Code, cmp.Or(found[0].Message, found[0].Detail, found[0].Title)
-	}
 }
 
 // decodeForm sets RFC 6749's members from a form, if text is nothing but one.
@@ -279,62 +224,107 @@ func (t *texts) decodeForm(text string) {
 	}
 }
 
-// success is what a token endpoint's success holds. Members of any type are taken, so that one of a wrong type loses no
-// token.
-type success struct {
-	AccessToken  any             `json:"access_token"`
-	TokenType    any             `json:"token_type"`
-	RefreshToken any             `json:"refresh_token"`
-	ExpiresIn    json.RawMessage `json:"expires_in"`
-	Error        json.RawMessage `json:"error"`
+// members are those of a JSON object.
+type members map[string]json.RawMessage
+
+// decodeMembers returns the members of an object or of the first one in an array, as far as it goes, and whether body
+// begins with a whole object.
+func decodeMembers(body []byte) (found members, isObject bool) {
+	decoder := json.NewDecoder(bytes.NewReader(trimMark(body)))
+	first, _ := decoder.Token()
+	token := first
+	if token == json.Delim('[') {
+		token, _ = decoder.Token()
+	}
+	if token != json.Delim('{') {
+		return nil, false
+	}
+	found = make(members)
+	for decoder.More() {
+		token, err := decoder.Token()
+		var member json.RawMessage
+		if err != nil || decoder.Decode(&member) != nil {
+			return found, false
+		}
+		name, _ := token.(string)
+		found[name] = member
+	}
+	token, _ = decoder.Token()
+	return found, first == json.Delim('{') && token == json.Delim('}')
 }
 
-// isToken reports whether a member can be an access token or a refresh token: a text of VSCHAR without space.
-func isToken(member any) bool {
-	text, _ := member.(string)
+// get returns a member whose name may have other letters, and nil for null and for an empty text.
+func (m members) get(name string) json.RawMessage {
+	member := m[name]
+	for other := range m {
+		if member == nil && strings.EqualFold(other, name) {
+			member = m[other]
+		}
+	}
+	if text := string(member); text == "null" || text == `""` {
+		return nil
+	}
+	return member
+}
+
+// text returns "" for a member of another type.
+func (m members) text(name string) (text string) {
+	_ = json.Unmarshal(m.get(name), &text)
+	return text
+}
+
+// isToken reports whether text can be an access token or a refresh token: VSCHAR without space.
+func isToken(text string) bool {
 	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-// hasRefreshToken reports whether the refresh token is one, or absent.
-func (s success) hasRefreshToken() bool {
-	return s.RefreshToken == nil || s.RefreshToken == "" || isToken(s.RefreshToken)
-}
-
-// hasError reports whether there is an error: what is empty, or false, says that there is none.
-func (s success) hasError() bool {
-	return !slices.Contains([]string{"", "null", `""`, "false", "0", "{}", "[]"}, string(s.Error))
-}
-
-// decodeSuccess returns what of a success the body begins with, and whether it is one.
-func decodeSuccess(body []byte) (found success, ok bool) {
-	ok = decodeObject(body, &found)
-	return found, ok && isToken(found.AccessToken) && found.hasRefreshToken() && !found.hasError()
-}
-
-// decodeObject decodes the JSON object that body begins with, and reports whether there is one.
-func decodeObject(body []byte, value any) bool {
-	if body = trimMark(body); !bytes.HasPrefix(body, []byte("{")) {
-		return false
+// parseToken returns the token that the body of a success holds, or nil and what it is instead.
+func parseToken(body []byte) (token *oauth2.Token, instead string) {
+	found, isObject := decodeMembers(body)
+	token = &oauth2.Token{AccessToken: found.text("access_token"), RefreshToken: found.text("refresh_token")}
+	switch {
+	case !isObject || found.get("access_token") == nil:
+		return nil, "a success without an access_token" + kindOf(body)
+	case !isToken(token.AccessToken):
+		return nil, "a success whose access_token is no token"
+	case found.get("refresh_token") != nil && !isToken(token.RefreshToken):
+		return nil, "a success whose refresh_token is no token"
+	case !slices.Contains([]string{"", "false", "0", "{}", "[]"}, string(found.get("error"))): // those say that there is none
+		return nil, "a success with an error beside its access_token"
 	}
-	return json.NewDecoder(bytes.NewReader(body)).Decode(value) == nil
+	life := parseLife(found.get("expires_in"))
+	token.Expiry, token.ExpiresIn = time.Now().Add(life), int64(life/time.Second)
+	if name := found.text("token_type"); isToken(name) {
+		token.TokenType = name
+	}
+	all := make(map[string]any)
+	for name, member := range found {
+		var value any
+		_ = json.Unmarshal(member, &value)
+		all[name] = value
+	}
+	return token.WithExtra(all), ""
 }
 
-// parseToken returns the token that the body of a success holds, or nil.
-func parseToken(body []byte) *oauth2.Token {
-	found, ok := decodeSuccess(body)
-	if !ok {
-		return nil
+// kindOf says what a body without an access_token is, unless it is an object or unknown.
+func kindOf(body []byte) string {
+	text := bytes.TrimSpace(trimMark(body))
+	isValid := json.Valid(text)
+	switch {
+	case body == nil:
+		return ""
+	case len(text) == 0:
+		return ": the body is empty"
+	case text[0] == '<':
+		return ": the body is HTML or XML"
+	case text[0] == '{' && isValid:
+		return ""
+	case text[0] == '{':
+		return ": the body is broken JSON"
+	case isValid:
+		return ": the body is JSON, but no object"
 	}
-	life := parseLife(found.ExpiresIn)
-	token := &oauth2.Token{Expiry: time.Now().Add(life), ExpiresIn: int64(life / time.Second)}
-	token.AccessToken, _ = found.AccessToken.(string)
-	token.RefreshToken, _ = found.RefreshToken.(string)
-	if isToken(found.TokenType) {
-		token.TokenType, _ = found.TokenType.(string)
-	}
-	var members map[string]any
-	decodeObject(body, &members)
-	return token.WithExtra(members)
+	return ": the body is not JSON"
 }
 
 // parseLife returns the life of an access token: what expires_in says in any number or numeric text of seconds, never

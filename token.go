@@ -312,15 +312,13 @@ func readTokenRequest(request *http.Request) tokenRequest {
 	if err != nil {
 		return ""
 	}
-	var members map[string]any
-	if !decodeObject(body, &members) {
+	found, _ := decodeMembers(body)
+	if found == nil {
 		return tokenRequest(body)
 	}
 	form := make(url.Values)
-	for name, value := range members {
-		if text, ok := value.(string); ok {
-			form.Set(name, text)
-		}
+	for name := range found {
+		form.Set(name, found.text(name))
 	}
 	return tokenRequest(form.Encode())
 }
@@ -392,8 +390,7 @@ func carried(request *http.Request) publicBody {
 
 // fitToken returns the body of a success, whose token is given, so that x/oauth2 reads the same token from it.
 func fitToken(token *oauth2.Token, body []byte) []byte {
-	fields := make(map[string]json.RawMessage)
-	decodeObject(body, &fields)
+	fields, _ := decodeMembers(body)
 	for name := range fields {
 		switch strings.ToLower(name) { // x/oauth2 rejects the whole body if one of these has another type
 		case "access_token", "token_type", "refresh_token", "expires_in", "error", "error_description", "error_uri":

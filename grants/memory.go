@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -20,8 +21,9 @@ import (
 // of testing/synctest.
 //
 // It keeps what the contract of Store names, as a database does: not a token's extra fields, not what an error wraps, and
-// of a time no reading of the monotonic clock. Its methods return the context's error, and change nothing, if the context
-// has ended. The zero MemoryStore is empty and ready for use. It must not be copied after first use.
+// of a time no reading of the monotonic clock. A token that is not UTF-8 is an error. Its methods return the context's
+// error, and change nothing, if the context has ended. The zero MemoryStore is empty and ready for use. It must not be
+// copied after first use.
 type MemoryStore struct {
 	mu     sync.Mutex
 	rows   map[hash]*row // by the name's hash, which is all that a DirStore knows of a file that it cannot read
@@ -60,14 +62,15 @@ func (r *row) endLease(holder string, now time.Time) {
 	}
 }
 
-// newRow returns the row of a grant with a new token. Its version is of 63 random bits, so that no grant has had it.
-func (s *MemoryStore) newRow(grant string, token *oauth2.Token) (*row, error) {
+// renew gives r a new token and no mark, under a version of 63 random bits, so that no grant has had it. The lease stays.
+func (s *MemoryStore) renew(r *row, token *oauth2.Token) error {
 	version := rand.Int64()
-	sealed, err := SealToken(s.folder.keys(), grant, version, token)
+	sealed, err := SealToken(s.folder.keys(), r.Grant, version, token)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return &row{Grant: grant, Version: version, Token: sealed, Expiry: token.Expiry.Round(0)}, nil
+	*r = row{Grant: r.Grant, Version: version, Token: sealed, Expiry: token.Expiry.Round(0), Holder: r.Holder, Until: r.Until}
+	return nil
 }
 
 // record returns what the row says now.
@@ -85,8 +88,7 @@ func (s *MemoryStore) record(r *row, now time.Time) (Record, error) {
 	return Record{Token: token, Mark: mark, Version: r.Version}, nil
 }
 
-// rule is what a method of the contract does to a row. It gets nil if there is no such grant, and returns nil if there is to
-// be none, and the same row if nothing changes.
+// rule makes of a grant's row another one. nil is no row, and the same row means that nothing changes.
 type rule func(old *row, now time.Time) (*row, error)
 
 // change replaces the grant's row by what rule makes of it.
@@ -107,13 +109,23 @@ func (s *MemoryStore) change(ctx context.Context, grant string, rule rule) error
 	return err
 }
 
-// update is change for a rule that needs a row which can be read.
-func (s *MemoryStore) update(ctx context.Context, grant string, rule rule) error {
+var errUnchanged = errors.New("nothing changes")
+
+// update changes the grant's row by rule, which gets a copy. Without a row it returns none.
+func (s *MemoryStore) update(ctx context.Context, grant string, none error, rule func(r *row, now time.Time) error) error {
 	return s.change(ctx, grant, func(old *row, now time.Time) (*row, error) {
-		if old != nil && old.damage != nil {
+		switch {
+		case old == nil:
+			return nil, none
+		case old.damage != nil:
 			return nil, old.damage
 		}
-		return rule(old, now)
+		next := *old
+		err := rule(&next, now)
+		if err == errUnchanged {
+			return old, nil
+		}
+		return &next, err
 	})
 }
 
@@ -168,18 +180,14 @@ func (s *MemoryStore) Load(ctx context.Context, grant string) (Record, error) {
 // Lease implements [Store].
 func (s *MemoryStore) Lease(ctx context.Context, grant, holder string, d time.Duration) (Record, error) {
 	var leased Record
-	err := s.update(ctx, grant, func(old *row, now time.Time) (_ *row, err error) {
-		switch {
-		case old == nil:
-			return nil, ErrNoGrant
-		case old.leased(now) && old.Holder != holder:
-			return nil, ErrLeased
+	err := s.update(ctx, grant, ErrNoGrant, func(r *row, now time.Time) (err error) {
+		if r.leased(now) && r.Holder != holder {
+			return ErrLeased
 		}
-		next := *old
-		next.Unfinished = old.Unfinished || old.lapsed(now)
-		next.Holder, next.Until = holder, now.Add(d)
-		leased, err = s.record(&next, now) // before the lease is taken, which nobody would end if this fails
-		return &next, err
+		r.Unfinished = r.Unfinished || r.lapsed(now)
+		r.Holder, r.Until = holder, now.Add(d)
+		leased, err = s.record(r, now) // before the lease is taken, which nobody would end if this fails
+		return err
 	})
 	if err != nil {
 		return Record{}, err
@@ -189,52 +197,47 @@ func (s *MemoryStore) Lease(ctx context.Context, grant, holder string, d time.Du
 
 // Save implements [Store].
 func (s *MemoryStore) Save(ctx context.Context, grant, holder string, version int64, token *oauth2.Token) error {
-	return s.update(ctx, grant, func(old *row, now time.Time) (*row, error) {
-		if old == nil || old.Version != version {
-			return nil, ErrConflict
+	return s.update(ctx, grant, ErrConflict, func(r *row, now time.Time) error {
+		if r.Version != version {
+			return ErrConflict
 		}
-		next, err := s.newRow(grant, token)
-		if err != nil {
-			return nil, err
-		}
-		next.Holder, next.Until = old.Holder, old.Until
-		next.endLease(holder, now)
-		return next, nil
+		r.endLease(holder, now)
+		return s.renew(r, token)
 	})
 }
 
 // Mark implements [Store].
 func (s *MemoryStore) Mark(ctx context.Context, grant, holder string, version int64, mark Mark) error {
-	return s.update(ctx, grant, func(old *row, now time.Time) (*row, error) {
-		if old == nil || old.Version != version {
-			return nil, ErrConflict
+	return s.update(ctx, grant, ErrConflict, func(r *row, now time.Time) error {
+		if r.Version != version {
+			return ErrConflict
 		}
-		next := *old
-		next.endLease(holder, now)
-		if old.Dead == nil {
-			next.Since = now.UTC() // without the monotonic clock's reading
+		r.endLease(holder, now)
+		if r.Dead == nil {
+			r.Since = now.UTC() // without the monotonic clock's reading
 		}
-		next.Dead, next.RetryAt, next.Unfinished = MarshalVerdict(mark.Dead), mark.RetryAt.Round(0), mark.Unfinished
-		return &next, nil
+		r.Dead, r.RetryAt, r.Unfinished = MarshalVerdict(mark.Dead), mark.RetryAt.Round(0), mark.Unfinished
+		return nil
 	})
 }
 
 // Release implements [Store].
 func (s *MemoryStore) Release(ctx context.Context, grant, holder string) error {
-	return s.update(ctx, grant, func(old *row, now time.Time) (*row, error) {
-		// A lease that has run out is not ended: what it has left behind may be unfinished.
-		if old == nil || old.Holder != holder || !old.leased(now) {
-			return old, nil
+	return s.update(ctx, grant, nil, func(r *row, now time.Time) error {
+		if r.Holder != holder || !r.leased(now) { // a lease that has run out is left: it says that something is unfinished
+			return errUnchanged
 		}
-		next := *old
-		next.endLease(holder, now)
-		return &next, nil
+		r.endLease(holder, now)
+		return nil
 	})
 }
 
 // Put implements [Store].
 func (s *MemoryStore) Put(ctx context.Context, grant string, token *oauth2.Token) error {
-	return s.change(ctx, grant, func(*row, time.Time) (*row, error) { return s.newRow(grant, token) })
+	return s.change(ctx, grant, func(*row, time.Time) (*row, error) {
+		r := &row{Grant: grant}
+		return r, s.renew(r, token)
+	})
 }
 
 // Delete implements [Store].

@@ -13,8 +13,7 @@ import (
 
 // Each object is made if it is not there, and only then: IF NOT EXISTS needs the privilege to create also where there is
 // nothing to do. An advisory lock lasts as long as the statement's transaction, so it is no trouble behind a pooler.
-const (
-	migrateTables = `DO $migration$
+const migration = `DO $migration$
 BEGIN
 	PERFORM pg_advisory_xact_lock(hashtextextended('{name}', 0));
 	IF to_regclass('{table}') IS NULL THEN
@@ -38,12 +37,8 @@ BEGIN
 			paused_until timestamptz NOT NULL                         -- no process sends a request before
 		) WITH (fillfactor = 10);
 	END IF;
-END
-$migration$`
-
-	migrateRest = `DO $migration$
-BEGIN
-	PERFORM pg_advisory_xact_lock(hashtextextended('{name}', 0));
+	PERFORM {columns}, name, holder, dead_since FROM {table} LIMIT 0; -- which fails for a table of another program's
+	PERFORM id, next - paused_until FROM {limit} LIMIT 0;
 	IF to_regclass('{due}') IS NULL THEN
 		CREATE INDEX {due index} ON {table} (expiry, coalesce(retry_at, '-infinity')) WHERE dead IS NULL;
 	END IF;
@@ -55,7 +50,6 @@ BEGIN
 	END IF;
 END
 $migration$`
-)
 
 // Migrate creates the tables of a [Store] with the default Options: what is not there of two tables, two indexes and a row.
 // Many processes can call it at once, at each start. Creating needs the privilege to do so; once all is there, reading both
@@ -66,24 +60,19 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool) error { return New(pool, n
 func (s *Store) Migrate(ctx context.Context) error {
 	name := s.name[strings.LastIndexByte(s.name, '.')+1:] // an index is created without its schema
 	fill := strings.NewReplacer(
-		"{name}", s.name, "{table}", s.table, "{limit}", s.limit,
+		"{name}", s.name, "{table}", s.table, "{limit}", s.limit, "{columns}", columns,
 		"{due}", s.sibling("_due"), "{due index}", pgx.Identifier{name + "_due"}.Sanitize(),
 		"{dead}", s.sibling("_dead"), "{dead index}", pgx.Identifier{name + "_dead"}.Sanitize(),
 	).Replace
-	if _, err := s.exec(ctx, "migrate", fill(migrateTables)); err != nil {
-		return err
-	}
-	for table, columns := range map[string]string{s.table: columns + ", name, holder, dead_since", s.limit: "id, next - paused_until"} {
-		_, err := s.exec(ctx, "migrate", "SELECT "+columns+" FROM "+table+" LIMIT 0")
-		var database *pgconn.PgError
-		if errors.As(err, &database) && slices.Contains([]string{undefinedColumn, undefinedOperator}, database.Code) {
-			return misused("migrate", "the table "+table+" is another program's: it has other columns (SQLSTATE "+database.Code+")")
-		}
-		if err != nil {
-			return err
+	_, err := s.exec(ctx, "migrate", fill(migration))
+	var database *pgconn.PgError
+	if errors.As(err, &database) && slices.Contains([]string{undefinedColumn, undefinedOperator}, database.Code) {
+		for _, table := range []string{s.table, s.limit} {
+			if strings.Contains(database.InternalQuery, table) {
+				return misused("migrate", "the table "+table+" is another program's: it has other columns (SQLSTATE "+database.Code+")")
+			}
 		}
 	}
-	_, err := s.exec(ctx, "migrate", fill(migrateRest))
 	return err
 }
 

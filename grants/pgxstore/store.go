@@ -26,7 +26,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/oauth2"
 
@@ -190,10 +189,6 @@ func (s *Store) Due(ctx context.Context, within time.Duration, limit int) ([]str
 // Dead implements [grants.Store]. It reads an index of the grants that are dead. A verdict that was wrong heals when the
 // process that has the newer token saves it, so ask for those that are some minutes old.
 func (s *Store) Dead(ctx context.Context, since time.Duration, after grants.DeadGrant, limit int) ([]grants.DeadGrant, error) {
-	from := pgtype.Timestamptz{Valid: true, Time: after.Since}
-	if after.Since.IsZero() {
-		from.InfinityModifier = pgtype.NegativeInfinity
-	}
 	scan := func(row pgx.CollectableRow) (found grants.DeadGrant, err error) {
 		var text []byte
 		if err = row.Scan(&found.Grant, &text, &found.Since, &found.Version); err == nil {
@@ -203,7 +198,7 @@ func (s *Store) Dead(ctx context.Context, since time.Duration, after grants.Dead
 	}
 	return rows(ctx, s, "dead", scan, `SELECT name, dead, dead_since, version FROM `+s.table+`
 		WHERE dead IS NOT NULL AND dead_since <= now() - $1::interval AND (dead_since, name) > ($2::timestamptz, $3::text)
-		ORDER BY dead_since, name LIMIT $4::bigint`, since, from, after.Grant, max(limit, 0))
+		ORDER BY dead_since, name LIMIT $4::bigint`, since, &after.Since, after.Grant, max(limit, 0))
 }
 
 // record sends a statement that returns columns of a grant's row, and opens it. Durations count from when the statement was
@@ -272,7 +267,8 @@ func orConflict(changed int64, err error) error {
 	return err
 }
 
-// arguments returns what a statement is sent with, now: of a time the duration until then, and NULL for the zero one.
+// arguments returns what a statement is sent with, now: for a time, but not for a pointer to one, the duration until then, or
+// NULL if it is zero.
 func arguments(values []any) []any {
 	sent := []any{pgx.QueryExecModeExec}
 	for _, value := range values {

@@ -237,8 +237,7 @@ func (e *entry) lastResort(err error) (*oauth2.Token, error) {
 	if c == nil || err == ErrClosed || err == ErrNoGrant || c.token.Expiry.IsZero() || time.Until(c.token.Expiry) <= 0 {
 		return nil, err
 	}
-	token := *c.token
-	return &token, nil
+	return copyToken(c.token), nil
 }
 
 // secrets returns the tokens that e knows. Manager.mu must not be held, nor while an error's text is made with them.

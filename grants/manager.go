@@ -28,33 +28,31 @@ const (
 type Options struct {
 	// HTTPClient sends the token requests; Manager puts an [applebusiness.Transport] around its Transport. It must send
 	// each request once: a client that retries or hedges spends the refresh token and reports the refusal of its second
-	// request (see [applebusiness.Transport]). A nil HTTPClient is one with a Timeout of 30 seconds. A shorter Timeout
-	// loses responses that come after Apple has replaced the refresh token, and each lost response can cost a grant. One
-	// without a Timeout gets 30 seconds.
+	// request. A nil HTTPClient, and one without a Timeout, has 30 seconds for each. A shorter Timeout loses responses that
+	// come after Apple has replaced the refresh token, and each of them can cost a grant.
 	HTTPClient *http.Client
 
-	// Limit is asked before each token request, as a *rate.Limiter of golang.org/x/time/rate is; for a whole fleet, the
-	// Limiter of pgxstore. It is called by one goroutine at a time. If it fails, so does the refresh, with a
-	// [*StoreError], or with [applebusiness.ErrRateLimited] for a [context.DeadlineExceeded]: it has refused to let the
-	// request wait. If it has a method Pause(context.Context, time.Duration) error, that is called after a response with
-	// status 429, so that the whole fleet waits. A nil Limit is 15 requests a second, the limit that Apple publishes, for
-	// this Manager alone; half of what it was after a response with status 429, from where it recovers.
+	// Limit is asked before each token request, by one goroutine at a time: a *rate.Limiter of golang.org/x/time/rate, or
+	// for a whole fleet the Limiter of pgxstore. If it fails, so does the refresh, with a [*StoreError], or with
+	// [applebusiness.ErrRateLimited] for a [context.DeadlineExceeded]: it refuses to let the request wait. After a response
+	// with status 429 its method Pause(context.Context, time.Duration) error is called, if it has one, so that the whole
+	// fleet waits. A nil Limit is 15 requests a second, which Apple publishes, for this Manager alone, and half of what it
+	// was after a response with status 429, from where it recovers.
 	Limit interface {
 		Wait(ctx context.Context) error
 	}
 
 	// OnRefresh is called after each attempt to refresh a grant, for metrics and logs: also after one that sent nothing,
-	// because the Store had a good token or nothing may be sent now, and when a token is stored that could not be at first.
-	// The caller may have its token or its error before, and RefreshDue may have returned; Close waits for it. It may be
-	// called by several goroutines at once. It must not call Close. A panic in it is logged. Connect does not call it.
+	// and when a token is stored that could not be at first. Callers may have their token or their error before, and
+	// RefreshDue may have returned; Close waits for it. It may be called by several goroutines at once, and must not call
+	// Close. A panic in it is logged. Connect does not call it.
 	OnRefresh func(Refresh)
 
 	// ClientSecret returns the app's current client secret, from a vault for example, so that one that was replaced
-	// reaches every process without a restart. It is asked before the first token request and after each response that
-	// says "Invalid client_id or client_secret", once for all who wait, and never more often than that; it has 10 seconds.
-	// While it fails nothing is sent, and it is asked again after a second, later after a minute. The error of Token or
-	// Connect then has no advice, and its text does not say why, which may be secret: let ClientSecret log that itself. A
-	// nil ClientSecret means config's; otherwise config's is not used.
+	// reaches every process without a restart; nil means config's. It is asked before the first token request and after
+	// each response that says "Invalid client_id or client_secret", once for all who wait, and never more often; it has 10
+	// seconds. While it fails nothing is sent, and it is asked again after a second, later after a minute. The error of
+	// Token or Connect then has no advice, and does not say why, which may be secret: let ClientSecret log that itself.
 	ClientSecret func(ctx context.Context) (string, error)
 
 	// Origins are where, besides TokenURL's origin, [Manager.Client] may send a grant's token: each a scheme and a host,
@@ -131,18 +129,10 @@ func New(config *oauth2.Config, store Store, options *Options) *Manager {
 	if options != nil {
 		m.options = *options
 	}
-	m.client = m.options.HTTPClient
-	if m.client == nil {
-		m.client = &http.Client{Timeout: defaultRequestTimeout}
-	}
-	m.timeout = m.client.Timeout
-	if m.timeout <= 0 {
-		m.timeout = defaultRequestTimeout
-	}
-	m.queue.limit = m.options.Limit
-	if m.queue.limit == nil {
-		m.queue.own = &limiter{}
-		m.queue.limit = m.queue.own
+	m.client = cmp.Or(m.options.HTTPClient, &http.Client{Timeout: defaultRequestTimeout})
+	m.timeout = cmp.Or(max(m.client.Timeout, 0), defaultRequestTimeout)
+	if m.queue.limit = m.options.Limit; m.queue.limit == nil {
+		m.queue.limit = new(limiter)
 	}
 	client := *m.client
 	client.Timeout = 0 // each request has m.timeout in its context; this one would leave a goroutine behind a panic
@@ -226,8 +216,7 @@ func (m *Manager) Token(ctx context.Context, grant string) (*oauth2.Token, error
 			if now >= time.Duration(c.refreshAt.Load()) {
 				m.refreshEarly(grant, e, c)
 			}
-			token := *c.token
-			return &token, nil
+			return copyToken(c.token), nil
 		}
 	}
 	return m.wait(ctx, grant)
@@ -258,8 +247,7 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 	if c := e.current.Load(); c != nil {
 		if m.touch(e, c, now) {
 			m.mu.Unlock()
-			token := *c.token
-			return &token, nil
+			return copyToken(c.token), nil
 		}
 		if now < c.expires {
 			e.current.Store(nil) // nobody has used it for an hour, or its time has passed in a suspended machine
@@ -310,8 +298,7 @@ func (m *Manager) await(ctx context.Context, e *entry, o *outcome, patience time
 			if o.err != nil {
 				return e.lastResort(o.err)
 			}
-			token := *o.token
-			return &token, nil
+			return copyToken(o.token), nil
 		case <-enough:
 			if token, _ := e.lastResort(nil); token != nil {
 				m.leave(o)
@@ -390,10 +377,17 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 	if stored.Expiry.IsZero() || stored.AccessToken == "" {
 		stored.Expiry = time.Now()
 	}
-	line, err := m.lineBefore(grant, stored)
-	if err == nil {
-		err = m.through(ctx, "the Store", func(ctx context.Context) error { return m.store.Put(ctx, grant, stored) })
+	var line lineage
+	m.mu.Lock()
+	if found, ok := m.entries.Load(grant); ok {
+		line = found.(*entry).line
 	}
+	replaced := line.older(m, stored)
+	m.mu.Unlock()
+	if replaced {
+		return errReplaced
+	}
+	err := m.through(ctx, "the Store", func(ctx context.Context) error { return m.store.Put(ctx, grant, stored) })
 	if err != nil {
 		return err
 	}
@@ -405,21 +399,6 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 	e.line = line
 	m.use(e, stored, false) // no caller needs the Store for what was put just now
 	return nil
-}
-
-// lineBefore returns what is known of the grant's tokens before token is put, or an error if that is one of the earlier.
-func (m *Manager) lineBefore(grant string, token *oauth2.Token) (lineage, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	found, ok := m.entries.Load(grant)
-	if !ok {
-		return lineage{}, nil
-	}
-	e := found.(*entry)
-	if e.line.older(m, token) {
-		return lineage{}, errReplaced
-	}
-	return e.line, nil
 }
 
 // Delete removes the grant from the Store and from memory: from then on Token returns [ErrNoGrant]. It returns nil if

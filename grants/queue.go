@@ -26,7 +26,6 @@ const (
 // those in the background, each in the order in which they began. Its fields are guarded by Manager.mu.
 type queue struct {
 	limit  interface{ Wait(context.Context) error }
-	own    *limiter      // limit, unless it is the caller's
 	asking chan struct{} // holds a value while Limit is asked
 
 	waiting    []*turn
@@ -185,8 +184,8 @@ func (m *Manager) pause(sentAt, retryAfter time.Duration) time.Duration {
 		}
 		q.pauses++
 		q.pauseBegan = max(now, 1)
-		if q.own != nil {
-			q.own.slowDown()
+		if own, ok := q.limit.(*limiter); ok {
+			own.slowDown()
 		}
 	}
 	if now+retryAfter > q.pausedUntil {

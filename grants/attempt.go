@@ -454,7 +454,7 @@ func (a *attempt) storeError(err error) *StoreError {
 
 // ended says why a's context has ended.
 func (a *attempt) ended() error {
-	if a.m.closed.Load() {
+	if a.m.closed() {
 		return ErrClosed
 	}
 	return errAbandoned

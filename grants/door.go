@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,17 +160,10 @@ func withPatience(parent context.Context, d time.Duration) (context.Context, con
 	p := &patience{Context: parent, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		ticker := time.NewTicker(slice)
-		defer ticker.Stop()
-		for left := d; left > 0; left -= slice {
-			select {
-			case <-ticker.C:
-			case <-parent.Done():
-				p.err = parent.Err()
-				return
-			}
+		for left := d; left > 0 && p.err == nil; left -= slice {
+			p.err = sleep(parent, slice)
 		}
-		p.err = context.DeadlineExceeded
+		p.err = cmp.Or(p.err, context.DeadlineExceeded)
 	}()
 	return p, cancel
 }

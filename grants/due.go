@@ -147,7 +147,7 @@ func (m *Manager) refreshDue(ctx context.Context, grant string, within time.Dura
 func (m *Manager) join(grant string, within time.Duration) (*attempt, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed.Load() {
+	if m.closed() {
 		return nil, ErrClosed
 	}
 	e := m.entry(grant)

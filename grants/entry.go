@@ -85,7 +85,7 @@ func (m *Manager) entry(grant string) *entry {
 
 // sweepLater starts the timer of the sweep, if it is not running; m.mu is held.
 func (m *Manager) sweepLater() {
-	if m.sweeper == nil && !m.closed.Load() {
+	if m.sweeper == nil && !m.closed() {
 		m.sweeper = time.AfterFunc(sweepInterval, m.sweep)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -92,8 +91,7 @@ type Manager struct {
 	start       time.Time // origin of now
 	seed        maphash.Seed
 	entries     sync.Map // of *entry by the grant's name; changed with mu held
-	closed      atomic.Bool
-	unusableURL error // why no request can be sent at all
+	unusableURL error    // why no request can be sent at all
 	secret      secret
 
 	mu       sync.Mutex
@@ -146,23 +144,17 @@ func New(config *oauth2.Config, store Store, options *Options) *Manager {
 	return m
 }
 
-// errNotSent is what a request comes to that could have been sent.
-var errNotSent = errors.New("nothing is sent")
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
 // unusable returns why no token request can be sent to a URL, or nil. It asks the Transport, which has the rules.
 func unusable(tokenURL string) error {
 	const form = "grant_type=" + applebusiness.GrantTypeRefreshToken
-	r, err := http.NewRequest(http.MethodPost, tokenURL, strings.NewReader(form))
+	ended, end := context.WithCancel(context.Background())
+	end() // so that nothing is sent
+	r, err := http.NewRequestWithContext(ended, http.MethodPost, tokenURL, strings.NewReader(form))
 	if err != nil { // the Transport says so of any other request, too
-		r, _ = http.NewRequest(http.MethodPost, "https://apple.invalid/", strings.NewReader(form))
+		r, _ = http.NewRequestWithContext(ended, http.MethodPost, "https://apple.invalid/", strings.NewReader(form))
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	base := roundTripper(func(*http.Request) (*http.Response, error) { return nil, errNotSent })
-	_, err = (&applebusiness.Transport{TokenURL: tokenURL, Base: base}).RoundTrip(r)
+	_, err = (&applebusiness.Transport{TokenURL: tokenURL, Base: new(http.Transport)}).RoundTrip(r)
 	if e, ok := errors.AsType[*applebusiness.Error](err); ok && e.Reason == applebusiness.ErrUnsafeTokenRequest {
 		return e
 	}
@@ -176,11 +168,13 @@ func (m *Manager) usable() error {
 	switch {
 	case m == nil || m.config == nil || m.store == nil:
 		return errUnusable
-	case m.closed.Load():
+	case m.closed():
 		return ErrClosed
 	}
 	return nil
 }
+
+func (m *Manager) closed() bool { return m.queued.Err() != nil }
 
 // Format writes no more than what m is, whatever the verb: fmt would follow pointers to the client secret.
 func (m *Manager) Format(state fmt.State, _ rune) { _, _ = state.Write([]byte("grants.Manager")) }
@@ -226,7 +220,7 @@ func (m *Manager) Token(ctx context.Context, grant string) (*oauth2.Token, error
 func (m *Manager) refreshEarly(grant string, e *entry, c *current) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed.Load() || e.attempt != nil || e.current.Load() != c || m.now() < time.Duration(c.refreshAt.Load()) {
+	if m.closed() || e.attempt != nil || e.current.Load() != c || m.now() < time.Duration(c.refreshAt.Load()) {
 		return
 	}
 	c.refreshAt.Store(int64(never)) // until the attempt has failed
@@ -239,7 +233,7 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 		return nil, err
 	}
 	m.mu.Lock()
-	if m.closed.Load() {
+	if m.closed() {
 		m.mu.Unlock()
 		return nil, ErrClosed
 	}

@@ -108,7 +108,7 @@ func (m *Manager) saveLater(u *unsavedToken, wait time.Duration) {
 	time.AfterFunc(wait, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if _, unsaved := m.unsaved[u]; !unsaved || m.closed.Load() {
+		if _, unsaved := m.unsaved[u]; !unsaved || m.closed() {
 			return
 		}
 		m.spawn(func() {

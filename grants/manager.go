@@ -98,7 +98,7 @@ type Manager struct {
 	attempts map[*attempt]struct{}
 	unsaved  map[*unsavedToken]struct{}
 	connects map[fingerprint]*connecting // what Connect has begun, by its code
-	panics   map[string]time.Duration    // when each kind was logged last
+	panics   map[string]time.Duration    // when each kind is logged again
 	active   int                         // goroutines
 	idle     chan struct{}               // closed when active is 0 again; nil if nobody waits for it
 	closers  int                         // calls of Close that wait
@@ -260,12 +260,13 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 			return e.lastResort(err)
 		}
 	}
-	patience := time.Duration(-1)
+	var enough <-chan time.Time
 	if c := e.current.Load(); c != nil && time.Until(c.token.Expiry) > 0 { // it has seconds to live
-		patience = min(lastPatience, time.Until(c.token.Expiry))
+		patience := min(lastPatience, time.Until(c.token.Expiry))
 		if e.attempt != nil || e.failures > 0 {
 			patience = 0 // for minutes it could not be replaced
 		}
+		enough = time.After(patience)
 	}
 	a := e.attempt
 	if a == nil {
@@ -274,18 +275,11 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 	o := a.outcome
 	o.callers++
 	m.mu.Unlock()
-	return m.await(ctx, e, o, patience)
+	return m.await(ctx, e, o, enough)
 }
 
-// await returns the outcome to a caller, or, after some patience, the current token in the last seconds of its life. A
-// negative patience has no end.
-func (m *Manager) await(ctx context.Context, e *entry, o *outcome, patience time.Duration) (*oauth2.Token, error) {
-	var enough <-chan time.Time
-	if patience >= 0 {
-		timer := time.NewTimer(patience)
-		defer timer.Stop()
-		enough = timer.C
-	}
+// await returns the outcome to a caller, or, when that has waited enough, the current token in the last seconds of its life.
+func (m *Manager) await(ctx context.Context, e *entry, o *outcome, enough <-chan time.Time) (*oauth2.Token, error) {
 	for {
 		select {
 		case <-o.done:

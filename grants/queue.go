@@ -51,14 +51,13 @@ func (m *Manager) takeTurn(a *attempt) error {
 	m.mu.Lock()
 	a.turn = t
 	m.queue.waiting = append(m.queue.waiting, t)
-	look := time.NewTimer(jitter(max(lookAgain, time.Duration(len(m.queue.waiting))*lookSpacing)))
-	defer look.Stop()
+	look := time.After(jitter(max(lookAgain, time.Duration(len(m.queue.waiting))*lookSpacing)))
 	held := m.app.held
 	m.next()
 	m.mu.Unlock()
 	select {
 	case <-t.come:
-	case <-look.C:
+	case <-look:
 		return errLookAgain
 	case <-held:
 		return errLookAgain
@@ -103,21 +102,20 @@ func (m *Manager) askLimit(a *attempt) error {
 
 // waitForLimit asks Limit, one goroutine at a time.
 func (m *Manager) waitForLimit(ctx context.Context) error {
-	_, err := enter(ctx, m, "Options.Limit", func(ctx context.Context) (struct{}, error) {
+	return m.through(ctx, "Options.Limit", func(ctx context.Context) error {
 		select {
 		case m.queue.asking <- struct{}{}:
 			defer func() { <-m.queue.asking }()
 		case <-ctx.Done():
-			return struct{}{}, ctx.Err()
+			return ctx.Err()
 		}
-		return struct{}{}, m.queue.limit.Wait(ctx)
+		return m.queue.limit.Wait(ctx)
 	})
-	return err
 }
 
 // pass ends a turn; m.mu is held.
 func (m *Manager) pass(t *turn) {
-	if t != nil && m.queue.turn == t {
+	if m.queue.turn == t {
 		m.queue.turn = nil
 		m.next()
 	}

@@ -108,7 +108,7 @@ func (a *attempt) run() {
 	a.cancel()
 	delete(m.attempts, a)
 	m.giveBack(a)
-	m.drop(a.grant, a.e)
+	a.e.drop()
 	m.mu.Unlock()
 	close(a.finished)
 	if err != errSkipped && err != errAbandoned {

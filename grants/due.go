@@ -152,7 +152,7 @@ func (m *Manager) join(grant string, within time.Duration) (*attempt, error) {
 	}
 	e := m.entry(grant)
 	if e.attempt == nil {
-		if m.remembered(e) != nil {
+		if e.row.sent && m.remembered(e) != nil {
 			return nil, nil
 		}
 		m.begin(grant, e, want{due: true, within: within})

@@ -34,7 +34,7 @@ type entry struct {
 
 	// Guarded by Manager.mu.
 	attempt  *attempt
-	asked    bool          // a caller has asked for it; otherwise it goes with its attempt
+	asked    bool          // a caller has asked for it; otherwise its token goes with its attempt
 	bad      string        // the access token that Invalidate named, until there is another one
 	line     lineage       //
 	unsaved  *unsavedToken // of line, until it is stored
@@ -135,16 +135,10 @@ func (m *Manager) forgettable(e *entry, now time.Duration) bool {
 // failedAlone reports whether the grant's last request has failed; Manager.mu is held.
 func (e *entry) failedAlone() bool { return e.failure != nil && e.row.sent }
 
-// drop forgets an entry that nobody has asked for, but for what the fleet may need of it; m.mu is held.
-func (m *Manager) drop(grant string, e *entry) {
-	if e.asked {
-		return
-	}
-	if e.unsaved == nil {
+// drop forgets a token that nobody has asked for; Manager.mu is held. The entry goes with the next sweep.
+func (e *entry) drop() {
+	if !e.asked && e.unsaved == nil {
 		e.current.Store(nil)
-	}
-	if e.unsaved == nil && e.row.verdict == nil && e.attempt == nil && e.line.fetched == 0 && e.row.refusedSince == 0 && !e.failedAlone() {
-		m.entries.CompareAndDelete(grant, e)
 	}
 }
 

@@ -89,7 +89,7 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 	if e.unsaved == u {
 		e.unsaved = nil
 	}
-	m.drop(u.a.grant, e)
+	e.drop()
 	if !stored {
 		if c := e.current.Load(); c != nil && c.token.AccessToken == u.token.AccessToken {
 			e.current.Store(nil)

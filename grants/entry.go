@@ -125,15 +125,11 @@ func (m *Manager) forgettable(e *entry, now time.Duration) bool {
 		return now-e.line.fetched >= fetchedTime
 	case e.current.Load() != nil:
 		return idle >= idleTime
-	}
-	if e.failedAlone() {
+	case e.failure != nil && e.row.sent:
 		return now >= e.until+maxMemory // or the next failure would count as the first
 	}
 	return now >= e.until
 }
-
-// failedAlone reports whether the grant's last request has failed; Manager.mu is held.
-func (e *entry) failedAlone() bool { return e.failure != nil && e.row.sent }
 
 // drop forgets a token that nobody has asked for; Manager.mu is held. The entry goes with the next sweep.
 func (e *entry) drop() {

@@ -251,11 +251,7 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 	e.asked = true
 	e.used.Store(int64(now))
 	if looked && now < e.lookAt && e.attempt == nil {
-		err := cmp.Or(m.remembered(e), m.unusableURL)
-		if err == nil {
-			err = m.refusal(nil)
-		}
-		if err != nil {
+		if err := cmp.Or(m.remembered(e), m.unusableURL, m.refusal(nil)); err != nil {
 			m.mu.Unlock()
 			return e.lastResort(err)
 		}
@@ -268,11 +264,10 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 		}
 		enough = time.After(patience)
 	}
-	a := e.attempt
-	if a == nil {
-		a = m.begin(grant, e, want{})
+	if e.attempt == nil {
+		m.begin(grant, e, want{})
 	}
-	o := a.outcome
+	o := e.attempt.outcome
 	o.callers++
 	m.mu.Unlock()
 	return m.await(ctx, e, o, enough)

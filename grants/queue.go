@@ -164,12 +164,6 @@ func (m *Manager) giveBack(a *attempt) {
 	m.pass(t)
 }
 
-func (m *Manager) lockedGiveBack(a *attempt) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.giveBack(a)
-}
-
 // pause notes a response with status 429, and returns how long nothing is sent now. What was sent before the pause began
 // belongs to the same event.
 func (m *Manager) pause(sentAt, retryAfter time.Duration) time.Duration {
@@ -210,13 +204,6 @@ func (m *Manager) pauseFleet(d time.Duration) {
 		defer cancel()
 		_ = m.through(ctx, "Options.Limit", func(ctx context.Context) error { return fleet.Pause(ctx, d) })
 	})
-}
-
-// paused returns how long nothing is sent.
-func (m *Manager) paused() time.Duration {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return max(0, m.queue.pausedUntil-m.now())
 }
 
 // limiter is the Limit of a Manager that was given none. The zero limiter is ready for use.

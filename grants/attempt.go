@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -75,7 +76,7 @@ var (
 )
 
 // begin starts an attempt; m.mu is held.
-func (m *Manager) begin(grant string, e *entry, want want) *attempt {
+func (m *Manager) begin(grant string, e *entry, want want) {
 	a := &attempt{
 		m: m, grant: grant, e: e, holder: rand.Text(), want: want, poll: minPoll,
 		outcome: &outcome{done: make(chan struct{})}, finished: make(chan struct{}),
@@ -89,7 +90,6 @@ func (m *Manager) begin(grant string, e *entry, want want) *attempt {
 	e.lookAt = m.now() + lookAgain
 	m.attempts[a] = struct{}{}
 	m.spawn(a.run)
-	return a
 }
 
 // run finds a token and hands it out. What follows, to store it or to end the lease, keeps nobody waiting.
@@ -109,7 +109,7 @@ func (a *attempt) run() {
 	a.cancel()
 	delete(m.attempts, a)
 	m.giveBack(a)
-	m.drop(a.grant, a.e)
+	a.e.drop()
 	m.mu.Unlock()
 	close(a.finished)
 	if err != errSkipped && err != errAbandoned {
@@ -210,8 +210,10 @@ func (a *attempt) ready() bool {
 // fails, Save would fail too, with the only refresh token. It returns the row as it is then, or as it is meanwhile.
 func (a *attempt) acquire() (Record, error) {
 	m := a.m
-	m.lockedGiveBack(a)
-	pause := m.paused()
+	m.mu.Lock()
+	m.giveBack(a)
+	pause := m.queue.pausedUntil - m.now()
+	m.mu.Unlock()
 	if pause > shortPause {
 		return a.load() // and find that it has begun
 	}
@@ -234,7 +236,9 @@ func (a *attempt) acquire() (Record, error) {
 	if err == nil && (!record.Unfinished || a.graced == record.Version || a.knowsLost(record.Version)) {
 		return record, nil
 	}
-	m.lockedGiveBack(a)
+	m.mu.Lock()
+	m.giveBack(a)
+	m.mu.Unlock()
 	switch err {
 	case nil: // whoever has fetched the successor and could not store it does so now
 		a.graced = record.Version
@@ -370,21 +374,21 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 // rememberFailure keeps callers from asking again at once, the longer the more often the grant has failed alone. It returns
 // how long what comes due is left alone; m.mu is held.
 func (a *attempt) rememberFailure(err error) time.Duration {
-	e, sent := a.e, a.event.Sent
+	e, now, sent := a.e, a.m.now(), a.event.Sent
 	e.failure, e.row.sent = err, sent
 	if failed, ok := err.(*applebusiness.Error); ok && !sent && failed.RetryAfter > 0 { // of the row, and no failure of its own
-		e.until = a.m.now() + failed.RetryAfter
+		e.until = now + failed.RetryAfter
 		return min(failed.RetryAfter, maxBackoff)
 	}
-	if a.remember == 0 {
-		a.remember = max(failureMemory, a.retryAfter)
-		if _, ok := err.(*StoreError); !ok && sent {
-			a.remember = max(a.remember, min(maxMemory, failureMemory<<min(e.failures, 10)))
-		}
+	remember := max(failureMemory, a.retryAfter)
+	if _, ok := err.(*StoreError); sent && !ok {
+		remember = max(remember, min(maxMemory, failureMemory<<min(e.failures, 10)))
 	}
-	e.until = a.m.now() + a.remember
+	remember = cmp.Or(a.remember, remember)
+	e.until = now + remember
+	again := max(remember, jitter(2*backoff(e.failures)))
 	e.failures++
-	return max(a.remember, jitter(2*backoff(e.failures-1)))
+	return again
 }
 
 // detach keeps callers from joining a; m.mu is held.
@@ -456,7 +460,7 @@ func (a *attempt) storeError(err error) *StoreError {
 
 // ended says why a's context has ended.
 func (a *attempt) ended() error {
-	if a.m.closed.Load() {
+	if a.m.closed() {
 		return ErrClosed
 	}
 	return errAbandoned

@@ -47,7 +47,6 @@ func (m *Manager) Close(ctx context.Context) error {
 func (m *Manager) beginClose() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.closed.Store(true)
 	m.closers++
 	m.stop()
 	if m.sweeper != nil {

@@ -147,12 +147,12 @@ func (m *Manager) refreshDue(ctx context.Context, grant string, within time.Dura
 func (m *Manager) join(grant string, within time.Duration) (*attempt, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed.Load() {
+	if m.closed() {
 		return nil, ErrClosed
 	}
 	e := m.entry(grant)
 	if e.attempt == nil {
-		if m.remembered(e) != nil {
+		if e.row.sent && m.remembered(e) != nil {
 			return nil, nil
 		}
 		m.begin(grant, e, want{due: true, within: within})
@@ -198,10 +198,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return ctx.Err()
 	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

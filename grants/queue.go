@@ -26,7 +26,6 @@ const (
 // those in the background, each in the order in which they began. Its fields are guarded by Manager.mu.
 type queue struct {
 	limit  interface{ Wait(context.Context) error }
-	own    *limiter      // limit, unless it is the caller's
 	asking chan struct{} // holds a value while Limit is asked
 
 	waiting    []*turn
@@ -52,14 +51,13 @@ func (m *Manager) takeTurn(a *attempt) error {
 	m.mu.Lock()
 	a.turn = t
 	m.queue.waiting = append(m.queue.waiting, t)
-	look := time.NewTimer(jitter(max(lookAgain, time.Duration(len(m.queue.waiting))*lookSpacing)))
-	defer look.Stop()
+	look := time.After(jitter(max(lookAgain, time.Duration(len(m.queue.waiting))*lookSpacing)))
 	held := m.app.held
 	m.next()
 	m.mu.Unlock()
 	select {
 	case <-t.come:
-	case <-look.C:
+	case <-look:
 		return errLookAgain
 	case <-held:
 		return errLookAgain
@@ -104,21 +102,20 @@ func (m *Manager) askLimit(a *attempt) error {
 
 // waitForLimit asks Limit, one goroutine at a time.
 func (m *Manager) waitForLimit(ctx context.Context) error {
-	_, err := enter(ctx, m, "Options.Limit", func(ctx context.Context) (struct{}, error) {
+	return m.through(ctx, "Options.Limit", func(ctx context.Context) error {
 		select {
 		case m.queue.asking <- struct{}{}:
 			defer func() { <-m.queue.asking }()
 		case <-ctx.Done():
-			return struct{}{}, ctx.Err()
+			return ctx.Err()
 		}
-		return struct{}{}, m.queue.limit.Wait(ctx)
+		return m.queue.limit.Wait(ctx)
 	})
-	return err
 }
 
 // pass ends a turn; m.mu is held.
 func (m *Manager) pass(t *turn) {
-	if t != nil && m.queue.turn == t {
+	if m.queue.turn == t {
 		m.queue.turn = nil
 		m.next()
 	}
@@ -167,12 +164,6 @@ func (m *Manager) giveBack(a *attempt) {
 	m.pass(t)
 }
 
-func (m *Manager) lockedGiveBack(a *attempt) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.giveBack(a)
-}
-
 // pause notes a response with status 429, and returns how long nothing is sent now. What was sent before the pause began
 // belongs to the same event.
 func (m *Manager) pause(sentAt, retryAfter time.Duration) time.Duration {
@@ -185,8 +176,8 @@ func (m *Manager) pause(sentAt, retryAfter time.Duration) time.Duration {
 		}
 		q.pauses++
 		q.pauseBegan = max(now, 1)
-		if q.own != nil {
-			q.own.slowDown()
+		if own, ok := q.limit.(*limiter); ok {
+			own.slowDown()
 		}
 	}
 	if now+retryAfter > q.pausedUntil {
@@ -213,13 +204,6 @@ func (m *Manager) pauseFleet(d time.Duration) {
 		defer cancel()
 		_ = m.through(ctx, "Options.Limit", func(ctx context.Context) error { return fleet.Pause(ctx, d) })
 	})
-}
-
-// paused returns how long nothing is sent.
-func (m *Manager) paused() time.Duration {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return max(0, m.queue.pausedUntil-m.now())
 }
 
 // limiter is the Limit of a Manager that was given none. The zero limiter is ready for use.

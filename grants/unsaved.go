@@ -89,7 +89,7 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 	if e.unsaved == u {
 		e.unsaved = nil
 	}
-	m.drop(u.a.grant, e)
+	e.drop()
 	if !stored {
 		if c := e.current.Load(); c != nil && c.token.AccessToken == u.token.AccessToken {
 			e.current.Store(nil)
@@ -108,7 +108,7 @@ func (m *Manager) saveLater(u *unsavedToken, wait time.Duration) {
 	time.AfterFunc(wait, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if _, unsaved := m.unsaved[u]; !unsaved || m.closed.Load() {
+		if _, unsaved := m.unsaved[u]; !unsaved || m.closed() {
 			return
 		}
 		m.spawn(func() {

@@ -511,7 +511,11 @@ func TestWhatATokenIs(t *testing.T) {
 // A body that is labelled gzip and is not, or is and is not labelled, or both, holds what it holds.
 func TestLabelledGzip(t *testing.T) {
 	for _, label := range []string{"", "gzip", "x-gzip"} {
-		for name, encode := range map[string]func(string) string{"plain": func(body string) string { return body }, "gzip": gzipped} {
+		for name, encode := range map[string]func(string) string{
+			"plain":      func(body string) string { return body },
+			"gzip":       gzipped,
+			"gzip twice": func(body string) string { return gzipped(gzipped(body)) },
+		} {
 			t.Run(label+" "+name, func(t *testing.T) {
 				status, body := 200, tokenBody
 				s := newJSONOnlyServer(t, func(w http.ResponseWriter, r *http.Request) {
@@ -605,9 +609,14 @@ func TestTwoPathsToAToken(t *testing.T) {
 		"description of another type":  {`{"access_token":"a","refresh_token":"r","error_description":[],"error_uri":7,"expires_in":3600}`, time.Hour, ""},
 		"error is null":                {`{"access_token":"a","refresh_token":"r","error":null,"expires_in":3600}`, time.Hour, ""},
 		"error is empty":               {`{"access_token":"a","refresh_token":"r","error":"","expires_in":3600}`, time.Hour, ""},
+		"error is false":               {`{"access_token":"a","refresh_token":"r","error":false,"expires_in":3600}`, time.Hour, ""},
+		"error is zero":                {`{"access_token":"a","refresh_token":"r","error":0,"expires_in":3600}`, time.Hour, ""},
+		"error is an empty object":     {`{"access_token":"a","refresh_token":"r","error":{},"expires_in":3600}`, time.Hour, ""},
+		"error is an empty list":       {`{"access_token":"a","refresh_token":"r","error":[],"expires_in":3600}`, time.Hour, ""},
 		"names in capitals":            {`{"Access_Token":"a","REFRESH_TOKEN":"r","expires_in":3600}`, time.Hour, ""},
 		"a later duplicate":            {`{"access_token":"x","access_token":"a","refresh_token":"r","expires_in":1,"expires_in":3600}`, time.Hour, ""},
 		"byte order mark":              {"\ufeff" + `{"access_token":"a","refresh_token":"r","expires_in":3600}`, time.Hour, ""},
+		"byte order mark after space":  {"\r\n \ufeff" + `{"access_token":"a","refresh_token":"r","expires_in":3600}`, time.Hour, ""},
 		"text after it":                {`{"access_token":"a","refresh_token":"r","expires_in":3600}` + "\n<!-- proxy -->", time.Hour, ""},
 		"unlabelled gzip":              {gzipped(`{"access_token":"a","refresh_token":"r","expires_in":3600}`), time.Hour, ""},
 		"100 KiB":                      {`{` + pad + strings.Repeat("x", 100<<10) + `","access_token":"a","refresh_token":"r","expires_in":3600}`, time.Hour, ""},

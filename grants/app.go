@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -17,12 +18,17 @@ const (
 	maxProbe       = 30 * time.Second
 	minSaveProbe   = 10 * time.Second // while Saves fail
 	maxSaveProbe   = time.Minute
+	minAPIProbe    = time.Minute // while the API refuses tokens that are seconds old
+	maxAPIProbe    = time.Hour
 
-	recentOutcomes = 20 // of which
+	recentVerdicts = 20 // of which
 	manyRefusals   = 3  // and at least half are nobody's revocation
 	recentTime     = time.Hour
 	beliefTime     = 24 * time.Hour             // after which a grant that is still refused is dead all the same
-	evidenceTime   = leaseAgain + 3*time.Second // for which the first refusal of a process waits for the outcomes beside it
+	evidenceTime   = leaseAgain + 3*time.Second // for which the first refusal of a process waits for the verdicts beside it
+
+	apiRefusals  = 3 // of fresh tokens, of different grants
+	apiRefusedIn = 10 * time.Minute
 )
 
 // app is what hits all grants, as this process has found it. It is guarded by Manager.mu.
@@ -36,16 +42,44 @@ type app struct {
 	first    string // the grant of the first of them
 	several  bool   // and they were of several grants
 
-	recent  []*verdictNote // the last outcomes, each of another grant; the oldest first
-	proven  bool           // a refresh has succeeded
-	changed chan struct{}  // closed at the next outcome
-	held    chan struct{}  // closed when something is held back, for those who wait in the queue
+	recent  []*verdict // each of another grant; the oldest first
+	proven  bool       // a refresh has succeeded
+	changed signal     // there is another verdict, or an attempt ends without one
+	held    signal     // something is held back, which those look at who wait in the queue
 
 	apiRefused map[string]time.Duration // the grants whose fresh tokens the API has refused, and when
 }
 
-// gate holds requests back for as long as something lasts, but for one probe at a time. The zero gate is open.
+func newApp() app {
+	return app{
+		trouble: gate{least: minProbe, most: maxProbe,
+			shutText: "the token requests of all grants are held back", openText: "token requests are no longer held back"},
+		refusals: gate{least: minProbe, most: maxProbe,
+			shutText: "many refresh tokens are refused, and none is taken for revoked: the wrong environment or client_id, a restored database, or Apple",
+			openText: "refused grants are believed one by one again"},
+		saves: gate{least: minSaveProbe, most: maxSaveProbe,
+			shutText: "a token cannot be stored, and no other is fetched meanwhile", openText: "tokens can be stored again"},
+		api: gate{least: minAPIProbe, most: maxAPIProbe,
+			shutText: "the API refuses tokens that are seconds old: its 401s refresh no tokens now", openText: "the API takes tokens again"},
+		changed:    make(signal),
+		held:       make(signal),
+		apiRefused: make(map[string]time.Duration),
+	}
+}
+
+// signal is closed, and replaced by another one, to wake all who wait for it.
+type signal chan struct{}
+
+func (s *signal) wake() {
+	close(*s)
+	*s = make(signal)
+}
+
+// gate holds requests back for as long as something lasts, but for one probe at a time.
 type gate struct {
+	least, most        time.Duration // between two probes
+	shutText, openText string        // for the Logger
+
 	cause error // nil: open
 	wait  time.Duration
 	next  time.Duration // when the next probe may be sent, by Manager.now
@@ -60,15 +94,17 @@ func (g *gate) refusal(a *attempt, now time.Duration) error {
 	return withWait(g.cause, max(g.next-now, minProbe))
 }
 
-// shut closes the gate, or lets it wait longer after a failed probe. A failure of what was sent before it was closed
-// changes no more than the cause's own Retry-After asks for. It reports whether the gate was open.
-func (g *gate) shut(a *attempt, cause error, retryAfter time.Duration, now, least, most time.Duration) bool {
-	wasOpen := g.cause == nil
+// shut closes g, or lets it wait longer after a failed probe, and reports whether it was open. A failure of what was sent
+// before it was closed changes no more than the cause's own Retry-After asks for; m.mu is held.
+func (m *Manager) shut(g *gate, a *attempt, cause error, retryAfter time.Duration, attrs ...slog.Attr) bool {
+	wasOpen, now := g.cause == nil, m.now()
 	switch {
 	case wasOpen:
-		g.wait = least
+		g.wait = g.least
+		m.tell(slog.LevelError, g.shutText, attrs...)
+		m.app.held.wake()
 	case g.probe == a:
-		g.wait = min(2*g.wait, most)
+		g.wait = min(2*g.wait, g.most)
 	default:
 		g.next = max(g.next, now+retryAfter)
 		return false
@@ -78,11 +114,12 @@ func (g *gate) shut(a *attempt, cause error, retryAfter time.Duration, now, leas
 	return wasOpen
 }
 
-// open opens the gate, and reports whether it was closed.
-func (g *gate) open() bool {
-	was := g.cause != nil
-	*g = gate{}
-	return was
+// open opens g; m.mu is held.
+func (m *Manager) open(g *gate) {
+	if g.cause != nil {
+		g.cause, g.probe = nil, nil
+		m.tell(slog.LevelInfo, g.openText)
+	}
 }
 
 // refusal returns why a may not send now, whatever its row says; m.mu is held. A short pause is waited for instead.
@@ -101,12 +138,10 @@ func (m *Manager) refusal(a *attempt) error {
 
 func (p *app) gates() []*gate { return []*gate{&p.refusals, &p.trouble, &p.saves} }
 
-// claim makes a the probe of the gates that are closed, or returns why it may not send.
+// claim makes a the probe of the gates that are closed, or returns errLookAgain if it may not send now; m.mu is held.
 func (m *Manager) claim(a *attempt) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := m.refusal(a); err != nil {
-		return err
+	if m.now() < m.queue.pausedUntil || m.refusal(a) != nil {
+		return errLookAgain
 	}
 	for _, g := range m.app.gates() {
 		if g.cause != nil {
@@ -125,50 +160,18 @@ func (m *Manager) unclaim(a *attempt) {
 	}
 }
 
-// wakeJudges lets those look again who wait for other outcomes; m.mu is held.
-func (m *Manager) wakeJudges() {
-	close(m.app.changed)
-	m.app.changed = make(chan struct{})
-}
-
-// wakeQueue lets those look at their rows who wait in the queue; m.mu is held.
-func (m *Manager) wakeQueue() {
-	close(m.app.held)
-	m.app.held = make(chan struct{})
-}
-
-// noteSuccess opens what held the app; m.mu is held. a is nil for a code exchange, which says nothing about refresh tokens.
-func (m *Manager) noteSuccess(a *attempt) {
-	m.noteAnswer()
-	if a != nil {
-		m.app.proven = true
-		m.noteOutcome(&verdictNote{a: a, grant: a.grant})
-		m.believeAgain()
-	}
-	m.wakeJudges()
-}
-
-// believeAgain opens the gate of many refusals; m.mu is held.
-func (m *Manager) believeAgain() {
-	if m.app.refusals.open() {
-		m.tell(slog.LevelInfo, "refused grants are believed one by one again")
-	}
-}
-
 // noteAnswer notes that Apple has answered as if nothing were wrong with the app; m.mu is held.
 func (m *Manager) noteAnswer() {
 	m.app.failures = 0
-	if m.app.trouble.open() {
-		m.tell(slog.LevelInfo, "token requests are no longer held back")
-	}
+	m.open(&m.app.trouble)
 }
 
-// noteFailure notes a failed token request of the grant, and returns its error as others are to have it: with the time to
-// the next probe, if the app is held now. a is nil for a code exchange.
+// noteFailure notes a failed token request of the grant. If that holds the app, it returns the time to the next probe. a is
+// nil for a code exchange.
 func (m *Manager) noteFailure(a *attempt, grant string, k kind, e *applebusiness.Error) (held bool, wait time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	p, now := &m.app, m.now()
+	p := &m.app
 	switch k {
 	case alone, limited:
 		return false, 0
@@ -185,139 +188,79 @@ func (m *Manager) noteFailure(a *attempt, grant string, k kind, e *applebusiness
 		return false, 0
 	}
 	cause := *e
-	if p.trouble.shut(a, &cause, e.RetryAfter, now, minProbe, maxProbe) {
-		m.tell(slog.LevelError, "the token requests of all grants are held back", applebusiness.LogAttr(&cause))
-		m.wakeQueue()
-	}
-	return true, max(p.trouble.next-now, 0)
+	m.shut(&p.trouble, a, &cause, e.RetryAfter, applebusiness.LogAttr(&cause))
+	return true, max(p.trouble.next-m.now(), 0)
 }
 
-// verdictNote is one of the last outcomes: a refusal, or a success.
-type verdictNote struct {
-	a          *attempt
-	grant      string
+// verdict is what Apple has said about the refresh token of a row.
+type verdict struct {
+	a          *attempt // that has sent it
 	at         time.Duration
-	refused    bool
-	version    int64 // of the row that was refused
-	unfinished bool  // as it was marked
-	believed   bool  // whatever the others are
-	recorded   bool  // the verdict may be in the Store
+	err        *applebusiness.Error // it is refused, for good; nil: it is not
+	version    int64                // of the row
+	unfinished bool                 // as that was marked
+	believed   bool                 // whatever the others are
+	recorded   bool                 // the Store may have it
 }
 
-// noteOutcome adds n to the last outcomes, in the place of another one of its grant; m.mu is held.
-func (m *Manager) noteOutcome(n *verdictNote) {
+// noteVerdict adds v to the recent ones, in the place of another one of its grant; m.mu is held.
+func (m *Manager) noteVerdict(v *verdict) {
 	p := &m.app
-	n.at = m.now()
-	p.recent = slices.DeleteFunc(p.recent, func(old *verdictNote) bool { return old.grant == n.grant || n.at-old.at > recentTime })
-	p.recent = append(p.recent, n)
-	p.recent = slices.Delete(p.recent, 0, max(0, len(p.recent)-recentOutcomes))
+	v.at = m.now()
+	p.recent = slices.DeleteFunc(p.recent, func(old *verdict) bool { return old.a.grant == v.a.grant || v.at-old.at > recentTime })
+	p.recent = append(p.recent, v)
+	p.recent = slices.Delete(p.recent, 0, max(0, len(p.recent)-recentVerdicts))
+	m.noteAnswer()
+	p.changed.wake()
 }
 
-// many reports whether the last outcomes are nobody's revocation; m.mu is held.
+// many reports whether the recent refusals are nobody's revocation; m.mu is held.
 func (p *app) many() bool {
 	refusals := 0
-	for _, n := range p.recent {
-		if n.refused {
+	for _, v := range p.recent {
+		if v.err != nil {
 			refusals++
 		}
 	}
 	return refusals >= manyRefusals && 2*refusals >= len(p.recent)
 }
 
-// noteRefusal notes that Apple has refused a's refresh token.
-func (m *Manager) noteRefusal(a *attempt, record Record) *verdictNote {
-	n := &verdictNote{a: a, grant: a.grant, refused: true, version: record.Version, unfinished: record.Unfinished}
+// noteSuccess notes that Apple has taken a's refresh token, and opens what held the app; m.mu is held.
+func (m *Manager) noteSuccess(a *attempt) {
+	m.app.proven = true
+	m.noteVerdict(&verdict{a: a})
+	m.open(&m.app.refusals)
+}
+
+// noteRefusal notes that Apple has refused the record's refresh token, and waits for evidence.
+func (m *Manager) noteRefusal(a *attempt, record Record, err *applebusiness.Error) *verdict {
+	v := &verdict{a: a, err: err, version: record.Version, unfinished: record.Unfinished}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := a.e
-	if e.refusedVersion == record.Version && m.now()-e.refusedSince >= beliefTime {
-		n.believed = true
-		return n
+	if since := a.e.at(record.Version).refusedSince; since != 0 && m.now()-since >= beliefTime {
+		v.believed = true
+		return v
 	}
-	m.noteOutcome(n)
-	m.noteAnswer()
-	m.wakeJudges()
+	m.noteVerdict(v)
 	m.awaitEvidence(a)
 	if !m.app.many() {
-		m.believeAgain()
+		m.open(&m.app.refusals)
 	}
-	return n
+	return v
 }
 
-// doubted returns what callers get because n is one of many refusals, or nil: then it is recorded next, or a Mark has been
-// tried already, which may have taken effect also if it failed. m.mu must not be held.
-func (m *Manager) doubted(n *verdictNote, marked bool) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if n.believed || !m.app.many() {
-		n.recorded = true
-		return nil
-	}
-	if marked || n.recorded {
-		m.takeBack(n)
-	}
-	return m.doubt(n)
-}
-
-// doubt holds the app because of many refusals, and returns the error; m.mu is held.
-func (m *Manager) doubt(n *verdictNote) error {
-	p, now := &m.app, m.now()
-	if e := n.a.e; e.refusedVersion != n.version {
-		e.refusedVersion, e.refusedSince = n.version, now
-	}
-	if p.refusals.shut(n.a, waitError(applebusiness.ErrManyRefusals, 0), 0, now, minProbe, maxProbe) {
-		m.tell(slog.LevelError, "many refresh tokens are refused, and none is taken for revoked: the wrong environment or client_id, a restored database, or Apple",
-			slog.Int("refused", len(p.recent)))
-		for _, n := range p.recent {
-			if n.recorded {
-				m.takeBack(n)
-			}
-		}
-		m.wakeQueue()
-	}
-	return withWait(p.refusals.cause, max(p.refusals.next-now, minProbe))
-}
-
-// takeBack removes a verdict that may be recorded, if its token is still the grant's, in the background; m.mu is held.
-func (m *Manager) takeBack(n *verdictNote) {
-	n.recorded = false
-	e := n.a.e
-	if e.verdict != nil && e.verdict.note == n {
-		e.verdict = nil
-	}
-	e.refusedVersion, e.refusedSince = n.version, m.now()
-	e.failure = nil
-	m.active++
-	go func() {
-		defer m.end()
-		for tries := 0; ; tries++ {
-			err := m.call(m.work, func(ctx context.Context) error {
-				return m.store.Mark(ctx, n.grant, n.a.holder, n.version, Mark{Unfinished: n.unfinished})
-			})
-			if err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) || sleep(m.work, saveBackoff(tries)) != nil {
-				return // Close waits: nobody else knows that the row is wrong
-			}
-		}
-	}()
-}
-
-// awaitEvidence lets the first refusal of a process wait a moment for the outcomes of what is under way beside it, since a
+// awaitEvidence lets the first refusal of a process wait a moment for the verdicts on what is under way beside it, since a
 // process that was deployed wrong is refused for each grant. It gives up m.mu, which is held, while it waits.
 func (m *Manager) awaitEvidence(a *attempt) {
 	a.judged = true
-	timer := time.NewTimer(evidenceTime)
-	defer timer.Stop()
-	for !m.app.proven && !m.app.many() && m.anyUnjudged() {
+	ctx, cancel := context.WithTimeout(m.work, evidenceTime) // what was sent brings evidence also while Close waits
+	defer cancel()
+	for ctx.Err() == nil && !m.app.proven && !m.app.many() && m.anyUnjudged() {
 		changed := m.app.changed
 		m.mu.Unlock()
 		select {
 		case <-changed:
-		case <-timer.C:
-			m.mu.Lock()
-			return
-		case <-m.work.Done(): // not sooner: what was sent brings evidence also while Close waits
-			m.mu.Lock()
-			return
+		case <-ctx.Done():
 		}
 		m.mu.Lock()
 	}
@@ -326,54 +269,74 @@ func (m *Manager) awaitEvidence(a *attempt) {
 // anyUnjudged reports whether an attempt is under way whose outcome nobody knows; m.mu is held.
 func (m *Manager) anyUnjudged() bool {
 	for a := range m.attempts {
-		if !a.settled && !a.judged {
+		if !a.judged {
 			return true
 		}
 	}
 	return false
 }
 
-const (
-	minAPIProbe  = time.Minute // while the API refuses tokens that are seconds old
-	maxAPIProbe  = time.Hour
-	apiRefusals  = 3 // of fresh tokens, of different grants
-	apiRefusedIn = 10 * time.Minute
-)
+// doubted returns what callers get because v is one of many refusals, and holds the app; or nil: then it is recorded next,
+// or a Mark has been tried already, which may have taken effect also if it failed. m.mu must not be held.
+func (m *Manager) doubted(v *verdict, marked bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := &m.app
+	if v.believed || !p.many() {
+		v.recorded = true
+		return nil
+	}
+	if marked || v.recorded {
+		m.takeBack(v)
+	}
+	if row := v.a.e.at(v.version); row.refusedSince == 0 {
+		row.refusedSince = max(m.now(), 1)
+	}
+	if m.shut(&p.refusals, v.a, waitError(applebusiness.ErrManyRefusals, 0), 0, slog.Int("refused", len(p.recent))) {
+		for _, v := range p.recent {
+			if v.recorded {
+				m.takeBack(v)
+			}
+		}
+	}
+	return withWait(p.refusals.cause, max(p.refusals.next-m.now(), minProbe))
+}
+
+// takeBack removes a verdict that may be recorded, if its token is still the grant's, in the background; m.mu is held.
+func (m *Manager) takeBack(v *verdict) {
+	v.recorded = false
+	e := v.a.e
+	e.failure = nil
+	if e.row.version == v.version {
+		e.row.verdict, e.row.refusedSince = nil, max(m.now(), 1)
+	}
+	m.spawn(func() {
+		retry(m.work, func() bool { // also while Close waits: nobody else knows that the row is wrong
+			err := m.call(m.work, func(ctx context.Context) error {
+				return m.store.Mark(ctx, v.a.grant, v.a.holder, v.version, Mark{Unfinished: v.unfinished})
+			})
+			return err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant)
+		})
+	})
+}
 
 // noteRefusedToken notes that the API has refused a token which had just replaced a refused one: what is wrong is not the
 // token; m.mu is held.
 func (m *Manager) noteRefusedToken(grant string) {
 	p, now := &m.app, m.now()
-	for old, at := range p.apiRefused {
-		if now-at > apiRefusedIn {
-			delete(p.apiRefused, old)
-		}
-	}
-	if p.apiRefused == nil {
-		p.apiRefused = make(map[string]time.Duration)
-	}
+	maps.DeleteFunc(p.apiRefused, func(_ string, at time.Duration) bool { return now-at > apiRefusedIn })
 	p.apiRefused[grant] = now
-	if p.api.cause == nil && len(p.apiRefused) < apiRefusals || p.api.cause != nil && now < p.api.next {
-		return
+	if p.api.cause == nil && len(p.apiRefused) >= apiRefusals {
+		m.shut(&p.api, nil, errAPI, 0)
 	}
-	if p.api.shut(nil, errAPI, 0, now, minAPIProbe, maxAPIProbe) {
-		m.tell(slog.LevelError, "the API refuses tokens that are seconds old: its 401s refresh no tokens now")
-	}
-	m.apiTroubled.Store(true)
 }
 
 // noteAPIWorks notes that the API has taken a token.
 func (m *Manager) noteAPIWorks() {
-	if !m.apiTroubled.Load() {
-		return
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.apiTroubled.Store(false)
-	m.app.apiRefused = nil
-	if m.app.api.open() {
-		m.tell(slog.LevelInfo, "the API takes tokens again")
-	}
+	clear(m.app.apiRefused)
+	m.open(&m.app.api)
 }
 
 var errAPI = errors.New("the API refuses every token")

@@ -160,6 +160,26 @@ func TestTroubleOfOne(t *testing.T) {
 	})
 }
 
+// A response may ask to be left alone at any status, about one grant, too.
+func TestRetryAfterHoldsOne(t *testing.T) {
+	for _, answer := range []func(*http.Request) (*http.Response, error){
+		status(403, "<html>", "Retry-After", "60"), status(400, `{"error":"invalid_scope"}`, "Retry-After", "60"), status(204, "", "Retry-After", "60"),
+		status(302, "", "Location", "https://portal.example/", "Retry-After", "60"), status(501, "", "Retry-After", "60"),
+	} {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", -time.Minute)
+			w.apple.fail(answer)
+			for start := time.Now(); time.Since(start) < 50*time.Second; time.Sleep(time.Second) {
+				assert.InDelta(t, (time.Minute - time.Since(start)).Seconds(), failure(t, m, "a").RetryAfter.Seconds(), 1)
+			}
+			assert.Equal(t, 1, w.apple.requests())
+			time.Sleep(11 * time.Second)
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
+		})
+	}
+}
+
 // A deployment with another environment's credentials and URL: each refresh token is refused, and nobody has revoked.
 func TestManyRefusals(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

@@ -702,10 +702,8 @@ func TestTokensThatDoNotChange(t *testing.T) {
 	}
 }
 
-// A request whose process stood still is not over: the response that waits is read.
-func TestStoppedProcess(t *testing.T) {
-	// Nothing can stop a bubble's clock for one process only; internal/fleet does that with SIGSTOP. Here: a request has its
-	// time, and no less.
+// A request has its time, and no less, though that is counted in slices.
+func TestTimeOfARequest(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		m := w.process(func(o *grants.Options) { o.HTTPClient.Timeout = 7 * time.Second })
 		w.connect("a", -time.Minute)

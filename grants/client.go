@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,16 +26,15 @@ const (
 // one customer's session is given must not be sent in another's.
 //
 // The token is sent to TokenURL's origin (scheme, host and port), to those of [Options.Origins] and, if TokenURL is on
-// loopback, to loopback; over plain http to loopback alone. A request to anywhere else fails before anything is sent, such
-// as one to a "next" link that names another host. A wrong entry of Options.Origins fails every request. A redirect to
+// loopback, to loopback; over plain http to loopback alone. A request to anywhere else, such as a "next" link that names
+// another host, fails before anything is sent, and with a wrong entry in Options.Origins every request does. A redirect to
 // another origin is followed without the token, and so is what it redirects to.
 //
-// If the response has status 401, the token is invalidated, replaced once for all requests that met this, and the request
-// is sent once more if it has no body or a GetBody. What the second response is, the caller gets. The first is what the
-// caller gets if the request cannot be sent again, or if there is no other token yet because this one has just replaced
-// another that was refused. If there is no other token because the refresh failed, the request fails with that error, so
-// that a customer who has revoked is seen as such; net/http puts a *url.Error around it, in which errors.Is and
-// [applebusiness.Troubleshoot] find it.
+// After a response with status 401 the token is invalidated, replaced once for all requests that met this, and the request
+// is sent once more if it has no body or a GetBody: the caller gets the second response, whatever it is. The caller gets the
+// first if the request cannot be sent again, or if there is no other token yet because this one has just replaced another
+// that was refused. If the refresh failed, the request fails with that error, so that a customer who has revoked is seen as
+// such; net/http puts a *url.Error around it, in which errors.Is and [applebusiness.Troubleshoot] find it.
 //
 // Token requests do not go through the client.
 func (m *Manager) Client(grant string) *http.Client {
@@ -174,10 +174,7 @@ func (m *Manager) mayCarry(u *url.URL) error {
 	if m == nil || m.config == nil {
 		return nil // there is no token
 	}
-	home, err := url.Parse(m.config.Endpoint.TokenURL)
-	if err != nil {
-		home = nil
-	}
+	home, _ := url.Parse(m.config.Endpoint.TokenURL) // nil if it cannot be parsed
 	isAllowed := isSameOrigin(u, home) || isLoopback(home) && isLoopback(u)
 	for i, text := range m.options.Origins {
 		origin, err := url.Parse(text)
@@ -222,12 +219,6 @@ func isSameOrigin(a, b *url.URL) bool {
 
 func hostOf(u *url.URL) string { return strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")) }
 
-func port(u *url.URL) string {
-	switch {
-	case u.Port() != "":
-		return u.Port()
-	case strings.EqualFold(u.Scheme, "http"):
-		return "80"
-	}
-	return "443"
-}
+func port(u *url.URL) string { return cmp.Or(u.Port(), defaultPorts[strings.ToLower(u.Scheme)]) }
+
+var defaultPorts = map[string]string{"http": "80", "https": "443"}

@@ -32,29 +32,26 @@ func MarshalVerdict(e *applebusiness.Error) []byte {
 		return nil
 	}
 	kept := storedVerdict{
-		e.Endpoint, e.StatusCode, e.Code, documented(e.Description), e.Reason, e.GrantType, e.RequestID, e.ResponseLost,
+		Endpoint: e.Endpoint, StatusCode: e.StatusCode, Reason: e.Reason, ResponseLost: e.ResponseLost,
+		Code:      applebusiness.Code(plain(string(e.Code), redact.Code)),
+		GrantType: plain(e.GrantType, redact.Code),
+		RequestID: plain(e.RequestID, redact.RequestID),
 	}
-	if redact.Code(string(kept.Code)) != string(kept.Code) {
-		kept.Code = ""
-	}
-	if redact.Code(kept.GrantType) != kept.GrantType {
-		kept.GrantType = ""
-	}
-	if redact.RequestID(kept.RequestID) != kept.RequestID {
-		kept.RequestID = ""
+	for entry := range applebusiness.Catalog() {
+		if entry.Description == e.Description {
+			kept.Description = e.Description
+		}
 	}
 	text, _ := json.Marshal(kept) // has no type that fails
 	return text
 }
 
-// documented returns description if it is one of the catalog's, else "".
-func documented(description string) string {
-	for entry := range applebusiness.Catalog() {
-		if entry.Description == description {
-			return description
-		}
+// plain returns text if show hides nothing of it, else "".
+func plain(text string, show func(string) string) string {
+	if show(text) != text {
+		return ""
 	}
-	return ""
+	return text
 }
 
 // UnmarshalVerdict returns the error of which [MarshalVerdict] made text, and nil for an empty text. The error quotes
@@ -80,6 +77,8 @@ type storedToken struct {
 	TokenType    string `json:"token_type,omitempty"`
 }
 
+var errNothingToStore = errors.New(prefix + "there is no token to store")
+
 // SealToken returns what a [Store] keeps of a token: the access token, the refresh token and the type as a JSON object,
 // encrypted by aead and bound to the grant's name and the version; in clear if aead is nil. The Expiry is the Store's to
 // keep. A token that is not UTF-8 is an error. An error of aead is wrapped, and quotes nothing.
@@ -96,7 +95,7 @@ func SealToken(aead AEAD, grant string, version int64, token *oauth2.Token) ([]b
 	}
 	sealed, err := aead.Encrypt(text, associatedData(grant, version))
 	if err != nil {
-		return nil, &sealError{"encrypt", err}
+		return nil, &opaqueError{prefix + "the AEAD failed to encrypt the token", err} // whose text may hold it
 	}
 	return sealed, nil
 }
@@ -107,7 +106,7 @@ func OpenToken(aead AEAD, grant string, version int64, sealed []byte) (*oauth2.T
 	if aead != nil {
 		var err error
 		if sealed, err = aead.Decrypt(sealed, associatedData(grant, version)); err != nil {
-			return nil, &sealError{"decrypt", err}
+			return nil, &opaqueError{prefix + "the AEAD failed to decrypt the token", err}
 		}
 	}
 	var stored storedToken
@@ -122,11 +121,12 @@ func associatedData(grant string, version int64) []byte {
 	return []byte(strconv.FormatInt(version, 10) + ":" + grant)
 }
 
-// sealError is a failure of an AEAD, whose text may hold what it was given.
-type sealError struct {
-	verb string
-	err  error
+// copyToken returns what a Store keeps of token.
+func copyToken(token *oauth2.Token) *oauth2.Token {
+	return &oauth2.Token{
+		AccessToken:  token.AccessToken,
+		TokenType:    token.TokenType,
+		RefreshToken: token.RefreshToken,
+		Expiry:       token.Expiry,
+	}
 }
-
-func (e *sealError) Error() string { return prefix + "the AEAD failed to " + e.verb + " the token" }
-func (e *sealError) Unwrap() error { return e.err }

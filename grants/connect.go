@@ -2,7 +2,6 @@ package grants
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -34,11 +33,11 @@ type Connection struct {
 //
 // All that goes on when r's context ends, and [Manager.Close] waits for it; give r a context that outlives the browser's,
 // but with a deadline, if what follows has to be done without the browser too. The same redirect again, with the same state
-// and verifier, waits for the first one or gets its outcome, so that a browser which gave up and loads the page again, or
-// sends the redirect twice, is connected by one exchange. This process knows the outcome for 10 minutes: let the browser
-// keep state and verifier for as long in a cookie, and no longer. Another process knows nothing of it and sends the code
-// again; its customer is told to start over, although the grant is stored, and OAuth lets the server end that grant then.
-// So lead a browser back to the process that it started from, or take state once, from a session that all processes share.
+// and verifier, waits for the first one or gets its outcome, so that a browser which loads the page again, or sends the
+// redirect twice, is connected by one exchange. This process knows the outcome for 10 minutes: let the browser keep state
+// and verifier for as long in a cookie, and no longer. Another process would send the code again: its customer is told to
+// start over, although the grant is stored, and OAuth lets the server end that grant then. So lead a browser back to the
+// process that it started from, or take state once, from a session that all processes share.
 //
 // The error is VerifyRedirect's, before anything is sent; the exchange's [*applebusiness.Error], which for a token without
 // a refresh token is [applebusiness.ErrNoRefreshToken]; one with [applebusiness.ActionStartOver] if /me fails, again and
@@ -71,13 +70,10 @@ func (m *Manager) Connect(r *http.Request, state, verifier string) (Connection, 
 	return c.outcome(r.Context().Err())
 }
 
-// fingerprint stands for a secret without being one.
-type fingerprint [sha256.Size]byte
-
 // connecting is what becomes of a code.
 type connecting struct {
 	m     *Manager
-	owner fingerprint   // of the state and the verifier that came with the code
+	owner hash          // of the state and the verifier that came with the code
 	done  chan struct{} // closed when all who bring the code can have the outcome
 
 	// Guarded by Manager.mu.
@@ -97,10 +93,10 @@ func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
 		return nil, ofExchange(known)
 	case !strings.HasSuffix(m.config.Endpoint.TokenURL, tokenPath):
 		return nil, fmt.Errorf(prefix+"the TokenURL does not end in "+tokenPath+", so that nothing says where "+mePath+" is: %w",
-			exchangeFailure(applebusiness.ErrUnsafeTokenRequest))
+			ofExchange(waitError(applebusiness.ErrUnsafeTokenRequest, 0)))
 	}
-	key := fingerprint(sha256.Sum256([]byte(code)))
-	owner := fingerprint(sha256.Sum256([]byte(strconv.Quote(state) + strconv.Quote(verifier))))
+	key := hashOf(code)
+	owner := hashOf(strconv.Quote(state) + strconv.Quote(verifier))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.forgetConnects(key)
@@ -113,17 +109,16 @@ func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
 	case m.closed.Load():
 		return nil, ErrClosed
 	case m.connects == nil:
-		m.connects = make(map[fingerprint]*connecting)
+		m.connects = make(map[hash]*connecting)
 	}
 	c := &connecting{m: m, owner: owner, done: make(chan struct{})}
 	m.connects[key] = c
-	m.active++
-	go c.run(code, verifier)
+	m.spawn(func() { c.run(code, verifier) })
 	return c, nil
 }
 
 // forgetConnects forgets the outcomes that are too old, and any if there would be too many with key; m.mu is held.
-func (m *Manager) forgetConnects(key fingerprint) {
+func (m *Manager) forgetConnects(key hash) {
 	now, known := time.Now(), m.connects[key] != nil
 	for other, c := range m.connects {
 		if c.over && (!now.Before(c.forgetAt) || !known && len(m.connects) >= maxConnects) {
@@ -148,18 +143,12 @@ func (c *connecting) outcome(ended error) (Connection, error) {
 	if failure != nil {
 		return Connection{}, newStoreError(connection.Grant, fmt.Errorf("%w: %w", ended, failure), token)
 	}
-	return Connection{}, unfinishedError{fmt.Errorf(prefix+"the request ended while its customer was being connected, which goes on: %w", ended)}
+	text := prefix + "the request ended while its customer was being connected, which goes on: " + ended.Error()
+	return Connection{}, &opaqueError{text, ended} // a deadline alone would be advised as a failure after which one can try again
 }
-
-// unfinishedError is foreign, since a deadline alone would be advised as a failure after which one can try again.
-type unfinishedError struct{ error }
-
-func (e unfinishedError) Unwrap() error { return e.error }
-func (e unfinishedError) Foreign()      {}
 
 // run redeems a code and stores what it brings.
 func (c *connecting) run(code, verifier string) {
-	defer c.m.end()
 	err := c.redeem(code, verifier)
 	if err == nil {
 		err = c.complete(c.m.work)
@@ -193,7 +182,7 @@ func (c *connecting) redeem(code, verifier string) error {
 	_ = m.waitForLimit(patient)
 	cancel()
 	var err error
-	config.ClientSecret, err = m.clientSecret(m.work)
+	config.ClientSecret, err = m.clientSecret(m.work, sentSecret{})
 	switch {
 	case m.work.Err() != nil:
 		return ErrClosed
@@ -219,9 +208,9 @@ func (c *connecting) redeem(code, verifier string) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.noteSuccess(nil)
+	m.noteAnswer()
 	if token.RefreshToken == "" {
-		return exchangeFailure(applebusiness.ErrNoRefreshToken)
+		return ofExchange(noRefreshToken())
 	}
 	c.token = token
 	return nil
@@ -237,7 +226,7 @@ func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt tim
 		return
 	}
 	if e.Reason == applebusiness.ErrInvalidCredentials {
-		if other, err := m.askSecret(m.work, secret, sentAt); err != nil || other != secret {
+		if other, err := m.clientSecret(m.work, sentSecret{secret, sentAt}); err != nil || other != secret {
 			return // the next request may be sent with another one
 		}
 	}
@@ -249,12 +238,6 @@ func ofExchange(failed *applebusiness.Error) *applebusiness.Error {
 	e := *failed
 	e.GrantType = applebusiness.GrantTypeAuthorizationCode
 	return &e
-}
-
-func exchangeFailure(reason applebusiness.Reason) *applebusiness.Error {
-	return &applebusiness.Error{
-		Endpoint: applebusiness.TokenEndpoint, Reason: reason, GrantType: applebusiness.GrantTypeAuthorizationCode,
-	}
 }
 
 // complete asks whose the token is, unless that is known, and stores it. It returns ErrClosed if ctx ends before.

@@ -2,7 +2,6 @@ package grants
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -23,27 +22,26 @@ import (
 // DirStore is a [Store] in a folder: for one process, on one server, that must not lose its grants when it ends and has no
 // database. [NewDirStore] makes one; Close ends it.
 //
-// Each grant is a JSON file of mode 0600, named by the SHA-256 of the grant's name, which is in it. A change is written to
-// a temporary file, which is synced and renamed, and the folder is synced, before the method returns: what was acknowledged
-// survives the death of the process at any moment, and a power failure if the disk keeps what it was told to sync. A write
-// that fails, for lack of space for example, leaves the grant as it was.
+// Each grant is a JSON file of mode 0600, named by the SHA-256 of the grant's name, which is in it. A method that changes it
+// returns when the new file is synced, renamed to that name, and the folder synced: what was acknowledged survives the death
+// of the process at any moment, and a power failure if the disk keeps what it was told to sync. A write that fails, for lack
+// of space for example, leaves the grant as it was.
 //
-// All rows are in memory, with their tokens as they are in the files: Load, Due and Dead read no file, and each other
-// method syncs twice. A method whose context ends during a write returns the context's error, and the write goes on; the
-// next change of the grant waits for it.
+// All rows are in memory, with their tokens as they are in the files: Load, Due and Dead read no file. If a method's context
+// ends during a write, it returns the context's error, and the write goes on; the next change of the grant waits for it.
 //
-// The clock is this process's. A lease of a process that died is in the file: it runs out when it would have, by the wall
-// clock, and then the record is Unfinished.
+// The clock is this process's. A lease of a process that died runs out when it would have, by the wall clock, and then the
+// record is Unfinished.
 //
 // A file that cannot be read as a grant, since it was cut or changed by hand, is an error of that grant's Load, Lease, Save,
 // Mark and Release, which names the file. Due and Dead pass over it, Put replaces it, Delete removes it. Files with other
 // names are left alone. Nothing else may write to the folder while a DirStore is open; copy it for a backup at any time.
 // A backup that is put back holds refresh tokens which have been used, so that their customers may have to reconnect.
 //
-// The folder is locked while a DirStore is open, by flock, so that no other DirStore opens it, in this process or another
-// one; the lock ends with the process. On Windows the lock is a file that is open without sharing, only the folder's
-// access rights keep others out, and a folder is not synced: what was acknowledged survives the death of the process, and
-// perhaps not a power failure. On systems that have neither, NewDirStore fails.
+// No other DirStore can open the folder meanwhile, in this process or another one: it is locked by flock, until Close or the
+// process ends. On Windows the lock is a file that is open without sharing, only the folder's access rights keep others out,
+// and a folder is not synced: what was acknowledged survives the death of the process, and perhaps not a power failure. On
+// systems that have neither, NewDirStore fails.
 type DirStore struct {
 	memory *MemoryStore // all that package fmt shows for %w
 }
@@ -135,21 +133,14 @@ var (
 	fileName     = regexp.MustCompile(`^([0-9a-f]{64})\.(json|tmp)$`)
 )
 
-// hash is what a grant's file is called by.
-type hash [sha256.Size]byte
-
-func hashOf(grant string) hash        { return sha256.Sum256([]byte(grant)) }
-func (h hash) file(ext string) string { return hex.EncodeToString(h[:]) + ext }
-
-// folder is what a DirStore has on disk.
+// folder is what a DirStore has on disk. A MemoryStore has none, which is nil.
 type folder struct {
-	path    string
-	aead    AEAD
-	lock    *os.File // open as long as the folder is locked
-	self    *os.File // to sync it
-	isOpen  atomic.Bool
-	damaged map[hash]*row      // guarded by MemoryStore.mu
-	busy    [256]chan struct{} // by the first byte of a hash: full while such a grant is changed
+	path   string
+	aead   AEAD
+	lock   *os.File // open as long as the folder is locked
+	self   *os.File // to sync it
+	isOpen atomic.Bool
+	busy   [256]chan struct{} // by the first byte of a hash: full while such a grant is changed
 }
 
 func openFolder(dir string, aead AEAD) (*folder, error) {
@@ -167,7 +158,7 @@ func openFolder(dir string, aead AEAD) (*folder, error) {
 		_ = syncFolder(parent)
 		_ = parent.Close()
 	}
-	f := &folder{path: path, aead: aead, damaged: make(map[hash]*row)}
+	f := &folder{path: path, aead: aead}
 	for i := range f.busy {
 		f.busy[i] = make(chan struct{}, 1)
 	}
@@ -183,10 +174,17 @@ func openFolder(dir string, aead AEAD) (*folder, error) {
 }
 
 func (f *folder) usable() error {
-	if f.isOpen.Load() {
+	if f == nil || f.isOpen.Load() {
 		return nil
 	}
 	return errDirClosed
+}
+
+func (f *folder) keys() AEAD {
+	if f == nil {
+		return nil
+	}
+	return f.aead
 }
 
 func (f *folder) close() error {
@@ -201,11 +199,7 @@ func (f *folder) close() error {
 }
 
 // change is MemoryStore's, with a file that is written first.
-func (f *folder) change(ctx context.Context, memory *MemoryStore, grant string, rule rule) error {
-	if err := memory.usable(ctx); err != nil {
-		return err
-	}
-	h := hashOf(grant)
+func (f *folder) change(ctx context.Context, memory *MemoryStore, h hash, rule rule) error {
 	busy := f.busy[h[0]]
 	select {
 	case busy <- struct{}{}:
@@ -222,20 +216,15 @@ func (f *folder) change(ctx context.Context, memory *MemoryStore, grant string, 
 		return err
 	}
 	memory.mu.Lock()
-	old := memory.grants[grant]
-	if old == nil {
-		old = f.damaged[h]
-	}
+	old := memory.rows[h]
 	memory.mu.Unlock()
 	next, err := rule(old, time.Now())
 	if err != nil || next == old {
 		return err
 	}
-	var content []byte
-	if next != nil {
-		if content, err = f.encode(grant, next); err != nil {
-			return err
-		}
+	content, err := next.encode()
+	if err != nil {
+		return err
 	}
 	isWriting = true
 	written := make(chan error, 1)
@@ -243,8 +232,7 @@ func (f *folder) change(ctx context.Context, memory *MemoryStore, grant string, 
 		err := f.write(h, content)
 		if err == nil {
 			memory.mu.Lock()
-			memory.set(grant, next)
-			delete(f.damaged, h)
+			memory.set(h, next)
 			memory.mu.Unlock()
 		}
 		<-busy
@@ -260,12 +248,13 @@ func (f *folder) change(ctx context.Context, memory *MemoryStore, grant string, 
 
 // write makes content what the grant's file holds, also after a crash at any moment. No content removes it.
 func (f *folder) write(h hash, content []byte) error {
-	path := filepath.Join(f.path, h.file(".json"))
+	name := filepath.Join(f.path, hex.EncodeToString(h[:]))
+	path := name + ".json"
 	if content == nil {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf(prefix+"the grant's file is not removed: %w", err)
 		}
-	} else if err := f.writeFile(path, filepath.Join(f.path, h.file(".tmp")), content); err != nil {
+	} else if err := replaceFile(path, name+".tmp", content); err != nil {
 		return fmt.Errorf(prefix+"the grant's file is not written: %w", err)
 	}
 	if err := syncFolder(f.self); err != nil {
@@ -274,17 +263,14 @@ func (f *folder) write(h hash, content []byte) error {
 	return nil
 }
 
-func (f *folder) writeFile(path, temporary string, content []byte) error {
+// replaceFile writes a temporary file, syncs it and renames it to path.
+func replaceFile(path, temporary string, content []byte) error {
 	file, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = file.Write(content)
-	if err == nil {
-		err = file.Sync()
-	}
-	err = errors.Join(err, file.Close())
-	if err == nil {
+	if err = errors.Join(err, file.Sync(), file.Close()); err == nil {
 		err = os.Rename(temporary, path)
 	}
 	if err != nil {
@@ -293,37 +279,19 @@ func (f *folder) writeFile(path, temporary string, content []byte) error {
 	return err
 }
 
-// storedRow is what a grant's file holds.
-type storedRow struct {
-	Grant      string          `json:"grant"`
-	Version    int64           `json:"version"`
-	Token      []byte          `json:"token"` // by SealToken
-	Expiry     time.Time       `json:"expiry,omitzero"`
-	Dead       json.RawMessage `json:"dead,omitempty"` // by MarshalVerdict
-	Since      time.Time       `json:"since,omitzero"`
-	RetryAt    time.Time       `json:"retry_at,omitzero"`
-	Unfinished bool            `json:"unfinished,omitempty"`
-	Holder     string          `json:"holder,omitempty"`
-	Until      time.Time       `json:"until,omitzero"`
-}
-
-// encode returns what the grant's file is to hold. A new token is encrypted, and then r holds it in that form only.
-func (f *folder) encode(grant string, r *row) ([]byte, error) {
-	if !utf8.ValidString(grant) {
+// encode returns what the grant's file is to hold, and nothing for no row.
+func (r *row) encode() ([]byte, error) {
+	if r == nil {
+		return nil, nil
+	}
+	if !utf8.ValidString(r.Grant) {
 		return nil, errors.New(prefix + "the grant's name is not UTF-8")
 	}
-	if r.sealed == nil {
-		sealed, err := SealToken(f.aead, grant, r.Version, r.Token)
-		if err != nil {
-			return nil, err
-		}
-		r.sealed, r.Token = sealed, &oauth2.Token{Expiry: r.Token.Expiry}
+	stored := *r
+	for _, t := range []*time.Time{&stored.Expiry, &stored.Since, &stored.RetryAt, &stored.Until} {
+		*t = inJSON(*t)
 	}
-	return json.Marshal(storedRow{
-		Grant: grant, Version: r.Version, Token: r.sealed, Expiry: inJSON(r.Token.Expiry),
-		Dead: MarshalVerdict(r.Dead), Since: inJSON(r.since), RetryAt: inJSON(r.RetryAt), Unfinished: r.Unfinished,
-		Holder: r.holder, Until: inJSON(r.until),
-	})
+	return json.Marshal(stored)
 }
 
 // inJSON returns t, or the nearest time that JSON has.
@@ -335,16 +303,6 @@ func inJSON(t time.Time) time.Time {
 		return time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)
 	}
 	return t
-}
-
-// open returns the row's token.
-func (f *folder) open(grant string, r *row) (*oauth2.Token, error) {
-	token, err := OpenToken(f.aead, grant, r.Version, r.sealed)
-	if err != nil {
-		return nil, err
-	}
-	token.Expiry = r.Token.Expiry
-	return token, nil
 }
 
 // readAll reads the grants' files into memory, and removes the temporary ones.
@@ -359,41 +317,28 @@ func (f *folder) readAll(memory *MemoryStore) error {
 			continue // somebody else's
 		}
 		path := filepath.Join(f.path, entry.Name())
-		if found[2] == "tmp" {
-			if err := os.Remove(path); err != nil {
-				return err
-			}
-			continue
+		if found[2] == "json" {
+			var h hash
+			_, _ = hex.Decode(h[:], []byte(found[1]))
+			memory.set(h, readRow(path, h))
+		} else if err := os.Remove(path); err != nil {
+			return err
 		}
-		var h hash
-		_, _ = hex.Decode(h[:], []byte(found[1]))
-		grant, r, err := readRow(path, h)
-		if err != nil {
-			f.damaged[h] = &row{damage: err}
-			continue
-		}
-		memory.set(grant, r)
 	}
 	return nil
 }
 
 // readRow returns the grant that a file holds. No error quotes what is in the file.
-func readRow(path string, h hash) (string, *row, error) {
+func readRow(path string, h hash) *row {
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return "", nil, fmt.Errorf(prefix+"the grant's file cannot be read: %w", err)
+		return &row{damage: fmt.Errorf(prefix+"the grant's file cannot be read: %w", err)}
 	}
-	var stored storedRow
-	err = json.Unmarshal(content, &stored)
-	dead, verdictErr := UnmarshalVerdict(stored.Dead)
-	if err != nil || verdictErr != nil || hashOf(stored.Grant) != h || len(stored.Token) == 0 {
-		return "", nil, fmt.Errorf(prefix+"the grant's file %q was cut, changed or renamed", path)
+	var r row
+	err = json.Unmarshal(content, &r)
+	_, verdictErr := UnmarshalVerdict(r.Dead)
+	if err != nil || verdictErr != nil || hashOf(r.Grant) != h || len(r.Token) == 0 {
+		return &row{damage: fmt.Errorf(prefix+"the grant's file %q was cut, changed or renamed", path)}
 	}
-	return stored.Grant, &row{
-		Record: Record{
-			Token: &oauth2.Token{Expiry: stored.Expiry}, Version: stored.Version,
-			Mark: Mark{Dead: dead, RetryAt: stored.RetryAt, Unfinished: stored.Unfinished},
-		},
-		sealed: stored.Token, since: stored.Since, holder: stored.Holder, until: stored.Until,
-	}, nil
+	return &r
 }

@@ -1,9 +1,9 @@
 // Package grants keeps the grants of a partner's customers alive, in one process or in a fleet of them.
 //
 // A grant is what a customer gave at Apple's consent page: an access token that lives an hour, and a refresh token that
-// may be replaced each time it is used. Whoever loses the newest refresh token has to ask the customer again. [Manager]
-// hands out the access tokens and sees to it that each is refreshed once, that no refresh token is lost, and that nobody
-// is told to reconnect because of an outage. What it shares with the other processes is in a [Store].
+// may be replaced each time it is used. Whoever loses the newest one has to ask the customer again. [Manager] hands out the
+// access tokens, refreshes each once, loses no refresh token, and tells nobody to reconnect because of an outage. What it
+// shares with the other processes is in a [Store].
 //
 //	manager := grants.New(config, store, nil)
 //	defer manager.Close(closing) // not with a ctx that a signal has ended by then
@@ -21,17 +21,16 @@
 //
 // [MemoryStore] is for tests, and for a process that may forget all grants when it ends. [DirStore] is for one process that
 // may not: it needs a folder and nothing else. Package pgxstore, a module of its own in grants/pgxstore, is for a fleet, on
-// PostgreSQL. For another database implement [Store], and let package grantstest try it.
-//
-// DirStore and pgxstore keep the tokens in clear unless they are given an [AEAD].
+// PostgreSQL. For another database implement [Store], and let package grantstest try it. DirStore and pgxstore keep the
+// tokens in clear unless they are given an [AEAD].
 //
 // # How a grant is refreshed
 //
 // All callers in a process share one attempt. It loads the grant's row; if a sibling, which is another process with the
 // same Store, has put a good token there, that is it. Otherwise the attempt waits for Limit, and takes a lease by a write to
-// the row: a database that cannot write now could not save the next refresh token either, and then nothing is sent. One
-// request goes to Apple, while no connection to the database is held. The callers have the token as soon as it arrives. It
-// is saved under the condition that the row's version is still the one that was leased, with as many tries as it takes.
+// the row: where that fails the next refresh token could not be saved either, and nothing is sent. One request goes to Apple,
+// while no connection to the database is held. The callers have the token as soon as it arrives. It is saved if the row's
+// version is still the one that was leased, with as many tries as it takes.
 //
 // The lease only avoids double work. What decides is the version, which belongs to the token: a Save or a verdict about a
 // token that is no longer the row's is dropped.
@@ -39,31 +38,28 @@
 // # What can be lost
 //
 // Between Apple's response and the Save a refresh token exists in one process's memory alone, for milliseconds if the
-// database works. A process that is killed in that time, or a response that is lost on its way, may cost the grant; the
-// next refresh is then refused, and its error has [applebusiness.Error.ResponseLost] set. Everything else heals: a
-// database that fails, a failover to a copy that lacks the last commits, processes that are started and stopped. End a
-// process with [Manager.Close].
+// database works. A process that is killed then, or a response that is lost on its way, may cost the grant; the next
+// refresh is refused, and its error has [applebusiness.Error.ResponseLost] set. Everything else heals: a database that
+// fails, a failover to a copy that lacks the last commits, processes that come and go. End a process with [Manager.Close].
 //
 // # Numbers to plan with
 //
 // A token request refreshes one grant, and an access token lives 3,600 seconds. At the 15 requests a second that Apple
 // [publishes], 15 × 3,600 = 54,000 grants can have a valid token all the time; at 12 a second, which leaves a margin, 43,200.
-// A RefreshDue with a within of ten minutes refreshes each grant after 50 minutes already, so that it keeps 45,000 or
-// 36,000 of them warm.
+// A RefreshDue with a within of ten minutes refreshes each after 50 minutes, so that it keeps 45,000 or 36,000 warm.
 //
-// If you have more, refresh a grant when it is used, and let RefreshDue only keep alive what nobody uses, by a negative
-// within: RefreshDue(ctx, -23*time.Hour) refreshes a grant when its token expired 23 hours ago, which is once a day. For
-// 200,000 grants that is 200,000 / 86,400 s = 2.3 requests a second. The first caller of such a grant waits for a refresh.
-// How long an unused refresh token lives is not documented, so once a day is no more than a careful guess.
+// If you have more, refresh a grant when it is used, and let RefreshDue keep alive what nobody uses, by a negative within:
+// RefreshDue(ctx, -23*time.Hour) refreshes a grant when its token expired 23 hours ago, which is once a day. For 200,000
+// grants that is 200,000 / 86,400 s = 2.3 requests a second. The first caller of such a grant waits for a refresh. How long
+// an unused refresh token lives is not documented: once a day is a careful guess.
 //
-// Apple does not document what it counts, and its 15 requests a second may include the calls of its API. In that case ask the
-// same limit before each of those, too: Wait of the *rate.Limiter or of the pgxstore.Limiter that is in [Options]. In its API
-// Integration environment Apple [expects] fewer than one response with a 4xx status an hour: let no test send there what is
-// bound to be refused.
+// Apple does not document what it counts, and its 15 requests a second may include the calls of its API. Then ask the same
+// limit before each of those, too: Wait of what is in [Options.Limit]. In its API Integration environment Apple [expects]
+// fewer than one response with a 4xx status an hour: let no test send there what is bound to be refused.
 //
 // A Manager takes about 550 bytes of memory for each grant that was used within the last hour, beside what a Store in
-// memory takes. PostgreSQL takes about 450 bytes of disk for a grant, indexes included, if its tokens have 64 characters,
-// and more until autovacuum has removed what was updated; it finds the first thousand of a million grants that are due in
+// memory takes. PostgreSQL takes about 450 bytes of disk for a grant with tokens of 64 characters, indexes included, and
+// more until autovacuum has removed what was updated; it finds the first thousand of a million grants that are due in
 // 4 milliseconds. A DirStore has all grants in memory, and each refresh takes two changes of a file. To measure these:
 //
 //	go test -run '^$' -bench 'Memory|DirStore' ./grants
@@ -71,11 +67,11 @@
 //
 // # How to import grants
 //
-// Grants that another program has kept come in by [Manager.Put], with the refresh token alone: such a token counts as one
-// that expires now. It is refreshed at its first use or by the next RefreshDue; if the within of that is negative, give the
-// token an Expiry that lies further back. At 12 requests a second 100,000 grants take 2.3 hours, and those that a caller
-// waits for come first. Stop the other program before: where Apple replaces refresh tokens, the two would invalidate each
-// other's. Do not use a Store's own Put: for it a token without an Expiry never expires, and is never due.
+// Grants that another program has kept come in by [Manager.Put], with the refresh token alone, which counts as a token that
+// expires now. It is refreshed at its first use or by the next RefreshDue; if the within of that is negative, give the token
+// an Expiry that lies further back. At 12 requests a second 100,000 grants take 2.3 hours; those that a caller waits for come
+// first. Stop the other program before: where Apple replaces refresh tokens, the two would invalidate each other's. Do not
+// use a Store's own Put: for it a token without an Expiry never expires, and is never due.
 //
 // # What to alarm on
 //
@@ -85,8 +81,8 @@
 //   - an error whose advice has [applebusiness.ImpactApp], which affects all customers: "invalid_credentials" (the client
 //     secret was replaced, which ends the old one at once: see [Options.ClientSecret]), "many_refusals" (so many refresh
 //     tokens are refused that none is taken for revoked), "rate_limited" and others. Meanwhile the Manager holds requests
-//     back, whose label is "held", and nobody has to reconnect. Now and then one is sent all the same, every 30 seconds at
-//     least unless Apple asks for a longer wait, so that all goes on by itself once the cause is mended;
+//     back, whose label is "held", and nobody has to reconnect. One is sent now and then, every 30 seconds at least unless
+//     Apple asks for a longer wait, so that all goes on by itself once the cause is mended;
 //   - [Refresh.Unsaved] without the Logger's "tokens can be stored again" within a minute: the newest refresh tokens are in
 //     this process's memory alone, so mend the database, and do not kill the process;
 //   - "store": the database fails, or the Limit;
@@ -106,10 +102,10 @@
 //   - A first write that comes after Apple's response. You learn that the database is read-only after the token is spent.
 //   - Leases timed by local clocks: with skew, two processes hold the same one.
 //   - A token, or a verdict about one, that is written over a newer token. Compare the version of the token that was sent.
-//   - A customer who is marked disconnected on any failed refresh. An outage or a replaced client secret then disconnects
-//     everybody.
-//   - An HTTP client that sends a request again by itself. The second request brings a refresh token that the first has
-//     spent, and its refusal looks like a customer who has disconnected.
+//   - A customer who is marked disconnected on any failed refresh. One outage then disconnects everybody, and so does a
+//     client secret that was replaced.
+//   - An HTTP client that sends a request again by itself. The second brings a refresh token that the first has spent, and
+//     its refusal looks like a customer who has disconnected.
 //   - A response without a refresh_token that replaces the whole stored token. The old refresh token is still good: keep it.
 //
 // [publishes]: https://business.apple.com/docs/onboarding-guide/core-concepts/integration-params

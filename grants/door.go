@@ -134,11 +134,7 @@ func panicText(value any) (text string) {
 
 // tell logs from a goroutine of its own; m.mu is held.
 func (m *Manager) tell(level slog.Level, text string, attrs ...slog.Attr) {
-	m.active++
-	go func() {
-		defer m.end()
-		m.log(level, text, attrs...)
-	}()
+	m.spawn(func() { m.log(level, text, attrs...) })
 }
 
 func (m *Manager) log(level slog.Level, text string, attrs ...slog.Attr) {

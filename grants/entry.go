@@ -33,23 +33,34 @@ type entry struct {
 	used    atomic.Int64            // the now of the last use, to the minute
 
 	// Guarded by Manager.mu.
-	attempt     *attempt
-	asked       bool          // a caller has asked for it; otherwise it goes with its attempt
-	bad         string        // the access token that Invalidate named, until there is another one
-	line        lineage       //
-	unsaved     *unsavedToken // of line, until it is stored
-	verdict     *verdict      // that could not be recorded
-	lost        int64         // the version that this Manager has marked Unfinished itself, at lostAt
-	lostAt      time.Duration
-	failures    int   // in a row
-	outages     int   // among them
-	failure     error // is returned until
-	until       time.Duration
-	sentVersion int64         // of the row whose refresh token was sent, if that is what failed
-	lookAt      time.Duration // but from then on the row is looked at before
-	// Since when the token of this version is refused, and nobody believes it.
-	refusedVersion int64
-	refusedSince   time.Duration
+	attempt  *attempt
+	asked    bool          // a caller has asked for it; otherwise it goes with its attempt
+	bad      string        // the access token that Invalidate named, until there is another one
+	line     lineage       //
+	unsaved  *unsavedToken // of line, until it is stored
+	row      rowMemory     // of the row that was looked at last
+	failures int           // in a row
+	outages  int           // among them
+	failure  error         // is returned until
+	until    time.Duration //
+	lookAt   time.Duration // but from then on the row is looked at before
+}
+
+// rowMemory is what a Manager knows of a row beside what that holds. With another version it is about nothing.
+type rowMemory struct {
+	version      int64
+	sent         bool          // entry.failure is about a request with its refresh token
+	verdict      *verdict      // that could not be recorded
+	lostAt       time.Duration // when this Manager has marked it Unfinished itself; 0: it has not
+	refusedSince time.Duration // and nobody believes it; 0: it is not refused
+}
+
+// at returns what is known of the row with a version; Manager.mu is held.
+func (e *entry) at(version int64) *rowMemory {
+	if e.row.version != version {
+		e.row = rowMemory{version: version}
+	}
+	return &e.row
 }
 
 // current is a token that can be returned without a call of the Store, by the clock of Manager.now.
@@ -58,12 +69,6 @@ type current struct {
 	expires   time.Duration
 	guarded   time.Duration // until then Invalidate is ignored
 	refreshAt atomic.Int64
-}
-
-// verdict says that Apple has refused a row's refresh token for good.
-type verdict struct {
-	note *verdictNote
-	err  *applebusiness.Error
 }
 
 // entry returns the entry of a grant, a new one if need be; m.mu is held.
@@ -112,9 +117,9 @@ func (m *Manager) forgettable(e *entry, now time.Duration) bool {
 	switch {
 	case e.attempt != nil || e.unsaved != nil:
 		return false
-	case e.refusedVersion != 0 && now-e.refusedSince < beliefTime+idleTime:
+	case e.row.refusedSince != 0 && now-e.row.refusedSince < beliefTime+idleTime:
 		return false
-	case e.verdict != nil || e.line.fetched != 0 && e.asked:
+	case e.row.verdict != nil || e.line.fetched != 0 && e.asked:
 		return idle >= idleTime+fetchedTime // known until it comes due, also if it is used once an hour
 	case e.line.fetched != 0:
 		return now-e.line.fetched >= fetchedTime
@@ -128,7 +133,7 @@ func (m *Manager) forgettable(e *entry, now time.Duration) bool {
 }
 
 // failedAlone reports whether the grant's last request has failed; Manager.mu is held.
-func (e *entry) failedAlone() bool { return e.failure != nil && e.sentVersion != 0 }
+func (e *entry) failedAlone() bool { return e.failure != nil && e.row.sent }
 
 // drop forgets an entry that nobody has asked for, but for what the fleet may need of it; m.mu is held.
 func (m *Manager) drop(grant string, e *entry) {
@@ -138,7 +143,7 @@ func (m *Manager) drop(grant string, e *entry) {
 	if e.unsaved == nil {
 		e.current.Store(nil)
 	}
-	if e.unsaved == nil && e.verdict == nil && e.attempt == nil && e.line.fetched == 0 && e.refusedVersion == 0 && !e.failedAlone() {
+	if e.unsaved == nil && e.row.verdict == nil && e.attempt == nil && e.line.fetched == 0 && e.row.refusedSince == 0 && !e.failedAlone() {
 		m.entries.CompareAndDelete(grant, e)
 	}
 }

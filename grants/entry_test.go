@@ -133,8 +133,8 @@ func TestInstantsOfAnEntry(t *testing.T) {
 			"a token":                        {func() *entry { e := new(entry); e.current.Store(h); return e }(), time.Hour},
 			"a token that was fetched":       {&entry{asked: true, line: lineage{fetched: 1}}, time.Hour + 10*time.Minute},
 			"a token that nobody asked for":  {&entry{line: lineage{fetched: time.Minute}}, 11 * time.Minute},
-			"a refusal that is not believed": {&entry{refusedVersion: 1}, 25 * time.Hour},
-			"a verdict":                      {&entry{verdict: new(verdict)}, time.Hour + 10*time.Minute},
+			"a refusal that is not believed": {&entry{row: rowMemory{refusedSince: 1}}, 25*time.Hour + 1},
+			"a verdict":                      {&entry{row: rowMemory{verdict: new(verdict)}}, time.Hour + 10*time.Minute},
 			"a failure":                      {&entry{until: time.Minute}, time.Minute},
 		} {
 			assert.False(t, m.forgettable(test.entry, test.after-1), name)

@@ -49,19 +49,16 @@ func (e *StoreError) Error() string {
 	if text == "" {
 		text = shown(textOf(e.Err))
 	}
-	grant := ""
+	what := "the Store failed"
+	if _, ok := e.Err.(*limitError); ok {
+		what = "Options.Limit failed"
+	} else if e.Err == errForever {
+		what = "no lease was to be had"
+	}
 	if e.Grant != "" {
-		grant = " for grant " + strconv.Quote(redact.Cut(e.Grant, maxErrorGrant))
+		what += " for grant " + strconv.Quote(redact.Cut(e.Grant, maxErrorGrant))
 	}
-	who := "the Store failed"
-	switch e.Err.(type) {
-	case *limitError:
-		who = "Options.Limit failed"
-	}
-	if e.Err == errForever {
-		who = "no lease was to be had"
-	}
-	return prefix + who + grant + ": " + strconv.Quote(text)
+	return prefix + what + ": " + strconv.Quote(text)
 }
 
 // Unwrap returns Err.
@@ -139,13 +136,19 @@ type limitError struct{ err error }
 func (e *limitError) Error() string { return textOf(e.err) }
 func (e *limitError) Unwrap() error { return e.err }
 
-func noRefreshToken() *applebusiness.Error {
-	return &applebusiness.Error{
-		Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoRefreshToken, GrantType: applebusiness.GrantTypeRefreshToken,
-	}
+// opaqueError has a text of ours, which quotes nothing of its cause, and is foreign like a StoreError.
+type opaqueError struct {
+	text  string
+	cause error
 }
 
-// waitError is returned where no request may be sent yet.
+func (e *opaqueError) Error() string { return e.text }
+func (e *opaqueError) Unwrap() error { return e.cause }
+func (e *opaqueError) Foreign()      {}
+
+func noRefreshToken() *applebusiness.Error { return waitError(applebusiness.ErrNoRefreshToken, 0) }
+
+// waitError returns the error of a refresh that has not come to a response, or may not be sent before wait is over.
 func waitError(reason applebusiness.Reason, wait time.Duration) *applebusiness.Error {
 	return &applebusiness.Error{
 		Endpoint: applebusiness.TokenEndpoint, Reason: reason, GrantType: applebusiness.GrantTypeRefreshToken, RetryAfter: wait,
@@ -167,38 +170,31 @@ func withWait(failure error, wait time.Duration) error {
 	return failure
 }
 
-// closeError is what Close returns if a token could not be stored.
-type closeError []*StoreError
+// closeError is what Close returns if a token could not be stored. It names the grants, and wraps a *StoreError for each.
+type closeError struct {
+	text string
+	errs []error
+}
 
-func newCloseError(errs map[string]*StoreError) closeError {
+func (e *closeError) Error() string   { return e.text }
+func (e *closeError) Unwrap() []error { return e.errs }
+
+func newCloseError(errs map[string]*StoreError) *closeError {
 	var e closeError
-	for _, grant := range slices.Sorted(maps.Keys(errs)) {
-		e = append(e, errs[grant])
-	}
-	return e
-}
-
-func (e closeError) Error() string {
 	var names []string
-	for _, err := range e[:min(len(e), maxErrorNames)] {
-		name := strconv.Quote(redact.Cut(err.Grant, maxErrorGrant))
-		if err.Grant == "" {
-			name = "a customer who was connecting" // Apple has not said yet as whom
+	for _, grant := range slices.Sorted(maps.Keys(errs)) {
+		e.errs = append(e.errs, errs[grant])
+		if grant == "" {
+			names = append(names, "a customer who was connecting") // Apple has not said yet as whom
+		} else {
+			names = append(names, strconv.Quote(redact.Cut(grant, maxErrorGrant)))
 		}
-		names = append(names, name)
 	}
-	text := prefix + "closed before the newest token was stored of " + strings.Join(names, ", ")
-	if more := len(e) - len(names); more > 0 {
-		text += fmt.Sprintf(" and %d more", more)
+	more := ""
+	if len(names) > maxErrorNames {
+		names, more = names[:maxErrorNames], fmt.Sprintf(" and %d more", len(names)-maxErrorNames)
 	}
-	return text + ": " + strconv.Quote(e[0].text)
-}
-
-// Unwrap returns a *StoreError for each grant.
-func (e closeError) Unwrap() []error {
-	var errs []error
-	for _, err := range e {
-		errs = append(errs, err)
-	}
-	return errs
+	first := e.errs[0].(*StoreError)
+	e.text = prefix + "closed before the newest token was stored of " + strings.Join(names, ", ") + more + ": " + strconv.Quote(first.text)
+	return &e
 }

@@ -95,20 +95,19 @@ type Manager struct {
 	seed        maphash.Seed
 	entries     sync.Map // of *entry by the grant's name; changed with mu held
 	closed      atomic.Bool
-	apiTroubled atomic.Bool // whether app.apiRefused holds anything
-	unusableURL error       // why no request can be sent at all
+	unusableURL error // why no request can be sent at all
 	secret      secret
 
 	mu       sync.Mutex
 	attempts map[*attempt]struct{}
 	unsaved  map[*unsavedToken]struct{}
-	connects map[fingerprint]*connecting // what Connect has begun, by its code
-	panics   map[string]time.Duration    // when each kind was logged last
-	active   int                         // goroutines
-	idle     chan struct{}               // closed when active is 0 again; nil if nobody waits for it
-	closers  int                         // calls of Close that wait
-	givenUp  map[string]bool             // grants whose token was on its way when the last of them gave up
-	sweeper  *time.Timer                 // nil while there are no entries
+	connects map[hash]*connecting     // what Connect has begun, by its code
+	panics   map[string]time.Duration // when each kind was logged last
+	active   int                      // goroutines
+	idle     chan struct{}            // closed when active is 0 again; nil if nobody waits for it
+	closers  int                      // calls of Close that wait
+	givenUp  map[string]bool          // grants whose token was on its way when the last of them gave up
+	sweeper  *time.Timer              // nil while there are no entries
 	queue    queue
 	app      app
 }
@@ -125,7 +124,7 @@ func New(config *oauth2.Config, store Store, options *Options) *Manager {
 		unsaved:  make(map[*unsavedToken]struct{}),
 		panics:   make(map[string]time.Duration),
 		givenUp:  make(map[string]bool),
-		app:      app{changed: make(chan struct{}), held: make(chan struct{})},
+		app:      newApp(),
 	}
 	m.queue.asking = make(chan struct{}, 1)
 	m.secret.lock = make(chan struct{}, 1)
@@ -290,18 +289,15 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 	if a == nil {
 		a = m.begin(grant, e, want{})
 	}
-	a.callers++
-	offered := a.offered
-	if offered.token != nil && offered.token.AccessToken == e.bad {
-		offered = &a.outcome // it was invalidated meanwhile
-	}
+	o := a.outcome
+	o.callers++
 	m.mu.Unlock()
-	return a.await(ctx, offered, patience)
+	return m.await(ctx, e, o, patience)
 }
 
-// await returns a's outcome to a caller, or, after some patience, the current token in the last seconds of its life. A
+// await returns the outcome to a caller, or, after some patience, the current token in the last seconds of its life. A
 // negative patience has no end.
-func (a *attempt) await(ctx context.Context, offered *outcome, patience time.Duration) (*oauth2.Token, error) {
+func (m *Manager) await(ctx context.Context, e *entry, o *outcome, patience time.Duration) (*oauth2.Token, error) {
 	var enough <-chan time.Time
 	if patience >= 0 {
 		timer := time.NewTimer(patience)
@@ -310,30 +306,30 @@ func (a *attempt) await(ctx context.Context, offered *outcome, patience time.Dur
 	}
 	for {
 		select {
-		case <-offered.done:
-			if offered.err != nil {
-				return a.e.lastResort(offered.err)
+		case <-o.done:
+			if o.err != nil {
+				return e.lastResort(o.err)
 			}
-			token := *offered.token
+			token := *o.token
 			return &token, nil
 		case <-enough:
-			if token, _ := a.e.lastResort(nil); token != nil {
-				a.m.leave(a)
+			if token, _ := e.lastResort(nil); token != nil {
+				m.leave(o)
 				return token, nil
 			}
 			enough = nil
 		case <-ctx.Done():
-			a.m.leave(a)
+			m.leave(o)
 			return nil, ctx.Err()
 		}
 	}
 }
 
 // leave is called by a caller who waits no longer.
-func (m *Manager) leave(a *attempt) {
+func (m *Manager) leave(o *outcome) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a.callers = max(0, a.callers-1) // 0 if a token was offered meanwhile
+	o.callers--
 }
 
 // TokenSource returns an [oauth2.TokenSource] for one grant, whose Token is [Manager.Token] with ctx. It needs no
@@ -351,10 +347,11 @@ type tokenSource struct {
 func (s tokenSource) Token() (*oauth2.Token, error) { return s.m.Token(s.ctx, s.grant) }
 
 // Put stores the token of a customer who has connected, or connected again: the grant is made if need be, a verdict about
-// its earlier token is gone, and a refresh of that under way comes to nothing. Put waits for the Store, within ctx. After
-// a *StoreError, also one of ctx, the token may be stored or not: call Put again with it, since nothing but the caller may
-// have it. Retry before the access token expires: afterwards another process may already have rotated it, and Put would
-// restore a spent token. The same holds if the process dies within Put. [Manager.Connect] does all that.
+// its earlier token is gone, and a refresh of that under way comes to nothing, unless it sends this very refresh token. Put
+// waits for the Store, within ctx. After a *StoreError, also one of ctx, the token may be stored or not: call Put again with
+// it, since nothing but the caller may have it. Retry before the access token expires: afterwards another process may
+// already have rotated it, and Put would restore a spent token. The same holds if the process dies within Put.
+// [Manager.Connect] does all that.
 //
 // The token needs a refresh token; without one Put stores nothing and returns [applebusiness.ErrNoRefreshToken]. One
 // without an Expiry, or without an access token that a header can carry, counts as expired, and is refreshed at its first
@@ -403,10 +400,20 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.entries.Delete(grant)
-	line.follow(m, stored, max(m.now(), 1))
 	e := m.entry(grant)
-	e.line = line
+	isSent := e.attempt != nil && e.line.newest != nil && e.line.newest.RefreshToken == stored.RefreshToken
+	switch {
+	case e.line.older(m, stored): // it was sent meanwhile: what came is saved over it
+		if e.attempt == nil && !m.closed.Load() {
+			m.begin(grant, e, want{due: true})
+		}
+		return errReplaced
+	case !isSent: // what is under way is about another token
+		m.entries.Delete(grant)
+		e = m.entry(grant)
+		e.line = line
+	}
+	e.line.follow(m, stored, max(m.now(), 1))
 	m.use(e, stored, false) // no caller needs the Store for what was put just now
 	return nil
 }
@@ -472,8 +479,7 @@ func (m *Manager) Invalidate(grant string, token *oauth2.Token) {
 		if now < m.app.api.next {
 			return
 		}
-		m.app.api.wait = min(2*m.app.api.wait, maxAPIProbe)
-		m.app.api.next = now + m.app.api.wait
+		m.shut(&m.app.api, nil, errAPI, 0) // c is the probe
 	}
 	e.bad = c.token.AccessToken
 	e.current.Store(nil)

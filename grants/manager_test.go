@@ -442,6 +442,49 @@ func TestPut(t *testing.T) {
 	})
 }
 
+// A customer's token that is put again while it is refreshed is not sent a second time: that would be refused, and the
+// customer told to reconnect.
+func TestPutOfTheTokenThatIsSent(t *testing.T) {
+	for name, test := range map[string]struct {
+		put, putTakes, saveFails time.Duration // after the request has begun; how long
+		isReplaced               bool
+	}{
+		"before the response": {put: time.Second},
+		"and Save fails":      {put: time.Second, saveFails: 5 * time.Second},
+		"around the response": {put: time.Second, putTakes: 3 * time.Second, isReplaced: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.apple.latency = 2 * time.Second
+				m := w.process()
+				w.connect("a", -time.Minute)
+				again, start := w.row("a").Token, time.Now()
+				w.store.set(func(_ context.Context, method, _ string) error {
+					switch {
+					case method == "Put":
+						time.Sleep(test.putTakes)
+					case method == "Save" && time.Since(start) < test.saveFails:
+						return errDatabase
+					}
+					return nil
+				}, nil)
+				var first sync.WaitGroup
+				first.Go(func() { assert.Equal(t, "access-a-1", token(t, m, "a")) })
+				time.Sleep(test.put)
+				err := m.Put(t.Context(), "a", again)
+				assert.Equal(t, test.isReplaced, err != nil, "%v", err)
+				for range 100 {
+					assert.Equal(t, "access-a-1", token(t, m, "a"))
+					time.Sleep(100 * time.Millisecond)
+				}
+				first.Wait()
+				assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
+				assert.Equal(t, 1, w.apple.requests())
+			})
+		})
+	}
+}
+
 // A TokenURL to which nothing can be sent is told at once, and nothing is written to the fleet's rows.
 func TestUnusableTokenURL(t *testing.T) {
 	for _, url := range []string{tokenURL + "\n", " " + tokenURL, "apple.example/api/v1/oauth2/token", "/token", "http://apple.example/token", "ftp://apple.example/x"} {

@@ -3,7 +3,8 @@ package grants
 import (
 	"cmp"
 	"context"
-	"errors"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -12,8 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
-
-	"github.com/seed-a5f25c57/applebusiness"
 )
 
 // MemoryStore is a [Store] in this process's memory: for tests, and for one process that may forget all grants when it
@@ -25,39 +24,65 @@ import (
 // has ended. The zero MemoryStore is empty and ready for use. It must not be copied after first use.
 type MemoryStore struct {
 	mu     sync.Mutex
-	grants map[string]*row
-	folder *folder // a DirStore's, which writes each change before it is made here; nil: none
+	rows   map[hash]*row // by the name's hash, which is all that a DirStore knows of a file that it cannot read
+	folder *folder       // a DirStore's, which writes each change before it is made here; nil: none
 }
 
-// row is one grant. It is never changed, but replaced by another.
+// hash stands for a text, such as the name of a grant in that of its file, and shows nothing of it.
+type hash [sha256.Size]byte
+
+func hashOf(text string) hash { return sha256.Sum256([]byte(text)) }
+
+// row is one grant, as a DirStore's file holds it. It is never changed, but replaced by another.
 type row struct {
-	Record           // a DirStore's Token has the Expiry alone
-	sealed []byte    // what a DirStore keeps of the token
-	since  time.Time // when Dead was set
-	holder string    // of the lease
-	until  time.Time // when the lease runs out; zero if there is none, or if it was ended
-	damage error     // why a DirStore cannot read the row; nothing else is set then
+	Grant      string          `json:"grant"`
+	Version    int64           `json:"version"`
+	Token      []byte          `json:"token"` // by SealToken
+	Expiry     time.Time       `json:"expiry,omitzero"`
+	Dead       json.RawMessage `json:"dead,omitempty"` // by MarshalVerdict
+	Since      time.Time       `json:"since,omitzero"` // when Dead was set
+	RetryAt    time.Time       `json:"retry_at,omitzero"`
+	Unfinished bool            `json:"unfinished,omitempty"`
+	Holder     string          `json:"holder,omitempty"` // of the lease
+	Until      time.Time       `json:"until,omitzero"`   // when the lease runs out; zero if there is none, or if it was ended
+
+	damage error // why a DirStore cannot read the row; nothing else is set then
 }
 
-func (r *row) leased(now time.Time) bool { return now.Before(r.until) }
-func (r *row) lapsed(now time.Time) bool { return !r.until.IsZero() && !r.leased(now) }
+func (r *row) leased(now time.Time) bool { return now.Before(r.Until) }
+func (r *row) lapsed(now time.Time) bool { return !r.Until.IsZero() && !r.leased(now) }
 
 // endLease ends holder's lease. One that has run out, whoever had it, is forgotten too: its only trace is the mark that
 // the caller replaces.
 func (r *row) endLease(holder string, now time.Time) {
-	if r.holder == holder || r.lapsed(now) {
-		r.holder, r.until = "", time.Time{}
+	if r.Holder == holder || r.lapsed(now) {
+		r.Holder, r.Until = "", time.Time{}
 	}
 }
 
-// newRow returns the row of a grant with a new token.
-func newRow(token *oauth2.Token) (*row, error) {
-	if token == nil {
-		return nil, errNothingToStore
+// newRow returns the row of a grant with a new token. Its version is of 63 random bits, so that no grant has had it.
+func (s *MemoryStore) newRow(grant string, token *oauth2.Token) (*row, error) {
+	version := rand.Int64()
+	sealed, err := SealToken(s.folder.keys(), grant, version, token)
+	if err != nil {
+		return nil, err
 	}
-	kept := copyToken(token)
-	kept.Expiry = kept.Expiry.Round(0)
-	return &row{Record: Record{Token: kept, Version: newVersion()}}, nil
+	return &row{Grant: grant, Version: version, Token: sealed, Expiry: token.Expiry.Round(0)}, nil
+}
+
+// record returns what the row says now.
+func (s *MemoryStore) record(r *row, now time.Time) (Record, error) {
+	token, err := OpenToken(s.folder.keys(), r.Grant, r.Version, r.Token)
+	if err != nil {
+		return Record{}, err
+	}
+	token.Expiry = r.Expiry
+	dead, err := UnmarshalVerdict(r.Dead)
+	if err != nil {
+		return Record{}, err
+	}
+	mark := Mark{Dead: dead, RetryAt: r.RetryAt, Unfinished: r.Unfinished || r.lapsed(now)}
+	return Record{Token: token, Mark: mark, Version: r.Version}, nil
 }
 
 // rule is what a method of the contract does to a row. It gets nil if there is no such grant, and returns nil if there is to
@@ -66,17 +91,18 @@ type rule func(old *row, now time.Time) (*row, error)
 
 // change replaces the grant's row by what rule makes of it.
 func (s *MemoryStore) change(ctx context.Context, grant string, rule rule) error {
-	if s.folder != nil {
-		return s.folder.change(ctx, s, grant, rule)
-	}
-	if err := ctx.Err(); err != nil {
+	if err := s.usable(ctx); err != nil {
 		return err
+	}
+	h := hashOf(grant)
+	if s.folder != nil {
+		return s.folder.change(ctx, s, h, rule)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next, err := rule(s.grants[grant], time.Now())
+	next, err := rule(s.rows[h], time.Now())
 	if err == nil {
-		s.set(grant, next)
+		s.set(h, next)
 	}
 	return err
 }
@@ -92,15 +118,15 @@ func (s *MemoryStore) update(ctx context.Context, grant string, rule rule) error
 }
 
 // set is called with mu held.
-func (s *MemoryStore) set(grant string, next *row) {
+func (s *MemoryStore) set(h hash, next *row) {
 	switch {
 	case next == nil:
-		delete(s.grants, grant)
+		delete(s.rows, h)
 		return
-	case s.grants == nil:
-		s.grants = make(map[string]*row)
+	case s.rows == nil:
+		s.rows = make(map[hash]*row)
 	}
-	s.grants[grant] = next
+	s.rows[h] = next
 }
 
 // usable returns why no method can do anything, or nil.
@@ -108,23 +134,7 @@ func (s *MemoryStore) usable(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if s.folder != nil {
-		return s.folder.usable()
-	}
-	return nil
-}
-
-// record returns a copy of what the row says now.
-func (s *MemoryStore) record(grant string, r *row, now time.Time) (Record, error) {
-	token := copyToken(r.Token)
-	if s.folder != nil {
-		var err error
-		if token, err = s.folder.open(grant, r); err != nil {
-			return Record{}, err
-		}
-	}
-	mark := Mark{Dead: copyVerdict(r.Dead), RetryAt: r.RetryAt, Unfinished: r.Unfinished || r.lapsed(now)}
-	return Record{Token: token, Mark: mark, Version: r.Version}, nil
+	return s.folder.usable()
 }
 
 // NewMemoryStore returns an empty MemoryStore.
@@ -144,10 +154,7 @@ func (s *MemoryStore) Load(ctx context.Context, grant string) (Record, error) {
 		return Record{}, err
 	}
 	s.mu.Lock()
-	found := s.grants[grant]
-	if found == nil && s.folder != nil {
-		found = s.folder.damaged[hashOf(grant)]
-	}
+	found := s.rows[hashOf(grant)]
 	s.mu.Unlock()
 	switch {
 	case found == nil:
@@ -155,7 +162,7 @@ func (s *MemoryStore) Load(ctx context.Context, grant string) (Record, error) {
 	case found.damage != nil:
 		return Record{}, found.damage
 	}
-	return s.record(grant, found, time.Now())
+	return s.record(found, time.Now())
 }
 
 // Lease implements [Store].
@@ -165,13 +172,13 @@ func (s *MemoryStore) Lease(ctx context.Context, grant, holder string, d time.Du
 		switch {
 		case old == nil:
 			return nil, ErrNoGrant
-		case old.leased(now) && old.holder != holder:
+		case old.leased(now) && old.Holder != holder:
 			return nil, ErrLeased
 		}
 		next := *old
 		next.Unfinished = old.Unfinished || old.lapsed(now)
-		next.holder, next.until = holder, now.Add(d)
-		leased, err = s.record(grant, &next, now) // before the lease is taken, which nobody would end if this fails
+		next.Holder, next.Until = holder, now.Add(d)
+		leased, err = s.record(&next, now) // before the lease is taken, which nobody would end if this fails
 		return &next, err
 	})
 	if err != nil {
@@ -186,11 +193,11 @@ func (s *MemoryStore) Save(ctx context.Context, grant, holder string, version in
 		if old == nil || old.Version != version {
 			return nil, ErrConflict
 		}
-		next, err := newRow(token)
+		next, err := s.newRow(grant, token)
 		if err != nil {
 			return nil, err
 		}
-		next.holder, next.until = old.holder, old.until
+		next.Holder, next.Until = old.Holder, old.Until
 		next.endLease(holder, now)
 		return next, nil
 	})
@@ -205,9 +212,9 @@ func (s *MemoryStore) Mark(ctx context.Context, grant, holder string, version in
 		next := *old
 		next.endLease(holder, now)
 		if old.Dead == nil {
-			next.since = now.UTC() // without the monotonic clock's reading
+			next.Since = now.UTC() // without the monotonic clock's reading
 		}
-		next.Mark = Mark{Dead: copyVerdict(mark.Dead), RetryAt: mark.RetryAt.Round(0), Unfinished: mark.Unfinished}
+		next.Dead, next.RetryAt, next.Unfinished = MarshalVerdict(mark.Dead), mark.RetryAt.Round(0), mark.Unfinished
 		return &next, nil
 	})
 }
@@ -216,7 +223,7 @@ func (s *MemoryStore) Mark(ctx context.Context, grant, holder string, version in
 func (s *MemoryStore) Release(ctx context.Context, grant, holder string) error {
 	return s.update(ctx, grant, func(old *row, now time.Time) (*row, error) {
 		// A lease that has run out is not ended: what it has left behind may be unfinished.
-		if old == nil || old.holder != holder || !old.leased(now) {
+		if old == nil || old.Holder != holder || !old.leased(now) {
 			return old, nil
 		}
 		next := *old
@@ -227,7 +234,7 @@ func (s *MemoryStore) Release(ctx context.Context, grant, holder string) error {
 
 // Put implements [Store].
 func (s *MemoryStore) Put(ctx context.Context, grant string, token *oauth2.Token) error {
-	return s.change(ctx, grant, func(*row, time.Time) (*row, error) { return newRow(token) })
+	return s.change(ctx, grant, func(*row, time.Time) (*row, error) { return s.newRow(grant, token) })
 }
 
 // Delete implements [Store].
@@ -237,74 +244,46 @@ func (s *MemoryStore) Delete(ctx context.Context, grant string) error {
 
 // Due implements [Store]. It looks at every grant, and is never stale.
 func (s *MemoryStore) Due(ctx context.Context, within time.Duration, limit int) ([]string, error) {
-	if err := s.usable(ctx); err != nil {
-		return nil, err
-	}
-	type candidate struct {
-		grant  string
-		expiry time.Time
-	}
-	var due []candidate
-	s.mu.Lock()
-	now := time.Now()
-	for grant, row := range s.grants {
-		expiry := row.Token.Expiry
-		if row.Dead == nil && !row.leased(now) && !row.RetryAt.After(now) && !expiry.IsZero() && !expiry.After(now.Add(within)) {
-			due = append(due, candidate{grant, expiry})
-		}
-	}
-	s.mu.Unlock()
-	slices.SortFunc(due, func(a, b candidate) int {
-		return cmp.Or(a.expiry.Compare(b.expiry), cmp.Compare(a.grant, b.grant))
+	expiry := func(r *row) time.Time { return r.Expiry }
+	due, err := s.list(ctx, limit, expiry, func(r *row, now time.Time) bool {
+		return r.Dead == nil && !r.leased(now) && !r.RetryAt.After(now) && !r.Expiry.IsZero() && !r.Expiry.After(now.Add(within))
 	})
-	names := make([]string, 0, min(len(due), max(limit, 0)))
-	for _, candidate := range due[:cap(names)] {
-		names = append(names, candidate.grant)
+	names := make([]string, len(due))
+	for i, r := range due {
+		names[i] = r.Grant
 	}
-	return names, nil
+	return names, err
 }
 
 // Dead implements [Store].
 func (s *MemoryStore) Dead(ctx context.Context, since time.Duration, after DeadGrant, limit int) ([]DeadGrant, error) {
+	died := func(r *row) time.Time { return r.Since }
+	rows, err := s.list(ctx, limit, died, func(r *row, now time.Time) bool {
+		isAfter := cmp.Or(r.Since.Compare(after.Since), cmp.Compare(r.Grant, after.Grant)) > 0
+		return r.Dead != nil && isAfter && !r.Since.After(now.Add(-since))
+	})
+	dead := make([]DeadGrant, len(rows))
+	for i, r := range rows {
+		verdict, _ := UnmarshalVerdict(r.Dead) // which MarshalVerdict has made, or readRow has looked at
+		dead[i] = DeadGrant{Grant: r.Grant, Error: verdict, Since: r.Since, Version: r.Version}
+	}
+	return dead, err
+}
+
+// list returns at most limit of the rows that are wanted, by a time of theirs, and then by name.
+func (s *MemoryStore) list(ctx context.Context, limit int, at func(*row) time.Time, wanted func(*row, time.Time) bool) ([]*row, error) {
 	if err := s.usable(ctx); err != nil {
 		return nil, err
 	}
-	byAge := func(a, b DeadGrant) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Grant, b.Grant)) }
-	var dead []DeadGrant
+	var found []*row
 	s.mu.Lock()
-	latest := time.Now().Add(-since)
-	for grant, row := range s.grants {
-		found := DeadGrant{Grant: grant, Error: row.Dead, Since: row.since, Version: row.Version}
-		if row.Dead != nil && !row.since.After(latest) && byAge(found, after) > 0 {
-			dead = append(dead, found)
+	now := time.Now()
+	for _, r := range s.rows {
+		if wanted(r, now) {
+			found = append(found, r)
 		}
 	}
 	s.mu.Unlock()
-	slices.SortFunc(dead, byAge)
-	dead = dead[:min(len(dead), max(limit, 0))]
-	for i := range dead {
-		dead[i].Error = copyVerdict(dead[i].Error) // the row's is nobody else's
-	}
-	return dead, nil
-}
-
-var errNothingToStore = errors.New(prefix + "there is no token to store")
-
-// newVersion returns a number that no grant has had: 63 random bits, so that a Store need not remember the old ones.
-func newVersion() int64 { return rand.Int64() }
-
-// copyToken returns what a Store keeps of token.
-func copyToken(token *oauth2.Token) *oauth2.Token {
-	return &oauth2.Token{
-		AccessToken:  token.AccessToken,
-		TokenType:    token.TokenType,
-		RefreshToken: token.RefreshToken,
-		Expiry:       token.Expiry,
-	}
-}
-
-// copyVerdict returns what a Store keeps of e.
-func copyVerdict(e *applebusiness.Error) *applebusiness.Error {
-	kept, _ := UnmarshalVerdict(MarshalVerdict(e))
-	return kept
+	slices.SortFunc(found, func(a, b *row) int { return cmp.Or(at(a).Compare(at(b)), cmp.Compare(a.Grant, b.Grant)) })
+	return found[:min(len(found), max(limit, 0))], nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -50,9 +51,9 @@ type connection struct {
 }
 
 // newApp returns the web application for settings that are checked. Close the manager at the end.
-func newApp(s settings, store grants.Store, fake *applebusinesstest.Server, log *slog.Logger) (*app, error) {
-	a := &app{config: s.config(), store: store, login: "login-", log: log, fake: fake, connections: make(map[string]connection)}
-	a.redirectURL, _ = url.Parse(s.redirectURL)
+func newApp(s *settings, store grants.Store, fake *applebusinesstest.Server, log *slog.Logger) (*app, error) {
+	a := &app{config: &s.Config, store: store, login: "login-", log: log, fake: fake, connections: make(map[string]connection)}
+	a.redirectURL, _ = url.Parse(s.RedirectURL)
 	if a.redirectURL.Scheme == "https" {
 		a.login = "__Host-login-"
 	}
@@ -67,7 +68,7 @@ func newApp(s settings, store grants.Store, fake *applebusinesstest.Server, log 
 	}
 	a.file = filepath.Join(s.dir, "connections.json") // beside the grants
 	content, err := os.ReadFile(a.file)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return a, nil
 	}
 	return a, cmp.Or(err, json.Unmarshal(content, &a.connections))
@@ -78,6 +79,8 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("GET /{$}", a.list)
 	mux.Handle("GET /style.css", http.FileServerFS(files))
 	mux.HandleFunc("GET /connect", a.connect)
+	mux.HandleFunc("GET "+a.redirectURL.Path, a.redirect)
+	mux.HandleFunc("POST "+a.redirectURL.Path, a.redirect)
 	mux.HandleFunc("GET /not-connected", func(w http.ResponseWriter, r *http.Request) {
 		// It is no success, or a browser could show what it has fetched ahead. What an engineer needs to know is elsewhere.
 		write(w, http.StatusBadRequest, "not connected", applebusiness.Action(r.FormValue("action")))
@@ -85,32 +88,16 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("GET /other", func(w http.ResponseWriter, r *http.Request) {
 		write(w, http.StatusOK, "other", []connection{a.find(r.FormValue("connected")), a.find(r.FormValue("expected"))})
 	})
-	// Apple's POST comes from another site, and what protects it is state.
-	mux.HandleFunc("GET "+a.redirectURL.Path, a.redirect)
-	mux.HandleFunc("POST "+a.redirectURL.Path, a.redirect)
-	protection := http.NewCrossOriginProtection()
-	handleForm := func(path string, do func(ctx context.Context, id string) error) {
-		mux.Handle("POST "+path, protection.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			id := r.PathValue("id")
-			err := do(r.Context(), id)
-			a.log.Info("form", "path", path, "grant", id, applebusiness.LogAttr(err))
-			if errors.Is(err, grants.ErrNoGrant) {
-				write(w, http.StatusNotFound, "none", nil)
-				return
-			}
-			http.Redirect(w, r, "/#"+url.PathEscape(id), http.StatusSeeOther)
-		})))
-	}
-	handleForm("/connections/{id}/refresh", a.refresh)
-	handleForm("/connections/{id}/revive", a.revive)
-	handleForm("/connections/{id}/disconnect", a.disconnect)
+	mux.HandleFunc("POST /connections/{id}/refresh", a.form(a.refresh))
+	mux.HandleFunc("POST /connections/{id}/revive", a.form(a.revive))
+	mux.HandleFunc("POST /connections/{id}/disconnect", a.form(a.disconnect))
 	if a.fake != nil {
-		handleForm("/connections/{id}/fake/revoke", a.revoke)
-		handleForm("/fake/fail", func(context.Context, string) error {
-			a.fake.FailWith(http.StatusServiceUnavailable, nil, "")
-			return nil
-		})
+		mux.HandleFunc("POST /connections/{id}/fake/revoke", a.form(a.revoke))
+		mux.HandleFunc("POST /fake/fail", a.form(a.failOnce))
 	}
+	protection := http.NewCrossOriginProtection()
+	protection.AddInsecureBypassPattern("POST " + a.redirectURL.Path) // Apple's comes from another site, and what protects it is state
+	protected := protection.Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
@@ -121,7 +108,7 @@ func (a *app) handler() http.Handler {
 			write(w, http.StatusMisdirectedRequest, "address", a.home)
 			return
 		}
-		mux.ServeHTTP(w, r)
+		protected.ServeHTTP(w, r)
 	})
 }
 
@@ -138,18 +125,18 @@ func (a *app) connect(w http.ResponseWriter, r *http.Request) {
 
 // redirect is where Apple sends the browser, by GET or by POST. It leaves the browser at a URL without the code.
 func (a *app) redirect(w http.ResponseWriter, r *http.Request) {
-	back, _ := applebusiness.ParseRedirect(r.URL.RawQuery) // only to find the cookie
-	cookie, err := r.Cookie(a.login + back.State)
-	if err != nil && r.Method == http.MethodPost { // from another site it brings no SameSite=Lax cookie; the browser's GET does
+	var state, verifier, expected string
+	back, _ := applebusiness.ParseRedirect(r.URL.RawQuery)         // only to find the cookie
+	if cookie, err := r.Cookie(a.login + back.State); err == nil { // this browser has started it
+		state = back.State
+		verifier, expected, _ = strings.Cut(cookie.Value, ".")
+	} else if r.Method == http.MethodPost { // from another site it brings no SameSite=Lax cookie; the browser's GET does
 		http.Redirect(w, r, r.URL.RequestURI(), http.StatusSeeOther)
 		return
-	} else if err != nil {
-		cookie, back.State = new(http.Cookie), "" // no login: no state is right
 	}
-	verifier, escaped, _ := strings.Cut(cookie.Value, ".")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), connectTimeout) // what follows is done without the browser, too
 	defer cancel()
-	connected, err := a.manager.Connect(r.WithContext(ctx), back.State, verifier)
+	connected, err := a.manager.Connect(r.WithContext(ctx), state, verifier)
 	if err != nil {
 		a.log.Warn("not connected", applebusiness.LogAttr(err))
 		a.mu.Lock()
@@ -163,70 +150,24 @@ func (a *app) redirect(w http.ResponseWriter, r *http.Request) {
 		a.connections[connected.Grant] = connection{ID: connected.Grant, Name: connected.Name, Since: time.Now()}
 	})
 	next := "/"
-	if expected, _ := url.QueryUnescape(escaped); expected != "" && expected != connected.Grant {
+	if expected, _ := url.QueryUnescape(expected); expected != "" && expected != connected.Grant {
 		next = "/other?" + url.Values{"expected": {expected}, "connected": {connected.Grant}}.Encode()
 	}
 	http.Redirect(w, r, next, http.StatusSeeOther)
 }
 
-// change changes the connections, and writes them to the file.
-func (a *app) change(f func()) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	f()
-	if a.file == "" {
-		return
-	}
-	content, err := json.Marshal(a.connections)
-	if err = cmp.Or(err, os.WriteFile(a.file+".new", content, 0o600)); err == nil {
-		err = os.Rename(a.file+".new", a.file)
-	}
-	if err != nil {
-		a.log.Error("the connections are not written", "error", err)
-	}
-}
-
-// find returns the zero connection if there is none.
-func (a *app) find(id string) connection {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.connections[id]
-}
-
-// note is told how each refresh went, also of those that nobody pressed a button for.
-func (a *app) note(id string, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if c, ok := a.connections[id]; ok {
-		c.Err, c.RetryAt = err, time.Now()
-		if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
-			c.RetryAt = c.RetryAt.Add(failed.RetryAfter)
+// form returns the handler of a button that does something with a connection.
+func (a *app) form(do func(ctx context.Context, id string) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		id := r.PathValue("id")
+		err := do(r.Context(), id)
+		a.log.Info("form", "path", r.Pattern, "grant", id, applebusiness.LogAttr(err))
+		if errors.Is(err, grants.ErrNoGrant) {
+			write(w, http.StatusNotFound, "none", nil)
+			return
 		}
-		a.connections[id] = c
+		http.Redirect(w, r, "/#"+url.PathEscape(id), http.StatusSeeOther)
 	}
-}
-
-func (a *app) list(w http.ResponseWriter, r *http.Request) {
-	a.mu.Lock()
-	connections := slices.Collect(maps.Values(a.connections))
-	content := listPage{Failure: a.failure, Failed: a.failed, Fake: a.fake != nil, File: a.file != ""}
-	a.mu.Unlock()
-	slices.SortFunc(connections, func(a, b connection) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
-	for _, c := range connections {
-		record, err := a.store.Load(r.Context(), c.ID)
-		switch {
-		case errors.Is(err, grants.ErrNoGrant):
-			continue
-		case err != nil:
-			c.Err = err
-		case record.Dead != nil:
-			c.Err = record.Dead
-		default:
-			c.Expires = record.Token.Expiry
-		}
-		content.Connections = append(content.Connections, c)
-	}
-	write(w, http.StatusOK, "list", content)
 }
 
 // refresh replaces the access token now, as if the API had refused it. How it went is shown with the connection.
@@ -259,6 +200,70 @@ func (a *app) disconnect(ctx context.Context, id string) error {
 	return err
 }
 
+func (a *app) list(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	connections := slices.SortedFunc(maps.Values(a.connections), func(a, b connection) int {
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID))
+	})
+	content := listPage{Failure: a.failure, Failed: a.failed, Fake: a.fake != nil, File: a.file != ""}
+	a.mu.Unlock()
+	for _, c := range connections {
+		record, err := a.store.Load(r.Context(), c.ID)
+		switch {
+		case errors.Is(err, grants.ErrNoGrant):
+			continue
+		case err != nil:
+			c.Err = err
+		case record.Dead != nil:
+			c.Err = record.Dead
+		default:
+			c.Expires = record.Token.Expiry
+		}
+		content.Connections = append(content.Connections, c)
+	}
+	write(w, http.StatusOK, "list", content)
+}
+
+// find returns the zero connection if there is none.
+func (a *app) find(id string) connection {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.connections[id]
+}
+
+// change changes the connections, and writes them to the file.
+func (a *app) change(f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	f()
+	if a.file == "" {
+		return
+	}
+	content, err := json.Marshal(a.connections)
+	if err == nil {
+		err = os.WriteFile(a.file+".new", content, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(a.file+".new", a.file)
+	}
+	if err != nil {
+		a.log.Error("the connections are not written", "error", err)
+	}
+}
+
+// note is told how each refresh went, also of those that nobody pressed a button for.
+func (a *app) note(id string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c, ok := a.connections[id]; ok {
+		c.Err, c.RetryAt = err, time.Now()
+		if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
+			c.RetryAt = c.RetryAt.Add(failed.RetryAfter)
+		}
+		a.connections[id] = c
+	}
+}
+
 // keepAlive refreshes what comes due, until ctx is done.
 func (a *app) keepAlive(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -270,13 +275,4 @@ func (a *app) keepAlive(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-}
-
-// revoke lets the customer disconnect the partner at the fake.
-func (a *app) revoke(ctx context.Context, id string) error {
-	record, err := a.store.Load(ctx, id)
-	if err == nil {
-		a.fake.Revoke(record.Token.RefreshToken)
-	}
-	return err
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
@@ -784,7 +785,7 @@ func TestHeaders(t *testing.T) {
 }
 
 func TestSecureCookie(t *testing.T) {
-	a, err := newApp(settings{redirectURL: "https://partner.example/redirect"}, grants.NewMemoryStore(), nil, nil)
+	a, err := newApp(&settings{Config: oauth2.Config{RedirectURL: "https://partner.example/redirect"}}, grants.NewMemoryStore(), nil, nil)
 	require.NoError(t, err)
 	recorder := httptest.NewRecorder()
 	a.handler().ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "https://partner.example/connect", nil))

@@ -22,34 +22,27 @@ func (e *storeError) Error() string {
 }
 func (e *storeError) Unwrap() error { return e.err }
 
-// failed returns the error of a method that failed with err. What is ours is shown as it is: it quotes nothing.
+// failed returns the error of a method that failed with err. What the database or the driver says may quote what it was sent;
+// what is ours quotes nothing, and is shown as it is.
 func failed(method string, err error) error {
-	var own *storeError
-	if errors.As(err, &own) {
-		return err
+	text, ok := strings.CutPrefix(err.Error(), "applebusiness/grants: ")
+	if !ok {
+		text = redact.Show(text, maxText)
 	}
-	if text, ok := strings.CutPrefix(err.Error(), "applebusiness/grants: "); ok {
-		return &storeError{method, text, err}
+	var database *pgconn.PgError
+	if errors.As(err, &database) && database.Code == undefinedTable {
+		text = "the table is missing: call Migrate (SQLSTATE " + undefinedTable + ")"
 	}
-	return &storeError{method, describe(err), err}
+	return &storeError{method, text, err}
 }
 
 // misused returns the error of a method whose use is wrong, or whose database is not set up, as text says.
 func misused(method, text string) error { return &storeError{method, text, errors.New(text)} }
 
-// undefinedTable is PostgreSQL's code for a table that is not there.
-const undefinedTable = "42P01"
-
-// describe returns what may be shown of what the database or the driver says, which may quote what it was sent.
-func describe(err error) string {
-	var database *pgconn.PgError
-	if errors.As(err, &database) && database.Code == undefinedTable {
-		return "the table is missing: call Migrate (SQLSTATE " + undefinedTable + ")"
-	}
-	return redact.Show(err.Error(), maxText)
-}
-
-const maxText = 512 // bytes
+const (
+	undefinedTable = "42P01" // PostgreSQL's code for a table that is not there
+	maxText        = 512     // bytes
+)
 
 // What is printed of a Store and its Options is the table's name: a pool knows the database's password, and an AEAD the key.
 

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 const (
@@ -43,18 +42,13 @@ func (l *Limiter) Wait(ctx context.Context) error {
 		if err != nil || wait <= 0 {
 			return err
 		}
-		timer := time.NewTimer(wait)
 		select {
-		case <-timer.C:
+		case <-time.After(wait):
 		case <-ctx.Done():
-			timer.Stop()
 			return ctx.Err()
 		}
-		var paused bool
-		err = l.store.do(ctx, "limit", repeatable, func(conn *pgxpool.Conn) error {
-			return conn.QueryRow(ctx, `SELECT paused_until BETWEEN clock_timestamp() AND clock_timestamp() + $1::bigint * interval '1 microsecond'
-				FROM `+l.store.limitTable(), pgx.QueryExecModeExec, maxPause.Microseconds()).Scan(&paused)
-		})
+		paused, err := l.store.exists(ctx, "limit", l.store.limit+`
+			WHERE paused_until BETWEEN clock_timestamp() AND clock_timestamp() + $1::interval`, maxPause)
 		if err != nil || !paused {
 			return err
 		}
@@ -62,37 +56,29 @@ func (l *Limiter) Wait(ctx context.Context) error {
 }
 
 // take takes the next free time, and returns how far away it is.
-func (l *Limiter) take(ctx context.Context) (wait time.Duration, err error) {
-	err = l.store.do(ctx, "limit", once, func(conn *pgxpool.Conn) error {
-		atMost := maxQueue
-		if deadline, ok := ctx.Deadline(); ok {
-			atMost = min(atMost, time.Until(deadline))
-		}
-		var microseconds int64
-		err := conn.QueryRow(ctx, `UPDATE `+l.store.limitTable()+` SET
-				next = CASE WHEN next BETWEEN clock_timestamp() AND clock_timestamp() + $3::bigint * interval '1 microsecond'
-					THEN next ELSE clock_timestamp() END + $1::bigint * interval '1 microsecond'
-			WHERE next <= clock_timestamp() + $2::bigint * interval '1 microsecond'
-				OR next > clock_timestamp() + $3::bigint * interval '1 microsecond'
-			RETURNING (extract(epoch FROM next - clock_timestamp()) * 1000000)::bigint - $1::bigint`,
-			pgx.QueryExecModeExec, (time.Second / time.Duration(l.perSecond)).Microseconds(), atMost.Microseconds(), maxAhead.Microseconds(),
-		).Scan(&microseconds)
-		wait = time.Duration(microseconds) * time.Microsecond
-		if !errors.Is(err, pgx.ErrNoRows) {
-			return err
-		}
-		var exists bool
-		err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+l.store.limitTable()+`)`, pgx.QueryExecModeExec).Scan(&exists)
-		switch {
-		case err != nil:
-			return err
-		case !exists:
-			return misused("limit", noLimitRow)
-		}
-		text := fmt.Sprintf("the fleet's limit of %d requests a second would let this one wait too long: %v", l.perSecond, context.DeadlineExceeded)
-		return &storeError{"limit", text, context.DeadlineExceeded}
-	})
-	return wait, err
+func (l *Limiter) take(ctx context.Context) (time.Duration, error) {
+	latest := time.Now().Add(maxQueue)
+	if deadline, ok := ctx.Deadline(); ok && deadline.Before(latest) {
+		latest = deadline
+	}
+	var microseconds int64
+	_, err := l.store.row(ctx, "limit", once, []any{&microseconds}, `UPDATE `+l.store.limit+` SET
+			next = CASE WHEN next BETWEEN clock_timestamp() AND clock_timestamp() + $3::interval
+				THEN next ELSE clock_timestamp() END + $1::interval
+		WHERE next <= clock_timestamp() + $2::interval OR next > clock_timestamp() + $3::interval
+		RETURNING (extract(epoch FROM next - $1::interval - clock_timestamp()) * 1000000)::bigint`,
+		time.Second/time.Duration(l.perSecond), latest, maxAhead)
+	if !errors.Is(err, pgx.ErrNoRows) {
+		return time.Duration(microseconds) * time.Microsecond, err
+	}
+	switch exists, err := l.store.exists(ctx, "limit", l.store.limit); {
+	case err != nil:
+		return 0, err
+	case !exists:
+		return 0, misused("limit", noLimitRow)
+	}
+	text := fmt.Sprintf("the fleet's limit of %d requests a second would let this one wait too long: %v", l.perSecond, context.DeadlineExceeded)
+	return 0, &storeError{"limit", text, context.DeadlineExceeded}
 }
 
 const noLimitRow = "the one row of the limit's table is missing: call Migrate"
@@ -103,17 +89,14 @@ func (l *Limiter) Pause(ctx context.Context, d time.Duration) error {
 	if err := l.misused("pause"); err != nil {
 		return err
 	}
-	return l.store.do(ctx, "pause", once, func(conn *pgxpool.Conn) error {
-		tag, err := conn.Exec(ctx, `UPDATE `+l.store.limitTable()+` SET
-				next = CASE WHEN next BETWEEN until AND clock_timestamp() + $2::bigint * interval '1 microsecond' THEN next ELSE until END,
-				paused_until = CASE WHEN paused_until BETWEEN until AND clock_timestamp() + $3::bigint * interval '1 microsecond' THEN paused_until ELSE until END
-			FROM (SELECT clock_timestamp() + $1::bigint * interval '1 microsecond' AS until) AS pause`,
-			pgx.QueryExecModeExec, max(0, min(d, maxPause)).Microseconds(), maxAhead.Microseconds(), maxPause.Microseconds())
-		if err == nil && tag.RowsAffected() == 0 {
-			return misused("pause", noLimitRow)
-		}
-		return err
-	})
+	changed, err := l.store.exec(ctx, "pause", `UPDATE `+l.store.limit+` SET
+			next = CASE WHEN next BETWEEN until AND clock_timestamp() + $2::interval THEN next ELSE until END,
+			paused_until = CASE WHEN paused_until BETWEEN until AND clock_timestamp() + $3::interval THEN paused_until ELSE until END
+		FROM (SELECT clock_timestamp() + $1::interval AS until) AS pause`, max(0, min(d, maxPause)), maxAhead, maxPause)
+	if err == nil && changed == 0 {
+		return misused("pause", noLimitRow)
+	}
+	return err
 }
 
 func (l *Limiter) misused(method string) error {

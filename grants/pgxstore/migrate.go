@@ -64,33 +64,27 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool) error { return New(pool, n
 
 // Migrate is the function of that name for a Store with another table.
 func (s *Store) Migrate(ctx context.Context) error {
-	sibling := func(suffix string) pgx.Identifier { return strings.Split(s.name+suffix, ".") }
-	index := func(suffix string) string { // which is created without its schema
-		name := sibling(suffix)
-		return name[len(name)-1:].Sanitize()
-	}
+	name := s.name[strings.LastIndexByte(s.name, '.')+1:] // an index is created without its schema
 	fill := strings.NewReplacer(
-		"{name}", s.name, "{table}", s.table, "{limit}", s.limitTable(),
-		"{due}", sibling("_due").Sanitize(), "{due index}", index("_due"),
-		"{dead}", sibling("_dead").Sanitize(), "{dead index}", index("_dead"),
+		"{name}", s.name, "{table}", s.table, "{limit}", s.limit,
+		"{due}", s.sibling("_due"), "{due index}", pgx.Identifier{name + "_due"}.Sanitize(),
+		"{dead}", s.sibling("_dead"), "{dead index}", pgx.Identifier{name + "_dead"}.Sanitize(),
 	).Replace
-	return s.do(ctx, "migrate", once, func(conn *pgxpool.Conn) error {
-		if _, err := conn.Exec(ctx, fill(migrateTables), pgx.QueryExecModeExec); err != nil {
+	if _, err := s.exec(ctx, "migrate", fill(migrateTables)); err != nil {
+		return err
+	}
+	for table, columns := range map[string]string{s.table: columns + ", name, holder, dead_since", s.limit: "id, next - paused_until"} {
+		_, err := s.exec(ctx, "migrate", "SELECT "+columns+" FROM "+table+" LIMIT 0")
+		var database *pgconn.PgError
+		if errors.As(err, &database) && slices.Contains([]string{undefinedColumn, undefinedOperator}, database.Code) {
+			return misused("migrate", "the table "+table+" is another program's: it has other columns (SQLSTATE "+database.Code+")")
+		}
+		if err != nil {
 			return err
 		}
-		for table, columns := range map[string]string{s.table: columns + ", name, holder, dead_since", s.limitTable(): "id, next - paused_until"} {
-			_, err := conn.Exec(ctx, "SELECT "+columns+" FROM "+table+" LIMIT 0", pgx.QueryExecModeExec)
-			var database *pgconn.PgError
-			if errors.As(err, &database) && slices.Contains([]string{undefinedColumn, undefinedOperator}, database.Code) {
-				return misused("migrate", "the table "+table+" is another program's: it has other columns (SQLSTATE "+database.Code+")")
-			}
-			if err != nil {
-				return err
-			}
-		}
-		_, err := conn.Exec(ctx, fill(migrateRest), pgx.QueryExecModeExec)
-		return err
-	})
+	}
+	_, err := s.exec(ctx, "migrate", fill(migrateRest))
+	return err
 }
 
 // PostgreSQL's codes for a name that no column has, and for two types that do not go together.
@@ -98,7 +92,3 @@ const (
 	undefinedColumn   = "42703"
 	undefinedOperator = "42883"
 )
-
-func (s *Store) limitTable() string {
-	return pgx.Identifier(strings.Split(s.name+"_limit", ".")).Sanitize()
-}

@@ -16,6 +16,7 @@
 package pgxstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -50,7 +51,8 @@ type Options struct {
 // Store is a [grants.Store] on PostgreSQL. [New] makes one; it is safe for concurrent use, by any number of processes.
 type Store struct {
 	pool    *pgxpool.Pool
-	table   string   // quoted
+	table   string   // quoted, as is limit
+	limit   string   // the Limiter's table
 	name    string   // as configured
 	options *Options // by a pointer, which no verb of fmt follows
 	invalid string   // why no method works
@@ -66,11 +68,8 @@ func New(pool *pgxpool.Pool, options *Options) *Store {
 	if options == nil {
 		options = new(Options)
 	}
-	s := &Store{pool: pool, name: options.Table, options: new(*options)}
-	if s.name == "" {
-		s.name = DefaultTable
-	}
-	s.table = pgx.Identifier(strings.Split(s.name, ".")).Sanitize()
+	s := &Store{pool: pool, name: cmp.Or(options.Table, DefaultTable), options: new(*options)}
+	s.table, s.limit = s.sibling(""), s.sibling("_limit")
 	switch {
 	case pool == nil:
 		s.invalid = "the pool is nil"
@@ -80,73 +79,49 @@ func New(pool *pgxpool.Pool, options *Options) *Store {
 	return s
 }
 
-// Times are written as microseconds from the database's now, and read as such.
+// sibling returns the quoted name of the table, or of what is beside it.
+func (s *Store) sibling(suffix string) string {
+	return pgx.Identifier(strings.Split(s.name+suffix, ".")).Sanitize()
+}
+
+// Times are written as intervals from the database's now, and read as microseconds from it, which no IntervalStyle changes.
 const (
 	columns = `token, version, unfinished OR coalesce(leased_until <= clock_timestamp(), false), dead,
 		(extract(epoch FROM expiry - clock_timestamp()) * 1000000)::bigint,
 		(extract(epoch FROM retry_at - clock_timestamp()) * 1000000)::bigint`
 
+	noMark = `unfinished = false, retry_at = NULL, dead = NULL, dead_since = NULL`
+
 	endLease = `holder = CASE WHEN holder = $2::text OR leased_until <= clock_timestamp() THEN NULL ELSE holder END,
 		leased_until = CASE WHEN holder = $2::text OR leased_until <= clock_timestamp() THEN NULL ELSE leased_until END`
 )
 
-// row is what columns are scanned into.
-type row struct {
-	sent            time.Time // when the statement was sent
-	sealed, dead    []byte
-	version         int64
-	unfinished      bool
-	expiry, retryAt *int64 // microseconds from now
-}
-
-func (r *row) scan(from pgx.Row) error {
-	return from.Scan(&r.sealed, &r.version, &r.unfinished, &r.dead, &r.expiry, &r.retryAt)
-}
-
 // Load implements [grants.Store].
 func (s *Store) Load(ctx context.Context, grant string) (grants.Record, error) {
-	var r row
-	err := s.do(ctx, "load", repeatable, func(conn *pgxpool.Conn) error {
-		r.sent = time.Now()
-		err := r.scan(conn.QueryRow(ctx, `SELECT `+columns+` FROM `+s.table+` WHERE name = $1::text`, pgx.QueryExecModeExec, grant))
-		if errors.Is(err, pgx.ErrNoRows) {
-			return grants.ErrNoGrant
-		}
-		return err
-	})
-	if err != nil {
-		return grants.Record{}, err
+	record, err := s.record(ctx, "load", `SELECT `+columns+` FROM `+s.table+` WHERE name = $1::text`, grant)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = grants.ErrNoGrant
 	}
-	return s.record("load", grant, &r)
+	return record, err
 }
 
 // Lease implements [grants.Store].
 func (s *Store) Lease(ctx context.Context, grant, holder string, d time.Duration) (grants.Record, error) {
-	var r row
-	err := s.do(ctx, "lease", repeatable, func(conn *pgxpool.Conn) error {
-		r.sent = time.Now()
-		err := r.scan(conn.QueryRow(ctx, `UPDATE `+s.table+` SET
-				unfinished = unfinished OR coalesce(leased_until <= clock_timestamp(), false),
-				holder = $2::text, leased_until = clock_timestamp() + $3::bigint * interval '1 microsecond'
-			WHERE name = $1::text AND (leased_until IS NULL OR leased_until <= clock_timestamp() OR holder = $2::text)
-			RETURNING `+columns, pgx.QueryExecModeExec, grant, holder, microseconds(d)))
-		if !errors.Is(err, pgx.ErrNoRows) {
-			return err
-		}
-		var exists bool
-		err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+s.table+` WHERE name = $1::text)`, pgx.QueryExecModeExec, grant).Scan(&exists)
-		switch {
-		case err != nil:
-			return err
-		case exists:
-			return grants.ErrLeased
-		}
-		return grants.ErrNoGrant
-	})
-	if err != nil {
-		return grants.Record{}, err
+	record, err := s.record(ctx, "lease", `UPDATE `+s.table+` SET
+			unfinished = unfinished OR coalesce(leased_until <= clock_timestamp(), false),
+			holder = $2::text, leased_until = clock_timestamp() + $3::interval
+		WHERE name = $1::text AND (leased_until IS NULL OR leased_until <= clock_timestamp() OR holder = $2::text)
+		RETURNING `+columns, grant, holder, d)
+	if !errors.Is(err, pgx.ErrNoRows) {
+		return record, err
 	}
-	return s.record("lease", grant, &r)
+	switch exists, err := s.exists(ctx, "lease", s.table+` WHERE name = $1::text`, grant); {
+	case err != nil:
+		return grants.Record{}, err
+	case exists:
+		return grants.Record{}, grants.ErrLeased
+	}
+	return grants.Record{}, grants.ErrNoGrant
 }
 
 // Save implements [grants.Store].
@@ -156,13 +131,10 @@ func (s *Store) Save(ctx context.Context, grant, holder string, version int64, t
 	if err != nil {
 		return failed("save", err)
 	}
-	return s.do(ctx, "save", once, func(conn *pgxpool.Conn) error {
-		return changed(conn, ctx, `UPDATE `+s.table+` SET
-				token = $4::bytea, expiry = clock_timestamp() + $5::bigint * interval '1 microsecond', version = $6::bigint,
-				unfinished = false, retry_at = NULL, dead = NULL, dead_since = NULL, `+endLease+`
-			WHERE name = $1::text AND version = $3::bigint`,
-			grant, holder, version, sealed, untilOrNull(token.Expiry), next)
-	})
+	return orConflict(s.exec(ctx, "save", `UPDATE `+s.table+` SET
+			token = $4::bytea, expiry = clock_timestamp() + $5::interval, version = $6::bigint, `+noMark+`, `+endLease+`
+		WHERE name = $1::text AND version = $3::bigint`,
+		grant, holder, version, sealed, token.Expiry, next))
 }
 
 // Mark implements [grants.Store].
@@ -171,23 +143,19 @@ func (s *Store) Mark(ctx context.Context, grant, holder string, version int64, m
 	if mark.Dead != nil {
 		dead = new(string(grants.MarshalVerdict(mark.Dead)))
 	}
-	return s.do(ctx, "mark", once, func(conn *pgxpool.Conn) error {
-		return changed(conn, ctx, `UPDATE `+s.table+` SET
-				dead = $4::json, dead_since = CASE WHEN $4::text IS NOT NULL THEN coalesce(dead_since, clock_timestamp()) END,
-				retry_at = clock_timestamp() + $5::bigint * interval '1 microsecond', unfinished = $6::boolean, `+endLease+`
-			WHERE name = $1::text AND version = $3::bigint`,
-			grant, holder, version, dead, untilOrNull(mark.RetryAt), mark.Unfinished)
-	})
+	return orConflict(s.exec(ctx, "mark", `UPDATE `+s.table+` SET
+			dead = $4::json, dead_since = CASE WHEN $4::text IS NOT NULL THEN coalesce(dead_since, clock_timestamp()) END,
+			retry_at = clock_timestamp() + $5::interval, unfinished = $6::boolean, `+endLease+`
+		WHERE name = $1::text AND version = $3::bigint`,
+		grant, holder, version, dead, mark.RetryAt, mark.Unfinished))
 }
 
 // Release implements [grants.Store].
 func (s *Store) Release(ctx context.Context, grant, holder string) error {
-	return s.do(ctx, "release", once, func(conn *pgxpool.Conn) error {
-		// A lease that has run out is left: it says that something is unfinished.
-		_, err := conn.Exec(ctx, `UPDATE `+s.table+` SET holder = NULL, leased_until = NULL
-			WHERE name = $1::text AND holder = $2::text AND leased_until > clock_timestamp()`, pgx.QueryExecModeExec, grant, holder)
-		return err
-	})
+	// A lease that has run out is left: it says that something is unfinished.
+	_, err := s.exec(ctx, "release", `UPDATE `+s.table+` SET holder = NULL, leased_until = NULL
+		WHERE name = $1::text AND holder = $2::text AND leased_until > clock_timestamp()`, grant, holder)
+	return err
 }
 
 // Put implements [grants.Store].
@@ -197,92 +165,129 @@ func (s *Store) Put(ctx context.Context, grant string, token *oauth2.Token) erro
 	if err != nil {
 		return failed("put", err)
 	}
-	return s.do(ctx, "put", once, func(conn *pgxpool.Conn) error {
-		_, err := conn.Exec(ctx, `INSERT INTO `+s.table+` (name, token, expiry, version)
-			VALUES ($1::text, $2::bytea, clock_timestamp() + $3::bigint * interval '1 microsecond', $4::bigint)
-			ON CONFLICT (name) DO UPDATE SET token = EXCLUDED.token, expiry = EXCLUDED.expiry, version = EXCLUDED.version,
-				unfinished = false, retry_at = NULL, dead = NULL, dead_since = NULL, holder = NULL, leased_until = NULL`,
-			pgx.QueryExecModeExec, grant, sealed, untilOrNull(token.Expiry), version)
-		return err
-	})
+	_, err = s.exec(ctx, "put", `INSERT INTO `+s.table+` (name, token, expiry, version)
+		VALUES ($1::text, $2::bytea, clock_timestamp() + $3::interval, $4::bigint)
+		ON CONFLICT (name) DO UPDATE SET token = EXCLUDED.token, expiry = EXCLUDED.expiry, version = EXCLUDED.version,
+			holder = NULL, leased_until = NULL, `+noMark, grant, sealed, token.Expiry, version)
+	return err
 }
 
 // Delete implements [grants.Store].
 func (s *Store) Delete(ctx context.Context, grant string) error {
-	return s.do(ctx, "delete", once, func(conn *pgxpool.Conn) error {
-		_, err := conn.Exec(ctx, `DELETE FROM `+s.table+` WHERE name = $1::text`, pgx.QueryExecModeExec, grant)
-		return err
-	})
+	_, err := s.exec(ctx, "delete", `DELETE FROM `+s.table+` WHERE name = $1::text`, grant)
+	return err
 }
 
 // Due implements [grants.Store]. It reads an index of the grants that are alive, by expiry, which knows RetryAt.
 func (s *Store) Due(ctx context.Context, within time.Duration, limit int) ([]string, error) {
-	var due []string
-	err := s.do(ctx, "due", repeatable, func(conn *pgxpool.Conn) error {
-		// now() and not clock_timestamp(), which is volatile and would not use the index.
-		rows, err := conn.Query(ctx, `SELECT name FROM `+s.table+`
-			WHERE dead IS NULL AND expiry <= now() + $1::bigint * interval '1 microsecond'
-				AND coalesce(retry_at, '-infinity') <= now() AND (leased_until IS NULL OR leased_until <= now())
-			ORDER BY expiry LIMIT $2::bigint`, pgx.QueryExecModeExec, microseconds(within), max(limit, 0))
-		if err != nil {
-			return err
-		}
-		due, err = pgx.CollectRows(rows, pgx.RowTo[string])
-		return err
-	})
-	return due, err
+	// now() and not clock_timestamp(), which is volatile and would not use the index.
+	return rows(ctx, s, "due", pgx.RowTo[string], `SELECT name FROM `+s.table+`
+		WHERE dead IS NULL AND expiry <= now() + $1::interval
+			AND coalesce(retry_at, '-infinity') <= now() AND (leased_until IS NULL OR leased_until <= now())
+		ORDER BY expiry LIMIT $2::bigint`, within, max(limit, 0))
 }
 
 // Dead implements [grants.Store]. It reads an index of the grants that are dead. A verdict that was wrong heals when the
 // process that has the newer token saves it, so ask for those that are some minutes old.
 func (s *Store) Dead(ctx context.Context, since time.Duration, after grants.DeadGrant, limit int) ([]grants.DeadGrant, error) {
-	from := pgtype.Timestamptz{Valid: true, InfinityModifier: pgtype.NegativeInfinity}
-	if !after.Since.IsZero() {
-		from = pgtype.Timestamptz{Valid: true, Time: after.Since}
+	from := pgtype.Timestamptz{Valid: true, Time: after.Since}
+	if after.Since.IsZero() {
+		from.InfinityModifier = pgtype.NegativeInfinity
 	}
-	var dead []grants.DeadGrant
-	err := s.do(ctx, "dead", repeatable, func(conn *pgxpool.Conn) error {
-		rows, err := conn.Query(ctx, `SELECT name, dead, dead_since, version FROM `+s.table+`
-			WHERE dead IS NOT NULL AND dead_since <= now() - $1::bigint * interval '1 microsecond'
-				AND (dead_since, name) > ($2::timestamptz, $3::text)
-			ORDER BY dead_since, name LIMIT $4::bigint`, pgx.QueryExecModeExec, microseconds(since), from, after.Grant, max(limit, 0))
-		if err != nil {
-			return err
+	scan := func(row pgx.CollectableRow) (found grants.DeadGrant, err error) {
+		var text []byte
+		if err = row.Scan(&found.Grant, &text, &found.Since, &found.Version); err == nil {
+			found.Error, err = grants.UnmarshalVerdict(text)
 		}
-		dead, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (found grants.DeadGrant, err error) {
-			var text []byte
-			if err = row.Scan(&found.Grant, &text, &found.Since, &found.Version); err == nil {
-				found.Error, err = grants.UnmarshalVerdict(text)
-			}
-			return found, err
-		})
+		return found, err
+	}
+	return rows(ctx, s, "dead", scan, `SELECT name, dead, dead_since, version FROM `+s.table+`
+		WHERE dead IS NOT NULL AND dead_since <= now() - $1::interval AND (dead_since, name) > ($2::timestamptz, $3::text)
+		ORDER BY dead_since, name LIMIT $4::bigint`, since, from, after.Grant, max(limit, 0))
+}
+
+// record sends a statement that returns columns of a grant's row, and opens it. Durations count from when the statement was
+// sent: a token is taken to expire too early rather than too late.
+func (s *Store) record(ctx context.Context, method, sql, grant string, values ...any) (grants.Record, error) {
+	var (
+		record          grants.Record
+		sealed, verdict []byte
+		expiry, retryAt *int64 // microseconds from now
+	)
+	into := []any{&sealed, &record.Version, &record.Unfinished, &verdict, &expiry, &retryAt}
+	sent, err := s.row(ctx, method, repeatable, into, sql, append([]any{grant}, values...)...)
+	if err != nil {
+		return grants.Record{}, err
+	}
+	if record.Token, err = grants.OpenToken(s.options.AEAD, grant, record.Version, sealed); err == nil {
+		record.Token.Expiry, record.RetryAt = timeOrZero(sent, expiry), timeOrZero(sent, retryAt)
+		record.Dead, err = grants.UnmarshalVerdict(verdict)
+	}
+	if err != nil {
+		return grants.Record{}, failed(method, err)
+	}
+	return record, nil
+}
+
+// row sends a statement that returns one row, scans it, and returns when it was sent. Without a row the error is ErrNoRows.
+func (s *Store) row(ctx context.Context, method string, again bool, into []any, sql string, values ...any) (sent time.Time, err error) {
+	err = s.do(ctx, method, again, func(conn *pgxpool.Conn) error {
+		sent = time.Now()
+		return conn.QueryRow(ctx, sql, arguments(values)...).Scan(into...)
+	})
+	return sent, err
+}
+
+// exists reports whether there is such a row.
+func (s *Store) exists(ctx context.Context, method, row string, values ...any) (found bool, err error) {
+	_, err = s.row(ctx, method, repeatable, []any{&found}, `SELECT EXISTS (SELECT FROM `+row+`)`, values...)
+	return found, err
+}
+
+// rows sends a statement that changes nothing, and returns what it finds.
+func rows[T any](ctx context.Context, s *Store, method string, scan pgx.RowToFunc[T], sql string, values ...any) (found []T, err error) {
+	err = s.do(ctx, method, repeatable, func(conn *pgxpool.Conn) error {
+		result, _ := conn.Query(ctx, sql, arguments(values)...) // CollectRows returns its error
+		found, err = pgx.CollectRows(result, scan)
 		return err
 	})
-	return dead, err
+	return found, err
 }
 
-// record opens a row. Durations count from when the statement was sent: a token is taken to expire too early rather than too late.
-func (s *Store) record(method, grant string, r *row) (grants.Record, error) {
-	token, err := grants.OpenToken(s.options.AEAD, grant, r.version, r.sealed)
-	if err != nil {
-		return grants.Record{}, failed(method, err)
-	}
-	token.Expiry = timeOrZero(r.sent, r.expiry)
-	dead, err := grants.UnmarshalVerdict(r.dead)
-	if err != nil {
-		return grants.Record{}, failed(method, err)
-	}
-	mark := grants.Mark{Dead: dead, RetryAt: timeOrZero(r.sent, r.retryAt), Unfinished: r.unfinished}
-	return grants.Record{Token: token, Mark: mark, Version: r.version}, nil
+// exec sends a statement that changes something, and returns how many rows.
+func (s *Store) exec(ctx context.Context, method, sql string, values ...any) (changed int64, err error) {
+	err = s.do(ctx, method, once, func(conn *pgxpool.Conn) error {
+		tag, err := conn.Exec(ctx, sql, arguments(values)...)
+		changed = tag.RowsAffected()
+		return err
+	})
+	return changed, err
 }
 
-// changed runs a conditional update, and returns ErrConflict if the condition was false.
-func changed(conn *pgxpool.Conn, ctx context.Context, sql string, arguments ...any) error {
-	tag, err := conn.Exec(ctx, sql, append([]any{pgx.QueryExecModeExec}, arguments...)...)
-	if err == nil && tag.RowsAffected() == 0 {
+// orConflict returns ErrConflict if a conditional update has changed nothing.
+func orConflict(changed int64, err error) error {
+	if err == nil && changed == 0 {
 		return grants.ErrConflict
 	}
 	return err
+}
+
+// arguments returns what a statement is sent with, now: of a time the duration until then, and NULL for the zero one.
+func arguments(values []any) []any {
+	sent := []any{pgx.QueryExecModeExec}
+	for _, value := range values {
+		switch v := value.(type) {
+		case time.Time:
+			value = nil
+			if !v.IsZero() {
+				value = withinCentury(time.Until(v))
+			}
+		case time.Duration:
+			value = withinCentury(v)
+		}
+		sent = append(sent, value)
+	}
+	return sent
 }
 
 // Whether a statement that may have taken effect can be sent again.
@@ -295,30 +300,24 @@ const (
 //
 // If the connection breaks, and f is repeatable or has certainly sent nothing, do calls it once more with one that answers:
 // after a restart of the database all idle connections of the pool are broken.
-func (s *Store) do(ctx context.Context, method string, again bool, f func(*pgxpool.Conn) error) error {
+func (s *Store) do(ctx context.Context, method string, again bool, f func(*pgxpool.Conn) error) (err error) {
 	if s.invalid != "" {
 		return misused(method, s.invalid)
 	}
 	broken := false
-	err := s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-		err := f(conn)
-		broken = err != nil && conn.Conn().IsClosed() && (again || pgconn.SafeToRetry(err))
-		return err
-	})
-	if broken {
-		broken = ctx.Err() == nil
-	}
-	for tries := 0; broken && tries <= int(s.pool.Stat().MaxConns()); tries++ {
+	for tries := 0; tries == 0 || broken && tries <= int(s.pool.Stat().MaxConns())+1; tries++ {
 		err = s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-			if err := conn.Ping(ctx); err != nil {
-				return err
+			if broken {
+				if err := conn.Ping(ctx); err != nil {
+					return err
+				}
 			}
-			broken = false
-			return f(conn)
+			err := f(conn)
+			broken = !broken && err != nil && conn.Conn().IsClosed() && ctx.Err() == nil && (again || pgconn.SafeToRetry(err))
+			return err
 		})
 	}
-	switch {
-	case err == nil, errors.Is(err, grants.ErrNoGrant), errors.Is(err, grants.ErrLeased), errors.Is(err, grants.ErrConflict):
+	if err == nil || errors.Is(err, pgx.ErrNoRows) {
 		return err
 	}
 	return failed(method, err)
@@ -327,17 +326,10 @@ func (s *Store) do(ctx context.Context, method string, again bool, f func(*pgxpo
 // newVersion returns a number that no grant has had: 63 random bits, which no failover to an older copy can repeat.
 func newVersion() int64 { return rand.Int64() }
 
-// century is how far from now a time is stored at most: an Expiry in the year 9999 is more than a Duration holds.
-const century = 100 * 365 * 24 * time.Hour
-
-func microseconds(d time.Duration) int64 { return max(-century, min(d, century)).Microseconds() }
-
-// untilOrNull returns the microseconds until t, and nil, which is NULL, for the zero Time.
-func untilOrNull(t time.Time) *int64 {
-	if t.IsZero() {
-		return nil
-	}
-	return new(microseconds(time.Until(t)))
+// withinCentury returns d, or a century: an Expiry in the year 9999 is further from now than a Duration holds.
+func withinCentury(d time.Duration) time.Duration {
+	const century = 100 * 365 * 24 * time.Hour
+	return max(-century, min(d, century))
 }
 
 func timeOrZero(from time.Time, microseconds *int64) time.Time {

@@ -23,20 +23,15 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/grants/pgxstore"
 )
 
-// fleet is the worker processes, and what they have reported.
+// fleet is the worker processes, with the fake Apple Business that they use.
 type fleet struct {
-	options options
-	apple   *apple
+	*apple
 	pool    *pgxpool.Pool // of this process
 	stderr  io.Writer
 	seconds int            // since the troubles began
 	workers sync.WaitGroup // until they have ended
-
-	mu      sync.Mutex // guards what follows
-	running []*exec.Cmd
-	counts  counts
-	kills   int
-	errs    []error
+	running []*exec.Cmd    // guarded by mu, as apple's ledger is
+	errs    []error        // likewise
 }
 
 func runFleet(ctx context.Context, o options, stderr io.Writer) (result, error) {
@@ -60,7 +55,7 @@ func runFleet(ctx context.Context, o options, stderr io.Writer) (result, error) 
 	for n := 0; n < o.Grants && err == nil; n++ {
 		err = store.Put(ctx, name(n), apple.connect(name(n)))
 	}
-	f := &fleet{options: o, apple: apple, pool: pool, stderr: stderr, counts: newCounts()}
+	f := &fleet{apple: apple, pool: pool, stderr: stderr}
 	start := time.Now()
 	for i := 0; i < o.Processes && err == nil; i++ {
 		server := apple.Server
@@ -82,15 +77,14 @@ func runFleet(ctx context.Context, o options, stderr io.Writer) (result, error) 
 	}
 	defer cancel()
 	err = f.trouble(running)
-	took := time.Since(start)
+	f.found.took = time.Since(start)
 	_ = f.signal(syscall.SIGTERM, 1)()
 	f.workers.Wait()
+	f.found.elsewhere = len(other.Requests())
 	if err := errors.Join(append(f.errs, err, ctx.Err())...); err != nil {
 		return result{}, err
 	}
-	found, err := f.judge(ctx, store, took)
-	found.elsewhere = len(other.Requests())
-	return found, err
+	return f.judge(ctx, store)
 }
 
 // start starts a worker, which dies with this process, since it writes to a pipe.
@@ -110,10 +104,8 @@ func (f *fleet) start(i int, server *applebusinesstest.Server) error {
 	f.running = append(f.running, command)
 	f.workers.Go(func() {
 		reports := json.NewDecoder(stdout)
-		for more := newCounts(); reports.Decode(&more) == nil; more = newCounts() {
-			f.mu.Lock()
-			f.counts.add(more)
-			f.mu.Unlock()
+		for c := new(call); reports.Decode(c) == nil; c = new(call) {
+			f.called(*c)
 		}
 		err := command.Wait()
 		f.mu.Lock()
@@ -131,7 +123,7 @@ func (f *fleet) start(i int, server *applebusinesstest.Server) error {
 func (f *fleet) trouble(ctx context.Context) error {
 	o := f.options
 	end, _ := ctx.Deadline()
-	another := func() error { return f.start(0, f.apple.Server) }
+	another := func() error { return f.start(0, f.Server) }
 	var tasks errgroup.Group
 	for _, t := range []struct {
 		asked              bool
@@ -183,11 +175,9 @@ func (f *fleet) progress() error {
 	f.seconds++
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.apple.mu.Lock()
-	defer f.apple.mu.Unlock()
-	r := f.apple.found
+	r := f.found
 	fmt.Fprintf(f.stderr, "%3d s: %d calls, %d told to reconnect; %d requests, %d refused, %d too many; %d kills, %d responses lost\n",
-		f.seconds, f.counts.Calls, len(f.counts.Told), r.requests, r.refused, r.tooMany, f.kills, len(f.apple.lost))
+		f.seconds, r.calls, len(f.told), r.requests, r.refused, r.tooMany, r.kills, len(f.lost))
 	return nil
 }
 
@@ -196,7 +186,7 @@ func (f *fleet) killOne() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if n := len(f.running); n > 0 {
-		f.kills++
+		f.found.kills++
 		_ = f.running[rand.N(n)].Process.Kill() // it may have ended
 	}
 	return nil

@@ -16,7 +16,7 @@ import (
 func TestReport(t *testing.T) {
 	good := result{
 		options: options{Processes: 8, Grants: 50, Limit: 1000}, took: 30 * time.Second,
-		counts:   counts{Calls: 1000, Late: 20 * time.Millisecond, Failed: map[string]int{"the database": 7}},
+		calls: 1000, late: 20 * time.Millisecond, failed: map[string]int{"the database": 7},
 		requests: 304, tokens: 300, kills: 3, lostResponses: 1, lostToTrouble: 4, working: 46,
 	}
 	var output bytes.Buffer
@@ -31,7 +31,7 @@ func TestReport(t *testing.T) {
 		"grants lost by a kill or a lost response: 5, at most 4":              func(r *result) { r.lostToTrouble++ },
 		"of those, verdicts that do not say so: 1, at most 0":                 func(r *result) { r.withoutResponse++ },
 		"requests: 305, at most 304":                                          func(r *result) { r.requests++ },
-		"ms that a caller waited longer than its deadline: 1000, at most 500": func(r *result) { r.counts.Late = time.Second },
+		"ms that a caller waited longer than its deadline: 1000, at most 500": func(r *result) { r.late = time.Second },
 		"calls failed: 7, at most 0":                                          func(r *result) { r.options.Wave, r.took = true, 0 },
 		"requests, those with status 429 too: 1000, at most 55":               func(r *result) { r.options.Wave, r.tooMany, r.requests = true, 1000, 0 },
 		"ms until every grant was refreshed: 60000, at most 1312":             func(r *result) { r.options.Wave, r.took = true, time.Minute },
@@ -69,10 +69,17 @@ func TestJudge(t *testing.T) {
 		apple.newest[grant], apple.lost[grant] = "another", true
 		mark(grant, said)
 	}
-	f := &fleet{apple: apple, counts: counts{Calls: 7, Told: map[string]bool{"told": true, "response lost": true}}}
-	found, err := f.judge(ctx, store, time.Second)
+	for _, c := range []call{
+		{Grant: "good"}, {Grant: "lost", Failed: "network", Late: time.Second}, {Grant: "dead", Failed: "network", Late: -time.Second},
+		{Grant: "told", Told: true}, {Grant: "response lost", Failed: "dead", Told: true},
+	} {
+		apple.called(c)
+	}
+	found, err := apple.judge(ctx, store)
 	require.NoError(t, err)
-	assert.Equal(t, 7, found.counts.Calls)
+	assert.Equal(t, 5, found.calls)
+	assert.Equal(t, map[string]int{"network": 2, "dead": 1}, found.failed)
+	assert.Equal(t, time.Second, found.late)
 	assert.Equal(t, 1, found.lost, "lost")
 	assert.Equal(t, 2, found.told, "dead, told")
 	assert.Equal(t, 1, found.dead, "dead")

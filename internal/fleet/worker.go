@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"maps"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"os/signal"
 	"sync"
 	"syscall"
@@ -30,22 +30,12 @@ type workerConfig struct {
 	OAuth2  oauth2.Config
 }
 
-// counts is what a worker reports, each second and at its end: what is new.
-type counts struct {
-	Calls  int
-	Failed map[string]int  // of them, by kind
-	Late   time.Duration   // by how much a caller waited longer than its deadline, at most
-	Told   map[string]bool // grants whose customers are to connect again
-}
-
-func newCounts() counts { return counts{Failed: make(map[string]int), Told: make(map[string]bool)} }
-
-func (c *counts) add(more counts) {
-	c.Calls, c.Late = c.Calls+more.Calls, max(c.Late, more.Late)
-	for kind, n := range more.Failed {
-		c.Failed[kind] += n
-	}
-	maps.Copy(c.Told, more.Told)
+// call is what a worker reports of a caller who wanted a token, as JSON.
+type call struct {
+	Grant  string
+	Failed string        // the kind of failure; "": the caller got a token
+	Late   time.Duration // by how much it waited longer than its deadline
+	Told   bool          // the customer is to connect again
 }
 
 // runWorker runs until SIGTERM, and then as long as it takes to store what is not stored.
@@ -61,34 +51,27 @@ func runWorker(text string) {
 	}
 	defer pool.Close()
 	store := pgxstore.New(pool, nil)
-	w := &worker{counts: newCounts(), manager: grants.New(&config.OAuth2, store, &grants.Options{
+	manager := grants.New(&config.OAuth2, store, &grants.Options{
 		HTTPClient: &http.Client{Timeout: 5*time.Second + o.Latency}, // the lease is 15 seconds longer
 		Limit:      store.Limiter(o.Limit),                           // for the whole fleet
-	})}
+	})
 	var tasks sync.WaitGroup
 	for n := range o.Grants {
 		if o.Wave && (n%o.Processes == config.Worker || (n+1)%o.Processes == config.Worker) { // two use each grant
-			tasks.Go(func() { w.call(ctx, name(n), time.Hour) })
+			tasks.Go(func() { use(ctx, manager, name(n), time.Hour) })
 		}
 	}
 	for range callers {
 		tasks.Go(func() {
 			for !o.Wave && sleep(ctx, rand.N(40*time.Millisecond)) {
-				w.call(ctx, name(rand.N(o.Grants)), deadline)
+				use(ctx, manager, name(rand.N(o.Grants)), deadline)
 			}
 		})
 	}
-	go func() {
-		for sleep(ctx, time.Second) {
-			w.report()
-		}
-	}()
 	tasks.Wait()
 	stopping, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	err = w.manager.Close(stopping)
-	w.report()
-	if err != nil {
+	if err := manager.Close(stopping); err != nil {
 		log.Fatalln("fleet: worker:", err)
 	}
 }
@@ -96,42 +79,23 @@ func runWorker(text string) {
 // name returns the name of the n-th grant.
 func name(n int) string { return fmt.Sprint("grant-", n) }
 
-// worker counts what its callers meet.
-type worker struct {
-	manager *grants.Manager
-
-	mu     sync.Mutex
-	counts counts
-}
-
-// call is a caller who needs a token within the time.
-func (w *worker) call(ctx context.Context, grant string, within time.Duration) {
+// use is a caller who needs a token within the time.
+func use(ctx context.Context, manager *grants.Manager, grant string, within time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	start := time.Now()
-	_, err := w.manager.Token(ctx, grant)
+	_, err := manager.Token(ctx, grant)
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return // the worker ends
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.counts.Calls++
-	w.counts.Late = max(w.counts.Late, time.Since(start)-within)
+	report := call{
+		Grant: grant, Late: time.Since(start) - within, Told: applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize,
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		w.counts.Failed["the caller's deadline"]++
+		report.Failed = "the caller's deadline"
 	} else if err != nil {
-		w.counts.Failed[grants.Refresh{Err: err}.Label()]++
+		report.Failed = grants.Refresh{Err: err}.Label()
 	}
-	if applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize {
-		w.counts.Told[grant] = true
-	}
-}
-
-// report writes a line of JSON.
-func (w *worker) report() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	line, _ := json.Marshal(w.counts)
-	fmt.Println(string(line))
-	w.counts = newCounts()
+	line, _ := json.Marshal(report)
+	_, _ = os.Stdout.Write(line) // at once, or not if nobody reads it any more
 }

@@ -245,30 +245,33 @@ func TestInvalidate(t *testing.T) {
 
 	t.Run("the unsaved token is invalidated, too", func(t *testing.T) {
 		for _, keep := range []bool{false, true} {
-			bubble(t, func(t *testing.T, w *world) {
-				w.apple.keep = keep
-				m := w.process()
-				w.connect("a", time.Hour)
-				w.store.fail(errDatabase, "Save")
-				for i := range 2 {
-					got, err := m.Token(t.Context(), "a")
-					require.NoError(t, err)
-					assert.Equal(t, fmt.Sprint("access-a-", i), got.AccessToken)
-					m.Invalidate("a", got)
-					if i == 0 {
-						token(t, m, "a")
-						time.Sleep(time.Minute)
-					}
-				}
-				_, err := m.Token(t.Context(), "a")
-				storeFailure(t, err)
-				w.store.fail(nil)
-				time.Sleep(time.Second)
-				assert.Equal(t, "access-a-2", token(t, m, "a"), "never the older one in the row")
-				assert.Zero(t, w.apple.refused)
-			})
+			bubble(t, func(t *testing.T, w *world) { invalidateUnsaved(t, w, keep) })
 		}
 	})
+}
+
+// invalidateUnsaved invalidates a token that only memory has.
+func invalidateUnsaved(t *testing.T, w *world, keep bool) {
+	w.apple.keep = keep
+	m := w.process()
+	w.connect("a", time.Hour)
+	w.store.fail(errDatabase, "Save")
+	for i := range 2 {
+		got, err := m.Token(t.Context(), "a")
+		require.NoError(t, err)
+		assert.Equal(t, fmt.Sprint("access-a-", i), got.AccessToken)
+		m.Invalidate("a", got)
+		if i == 0 {
+			token(t, m, "a")
+			time.Sleep(time.Minute)
+		}
+	}
+	_, err := m.Token(t.Context(), "a")
+	storeFailure(t, err)
+	w.store.fail(nil)
+	time.Sleep(time.Second)
+	assert.Equal(t, "access-a-2", token(t, m, "a"), "never the older one in the row")
+	assert.Zero(t, w.apple.refused)
 }
 
 // Decision 12: memory, and what siblings see.

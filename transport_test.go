@@ -1925,7 +1925,13 @@ func TestFaultsOnTheNetwork(t *testing.T) {
 			goroutines := runtime.NumGoroutine()
 			done := make(chan struct{})
 			var open atomic.Int32
-			server := httptest.NewUnstartedServer(test.answer(done))
+			ctx, answer := newDeadline(), test.answer(done)
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if test.target == context.DeadlineExceeded {
+					time.AfterFunc(300*time.Millisecond, ctx.arrive)
+				}
+				answer(w, r)
+			}))
 			server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 				switch state {
 				case http.StateNew:
@@ -1937,16 +1943,10 @@ func TestFaultsOnTheNetwork(t *testing.T) {
 			server.Start()
 			transport := &http.Transport{}
 			config := &oauth2.Config{Endpoint: applebusiness.OAuth2Endpoint("", server.URL)}
-			deadline := 30 * time.Second // long enough for a slow machine, and never reached
-			if test.target == context.DeadlineExceeded {
-				deadline = 300 * time.Millisecond
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), deadline)
-			defer cancel()
-			ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: transport}), config.Endpoint.TokenURL)
+			withJSON := applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: transport}), config.Endpoint.TokenURL)
 
 			var reported error
-			source := &applebusiness.TokenSource{Source: config.TokenSource(ctx, &oauth2.Token{RefreshToken: "r"}), OnError: func(err error) { reported = err }, Hold: true}
+			source := &applebusiness.TokenSource{Source: config.TokenSource(withJSON, &oauth2.Token{RefreshToken: "r"}), OnError: func(err error) { reported = err }, Hold: true}
 			_, err := source.Token()
 			require.Error(t, err)
 			assert.Same(t, reported, err)

@@ -707,6 +707,7 @@ func TestConnectPutOfUnknownOutcome(t *testing.T) {
 			m.Invalidate("org-1", token)
 			_, err = m.Token(ctx, "org-1")
 			assert.NoError(t, err)
+			synctest.Wait() // what was fetched is stored after the caller has it
 			c.store.fail(errDatabase, "Load")
 			return errDatabase
 		})
@@ -1035,7 +1036,7 @@ func TestConnectOverTCP(t *testing.T) {
 			defer fake.Close()
 			fake.FailNext(test.failure)
 			config := &oauth2.Config{ClientID: fake.App.ClientID, ClientSecret: fake.App.ClientSecret, RedirectURL: fake.App.RedirectURIs[0], Endpoint: fake.Endpoint()}
-			m := grants.New(config, grants.NewMemoryStore(), &grants.Options{HTTPClient: &http.Client{Timeout: 6 * time.Second}})
+			m := grants.New(config, grants.NewMemoryStore(), &grants.Options{HTTPClient: &http.Client{Timeout: 15 * time.Second}}) // a third of it for each try of /me
 			defer m.Close(t.Context())
 			back := arrival{state: oauth2.GenerateVerifier(), verifier: oauth2.GenerateVerifier()}
 			var err error

@@ -132,8 +132,8 @@ func TestBusyPool(t *testing.T) {
 	store, table := newStore(t, pool, pgxstore.Options{})
 	conn, err := pool.Acquire(t.Context())
 	require.NoError(t, err)
-	put := make(chan error)
-	go func() { put <- store.Put(t.Context(), "a", token("a", time.Hour)) }()
+	put, waits := make(chan error), token("a", time.Hour)
+	go func() { put <- store.Put(t.Context(), "a", waits) }()
 	time.Sleep(1500 * time.Millisecond)
 	var before time.Time
 	require.NoError(t, conn.QueryRow(t.Context(), "SELECT clock_timestamp() + interval '1 hour'").Scan(&before))

@@ -281,15 +281,10 @@ func checkRedirectURI(redirectURI string) Reason {
 
 // documentedError returns the error that the authorization endpoint would send for reason.
 func documentedError(reason Reason) *Error {
-	e := &Error{Endpoint: AuthorizationEndpoint, Reason: reason}
+	entry := reason.entry()
+	e := &Error{Endpoint: AuthorizationEndpoint, Code: entry.Code, Description: entry.Description, Reason: reason}
 	if reason == ErrUnsafeState {
 		e.detail = "state holds characters that need percent-encoding"
-	}
-	for _, entry := range catalog {
-		if entry.Reason == reason {
-			e.Code, e.Description = entry.Code, entry.Description
-			break
-		}
 	}
 	return e
 }

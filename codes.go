@@ -72,13 +72,16 @@ func (r Reason) Error() string { return prefix + r.text() }
 
 // Description returns the text that Apple's table gives for r, and "" for a Reason that this package found itself or
 // does not know.
-func (r Reason) Description() string {
+func (r Reason) Description() string { return r.entry().Description }
+
+// entry returns the first row about r.
+func (r Reason) entry() Entry {
 	for _, entry := range catalog {
 		if entry.Reason == r {
-			return entry.Description
+			return entry
 		}
 	}
-	return ""
+	return Entry{}
 }
 
 // Token endpoint, in Apple's order.

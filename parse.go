@@ -230,15 +230,13 @@ type members map[string]json.RawMessage
 // decodeMembers returns the members of an object or of the first one in an array, as far as it goes, and whether body
 // begins with a whole object.
 func decodeMembers(body []byte) (found members, isObject bool) {
-	decoder := json.NewDecoder(bytes.NewReader(trimMark(body)))
-	first, _ := decoder.Token()
-	token := first
-	if token == json.Delim('[') {
-		token, _ = decoder.Token()
-	}
-	if token != json.Delim('{') {
+	body = trimMark(body)
+	object := trimMark(bytes.TrimPrefix(body, []byte("[")))
+	if !bytes.HasPrefix(object, []byte("{")) {
 		return nil, false
 	}
+	decoder := json.NewDecoder(bytes.NewReader(object))
+	_, _ = decoder.Token()
 	found = make(members)
 	for decoder.More() {
 		token, err := decoder.Token()
@@ -249,8 +247,8 @@ func decodeMembers(body []byte) (found members, isObject bool) {
 		name, _ := token.(string)
 		found[name] = member
 	}
-	token, _ = decoder.Token()
-	return found, first == json.Delim('{') && token == json.Delim('}')
+	end, _ := decoder.Token()
+	return found, body[0] == '{' && end == json.Delim('}')
 }
 
 // get returns a member whose name may have other letters, and nil for null and for an empty text.

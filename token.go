@@ -105,10 +105,7 @@ func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
 	}
 	if known := carried(response.Request).failure; known != nil {
 		e := *known // the other one is shared
-		e.err = err
-		if known.err != nil {
-			e.err = errors.Join(err, known.err)
-		}
+		e.err = errors.Join(err, known.err)
 		return &e
 	}
 	sent := readTokenRequest(response.Request)
@@ -132,8 +129,7 @@ var plainErrors = []struct {
 }{
 	{"oauth2: token expired and refresh token is not set", ErrNoRefreshToken, "the access token has expired and there is no refresh token"},
 	{"oauth2: server response missing access_token", ErrMalformedResponse, "the response holds no access_token"},
-	{"oauth2: cannot parse json", ErrMalformedResponse, "the response is not JSON"},
-	{"oauth2: cannot parse response", ErrMalformedResponse, "the response is not JSON"},
+	{"oauth2: cannot parse", ErrMalformedResponse, "the response is not JSON"},
 	{"oauth2: cannot fetch token", ErrNoResponse, "the response could not be read"},
 }
 
@@ -199,7 +195,7 @@ func (*TokenSource) LogValue() slog.Value { return slog.StringValue("applebusine
 // [ErrMalformedResponse], so that OnToken saves none over one that works.
 func (s *TokenSource) Token() (*oauth2.Token, error) {
 	if s == nil || s.Source == nil {
-		return nil, errNoSource
+		return nil, errors.New(prefix + "the TokenSource has no Source")
 	}
 	if s.OnToken == nil && s.OnError == nil && !s.Hold {
 		return copyToken(s.Source)
@@ -291,8 +287,6 @@ func isSameToken(a, b *oauth2.Token) bool {
 	return a != nil && b != nil &&
 		a.AccessToken == b.AccessToken && a.RefreshToken == b.RefreshToken && a.Expiry.Equal(b.Expiry)
 }
-
-var errNoSource = errors.New(prefix + "the TokenSource has no Source")
 
 // tokenRequest is the form that a token request carried, for its grant_type and for what has to be masked; "" if that is not
 // known.

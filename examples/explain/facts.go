@@ -143,8 +143,9 @@ func vocabulary() (codes map[string]applebusiness.Code, labels map[string]appleb
 	for entry := range applebusiness.Catalog() {
 		addName(codes, "code", entry.Code)
 		addName(labels, "err", entry.Reason)
-		if entry.Reason != applebusiness.ErrEndpointNotFound { // whose text is a code
-			texts = append(texts, strings.TrimRight(strings.ToLower(entry.Description), "."))
+		text := strings.TrimRight(strings.ToLower(entry.Description), ".")
+		if !common.MatchString(text) {
+			texts = append(texts, text)
 		}
 	}
 	for _, code := range strings.Fields("access_denied unauthorized_client unsupported_grant_type temporarily_unavailable") {
@@ -194,6 +195,10 @@ var (
 	templates = regexp.MustCompile(`oauth 2\.0 parameter: [\w.-]{1,64} missing|missing fields in post body [\w, ]{1,200} required|` +
 		`(?:grant_type|scope) is invalid\. accepted values:[\w, ]{0,200}`)
 
+	// common are the texts that every server says, which count in quotes or the like, and one that is a code.
+	common   = regexp.MustCompile(`^(?:server error|bad request|invalid_request)$`)
+	commonAt = regexp.MustCompile(`["'=:>\[()\]].?(server error|bad request)`)
+
 	// distinct are the names that are hardly anything else's, wherever they stand; marked is what stands before the others, and
 	// counted after one that is a member's.
 	distinct = regexp.MustCompile(`^err|^code[^_]|refresh_token|grant_type|credentials|client_id|redirect_uri|response_type|challenge_method|` +
@@ -212,13 +217,15 @@ var (
 func (f *facts) addTexts() {
 	rest := fold(f.lower)
 	for _, text := range documented {
-		start := strings.Index(rest, text)
-		if start >= 0 && (!isCommon(text) || strings.ContainsAny(rest[max(0, start-2):start], `"'=:>[()]`)) {
+		if strings.Contains(rest, text) {
 			f.texts = append(f.texts, text)
 			rest = strings.ReplaceAll(rest, text, "\x00")
 		}
 	}
-	if containsAny(rest, "oauth 2.0 p", "missing f", "accepted v") {
+	if containsAny(rest, "server e", "bad r", "oauth 2.0 p", "missing f", "accepted v") {
+		for _, text := range commonAt.FindAllStringSubmatch(rest, -1) {
+			f.texts = append(f.texts, text[1])
+		}
 		f.texts = append(f.texts, templates.FindAllString(rest, -1)...)
 	}
 	if strings.Contains(rest, applebusiness.GrantTypeAuthorizationCode) {
@@ -317,9 +324,6 @@ func (f *facts) isApples(value string) bool {
 		return strings.HasPrefix(value, text) && valueEnd.MatchString(value[len(text):])
 	})
 }
-
-// isCommon reports whether every server says a text of Apple's.
-func isCommon(text string) bool { return text == "server error" || text == "bad request" }
 
 // isList reports whether another name follows a name as in a list.
 func isList(word, after string) bool {

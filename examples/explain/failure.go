@@ -35,8 +35,8 @@ var (
 	logLine = regexp.MustCompile(`^(?:\S{0,24} *\| *)?[\[<]?(?:\d{4}[-/]\d\d[-/]\d\d[T ]|time=|level=|ts=|\d{1,3}>|[A-Z][a-z]{2} [ \d]\d \d\d:|` +
 		`\{\s*"(?:time|level|ts|timestamp|@timestamp|severity|log|msg|message|lvl|_initiator|startedDateTime|pageref|request|@message|insertId|jsonPayload|textPayload|eventId)"|\[\{"field")`)
 	// notApples is what a failure of the network is about that is none on the way to Apple: databases, and those who connect to us.
-	notApples = regexp.MustCompile(`http: (?:tls handshake error from|response\.write|panic serving)|accept tcp|listen tcp|dial unix|upstream|nginx|postgres|pgx|\bpq:|` +
-		`sql|redis|mongo|kafka|amqp|memcache|elastic|cassandra|etcd|smtp|ldap|database|:(?:5432|6432|6379|3306|27017|9092|5672|11211|9200|9042|2379|25|389)\b`)
+	notApples = regexp.MustCompile(`http: (?:tls handshake error from|response\.write|panic serving)|accept tcp|listen tcp|dial unix|upstream|nginx|` +
+		`postgres|pgx|\bpq:|sql|redis|mongo|kafka|amqp|memcache|elastic|cassandra|etcd|smtp|ldap|database|:(?:5432|6432|6379|3306|27017|9092|5672|11211|9200|9042|2379|25|389)\b`)
 )
 
 // providers have errors of the same kind, which these marks tell.
@@ -60,11 +60,10 @@ func (f *facts) failures() []*failure {
 	}
 	for _, provider := range providers {
 		if provider.mark.MatchString(f.lower) {
-			x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{
+			return []*failure{{
+				Name: unknown, Head: unknown, Provider: provider.name, Causes: []cause{}, ActionText: "unknown",
 				Remedy: "Look it up where that provider documents its errors: nothing in it is about Apple Business.",
-			})
-			x.Provider = provider.name
-			return []*failure{x}
+			}}
 		}
 	}
 	return found
@@ -87,15 +86,15 @@ func (f *facts) find() (found []*failure) {
 	isOwn, isLog := f.said["endpoint"] != "", logAt.MatchString(f.lower)
 	isRecorded := strings.Contains(f.lower, `"response":{`) && strings.Contains(f.lower, `"request":{`)
 	isResponse := f.isAnswer || isRecorded || isOwn && f.said["action"] != "" || f.isFramework && (!isLog || strings.Contains(f.lower, "oauth2/token"))
-	switch {
-	case codeLike.MatchString(f.value) && (f.isDescribed || !isLog || isOwn), isOwn && codeAt.MatchString(f.lower), f.isFramework && f.isDescribed && f.status == 0:
-		return f.add(nil, f.response(applebusiness.Code(cmp.Or(f.value, unknown)), "")) // nobody documented it
+	isCode := codeLike.MatchString(f.value) && (f.isDescribed || !isLog || isOwn) || isOwn && codeAt.MatchString(f.lower)
+	switch network := f.ofNetwork(); {
+	case isCode || f.isFramework && f.isDescribed && f.status == 0:
+		return f.add(nil, f.response(applebusiness.Code(cmp.Or(f.value, unknown)), ""))
 	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess):
 		return f.add(nil, f.response("", ""))
-	}
-	if x := f.ofNetwork(); x != nil {
-		return []*failure{x}
-	} else if f.value != "" && f.isDescribed {
+	case network.Known:
+		return []*failure{newFailure(new(applebusiness.Error), network.Words, f.adviceOf(network))}
+	case f.value != "" && f.isDescribed:
 		return f.add(nil, f.response(unknown, ""))
 	}
 	return nil
@@ -124,7 +123,7 @@ func (f *facts) known(found []*failure) []*failure {
 	first := append(f.codes, "")[0]
 	for _, text := range f.texts {
 		e := f.response(first, text)
-		if isOther := isForeign || e.Code == "" && f.isDescribed && f.value != ""; !isOther && (!isCommon(text) || e.Reason.Description() != "") {
+		if !isForeign && (e.Code != "" || e.Reason.Description() != "" && !(f.isDescribed && f.value != "")) {
 			found = f.add(found, e)
 		}
 	}
@@ -146,24 +145,23 @@ func (f *facts) known(found []*failure) []*failure {
 // response returns the error that a response with this code and text means.
 func (f *facts) response(code applebusiness.Code, description string) *applebusiness.Error {
 	body, _ := json.Marshal(map[string]string{"error": string(code), "error_description": description})
-	header := http.Header{}
+	header := http.Header{"Retry-After": {f.said["retry_after"]}}
 	if strings.Contains(f.lower, "location: ") { // which tells a redirect from what an edge drops
 		header.Set("Location", "/")
 	}
-	wait, err := time.ParseDuration(f.said["retry_after"])
-	if err != nil {
-		header.Set("Retry-After", f.said["retry_after"])
-	}
 	e := applebusiness.ParseTokenError(f.status, header, body)
-	e.RetryAfter = max(e.RetryAfter, wait)
+	if wait, err := time.ParseDuration(f.said["retry_after"]); err == nil {
+		e.RetryAfter = max(wait, 0)
+	}
 	return e
 }
 
 // add adds e to what was found, unless that is another way to say it. What the record says beside the error counts: its own action
 // wins, but for a reconnect that the error does not ask for.
 func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
-	for _, other := range found {
-		if e.Reason != "" && other.Reason == e.Reason || e.Reason == "" && (other.Code == string(e.Code) || other.Code == "" || other.Reason != "" && !other.Documented) {
+	for _, x := range found {
+		isLess := x.Code == string(e.Code) || x.Code == "" || x.Reason != "" && !x.Documented
+		if e.Reason != "" && x.Reason == e.Reason || e.Reason == "" && isLess {
 			return found
 		}
 	}
@@ -182,8 +180,8 @@ func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 			advice = applebusiness.Advice{} // the line says nothing because it knew nothing
 		}
 	}
-	isDead := (e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant) && !neterr.StatusPasses(e.StatusCode) &&
-		e.GrantType != applebusiness.GrantTypeAuthorizationCode
+	isGrant := e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant
+	isDead := isGrant && !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
 	action := applebusiness.Action(f.said["action"])
 	if action != "" && action != advice.Action && f.isOwn() && (isDead || action != applebusiness.ActionReauthorize) {
 		advice = applebusiness.Advice{Action: action, Impact: applebusiness.Impact(f.said["impact"])}
@@ -195,29 +193,27 @@ func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 // documentedEndpoint returns the endpoint that Apple documents an error for, if it is one only.
 func documentedEndpoint(e *applebusiness.Error) (endpoint applebusiness.Endpoint) {
 	for entry := range applebusiness.Catalog() {
-		if entry.Reason == e.Reason && (entry.Code == e.Code || e.Code == "") || e.Reason == "" && entry.Code == e.Code {
-			if endpoint != "" && endpoint != entry.Endpoint {
-				return ""
-			}
+		isIt := entry.Reason == e.Reason && (entry.Code == e.Code || e.Code == "") || e.Reason == "" && entry.Code == e.Code
+		if isIt && endpoint != "" && endpoint != entry.Endpoint {
+			return ""
+		} else if isIt {
 			endpoint = entry.Endpoint
 		}
 	}
 	return endpoint
 }
 
-// ofNetwork returns the failure of the network that the record tells of: a request that got no whole response. Nil if there is none.
-func (f *facts) ofNetwork() *failure {
-	text, sent := strings.TrimSpace(f.text), request.FindStringSubmatch(f.text)
-	if sent != nil {
-		text = strings.TrimSpace(sent[1])
-	} else if notApples.MatchString(f.lower) || strings.HasSuffix(text, "EOF") && !strings.HasSuffix(text, "unexpected EOF") { // the end of any file
-		return nil
+// ofNetwork returns the failure of the network that the record tells of, a request that got no whole response.
+func (f *facts) ofNetwork() neterr.Failure {
+	text, isRequest := strings.TrimSpace(f.text), false
+	if sent := request.FindStringSubmatch(text); sent != nil {
+		text, isRequest = strings.TrimSpace(sent[1]), true
 	}
-	known := neterr.OfText(cmp.Or(dialing.FindString(text), text))
-	if !known.Known {
-		return nil
+	isEnd := strings.HasSuffix(text, "EOF") && !strings.HasSuffix(text, "unexpected EOF") // of any file
+	if !isRequest && (isEnd || notApples.MatchString(f.lower)) {
+		return neterr.Failure{}
 	}
-	return newFailure(new(applebusiness.Error), known.Words, f.adviceOf(known))
+	return neterr.OfText(cmp.Or(dialing.FindString(text), text))
 }
 
 // adviceOf returns what to do about a failure of the network: what Troubleshoot says of the same failure of a request to Apple.
@@ -225,8 +221,9 @@ func (f *facts) adviceOf(known neterr.Failure) applebusiness.Advice {
 	advice := applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known.Err()})
 	if strings.Contains(known.Words, "canceled") { // by whoever sent it
 		return applebusiness.Advice{}
-	} else if f.said["grant_type"] == applebusiness.GrantTypeAuthorizationCode && advice.Action == applebusiness.ActionRetry && !known.Unsent {
-		return applebusiness.Troubleshoot(&applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["grant_type"]})
+	} else if advice.Action == applebusiness.ActionRetry && !known.Unsent {
+		e := &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["grant_type"]}
+		return applebusiness.Troubleshoot(e)
 	}
 	return advice
 }
@@ -238,34 +235,35 @@ func understand(input string) (found []*failure, err error) {
 	if input == "" {
 		return nil, errors.New("the input is empty")
 	}
-	x, isTyped := typed(input)
-	if isTyped {
-		return []*failure{x}, nil
+	nearest, isExact := typed(input)
+	if isExact {
+		return []*failure{nearest}, nil
 	}
-	var records []string
+	records := []string{""}
 	for line := range strings.SplitAfterSeq(input, "\n") {
-		if len(records) == 0 || logLine.MatchString(line) && !strings.Contains(line, "Response: ") {
+		if logLine.MatchString(line) && !strings.Contains(line, "Response: ") {
 			records = append(records, "")
 		}
 		records[len(records)-1] += line
 	}
-	isOther := false
+	seen := make(map[string]bool)
 	for _, record := range records {
 		f := collect(record)
-		names := len(f.codes) + len(f.texts) + len(f.labels)
-		more := f.failures()
+		more, names := f.failures(), len(f.codes)+len(f.texts)+len(f.labels)
 		if len(more) == 0 && names == 0 && neterr.StatusPasses(f.status) && len(input) < 300 { // in a log it could be about any server
 			more = f.add(nil, f.response("", ""))
 		}
 		for _, x := range more {
-			if !slices.ContainsFunc(found, x.isSame) {
-				found = append(found, x)
+			if kind := x.Name + x.ActionText + x.Code + x.Provider; !seen[kind] {
+				seen[kind], found = true, append(found, x)
 			}
 		}
-		isOther = isOther || f.status != 0 || f.isList || names > 0 && f.isMention()
+		if f.status != 0 || f.isList || names > 0 && f.isMention() {
+			nearest = nil
+		}
 	}
-	if len(found) == 0 && !isOther && x != nil {
-		found = []*failure{x}
+	if len(found) == 0 && nearest != nil {
+		return []*failure{nearest}, nil
 	} else if len(found) == 0 {
 		err = errors.New("no OAuth error was found: give a JSON body, an HTTP response, a redirect URL or a line of a log")
 	}
@@ -275,44 +273,41 @@ func understand(input string) (found []*failure, err error) {
 // typed returns what somebody means who gives nothing but a label, a constant, a code or a text of Apple's, or the body of an
 // error of Apple's resource API or its sister services, and true. Of a text that is nearly one of those it returns the nearest row.
 func typed(input string) (x *failure, isExact bool) {
+	none, text := new(facts), strings.TrimPrefix(strings.ToLower(strings.Trim(input, " \t\r\n\"'`.,;:()[]{}")), "applebusiness.")
 	if code := dialect.FindStringSubmatch(input); code != nil && codeWords[code[1]] == "" {
-		return new(facts).add(nil, applebusiness.ParseTokenError(0, nil, []byte(`{"code":"","message":"m"}`)))[0], true
+		return none.add(nil, applebusiness.ParseTokenError(0, nil, []byte(`{"code":"","message":"m"}`)))[0], true
 	} else if len(input) > 128 {
 		return nil, false
+	} else if templates.FindString(text) == text {
+		return none.add(nil, none.response("", text))[0], true
 	}
-	text := strings.TrimPrefix(strings.ToLower(strings.Trim(input, " \t\r\n\"'`.,;:()[]{}")), "applebusiness.")
-	names := slices.Concat(documented, slices.Collect(maps.Keys(codeWords)), slices.Collect(maps.Keys(labelWords)))
 	best := slices.MaxFunc(names, func(a, b string) int {
 		return cmp.Or(cmp.Compare(similarity(text, a), similarity(text, b)), cmp.Compare(a, b))
 	})
-	e := new(facts).response(codeWords[best], best)
-	if codeWords[best] != "" {
-		e = new(facts).response(codeWords[best], "")
-	} else if labelWords[best] != "" {
+	e := &applebusiness.Error{Code: codeWords[best]}
+	if e.Code == "" {
 		e.Reason = labelWords[best]
 	}
-	x = new(facts).add(nil, e)[0]
-	if text == best || templates.FindString(text) == text {
+	if e.Code == "" && e.Reason == "" {
+		e = none.response("", best)
+	}
+	if x = none.add(nil, e)[0]; text == best {
 		return x, true
 	} else if strings.ContainsAny(input, "{}=\n") || similarity(text, best) <= 0.7 {
 		return nil, false
 	}
-	nearest := newFailure(new(applebusiness.Error), "", applebusiness.Advice{
+	return &failure{
+		Name: unknown, Head: unknown, Nearest: cmp.Or(x.Constant, x.Code), Causes: []cause{}, ActionText: "unknown",
 		Remedy: "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's.",
-	})
-	nearest.Nearest = cmp.Or(x.Constant, x.Code)
-	return nearest, false
+	}, false
 }
 
-var notLetters = regexp.MustCompile(`[^a-z0-9]+`)
-
-// similarity returns which part of the pairs of letters in two texts is the same, 1 being all of them for equal texts only.
+// similarity returns which part of the pairs of letters in two texts is the same, or more than 1 if the texts are.
 func similarity(a, b string) float64 {
 	if a == b {
 		return 2
 	}
-	a, b = notLetters.ReplaceAllString(strings.ToLower(a), ""), notLetters.ReplaceAllString(b, "")
-	same := 0
+	a, b, same := notLetters.ReplaceAllString(a, ""), notLetters.ReplaceAllString(b, ""), 0
 	for i := range max(len(a)-1, 0) {
 		if strings.Contains(b, a[i:i+2]) {
 			same++
@@ -320,3 +315,8 @@ func similarity(a, b string) float64 {
 	}
 	return 2 * float64(same) / float64(max(len(a)+len(b)-2, 1))
 }
+
+var (
+	notLetters = regexp.MustCompile(`[^a-z0-9]+`)
+	names      = slices.Concat(documented, slices.Collect(maps.Keys(codeWords)), slices.Collect(maps.Keys(labelWords)))
+)

@@ -217,7 +217,7 @@ var hints, isHint = func() (map[uint32][]string, *[1 << 15]bool) {
 		" is invalid. accepted values:"}, slices.Collect(neterr.Needles()), slices.Collect(maps.Keys(codeWords)), slices.Collect(maps.Keys(labelWords)), documented)
 	hints, isHint := make(map[uint32][]string), new([1 << 15]bool)
 	for _, text := range texts {
-		if text != "server" && text != "unavailable" && !isCommon(text) { // which any line may hold
+		if text != "server" && text != "unavailable" { // which any line may hold
 			four := uint32(text[0])<<24 | uint32(text[1])<<16 | uint32(text[2])<<8 | uint32(text[3]) | 0x20202020
 			hints[four], isHint[hash(four)] = append(hints[four], text), true
 		}

@@ -31,9 +31,9 @@ func (Redirect) LogValue() slog.Value { return slog.StringValue(redirectText) }
 // reads the URL's query whatever the method: Apple documents a POST with the parameters in the query.
 //
 // HEAD, OPTIONS and what a browser fetches ahead (Sec-Purpose, Purpose or X-Moz with "prefetch") are no user who comes back
-// from Apple: the error is [ErrMalformedRedirect], before anything else is looked at. It is also the error for a state that
-// cannot be decoded or is repeated. For one that differs from the expected state, compared in constant time, or if that is
-// empty, the error is [ErrStateMismatch]. Only then is the rest looked at, as [ParseRedirect] does.
+// from Apple: the error is [ErrMalformedRedirect], before anything else is looked at. So it is for a state that cannot be
+// decoded or is repeated. If the state differs from the expected one, compared in constant time, or that is empty, it is
+// [ErrStateMismatch]. Only then is the rest looked at, as [ParseRedirect] does.
 //
 // A redirect that is refused for its state may come from anybody. If it claims an error, the text names the claimed code,
 // marked as unverified; errors.Is does not find it.
@@ -42,9 +42,8 @@ func (Redirect) LogValue() slog.Value { return slog.StringValue(redirectText) }
 // VerifyRedirect has returned no error or an error of Apple's, or what a scanner fetches first ends the user's attempt.
 //
 // Apple sends the user back by a POST from its own site, and a browser leaves a SameSite=Lax cookie out of that. Where such
-// a cookie leads to the state there are two ways out: a cookie for this attempt alone with SameSite=None and Secure, or a
-// handler that answers a POST without a cookie by a redirect (303) to its own URL with the same query, since the cookie
-// comes with the GET that follows.
+// a cookie leads to the state, use one for this attempt alone with SameSite=None and Secure, or answer a POST without a
+// cookie by a redirect (303) to the same URL, since the cookie comes with the GET that follows.
 func VerifyRedirect(r *http.Request, state string) (code string, err error) {
 	if r == nil || r.URL == nil {
 		return "", malformedRedirect("there is no request URL")
@@ -59,7 +58,7 @@ func VerifyRedirect(r *http.Request, state string) (code string, err error) {
 		}
 	}
 	if err != nil {
-		if claimed := Code(found.errorCode); claimed.isKnown() {
+		if claimed := Code(found.Error); claimed.isKnown() {
 			err.(*Error).detail += " (unverified: the redirect claims " + string(claimed) + ")"
 		}
 		return "", err
@@ -113,8 +112,8 @@ func ParseRedirect(query string) (Redirect, error) {
 
 // redirectQuery is what a redirect's query says.
 type redirectQuery struct {
-	code, errorCode, description, uri, state string
-
+	texts
+	code, state           string
 	repeated, undecodable string // a parameter other than state that is there twice, or that says nothing
 }
 
@@ -127,7 +126,7 @@ func decodeRedirect(query string) (redirectQuery, error) {
 		return found, malformedRedirect("the query is too long")
 	}
 	names := [...]string{"state", "code", "error", "error_description", "error_uri"}
-	values := [...]*string{&found.state, &found.code, &found.errorCode, &found.description, &found.uri}
+	values := [...]*string{&found.state, &found.code, &found.Error, &found.Description, &found.URI}
 	var seen [len(names)]bool
 	for piece := range strings.SplitSeq(query, "&") {
 		rawName, rawValue, _ := strings.Cut(piece, "=")
@@ -163,10 +162,10 @@ func (q redirectQuery) result() (string, error) {
 	switch {
 	case q.repeated != "":
 		return "", malformedRedirect(q.repeated + " is repeated")
-	case q.errorCode != "":
+	case q.Error != "":
 		e := &Error{Endpoint: AuthorizationEndpoint}
 		beside := tokenRequest(url.Values{"code": {q.code}, "state": {q.state}}.Encode()) // to be masked as what was sent is
-		e.describe(q.errorCode, q.description, q.uri, beside)
+		e.describe(q.texts, beside)
 		if e.Reason == "" && isDenial(e.Code) {
 			e.Reason = ErrUserDenied
 		}
@@ -190,8 +189,8 @@ func malformedRedirect(detail string) *Error {
 }
 
 // CheckAuthorizationURL returns nil, or the errors.Join of an *Error for each mistake that can be seen in an authorization
-// URL: the error that Apple documents for it. Nothing is sent. This package never calls it, and Apple may relax a rule, so
-// call it in a test or at start-up rather than before each authorization request.
+// URL: the error that Apple documents for it. Nothing is sent. Apple may relax a rule, so call it in a test or at start-up
+// rather than before each authorization request.
 //
 // By the rules of Apple's page on the [authorization request] it returns [ErrBadRequest] for what cannot be decoded or
 // repeats a parameter; [ErrMissingParameter] for a missing response_type, client_id, redirect_uri, state or code_challenge;
@@ -282,15 +281,10 @@ func checkRedirectURI(redirectURI string) Reason {
 
 // documentedError returns the error that the authorization endpoint would send for reason.
 func documentedError(reason Reason) *Error {
-	e := &Error{Endpoint: AuthorizationEndpoint, Reason: reason}
+	entry := reason.entry()
+	e := &Error{Endpoint: AuthorizationEndpoint, Code: entry.Code, Description: entry.Description, Reason: reason}
 	if reason == ErrUnsafeState {
 		e.detail = "state holds characters that need percent-encoding"
-	}
-	for _, entry := range catalog {
-		if entry.Reason == reason {
-			e.Code, e.Description = entry.Code, entry.Description
-			break
-		}
 	}
 	return e
 }

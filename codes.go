@@ -19,10 +19,8 @@ const (
 )
 
 // Code is the value of the "error" member or parameter: the class of an error (RFC 6749 sections 4.1.2.1 and 5.2).
-//
-// A Code is itself an error, so that errors.Is(err, CodeInvalidGrant) works. A code that nobody documented survives
-// as it was received and is matched by errors.Is(err, Code("slow_down")). One Code can stand for opposite things:
-// prefer [Reason] for decisions.
+// It is itself an error, so that errors.Is(err, CodeInvalidGrant) works. A code that nobody documented survives as it was
+// received: errors.Is(err, Code("slow_down")). One Code can stand for opposite things, so prefer [Reason] for decisions.
 type Code string
 
 // Error returns the package prefix and the code, quoted unless it is one of this package's constants.
@@ -61,9 +59,8 @@ const (
 )
 
 // Reason says what exactly went wrong. Its value is a label that stays the same when Apple rewords a text, bounded in
-// number and so fit for a metric.
-//
-// A Reason is itself an error, so that errors.Is(err, ErrInvalidRefreshToken) works and a mock can return it bare.
+// number and so fit for a metric. It is itself an error, so that errors.Is(err, ErrInvalidRefreshToken) works and a mock
+// can return it bare.
 //
 // The empty Reason means one thing: an OAuth error arrived, in an "error" member or parameter, whose code or text Apple's
 // table does not list. Outages, proxies, denials and lost connections have Reasons of their own, so a rising count of the
@@ -75,13 +72,16 @@ func (r Reason) Error() string { return prefix + r.text() }
 
 // Description returns the text that Apple's table gives for r, and "" for a Reason that this package found itself or
 // does not know.
-func (r Reason) Description() string {
+func (r Reason) Description() string { return r.entry().Description }
+
+// entry returns the first row about r.
+func (r Reason) entry() Entry {
 	for _, entry := range catalog {
 		if entry.Reason == r {
-			return entry.Description
+			return entry
 		}
 	}
-	return ""
+	return Entry{}
 }
 
 // Token endpoint, in Apple's order.
@@ -237,23 +237,13 @@ func newIndex() map[string]Reason {
 	return reasons
 }
 
-// isCodeOf reports whether the catalog has code for reason.
-func isCodeOf(reason Reason, code Code) bool {
-	return slices.ContainsFunc(catalog[:], func(entry Entry) bool { return entry.Reason == reason && entry.Code == code })
-}
-
 // match returns the Reason that a code and a description mean, and the parameter that the description names.
 func match(statusCode int, code Code, description string) (reason Reason, parameter string) {
-	if reason = matchText(description); reason == "" {
-		text := spaceText(description)
-		for _, pattern := range patterns {
-			if found := pattern.text.FindStringSubmatch(text); found != nil {
-				reason, parameter = pattern.reason, strings.Join(found[1:], "")
-			}
-		}
-	}
+	reason, parameter = matchDescription(description)
+	isCommon := reason == ErrBadRequest || reason == ErrServer // every server says so: Apple's only beside Apple's code
+	isListed := slices.ContainsFunc(catalog[:], func(entry Entry) bool { return entry.Reason == reason && entry.Code == code })
 	switch {
-	case reason != "" && (code == "" && !isCommonPhrase(reason) || isCodeOf(reason, code)):
+	case reason != "" && (isListed || code == "" && !isCommon):
 		return reason, parameter
 	case statusCode == http.StatusNotFound && isNotFound(code, description):
 		return ErrEndpointNotFound, ""
@@ -261,19 +251,21 @@ func match(statusCode int, code Code, description string) (reason Reason, parame
 	return "", ""
 }
 
-// isCommonPhrase reports whether the text of a Reason is one that every server says: "bad request" and "server error" are
-// Apple's only beside Apple's code.
-func isCommonPhrase(reason Reason) bool { return reason == ErrBadRequest || reason == ErrServer }
-
-// meansAnything reports whether a description is a text of the catalog, whatever code it came with.
-func meansAnything(description string) bool {
-	reason, _ := match(0, "", description)
-	return reason != "" || isCatalogText(description)
+// matchDescription is match for a description with whatever code.
+func matchDescription(description string) (reason Reason, parameter string) {
+	if reason = matchText(description); reason != "" {
+		return reason, ""
+	}
+	text := spaceText(description)
+	for _, pattern := range patterns {
+		if found := pattern.text.FindStringSubmatch(text); found != nil {
+			return pattern.reason, strings.Join(found[1:], "")
+		}
+	}
+	return "", ""
 }
 
-// isCatalogText reports whether description is a text of the catalog, apart from those that vary.
-func isCatalogText(description string) bool { return matchText(description) != "" }
-
+// matchText is matchDescription without the texts that vary.
 func matchText(description string) Reason {
 	if reason := reasons[description]; reason != "" {
 		return reason

@@ -47,6 +47,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -119,13 +120,13 @@ func (e *Error) Error() string {
 
 // shownDescription returns a text of Apple's table as it is, and what may be shown of any other.
 func (e *Error) shownDescription() string {
-	if isCatalogText(e.Description) {
+	if matchText(e.Description) != "" {
 		return redact.Cut(e.Description, renderedText)
 	}
 	return redact.Show(e.Description, renderedText)
 }
 
-// text returns c as renderings show it: bare if it is in this package's vocabulary, else quoted.
+// text returns c as the text of an error has it: quoted if it is not in this package's vocabulary.
 func (c Code) text() string {
 	if c.isKnown() {
 		return string(c)
@@ -186,55 +187,48 @@ func formatText(state fmt.State, verb rune, text string) {
 	fmt.Fprintf(state, fmt.FormatString(state, verb), text)
 }
 
-// MarshalJSON returns an object with the members of RFC 6749 section 5.2 (error, error_description and error_uri) that are
-// known, as [Error.Error] shows them. An error_uri is shown if it is an https URL of nothing but words.
+// MarshalJSON returns an object with the members of RFC 6749 section 5.2 that are known, as [Error.Error] shows them. An
+// error_uri is shown if it is an https URL of nothing but words.
 func (e Error) MarshalJSON() ([]byte, error) {
 	return json.Marshal(texts{Error: e.Code.shown(), Description: e.shownDescription(), URI: redact.URI(e.URI)})
 }
 
-// LogValue returns a group of endpoint, code, reason, description, detail, status, parameter, grant_type, request_id,
-// retry_after (a text such as "30s"), response_lost, action and impact; empty ones are left out. detail is what this
-// package found, in a fixed set of words. Texts from outside are shown as in [Error.Error]; a request_id is shown if it
-// is a UUID or 26 characters of base32 that are no text in disguise, or made of words and a number. It implements [slog.LogValuer]; [LogAttr] finds an *Error inside another error
-// too.
+// LogValue returns a group of endpoint, code, reason, description, detail (what this package found, in a fixed set of
+// words), status, parameter, grant_type, request_id, retry_after (a text such as "30s"), response_lost, action and impact;
+// empty ones are left out. Texts from outside are shown as in [Error.Error], and a request_id if it is a UUID or 26
+// characters of base32 that are no text in disguise, or made of words and a number. It implements [slog.LogValuer];
+// [LogAttr] finds an *Error inside another error too.
 func (e *Error) LogValue() slog.Value {
 	if e == nil {
 		return slog.AnyValue(nil)
 	}
-	var attrs []slog.Attr
-	add := func(key, value string) {
-		if value != "" {
-			attrs = append(attrs, slog.String(key, value))
-		}
-	}
-	add("endpoint", redact.Code(string(e.Endpoint)))
-	add("code", e.Code.shown())
-	add("reason", redact.Code(string(e.Reason)))
-	add("description", e.shownDescription())
-	add("detail", e.detail)
-	if e.StatusCode != 0 {
-		attrs = append(attrs, slog.Int("status", e.StatusCode))
-	}
-	add("parameter", redact.Code(e.Parameter))
-	add("grant_type", redact.Code(e.GrantType))
-	add("request_id", redact.RequestID(e.RequestID))
+	var wait string // slog's JSON would show nanoseconds
 	if e.RetryAfter != 0 {
-		add("retry_after", e.RetryAfter.String()) // slog's JSON would show nanoseconds
+		wait = e.RetryAfter.String()
 	}
-	if e.ResponseLost {
-		attrs = append(attrs, slog.Bool("response_lost", true))
-	}
-	return slog.GroupValue(appendAdvice(attrs, Troubleshoot(e))...)
+	advice := Troubleshoot(e)
+	return slog.GroupValue(withoutEmpty(
+		slog.String("endpoint", redact.Code(string(e.Endpoint))),
+		slog.String("code", e.Code.shown()),
+		slog.String("reason", redact.Code(string(e.Reason))),
+		slog.String("description", e.shownDescription()),
+		slog.String("detail", e.detail),
+		slog.Int("status", e.StatusCode),
+		slog.String("parameter", redact.Code(e.Parameter)),
+		slog.String("grant_type", redact.Code(e.GrantType)),
+		slog.String("request_id", redact.RequestID(e.RequestID)),
+		slog.String("retry_after", wait),
+		slog.Bool("response_lost", e.ResponseLost),
+		slog.String("action", string(advice.Action)),
+		slog.String("impact", string(advice.Impact)),
+	)...)
 }
 
-func appendAdvice(attrs []slog.Attr, advice Advice) []slog.Attr {
-	if advice.Action != "" {
-		attrs = append(attrs, slog.String("action", string(advice.Action)))
-	}
-	if advice.Impact != "" {
-		attrs = append(attrs, slog.String("impact", string(advice.Impact)))
-	}
-	return attrs
+func withoutEmpty(attrs ...slog.Attr) []slog.Attr {
+	return slices.DeleteFunc(attrs, func(attr slog.Attr) bool {
+		value := attr.Value.Any()
+		return value == "" || value == int64(0) || value == false
+	})
 }
 
 // Timeout reports whether e is about a request that took too long, so that a *url.Error around it says so too.
@@ -242,8 +236,8 @@ func (e *Error) Timeout() bool { return e != nil && neterr.Timeout(e.err) }
 
 // Unsent reports whether the token request certainly did not leave: no connection was made, the context had ended, or
 // [Transport] refused it. What it carried is then not spent: an authorization code can be exchanged again, even where
-// [Retryable] is false because the request has to be corrected first. False means that nobody knows. Only an error of
-// Transport, or one made of it, says so. Compare SafeToRetry of github.com/jackc/pgx/v5/pgconn.
+// [Retryable] is false because the request has to be corrected first. False means that nobody knows, as for an error that
+// did not come out of Transport. Compare SafeToRetry of github.com/jackc/pgx/v5/pgconn.
 func (e *Error) Unsent() bool { return e != nil && e.unsent }
 
 // CodeOf returns the Code of the first *Error in err's tree, else the first bare [Code] in it, else "".
@@ -253,10 +247,10 @@ func CodeOf(err error) Code { return cmp.Or(find(err), new(Error)).Code }
 // a switch; a metric takes [Label], since "" says both that Apple's page has changed and that the error is no OAuth error.
 func ReasonOf(err error) Reason { return cmp.Or(find(err), new(Error)).Reason }
 
-// Label returns a label for a metric, one of a bounded number. It is the label of the [Reason] of what [Wrap] finds in
-// err's tree, or "undocumented" for an OAuth error that Apple's table does not list: if their number rises, Apple's page
-// has changed. For other errors it is "canceled" if a context was canceled, "network" for a failure of the network, or
-// "other". For nil it is "".
+// Label returns a label for a metric, one of a bounded number: that of the [Reason] of what [Wrap] finds in err's tree, or
+// "undocumented" for an OAuth error that Apple's table does not list: if their number rises, Apple's page has changed. For
+// other errors it is "canceled" if a context was canceled, "network" for a failure of the network, or "other". For nil it
+// is "".
 func Label(err error) string {
 	if err == nil {
 		return ""
@@ -279,25 +273,22 @@ func Label(err error) string {
 }
 
 // LogAttr returns an attribute with the key "error" for a log line about err. Its value is a group: the members of
-// [Error.LogValue] for the *Error that [Wrap] finds anywhere in err's tree, and as "context" what was added around it.
-// For another error the group holds its text as "message", and the action and impact of [Troubleshoot] where there are
-// any. Context and message are shown as [Error.Error] shows texts from outside, so a customer's id is better an attribute
-// of its own.
+// [Error.LogValue] for the *Error that [Wrap] finds anywhere in err's tree, and as "context" what was added around it. For
+// another error it is err's text as "message", and the action and impact of [Troubleshoot] where there are any. Context
+// and message are shown as [Error.Error] shows texts from outside, so a customer's id is better an attribute of its own.
 //
 //	slog.Error("refresh failed", "customer", id, applebusiness.LogAttr(err))
 func LogAttr(err error) slog.Attr {
-	var attrs []slog.Attr
-	switch e := find(Wrap(err)); {
-	case err == nil:
+	if err == nil {
 		return slog.Any("error", nil)
-	case e == nil:
+	}
+	var attrs []slog.Attr
+	if e := find(Wrap(err)); e != nil {
+		attrs = append(withoutEmpty(slog.String("context", addedContext(err))), e.LogValue().Group()...)
+	} else {
+		advice := Troubleshoot(err)
 		attrs = append(attrs, slog.String("message", redact.Show(neterr.Text(err), renderedText)))
-		attrs = appendAdvice(attrs, Troubleshoot(err))
-	default:
-		if context := addedContext(err); context != "" {
-			attrs = append(attrs, slog.String("context", context))
-		}
-		attrs = append(attrs, e.LogValue().Group()...)
+		attrs = append(attrs, withoutEmpty(slog.String("action", string(advice.Action)), slog.String("impact", string(advice.Impact)))...)
 	}
 	return slog.Attr{Key: "error", Value: slog.GroupValue(attrs...)}
 }

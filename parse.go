@@ -44,29 +44,39 @@ const (
 // hours (milliseconds, or an instant) it is Apple's documented 60 minutes. Token.Extra gives the other members. A 2xx with
 // an error is that error, and with anything else [ErrMalformedResponse].
 //
-// A body that breaks off is searched for a token or an error too; if it holds neither, the *Error is [ErrNoResponse] and
+// A body that breaks off is searched too; if it holds neither a token nor an error, the *Error is [ErrNoResponse] and
 // unwraps to what the read returned. See [ParseTokenError] for the rest. Values of response.Request's body are masked as
 // [Transport] masks them, and its grant_type becomes [Error.GrantType].
 func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 	if response == nil {
 		return nil, &Error{Endpoint: TokenEndpoint, Reason: ErrMalformedResponse, detail: "there is no response"}
 	}
-	body, readErr := readResponse(response)
-	if token := parseToken(body); token != nil && isSuccess(response.StatusCode) {
+	_, token, failure := parseResponse(response, readTokenRequest(response.Request))
+	if token != nil {
 		return token, nil
 	}
-	if e := carriedError(response.Request); e != nil {
-		return nil, e
-	}
-	return nil, parseFailure(response, body, readErr, readTokenRequest(response.Request))
+	return nil, cmp.Or(carried(response.Request).failure, failure)
 }
 
-// parseFailure returns the *Error for a response without a token. readErr is what ended the body too early.
-func parseFailure(response *http.Response, body []byte, readErr error, sent tokenRequest) *Error {
-	e := parseError(response.StatusCode, response.Header, body, sent)
-	e.GrantType = sent.grantType()
+// parseResponse reads a response and closes it. It returns the body, unzipped if need be, and the token that it holds or
+// the failure that it means.
+func parseResponse(response *http.Response, sent tokenRequest) (body []byte, token *oauth2.Token, e *Error) {
+	var readErr error
+	if response.Body != nil {
+		defer response.Body.Close()
+		limit := maxBody
+		if isSuccess(response.StatusCode) {
+			limit = maxTokenBody
+		}
+		body, readErr = readAll(response.Body, limit)
+		body = unzip(body, limit)
+	}
+	if token, _ = parseToken(body); token != nil && isSuccess(response.StatusCode) {
+		return body, token, nil
+	}
+	e = parseError(response.StatusCode, response.Header, body, sent)
 	if e.err = readErr; readErr == nil || e.Code != "" || e.Description != "" {
-		return e
+		return body, nil, e
 	}
 	e.Reason, e.detail = ErrNoResponse, "the response was truncated"
 	switch {
@@ -75,7 +85,7 @@ func parseFailure(response *http.Response, body []byte, readErr error, sent toke
 	case neterr.Is(readErr, gzip.ErrHeader):
 		e.detail = "the response is labelled gzip and is not"
 	}
-	return e
+	return body, nil, e
 }
 
 // ParseTokenError returns the error that a response of the token endpoint holds; never nil. The body is searched up to
@@ -100,35 +110,49 @@ func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
 // parseError is ParseTokenError with the request, whose values are masked in the texts of the response.
 func parseError(statusCode int, header http.Header, body []byte, sent tokenRequest) *Error {
 	body = unzip(body[:min(len(body), maxBody)], maxBody)
-	type members Error // without its methods, which cost encoding/json a look
+	type plain Error // without its methods, which cost encoding/json a look
 	e := new(Error)
-	err := json.Unmarshal(body, (*members)(e))
+	err := json.Unmarshal(body, (*plain)(e))
 	found := texts{Error: string(e.Code), Description: e.Description, URI: e.URI}
 	if err != nil || found.Error == "" || found.Description == "" { // seldom
 		found = decodeTexts(body)
 	}
 	e.receive(statusCode, header, sent)
-	e.describe(cmp.Or(found.Error, found.Code), cmp.Or(found.Description, found.Message), found.URI, sent)
+	e.describe(found, sent)
 	e.classify(found.Error, header, body)
 	return e
 }
 
-// receive sets what the status and the header of a response of the token endpoint say.
+// receive sets what the request, and the status and the header of the token endpoint's response to it, say.
 func (e *Error) receive(statusCode int, header http.Header, sent tokenRequest) {
-	e.Endpoint, e.StatusCode = TokenEndpoint, statusCode
-	if ids := header["Apple-Request-Id"]; len(ids) > 0 { // the canonical name, which Get would check first
-		e.RequestID = redact.Cut(sent.mask(ids[0]), maxCode)
+	e.Endpoint, e.StatusCode, e.GrantType = TokenEndpoint, statusCode, sent.grantType()
+	e.RequestID = sent.mask(header.Get("Apple-Request-Id"), maxCode)
+	if wait := header.Get("Retry-After"); wait != "" {
+		e.RetryAfter = neterr.RetryAfter(wait, header.Get("Date"))
 	}
-	if waits := header["Retry-After"]; len(waits) > 0 {
-		e.RetryAfter = neterr.RetryAfter(waits[0], header.Get("Date"))
+}
+
+// describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
+// matched.
+func (e *Error) describe(found texts, sent tokenRequest) {
+	code, description := cmp.Or(found.Error, found.Code), cmp.Or(found.Description, found.Message)
+	e.Code, e.Description = Code(redact.Cut(code, maxCode)), redact.Cut(description, maxDescription)
+	e.Reason, e.Parameter = match(e.StatusCode, e.Code, e.Description)
+	if !e.Code.isKnown() {
+		e.Code = Code(sent.mask(code, maxCode))
 	}
+	if matchText(e.Description) == "" {
+		e.Description = sent.mask(description, maxDescription)
+	}
+	e.URI, e.Parameter = sent.mask(found.URI, maxDescription), sent.mask(e.Parameter, maxDescription)
 }
 
 // classify sets the Reason of a response that is no OAuth error of Apple's table. member is its "error", "" if it has none.
 func (e *Error) classify(member string, header http.Header, body []byte) {
 	switch {
 	case isSuccess(e.StatusCode) && !isCode(member):
-		e.Reason, e.Parameter, e.detail = ErrMalformedResponse, "", noToken(body)
+		e.Reason, e.Parameter = ErrMalformedResponse, ""
+		_, e.detail = parseToken(body)
 	case e.Reason != "" || isCode(member) && (e.StatusCode != http.StatusTooManyRequests || e.Code.isKnown()):
 		return // an undocumented OAuth error keeps the empty Reason
 	case e.StatusCode == http.StatusTooManyRequests:
@@ -148,34 +172,6 @@ func isCode(member string) bool {
 		return true
 	}
 	return strings.Trim(member, "0123456789") != "" && !strings.ContainsFunc(member, unicode.IsSpace) && neterr.StatusOf(member) == 0
-}
-
-// noToken says what the body of a success is that holds no token.
-func noToken(body []byte) string {
-	const without = "a success without an access_token"
-	found, _ := decodeSuccess(body)
-	hasToken, text := isToken(found.AccessToken), bytes.TrimSpace(trimMark(body))
-	switch {
-	case body == nil: // nobody has seen it
-		return without
-	case len(text) == 0:
-		return without + ": the body is empty"
-	case text[0] == '<':
-		return without + ": the body is HTML or XML"
-	case !hasToken && found.AccessToken != nil && found.AccessToken != "":
-		return "a success whose access_token is no token"
-	case hasToken && !found.hasRefreshToken():
-		return "a success whose refresh_token is no token"
-	case hasToken:
-		return "a success with an error beside its access_token"
-	case text[0] == '{' && !json.Valid(text):
-		return without + ": the body is broken JSON"
-	case !json.Valid(text):
-		return without + ": the body is not JSON"
-	case text[0] != '{':
-		return without + ": the body is JSON, but no object"
-	}
-	return without
 }
 
 // isEdge reports whether a response looks like those by which the edge in front of Apple's services drops a request: an
@@ -199,62 +195,25 @@ type texts struct {
 	Error       string `json:"error,omitempty"`
 	Description string `json:"error_description,omitempty"`
 	URI         string `json:"error_uri,omitempty"`
-	Code        string `json:"code,omitempty"`
-	Message     string `json:"message,omitempty"`
+	Code        string `json:"-"`
+	Message     string `json:"-"`
 }
 
-// decodeTexts returns whatever can be read from body: members of an object or of the first one in an array, as far as it
-// goes, or a form.
+// decodeTexts returns whatever can be read from body, members or a form.
 func decodeTexts(body []byte) (t texts) {
-	body = trimMark(body)
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	token, _ := decoder.Token()
-	if token == json.Delim('[') {
-		token, _ = decoder.Token()
-	}
-	if token != json.Delim('{') {
-		t.decodeForm(string(bytes.TrimSpace(body)))
+	found, _ := decodeMembers(body)
+	if found == nil {
+		t.decodeForm(string(bytes.TrimSpace(trimMark(body))))
 		return t
 	}
-	members := map[string]*string{
-		"error": &t.Error, "error_description": &t.Description, "error_uri": &t.URI, "code": &t.Code, "message": &t.Message,
-	}
-	var one, several json.RawMessage
-	for decoder.More() {
-		token, err := decoder.Token()
-		var value json.RawMessage
-		if err != nil || decoder.Decode(&value) != nil {
-			break
-		}
-		name, _ := token.(string)
-		switch name = strings.ToLower(name); name {
-		case "error":
-			one = value
-		case "errors":
-			several = value
-		}
-		if members[name] != nil {
-			_ = json.Unmarshal(value, members[name]) // what has a wrong type is skipped
+	t = texts{found.text("error"), found.text("error_description"), found.text("error_uri"), found.text("code"), found.text("message")}
+	for _, name := range [...]string{"errors", "error"} {
+		if t == (texts{}) {
+			nested, _ := decodeMembers(found.get(name))
+			t.Code, t.Message = nested.text("code"), cmp.Or(nested.text("message"), nested.text("detail"), nested.text("title"))
 		}
 	}
-	t.decodeNested(several)
-	t.decodeNested(one)
 	return t
-}
-
-// decodeNested sets Code and Message, if nothing is set yet, from the "errors" or "error" of another dialect.
-func (t *texts) decodeNested(value json.RawMessage) {
-	if len(value) == 0 || *t != (texts{}) {
-		return
-	}
-	if value[0] != '[' {
-		value = slices.Concat([]byte("["), value, []byte("]"))
-	}
-	var found []struct{ Code, Message, Detail, Title string }
-	_ = json.Unmarshal(value, &found) // what has a wrong type is skipped
-	if len(found) > 0 {
-		t.Code, t.Message = found[0].Code, cmp.Or(found[0].Message, found[0].Detail, found[0].Title)
-	}
 }
 
 // decodeForm sets RFC 6749's members from a form, if text is nothing but one.
@@ -265,65 +224,105 @@ func (t *texts) decodeForm(text string) {
 	}
 }
 
-// success is what a token endpoint's success holds. Members of any type are taken, so that one of a wrong type loses no
-// token.
-type success struct {
-	AccessToken  any             `json:"access_token"`
-	TokenType    any             `json:"token_type"`
-	RefreshToken any             `json:"refresh_token"`
-	ExpiresIn    json.RawMessage `json:"expires_in"`
-	Error        json.RawMessage `json:"error"`
+// members are those of a JSON object.
+type members map[string]json.RawMessage
+
+// decodeMembers returns the members of an object or of the first one in an array, as far as it goes, and whether body
+// begins with a whole object.
+func decodeMembers(body []byte) (found members, isObject bool) {
+	body = trimMark(body)
+	object := trimMark(bytes.TrimPrefix(body, []byte("[")))
+	if !bytes.HasPrefix(object, []byte("{")) {
+		return nil, false
+	}
+	decoder := json.NewDecoder(bytes.NewReader(object))
+	_, _ = decoder.Token()
+	found = make(members)
+	for decoder.More() {
+		token, err := decoder.Token()
+		var member json.RawMessage
+		if err != nil || decoder.Decode(&member) != nil {
+			return found, false
+		}
+		name, _ := token.(string)
+		found[name] = member
+	}
+	end, _ := decoder.Token()
+	return found, body[0] == '{' && end == json.Delim('}')
 }
 
-// isToken reports whether a member can be an access token or a refresh token: a text of VSCHAR without space.
-func isToken(member any) bool {
-	text, _ := member.(string)
+// get returns a member whose name may have other letters, and nil for null and for an empty text.
+func (m members) get(name string) json.RawMessage {
+	member := m[name]
+	for other := range m {
+		if member == nil && strings.EqualFold(other, name) {
+			member = m[other]
+		}
+	}
+	if text := string(member); text == "null" || text == `""` {
+		return nil
+	}
+	return member
+}
+
+// text returns "" for a member of another type.
+func (m members) text(name string) (text string) {
+	_ = json.Unmarshal(m.get(name), &text)
+	return text
+}
+
+// isToken reports whether text can be an access token or a refresh token: VSCHAR without space.
+func isToken(text string) bool {
 	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-// hasRefreshToken reports whether the refresh token is one, or absent.
-func (s success) hasRefreshToken() bool {
-	return s.RefreshToken == nil || s.RefreshToken == "" || isToken(s.RefreshToken)
-}
-
-// hasError reports whether there is an error: what is empty, or false, says that there is none.
-func (s success) hasError() bool {
-	return !slices.Contains([]string{"", "null", `""`, "false", "0", "{}", "[]"}, string(s.Error))
-}
-
-// decodeSuccess returns what of a success the body begins with, and whether it is one.
-func decodeSuccess(body []byte) (found success, ok bool) {
-	ok = decodeObject(body, &found)
-	return found, ok && isToken(found.AccessToken) && found.hasRefreshToken() && !found.hasError()
-}
-
-// decodeObject decodes the JSON object that body begins with, but for members of a wrong type, and reports whether there
-// is one.
-func decodeObject(body []byte, value any) bool {
-	if body = trimMark(body); !bytes.HasPrefix(body, []byte("{")) {
-		return false
+// parseToken returns the token that the body of a success holds, or nil and what it is instead.
+func parseToken(body []byte) (token *oauth2.Token, instead string) {
+	found, isObject := decodeMembers(body)
+	token = &oauth2.Token{AccessToken: found.text("access_token"), RefreshToken: found.text("refresh_token")}
+	switch {
+	case !isObject || found.get("access_token") == nil:
+		return nil, "a success without an access_token" + kindOf(body)
+	case !isToken(token.AccessToken):
+		return nil, "a success whose access_token is no token"
+	case found.get("refresh_token") != nil && !isToken(token.RefreshToken):
+		return nil, "a success whose refresh_token is no token"
+	case !slices.Contains([]string{"", "false", "0", "{}", "[]"}, string(found.get("error"))): // those say that there is none
+		return nil, "a success with an error beside its access_token"
 	}
-	err := json.NewDecoder(bytes.NewReader(body)).Decode(value)
-	_, wrongType := errors.AsType[*json.UnmarshalTypeError](err)
-	return err == nil || wrongType
+	life := parseLife(found.get("expires_in"))
+	token.Expiry, token.ExpiresIn = time.Now().Add(life), int64(life/time.Second)
+	if name := found.text("token_type"); isToken(name) {
+		token.TokenType = name
+	}
+	all := make(map[string]any)
+	for name, member := range found {
+		var value any
+		_ = json.Unmarshal(member, &value)
+		all[name] = value
+	}
+	return token.WithExtra(all), ""
 }
 
-// parseToken returns the token that the body of a success holds, or nil.
-func parseToken(body []byte) *oauth2.Token {
-	found, ok := decodeSuccess(body)
-	if !ok {
-		return nil
+// kindOf says what a body without an access_token is, unless it is an object or unknown.
+func kindOf(body []byte) string {
+	text := bytes.TrimSpace(trimMark(body))
+	isValid := json.Valid(text)
+	switch {
+	case body == nil:
+		return ""
+	case len(text) == 0:
+		return ": the body is empty"
+	case text[0] == '<':
+		return ": the body is HTML or XML"
+	case text[0] == '{' && isValid:
+		return ""
+	case text[0] == '{':
+		return ": the body is broken JSON"
+	case isValid:
+		return ": the body is JSON, but no object"
 	}
-	life := parseLife(found.ExpiresIn)
-	token := &oauth2.Token{Expiry: time.Now().Add(life), ExpiresIn: int64(life / time.Second)}
-	token.AccessToken, _ = found.AccessToken.(string)
-	token.RefreshToken, _ = found.RefreshToken.(string)
-	if isToken(found.TokenType) {
-		token.TokenType, _ = found.TokenType.(string)
-	}
-	var members map[string]any
-	decodeObject(body, &members)
-	return token.WithExtra(members)
+	return ": the body is not JSON"
 }
 
 // parseLife returns the life of an access token: what expires_in says in any number or numeric text of seconds, never
@@ -338,20 +337,6 @@ func parseLife(member json.RawMessage) time.Duration {
 		return documentedLife
 	}
 	return time.Duration(max(seconds, 0)) * time.Second
-}
-
-// readResponse reads a response's body up to the limit for its status, unzips it if need be, and closes it.
-func readResponse(response *http.Response) ([]byte, error) {
-	if response.Body == nil {
-		return nil, nil
-	}
-	defer response.Body.Close()
-	limit := maxBody
-	if isSuccess(response.StatusCode) {
-		limit = maxTokenBody
-	}
-	body, err := readAll(response.Body, limit)
-	return unzip(body, limit), err
 }
 
 // readAll reads at most limit bytes.
@@ -381,24 +366,6 @@ func trimMark(body []byte) []byte {
 }
 
 func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 299 }
-
-// describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
-// matched.
-func (e *Error) describe(code, description, uri string, sent tokenRequest) {
-	e.Code, e.Description = Code(redact.Cut(code, maxCode)), redact.Cut(description, maxDescription)
-	e.URI = redact.Cut(uri, maxDescription)
-	e.Reason, e.Parameter = match(e.StatusCode, e.Code, e.Description)
-	if sent == "" {
-		return
-	}
-	if !e.Code.isKnown() {
-		e.Code = Code(redact.Cut(sent.mask(code), maxCode))
-	}
-	if !isCatalogText(e.Description) {
-		e.Description = redact.Cut(sent.mask(description), maxDescription)
-	}
-	e.URI, e.Parameter = redact.Cut(sent.mask(uri), maxDescription), sent.mask(e.Parameter)
-}
 
 // readBody returns the body of a request, or why it is not to be sent.
 func readBody(r *http.Request) ([]byte, *Error) {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -30,8 +29,8 @@ const (
 )
 
 // OAuth2Endpoint returns the endpoint for [oauth2.Config], with the paths of Apple's pages on the [authorization request]
-// and the [token request]. Both base URLs are configuration: Apple mails the API's to the partner, one for each
-// environment, and does not document the host of the authorization page. A trailing slash does no harm.
+// and the [token request]. Both base URLs are configuration, with or without a slash at the end: Apple mails the API's to
+// the partner, one for each environment, and does not document the host of the authorization page.
 //
 // AuthStyle is AuthStyleInParams: with the zero value x/oauth2 reacts to a failure by sending the single-use code again.
 //
@@ -46,12 +45,12 @@ func OAuth2Endpoint(authBaseURL, apiBaseURL string) oauth2.Endpoint {
 }
 
 // WithJSON returns a copy of ctx with which x/oauth2 sends JSON to tokenURL. It puts a [Transport] around the client that
-// ctx holds under [oauth2.HTTPClient], or around [http.DefaultClient] if ctx holds none. That client is not changed, and
-// its Timeout, Jar and CheckRedirect stay in force. To apply WithJSON twice does no harm.
+// ctx holds under [oauth2.HTTPClient], or around [http.DefaultClient]. That client is not changed, and its Timeout, Jar and
+// CheckRedirect stay in force. To apply WithJSON twice does no harm.
 //
-// That client must send a request once: see [Transport.Base]. Put one with a Timeout into ctx, since http.DefaultClient
-// has none. And give Config.TokenSource a context of the process, not of a request: x/oauth2 keeps it, and every refresh
-// after the request's end would fail.
+// That client must send a request once (see [Transport.Base]) and should have a Timeout, which http.DefaultClient has not.
+// And give Config.TokenSource a context of the process, not of a request: x/oauth2 keeps it, and every refresh after the
+// request's end would fail.
 func WithJSON(ctx context.Context, tokenURL string) context.Context {
 	client, _ := ctx.Value(oauth2.HTTPClient).(*http.Client)
 	if client == nil {
@@ -104,24 +103,21 @@ func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
 	if response == nil {
 		response = new(http.Response)
 	}
-	if known := carriedError(response.Request); known != nil {
+	if known := carried(response.Request).failure; known != nil {
 		e := *known // the other one is shared
-		e.err = err
-		if known.err != nil {
-			e.err = errors.Join(err, known.err)
-		}
+		e.err = errors.Join(err, known.err)
 		return &e
 	}
 	sent := readTokenRequest(response.Request)
 	e := new(Error)
 	if failed.ErrorCode != "" { // the body was decoded before
 		e.receive(response.StatusCode, response.Header, sent)
-		e.describe(failed.ErrorCode, failed.ErrorDescription, failed.ErrorURI, sent)
+		e.describe(texts{Error: failed.ErrorCode, Description: failed.ErrorDescription, URI: failed.ErrorURI}, sent)
 		e.classify(failed.ErrorCode, response.Header, failed.Body)
 	} else {
 		e = parseError(response.StatusCode, response.Header, failed.Body, sent)
 	}
-	e.GrantType, e.err = sent.grantType(), err
+	e.err = err
 	return e
 }
 
@@ -133,8 +129,7 @@ var plainErrors = []struct {
 }{
 	{"oauth2: token expired and refresh token is not set", ErrNoRefreshToken, "the access token has expired and there is no refresh token"},
 	{"oauth2: server response missing access_token", ErrMalformedResponse, "the response holds no access_token"},
-	{"oauth2: cannot parse json", ErrMalformedResponse, "the response is not JSON"},
-	{"oauth2: cannot parse response", ErrMalformedResponse, "the response is not JSON"},
+	{"oauth2: cannot parse", ErrMalformedResponse, "the response is not JSON"},
 	{"oauth2: cannot fetch token", ErrNoResponse, "the response could not be read"},
 }
 
@@ -155,9 +150,9 @@ type oauth2Failure = *oauth2.RetrieveError
 // TokenSource is an [oauth2.TokenSource] around another: it turns failures into an [*Error], saves what has to be
 // saved, and can stop sending requests that must fail.
 //
-// Set the fields before the first call of Token and leave them alone after it. Callbacks run one at a time, in the
-// goroutine that called Token; other calls wait for them, so a callback must not call Token of the same TokenSource. A
-// panic in a callback or in Source reaches the caller of Token and leaves nothing locked.
+// Set the fields before the first call of Token. Callbacks run one at a time, in the goroutine that called Token; other
+// calls wait for them, so a callback must not call Token of the same TokenSource. A panic in a callback or in Source
+// reaches the caller of Token and leaves nothing locked.
 //
 // A TokenSource knows of no other process. Where several processes refresh one grant and refresh tokens are replaced, only
 // the first one succeeds and the others are told "Invalid refresh_token": use package grants there.
@@ -200,7 +195,7 @@ func (*TokenSource) LogValue() slog.Value { return slog.StringValue("applebusine
 // [ErrMalformedResponse], so that OnToken saves none over one that works.
 func (s *TokenSource) Token() (*oauth2.Token, error) {
 	if s == nil || s.Source == nil {
-		return nil, errNoSource
+		return nil, errors.New(prefix + "the TokenSource has no Source")
 	}
 	if s.OnToken == nil && s.OnError == nil && !s.Hold {
 		return copyToken(s.Source)
@@ -293,22 +288,14 @@ func isSameToken(a, b *oauth2.Token) bool {
 		a.AccessToken == b.AccessToken && a.RefreshToken == b.RefreshToken && a.Expiry.Equal(b.Expiry)
 }
 
-var errNoSource = errors.New(prefix + "the TokenSource has no Source")
-
 // tokenRequest is the form that a token request carried, for its grant_type and for what has to be masked; "" if that is not
 // known.
 type tokenRequest string
 
 // readTokenRequest returns "" for a request whose body cannot be had again.
 func readTokenRequest(request *http.Request) tokenRequest {
-	if request == nil {
-		return ""
-	}
-	if public, ok := request.Body.(*publicBody); ok {
-		return tokenRequest("grant_type=" + url.QueryEscape(public.grantType))
-	}
-	if request.GetBody == nil {
-		return ""
+	if known := carried(request).sent; known != "" || request == nil || request.GetBody == nil {
+		return known
 	}
 	reader, err := request.GetBody()
 	if err != nil || reader == nil {
@@ -319,15 +306,13 @@ func readTokenRequest(request *http.Request) tokenRequest {
 	if err != nil {
 		return ""
 	}
-	var members map[string]any
-	if !decodeObject(body, &members) {
+	found, _ := decodeMembers(body)
+	if found == nil {
 		return tokenRequest(body)
 	}
 	form := make(url.Values)
-	for name, value := range members {
-		if text, ok := value.(string); ok {
-			form.Set(name, text)
-		}
+	for name := range found {
+		form.Set(name, found.text(name))
 	}
 	return tokenRequest(form.Encode())
 }
@@ -354,10 +339,10 @@ func (r tokenRequest) grantType() string {
 	return ""
 }
 
-// mask returns text without the values of the request, but for the public grant_type and scope.
-func (r tokenRequest) mask(text string) string {
-	if text == "" {
-		return ""
+// mask returns at most limit bytes of text without the values of the request, but for the public grant_type and scope.
+func (r tokenRequest) mask(text string, limit int) string {
+	if text == "" || r == "" {
+		return redact.Cut(text, limit)
 	}
 	var secrets []string
 	for name, value := range r.fields {
@@ -365,7 +350,7 @@ func (r tokenRequest) mask(text string) string {
 			secrets = append(secrets, value)
 		}
 	}
-	return redact.Values(text, secrets...)
+	return redact.Cut(redact.Values(text, secrets...), limit)
 }
 
 // publicRequest returns what of a token request may be seen by whoever gets its response: where it went, and the
@@ -376,54 +361,50 @@ func publicRequest(r *http.Request, grantType string, failure *Error) *http.Requ
 	public.URL = &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path, RawPath: r.URL.RawPath}
 	public.Host, public.Response = r.Host, r.Response
 	public.Header.Set("Content-Type", formType)
-	public.Body = &publicBody{public.Body, grantType, failure}
+	public.Body = &publicBody{public.Body, tokenRequest(form), failure}
 	return public
 }
 
-// publicBody is the body of a public request, which tells the grant_type where a RoundTripper dropped GetBody.
+// publicBody is the body of a public request, which tells the form where a RoundTripper dropped GetBody.
 type publicBody struct {
 	io.ReadCloser
-	grantType string
-	failure   *Error
+	sent    tokenRequest
+	failure *Error
 }
 
-// carriedError returns the failure that request holds, or nil.
-func carriedError(request *http.Request) *Error {
+// carried returns the body of a public request, and the zero publicBody for another request.
+func carried(request *http.Request) publicBody {
 	if request != nil {
-		if public, ok := request.Body.(*publicBody); ok {
-			return public.failure
+		if body, ok := request.Body.(*publicBody); ok {
+			return *body
 		}
 	}
-	return nil
+	return publicBody{}
 }
 
-// fitToken returns the body of a success so that x/oauth2 reads the same token from it as [ParseTokenResponse] does, and
-// nil for one without a token.
-func fitToken(body []byte) []byte {
-	token := parseToken(body)
-	if token == nil {
-		return nil
-	}
-	fields := map[string]any{
-		"access_token": token.AccessToken, "token_type": token.TokenType, "refresh_token": token.RefreshToken,
-		"expires_in": cmp.Or(token.ExpiresIn, -1), // x/oauth2 takes 0 for a token that never expires
-	}
-	var members map[string]json.RawMessage
-	decodeObject(body, &members)
-	for name, member := range members {
+// fitToken returns the body of a success, whose token is given, so that x/oauth2 reads the same token from it.
+func fitToken(token *oauth2.Token, body []byte) []byte {
+	fields, _ := decodeMembers(body)
+	for name := range fields {
 		switch strings.ToLower(name) { // x/oauth2 rejects the whole body if one of these has another type
 		case "access_token", "token_type", "refresh_token", "expires_in", "error", "error_description", "error_uri":
-		default:
-			fields[name] = member
+			delete(fields, name)
 		}
 	}
-	maps.DeleteFunc(fields, func(_ string, value any) bool { return value == "" })
+	for name, value := range map[string]any{
+		"access_token": token.AccessToken, "token_type": token.TokenType, "refresh_token": token.RefreshToken,
+		"expires_in": cmp.Or(token.ExpiresIn, -1), // x/oauth2 takes 0 for a token that never expires
+	} {
+		if value != "" {
+			fields[name], _ = json.Marshal(value)
+		}
+	}
 	fitted, _ := json.Marshal(fields)
 	return fitted
 }
 
 // fitError returns a body that x/oauth2 takes for the error that a 2xx without a token means.
 func fitError(e *Error) []byte {
-	fitted, _ := json.Marshal(map[string]string{"error": cmp.Or(string(e.Code), string(e.Reason)), "error_description": e.Description, "error_uri": e.URI})
+	fitted, _ := json.Marshal(texts{Error: cmp.Or(string(e.Code), string(e.Reason)), Description: e.Description, URI: e.URI})
 	return fitted
 }

@@ -29,14 +29,14 @@ import (
 // It acts on POSTs of a form to TokenURL, and passes other requests to Base as they are. It refuses, with
 // [ErrUnsafeTokenRequest] and nothing sent, what could carry a secret to where it does not belong: a form with a grant_type
 // that goes to TokenURL's host but not to TokenURL itself (a slash more, other letters, another port), a token request by
-// plain http to a host that is not loopback, HTTP Basic credentials (the first of the two requests by which x/oauth2 finds
-// out the AuthStyle; the second then is the only one), a repeated field, a form that does not decode, and one over 64 KiB.
+// plain http to a host that is not loopback, HTTP Basic credentials (x/oauth2 sends them first to find out the AuthStyle,
+// and then sends the request again without them), a repeated field, a form that does not decode, and one over 64 KiB.
 // No redirect of a token request is followed: the response loses its Location, which http.Client would show in an error,
 // and a request that such a redirect caused is refused with [ErrMalformedResponse] and the status of the redirect.
 //
 // A token request has a connection of its own, and asks for no encoding. A kept connection can be dead without a word, or
-// lead to a server that fails, and each refresh that times out on it may be one whose refresh token is spent. The price is
-// a TCP and TLS handshake for each token request: one an hour and grant.
+// lead to a server that fails, and a refresh that times out on it may have spent its refresh token. The price is a TCP and
+// TLS handshake for each token request: one an hour and grant.
 //
 // A whole response is returned whatever its status. It is read inside RoundTrip, 1 MiB of a 2xx and 64 KiB of any other.
 // A response that breaks off is returned if it is no 2xx, or if what came is a whole JSON object with an access token.
@@ -46,10 +46,9 @@ import (
 //
 // x/oauth2 loses what it does not expect, so the body that it gets is made to fit: a gzip is read, JSON is labelled
 // application/json, a token is as [ParseTokenResponse] reads it, and a 2xx that holds none gets an "error" member. The
-// response's Request holds the URL and the grant_type, and none of the secrets.
-//
-// Values of the request that have 8 bytes and more, other than grant_type and scope, stand as *** in the Code, Description,
-// URI, Parameter and RequestID of the *Error. Texts and codes of the catalog stay as they are.
+// response's Request holds the URL and the grant_type, and none of the secrets. Values of the request that have 8 bytes
+// and more, other than grant_type and scope, stand as *** in the Code, Description, URI, Parameter and RequestID of the
+// *Error, unless that is a text or code of the catalog.
 //
 // The zero Transport refuses every POST. A Transport is safe for concurrent use if Base is; it must not be copied.
 type Transport struct {
@@ -65,14 +64,13 @@ type Transport struct {
 	// response, and reports the refusal of the second. So do, as they come, go-retryablehttp, failsafe-go, resty v2 and
 	// heimdall. Where Base supports net/http/httptrace, a refusal after a second write has [Error.ResponseLost].
 	Base http.RoundTripper
-	// OnError is called with each token request that failed, with a response or without, but not with the refused Basic
-	// probe. It is for libraries that hide why, such as zitadel/oidc, goth, rclone and oauth2-proxy: give them an http.Client
-	// with this Transport. OnError is called in the goroutine of RoundTrip, before it returns, and may be called
-	// concurrently.
+	// OnError is called with each token request that failed, with a response or without, but not with a refused Basic
+	// one. It is for libraries that hide why, such as zitadel/oidc, goth, rclone and oauth2-proxy: give them an http.Client
+	// with this Transport. It is called before RoundTrip returns, in its goroutine, and maybe concurrently.
 	OnError func(*Error)
 
-	forwarding atomic.Int32              // requests that are forwarded at the moment
-	unkept     atomic.Pointer[unkeptOne] // what sends token requests where Base is an *http.Transport
+	forwarding atomic.Int32 // requests that are forwarded at the moment
+	unkept     atomic.Pointer[unkeptOne]
 }
 
 // unkeptOne is an *http.Transport like another one, without its connections and without keeping any.
@@ -94,11 +92,15 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r == nil || r.URL == nil {
 		return nil, unsafeRequest("there is no request URL")
 	}
-	tokenURL := parseTokenURL(t.TokenURL)
-	if first, caused := redirectedTokenRequest(r, tokenURL); caused {
+	if r.Context().Value(ownBase{t}) != nil {
+		closeBody(r)
+		return nil, unsafeRequest("the Transport is its own Base: set Base to another RoundTripper")
+	}
+	endpoint := t.endpoint()
+	if first := redirectOfToken(r, endpoint); first != nil {
 		return t.refuse(r, redirectRefused(first, first.Request))
 	}
-	isToken, failure := judge(r, tokenURL)
+	isToken, failure := judge(r, endpoint)
 	switch {
 	case failure != nil:
 		return t.refuse(r, failure)
@@ -108,7 +110,11 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		closeBody(r) // not reported: x/oauth2 sends the request again, as it should be
 		return nil, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body")
 	case !isForm(r):
-		return t.forwardToken(r)
+		response, err := t.forward(r, t.unkeptBase())
+		if err == nil && isRedirect(response) {
+			response = t.withFailure(r, response, redirectRefused(response, r))
+		}
+		return response, err
 	}
 	form, failure := readForm(r)
 	if failure != nil {
@@ -122,32 +128,26 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// parseTokenURL returns nil for what is no absolute URL of HTTP.
-func parseTokenURL(tokenURL string) *url.URL {
-	parsed, err := url.Parse(tokenURL)
-	if err != nil || parsed.Host == "" || !strings.EqualFold(parsed.Scheme, "http") && !strings.EqualFold(parsed.Scheme, "https") {
-		return nil
-	}
-	return parsed
-}
-
 // judge reports whether r is a POST to the token endpoint, or returns why it must not be sent. It fails closed: what looks
 // like a token request and is not quite one does not pass.
-func judge(r *http.Request, tokenURL *url.URL) (isToken bool, failure *Error) {
+func judge(r *http.Request, endpoint place) (isToken bool, failure *Error) {
+	target := placeOf(r.URL)
 	switch {
-	case tokenURL == nil && isPost(r):
-		return false, unsafeRequest("the Transport has no usable TokenURL")
-	case tokenURL == nil || hostOf(r.URL) != hostOf(tokenURL):
-		return false, nil
-	case isPost(r) && pathOf(r.URL) == pathOf(tokenURL) && !strings.EqualFold(r.URL.Scheme, tokenURL.Scheme):
-		return false, unsafeRequest("its scheme is not the TokenURL's")
-	case isPost(r) && isSamePlace(r.URL, tokenURL):
-		if strings.EqualFold(r.URL.Scheme, "http") && !isLoopback(r.URL) {
-			return false, unsafeRequest("plain http would show its secrets; use https, which only loopback may do without")
+	case endpoint == place{}:
+		if isPost(r) {
+			failure = unsafeRequest("the Transport has no usable TokenURL")
 		}
-		return true, nil
+		return false, failure
+	case target.host != endpoint.host:
+		return false, nil
+	case isPost(r) && target.path == endpoint.path && target.scheme != endpoint.scheme:
+		return false, unsafeRequest("its scheme is not the TokenURL's")
+	case !isPost(r) || target != endpoint:
+		return false, lookForGrantType(r)
+	case target.scheme == "http" && !target.isLoopback():
+		return false, unsafeRequest("plain http would show its secrets; use https, which only loopback may do without")
 	}
-	return false, lookForGrantType(r)
+	return true, nil
 }
 
 // lookForGrantType returns why r must not be sent if it is a form with a grant_type, or one that cannot be read, and leaves
@@ -177,9 +177,6 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	if err := r.Context().Err(); err != nil {
 		return nil, &Error{Reason: ErrNoResponse, detail: "the context had ended before anything was sent", err: err, ended: true, unsent: true}
 	}
-	if r.Context().Value(ownBase{t}) != nil {
-		return nil, unsafeRequest(isItsOwnBase)
-	}
 	var looked, connected atomic.Bool // for a connection; it had one
 	var writes atomic.Int32           // several where Base sends again
 	ctx, cancel := earlierDeadline(context.WithValue(r.Context(), ownBase{t}, true))
@@ -195,9 +192,7 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	}
 	response, err := base.RoundTrip(out)
 	if err == nil && response != nil {
-		body, readErr := readResponse(response)
-		response.Request = publicRequest(r, form.grantType(), nil)
-		return t.finish(response, body, readErr, form, writes.Load() > 1)
+		return t.finish(response, r, form, writes.Load() > 1)
 	}
 	if e := find(err); e != nil { // another Transport's
 		copied := *e
@@ -214,17 +209,18 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	return nil, e
 }
 
-// finish rewrites the response so that x/oauth2 decodes it. If it breaks off and holds nothing, finish returns why there is
-// none.
-func (t *Transport) finish(response *http.Response, body []byte, readErr error, sent tokenRequest, again bool) (*http.Response, *Error) {
+// finish rewrites the response to r so that x/oauth2 decodes it. If it breaks off and holds nothing, finish returns why
+// there is none.
+func (t *Transport) finish(response *http.Response, r *http.Request, sent tokenRequest, again bool) (*http.Response, *Error) {
 	if response.Header == nil {
 		response.Header = make(http.Header)
 	}
-	if fitted := fitToken(body); fitted != nil && isSuccess(response.StatusCode) {
-		return withBody(response, fitted), nil
+	body, token, failure := parseResponse(response, sent)
+	if token != nil {
+		response.Request = publicRequest(r, sent.grantType(), nil)
+		return withBody(response, fitToken(token, body)), nil
 	}
-	failure := parseFailure(response, body, readErr, sent)
-	failure.ResponseLost = again && (failure.Reason == ErrInvalidRefreshToken || failure.Reason == "" && failure.Code == CodeInvalidGrant)
+	failure.ResponseLost = again && failure.isDeadGrant()
 	switch {
 	case isSuccess(response.StatusCode) && failure.Reason == ErrNoResponse:
 		return nil, failure
@@ -233,7 +229,7 @@ func (t *Transport) finish(response *http.Response, body []byte, readErr error, 
 	case isRedirect(response) && failure.Reason == ErrMalformedResponse:
 		failure.detail = redirected
 	}
-	return withBody(t.withFailure(response.Request, response, failure), body), nil
+	return withBody(t.withFailure(r, response, failure), body), nil
 }
 
 // withFailure reports failure, and returns response with it, and without what would make http.Client follow a redirect.
@@ -244,21 +240,8 @@ func (t *Transport) withFailure(r *http.Request, response *http.Response, failur
 	return response
 }
 
-// forwardToken hands a POST to the token endpoint that is no form to Base. Its redirect is not followed either.
-func (t *Transport) forwardToken(r *http.Request) (*http.Response, error) {
-	response, err := t.forward(r, t.unkeptBase())
-	if err == nil && isRedirect(response) {
-		return t.withFailure(r, response, redirectRefused(response, r)), nil
-	}
-	return response, err
-}
-
 // forward hands a request to base as it is.
 func (t *Transport) forward(r *http.Request, base http.RoundTripper) (*http.Response, error) {
-	if base == http.RoundTripper(t) || r.Context().Value(ownBase{t}) != nil {
-		closeBody(r)
-		return nil, unsafeRequest(isItsOwnBase)
-	}
 	sent := r
 	if _, ok := base.(*http.Transport); !ok { // it may lead back to t, which shows at the second pass
 		defer t.forwarding.Add(-1)
@@ -275,8 +258,6 @@ func (t *Transport) forward(r *http.Request, base http.RoundTripper) (*http.Resp
 	}
 	return response, err
 }
-
-const isItsOwnBase = "the Transport is its own Base: set Base to another RoundTripper"
 
 var errNoResult = errors.New(prefix + "the Transport's Base returned neither a response nor an error")
 
@@ -301,16 +282,16 @@ func (t *Transport) unkeptBase() http.RoundTripper {
 	if !ok {
 		return t.base()
 	}
-	found := t.unkept.Load()
-	if found == nil || found.like != base {
-		found = &unkeptOne{like: base, transport: base.Clone()}
-		found.transport.DisableKeepAlives = true
-		if base.TLSNextProto["h2"] != nil { // it has base's connections of HTTP/2
-			found.transport.TLSNextProto, found.transport.ForceAttemptHTTP2 = nil, true
-		}
-		t.unkept.Store(found)
+	if found := t.unkept.Load(); found != nil && found.like == base {
+		return found.transport
 	}
-	return found.transport
+	unkept := base.Clone()
+	unkept.DisableKeepAlives = true
+	if base.TLSNextProto["h2"] != nil { // it has base's connections of HTTP/2
+		unkept.TLSNextProto, unkept.ForceAttemptHTTP2 = nil, true
+	}
+	t.unkept.Store(&unkeptOne{base, unkept})
+	return unkept
 }
 
 // pace makes net/http wait before it sends r again: what HTTP/2 refuses unprocessed, each time on a new connection.
@@ -327,7 +308,6 @@ func pace(r *http.Request) {
 	}
 }
 
-// report hands failure to OnError, and returns it.
 func (t *Transport) report(failure *Error) error {
 	if t.OnError != nil {
 		t.OnError(failure)
@@ -339,7 +319,7 @@ func unsafeRequest(detail string) *Error {
 	return &Error{Endpoint: TokenEndpoint, Reason: ErrUnsafeTokenRequest, detail: detail, unsent: true}
 }
 
-// refuse closes the body of r, as a RoundTripper must.
+// refuse returns failure, and closes the body of r, as a RoundTripper must.
 func (t *Transport) refuse(r *http.Request, failure *Error) (*http.Response, error) {
 	closeBody(r)
 	return nil, t.report(failure)
@@ -351,33 +331,29 @@ func closeBody(r *http.Request) {
 	}
 }
 
-// redirectedTokenRequest reports whether http.Client sends r because a token request was redirected, and returns the
-// response that did so. Where a RoundTripper has removed a request from that chain nobody can tell, and a POST is taken
-// for one.
-func redirectedTokenRequest(r *http.Request, tokenURL *url.URL) (first *http.Response, caused bool) {
-	for response := r.Response; response != nil; {
+// redirectOfToken returns the response by which a token request was redirected, if http.Client sends r because of it, or
+// nil. Where a RoundTripper has removed a request from that chain nobody can tell, and a POST is taken for one.
+func redirectOfToken(r *http.Request, endpoint place) *http.Response {
+	for response := r.Response; response != nil; response = response.Request.Response {
 		earlier := response.Request
-		if earlier == nil {
-			return response, isPost(r)
+		switch {
+		case earlier == nil && !isPost(r):
+			return nil
+		case earlier == nil, isPost(earlier) && (placeOf(earlier.URL) == endpoint || readTokenRequest(earlier).grantType() != ""):
+			return response
 		}
-		toEndpoint := earlier.URL != nil && tokenURL != nil && isSamePlace(earlier.URL, tokenURL)
-		if isPost(earlier) && (toEndpoint || readTokenRequest(earlier).grantType() != "") {
-			return response, true
-		}
-		response = earlier.Response
 	}
-	return nil, false
+	return nil
 }
 
 // redirectRefused returns the error for a redirect of the token request r: the one that came with its response, if there
 // is.
 func redirectRefused(response *http.Response, r *http.Request) *Error {
-	if e := carriedError(r); e != nil {
+	if e := carried(r).failure; e != nil {
 		return e
 	}
-	sent := readTokenRequest(r)
-	e := &Error{Reason: ErrMalformedResponse, GrantType: sent.grantType(), detail: redirected}
-	e.receive(response.StatusCode, response.Header, sent)
+	e := &Error{Reason: ErrMalformedResponse, detail: redirected}
+	e.receive(response.StatusCode, response.Header, readTokenRequest(r))
 	return e
 }
 
@@ -389,24 +365,30 @@ func isRedirect(response *http.Response) bool {
 
 func isPost(r *http.Request) bool { return strings.EqualFold(r.Method, http.MethodPost) }
 
-func isSamePlace(a, b *url.URL) bool {
-	return strings.EqualFold(a.Scheme, b.Scheme) && hostOf(a) == hostOf(b) && port(a) == port(b) && pathOf(a) == pathOf(b)
-}
+// place is where a request goes, as URLs are compared.
+type place struct{ scheme, host, port, path string }
 
-func hostOf(u *url.URL) string { return strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")) }
-
-func pathOf(u *url.URL) string { return cmp.Or(u.Opaque, u.EscapedPath(), "/") }
-
-func port(u *url.URL) string {
-	if strings.EqualFold(u.Scheme, "http") {
-		return cmp.Or(u.Port(), "80")
+func placeOf(u *url.URL) place {
+	if u == nil {
+		return place{}
 	}
-	return cmp.Or(u.Port(), "443")
+	scheme := strings.ToLower(u.Scheme)
+	port := map[string]string{"http": "80", "https": "443"}[scheme]
+	return place{scheme, strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")), cmp.Or(u.Port(), port), cmp.Or(u.Opaque, u.EscapedPath(), "/")}
 }
 
-func isLoopback(u *url.URL) bool {
-	address, err := netip.ParseAddr(hostOf(u))
-	return hostOf(u) == "localhost" || err == nil && address.IsLoopback()
+// endpoint returns the place of TokenURL, the zero place if that is no absolute URL of HTTP.
+func (t *Transport) endpoint() place {
+	parsed, _ := url.Parse(t.TokenURL)
+	if p := placeOf(parsed); p.host != "" && (p.scheme == "http" || p.scheme == "https") {
+		return p
+	}
+	return place{}
+}
+
+func (p place) isLoopback() bool {
+	address, err := netip.ParseAddr(p.host)
+	return p.host == "localhost" || err == nil && address.IsLoopback()
 }
 
 // headerBegins reports whether a value of a header, however its name is written in the map, begins with the word.

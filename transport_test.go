@@ -912,17 +912,7 @@ func TestTransportSeesASecondWrite(t *testing.T) {
 				}
 			}))
 			t.Cleanup(server.Close)
-			retrying := roundTrip(func(r *http.Request) (response *http.Response, err error) {
-				for range test.answers {
-					if r.Body, err = r.GetBody(); err != nil {
-						return nil, err
-					}
-					if response, err = http.DefaultTransport.RoundTrip(r); err == nil && response.StatusCode < 500 {
-						break
-					}
-				}
-				return response, err
-			})
+			retrying := retries(len(test.answers))
 			_, reported, err := way{url: server.URL, client: &http.Client{Transport: retrying}}.request(applebusiness.GrantTypeRefreshToken)
 			e, ok := errors.AsType[*applebusiness.Error](applebusiness.Wrap(err))
 			require.True(t, ok, "%v", err)
@@ -932,6 +922,21 @@ func TestTransportSeesASecondWrite(t *testing.T) {
 			assert.Equal(t, test.lost, len(causes) > 0 && causes[0] == applebusiness.CauseResponseLost, causes)
 			assert.Equal(t, len(test.answers), int(requests.Load()))
 		})
+	}
+}
+
+// retries sends a request again until there is a response without a status of 5xx, so often at most.
+func retries(most int) roundTrip {
+	return func(r *http.Request) (response *http.Response, err error) {
+		for range most {
+			if r.Body, err = r.GetBody(); err != nil {
+				return nil, err
+			}
+			if response, err = http.DefaultTransport.RoundTrip(r); err == nil && response.StatusCode < 500 {
+				break
+			}
+		}
+		return response, err
 	}
 }
 
@@ -1344,6 +1349,16 @@ func writeFrame(conn net.Conn, kind, flags byte, stream uint32, payload ...uint3
 	_, _ = conn.Write(frame)
 }
 
+// readFrame reads a frame, and skips what it carries.
+func readFrame(conn net.Conn) (kind, flags byte, stream uint32, err error) {
+	head := make([]byte, 9)
+	if _, err := io.ReadFull(conn, head); err != nil {
+		return 0, 0, 0, err
+	}
+	_, err = io.CopyN(io.Discard, conn, int64(binary.BigEndian.Uint32(head)>>8))
+	return head[3], head[4], binary.BigEndian.Uint32(head[5:]), err
+}
+
 // http2 returns the way to an HTTP/2 server that gives each whole request to then, until it returns false. The deadline comes
 // with request number last; 0 is none.
 func http2(last int32, then func(conn *tls.Conn, stream uint32) (more bool)) func(*testing.T) way {
@@ -1358,16 +1373,11 @@ func http2(last int32, then func(conn *tls.Conn, stream uint32) (more bool)) fun
 				return
 			}
 			writeFrame(conn, h2Settings, 0, 0)
-			for head := make([]byte, 9); ; {
-				if _, err := io.ReadFull(conn, head); err != nil {
-					return
-				}
-				length := int64(binary.BigEndian.Uint32(head) >> 8)
-				if _, err := io.CopyN(io.Discard, conn, length); err != nil {
-					return
-				}
-				kind, flags, stream := head[3], head[4], binary.BigEndian.Uint32(head[5:])
+			for {
+				kind, flags, stream, err := readFrame(conn)
 				switch {
+				case err != nil:
+					return
 				case kind == h2Settings && flags&h2Ack == 0:
 					writeFrame(conn, h2Settings, h2Ack, 0)
 				case (kind == h2Headers || kind == h2Data) && flags&h2EndStream != 0:
@@ -1915,7 +1925,13 @@ func TestFaultsOnTheNetwork(t *testing.T) {
 			goroutines := runtime.NumGoroutine()
 			done := make(chan struct{})
 			var open atomic.Int32
-			server := httptest.NewUnstartedServer(test.answer(done))
+			ctx, answer := newDeadline(), test.answer(done)
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if test.target == context.DeadlineExceeded {
+					time.AfterFunc(300*time.Millisecond, ctx.arrive)
+				}
+				answer(w, r)
+			}))
 			server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 				switch state {
 				case http.StateNew:
@@ -1927,16 +1943,10 @@ func TestFaultsOnTheNetwork(t *testing.T) {
 			server.Start()
 			transport := &http.Transport{}
 			config := &oauth2.Config{Endpoint: applebusiness.OAuth2Endpoint("", server.URL)}
-			deadline := 30 * time.Second // long enough for a slow machine, and never reached
-			if test.target == context.DeadlineExceeded {
-				deadline = 300 * time.Millisecond
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), deadline)
-			defer cancel()
-			ctx = applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: transport}), config.Endpoint.TokenURL)
+			withJSON := applebusiness.WithJSON(context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: transport}), config.Endpoint.TokenURL)
 
 			var reported error
-			source := &applebusiness.TokenSource{Source: config.TokenSource(ctx, &oauth2.Token{RefreshToken: "r"}), OnError: func(err error) { reported = err }, Hold: true}
+			source := &applebusiness.TokenSource{Source: config.TokenSource(withJSON, &oauth2.Token{RefreshToken: "r"}), OnError: func(err error) { reported = err }, Hold: true}
 			_, err := source.Token()
 			require.Error(t, err)
 			assert.Same(t, reported, err)

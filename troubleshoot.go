@@ -16,15 +16,15 @@ import (
 type Action string
 
 const (
-	// ActionUnknown is for an error that neither Apple's tables nor this package know: read its description. Nothing may be
-	// written on it.
+	// ActionUnknown is for an error that neither Apple's tables nor this package know: read its description, and write
+	// nothing on it.
 	ActionUnknown Action = ""
-	// ActionRetry means that Apple, or the way to it, fails at the moment: try again later. Whether the very same
-	// request may be sent again is what [Retryable] says. Nothing may be written on it but when to try again.
+	// ActionRetry means that Apple, or the way to it, fails at the moment: try again later. Whether the very same request
+	// may be sent again is what [Retryable] says. Write nothing on it but when to try again.
 	ActionRetry Action = "retry"
 	// ActionStartOver means that this attempt to connect failed, by its state, a denial, a code that is spent or expired, or
-	// an outage on the way: let the user start again with a new authorization request. Nothing that is stored is affected:
-	// on it a caller may forget the state and the verifier of this attempt, and may not touch a grant, which may be alive.
+	// an outage on the way: let the user start again with a new authorization request. On it a caller may forget the state
+	// and the verifier of this attempt, and may not touch a stored grant, which may be alive.
 	ActionStartOver Action = "start_over"
 	// ActionReauthorize means that the stored grant is dead, and that the customer has to go through Apple's consent page
 	// again. It is the only Action on which a caller may write into its database that the customer is disconnected, and
@@ -114,10 +114,10 @@ type Advice struct {
 // [Code], or else about the failure of a context or of the network. It returns the zero Advice for nil, for
 // context.Canceled and for errors that it does not know.
 //
-// A transient status (408, 425, 429, and 5xx except 501, 505 and 511) beats the code, so that during an outage nobody is asked to
-// reconnect: errors.Is(err, ErrInvalidRefreshToken) can be true at a 503, and only the Action says that a grant is dead.
-// "Invalid refresh_token" has two causes by Apple's table, and a third in a fleet of processes; the GrantType tells which.
-// A failure that is not known to come from an HTTP client, such as a database's, is never described as Apple's.
+// A transient status (408, 425, 429, and 5xx except 501, 505 and 511) beats the code, so that during an outage nobody is
+// asked to reconnect: errors.Is(err, ErrInvalidRefreshToken) can be true at a 503, and only the Action says that a grant is
+// dead. What "Invalid refresh_token" means depends on the GrantType. A failure that is not known to come from an HTTP
+// client, such as a database's, is never described as Apple's.
 //
 // This is the advice for a refresh; "Retryable" is what [Retryable] says:
 //
@@ -158,20 +158,18 @@ type Advice struct {
 //	ErrManyRefusals            fix_registration  app       no
 //
 // After an authorization_code request ErrInvalidRefreshToken, ErrNoResponse, ErrUnavailable, ErrServer and
-// ErrUnknownServerError are ActionStartOver, except for an ErrNoResponse of which nothing was sent. Errors of the
-// authorization endpoint are never Retryable. ErrNoResponse is ActionCheckNetwork, and not Retryable, where waiting does not
-// help (an unknown host, a certificate that is not trusted), and ActionFixRequest if the caller's context had ended before
-// anything was sent. ErrMalformedResponse is ActionRetry where the response looks like those of Apple's edge: an empty 204,
-// a 3xx without Location, or its own HTML at 403.
+// ErrUnknownServerError are ActionStartOver, except for an ErrNoResponse of which nothing was sent. ErrNoResponse is
+// ActionCheckNetwork where waiting does not help (an unknown host, a certificate that is not trusted), and ActionFixRequest
+// if the caller's context had ended before anything was sent. ErrMalformedResponse is ActionRetry where the response looks
+// like those of Apple's edge: an empty 204, a 3xx without Location, or its own HTML at 403.
 func Troubleshoot(err error) Advice {
-	var advice Advice
-	if e := find(err); e != nil {
-		advice = e.advice()
-		if neterr.Is(err, context.Canceled) && advice.Action == ActionRetry && e.Reason == ErrNoResponse {
-			advice = Advice{}
-		}
-	} else {
-		advice = networkAdvice(err)
+	e := find(err)
+	if e == nil {
+		return networkAdvice(err)
+	}
+	advice := e.advice()
+	if neterr.Is(err, context.Canceled) && advice.Action == ActionRetry && e.Reason == ErrNoResponse {
+		return Advice{}
 	}
 	advice.Causes = slices.Clone(advice.Causes)
 	return advice
@@ -179,11 +177,11 @@ func Troubleshoot(err error) Advice {
 
 // Retryable reports whether the very same request may be sent again, after [Error.RetryAfter] and with a backoff.
 //
-// It is true where [Troubleshoot] says [ActionRetry], with three exceptions. An error of the authorization endpoint is
-// never Retryable, since sending the browser back at once makes a redirect loop. Nor is anything once a context was
-// canceled. And an authorization_code request may be sent again only after a 429 that asks for less than a minute, or if
-// nothing was sent: [Transport] knows that no connection was made. Without Transport a failure of the network does not tell
-// the grant_type; let the user start over rather than send a code again.
+// It is true where [Troubleshoot] says [ActionRetry], except for an error of the authorization endpoint, since sending the
+// browser back at once makes a redirect loop, and once a context was canceled. An authorization_code request may be sent
+// again only after a 429 that asks for less than a minute, or if nothing was sent: [Transport] knows that no connection was
+// made. Without Transport a failure of the network does not tell the grant_type; let the user start over rather than send a
+// code again.
 func Retryable(err error) bool {
 	if Troubleshoot(err).Action != ActionRetry || neterr.Is(err, context.Canceled) {
 		return false
@@ -192,57 +190,38 @@ func Retryable(err error) bool {
 	return e == nil || e.Endpoint != AuthorizationEndpoint
 }
 
-// advice is Troubleshoot for one Error, with shared Causes. The status is looked at first, then the Reason, then the Code.
+// advice is Troubleshoot for one Error, with shared Causes.
 func (e *Error) advice() Advice {
-	advice, ok := e.adviceOfStatus()
-	if !ok {
-		advice, ok = e.adviceOfReason()
-	}
-	if !ok {
-		advice = e.adviceOfCode()
-	}
+	advice := e.adviceOfRow()
 	if e.ResponseLost && (advice.Action == ActionReauthorize || e.Reason == ErrInvalidRefreshToken && advice.Action == ActionStartOver) {
 		advice.Causes = append([]Cause{CauseResponseLost}, advice.Causes...)
 	}
 	return e.adviceOfAttempt(advice)
 }
 
-func (e *Error) adviceOfStatus() (advice Advice, ok bool) {
+// adviceOfRow looks at the status first, then at the Reason, then at the Code.
+func (e *Error) adviceOfRow() Advice {
+	byReason, hasReason := adviceByReason[e.Reason]
+	byCode, hasCode := adviceByCode[e.Code]
 	switch {
 	case e.isRateLimited():
-		return adviceByReason[ErrRateLimited], true
+		return adviceByReason[ErrRateLimited]
 	case neterr.StatusPasses(e.StatusCode):
-		return adviceTransient, true
+		return adviceTransient
 	case e.StatusCode >= 500:
-		return adviceForeign, true
-	}
-	return Advice{}, false
-}
-
-func (e *Error) isRateLimited() bool {
-	return e.StatusCode == http.StatusTooManyRequests || e.Reason == ErrRateLimited
-}
-
-func (e *Error) adviceOfReason() (advice Advice, ok bool) {
-	switch {
-	case e.Reason == ErrInvalidRefreshToken, e.Reason == "" && e.Code == CodeInvalidGrant:
-		return e.deadGrantAdvice(), true
+		return adviceForeign
+	case e.isDeadGrant():
+		return e.deadGrantAdvice()
 	case e.Reason == ErrNoResponse:
-		return e.noResponseAdvice(), true
+		return e.noResponseAdvice()
 	case e.Reason == ErrMalformedResponse && e.edge:
-		return adviceEdge, true
-	case e.Reason == ErrMissingParameter && isOfOneSession(e.Parameter):
-		return adviceMissingOfOneSession, true
-	}
-	advice, ok = adviceByReason[e.Reason]
-	return advice, ok
-}
-
-func (e *Error) adviceOfCode() Advice {
-	advice, ok := adviceByCode[e.Code]
-	switch {
-	case ok:
-		return advice
+		return adviceEdge
+	case e.Reason == ErrMissingParameter && slices.Contains(parametersOfOneSession, strings.ToLower(e.Parameter)):
+		return adviceMissingOfOneSession
+	case hasReason:
+		return byReason
+	case hasCode:
+		return byCode
 	case e.Endpoint == AuthorizationEndpoint && isDenial(e.Code):
 		return adviceByReason[ErrUserDenied]
 	case e.Code != "":
@@ -251,6 +230,18 @@ func (e *Error) adviceOfCode() Advice {
 		return adviceForeign
 	}
 	return Advice{}
+}
+
+// parametersOfOneSession are those that a single lost session lacks.
+var parametersOfOneSession = []string{"code", "code_verifier", "refresh_token"}
+
+// isDeadGrant reports whether the refresh token or the code that was sent may be dead.
+func (e *Error) isDeadGrant() bool {
+	return e.Reason == ErrInvalidRefreshToken || e.Reason == "" && e.Code == CodeInvalidGrant
+}
+
+func (e *Error) isRateLimited() bool {
+	return e.StatusCode == http.StatusTooManyRequests || e.Reason == ErrRateLimited
 }
 
 // adviceOfAttempt makes a new start of what would be a retry, where a customer waits on a page and the code may be spent.
@@ -288,10 +279,11 @@ func (e *Error) noResponseAdvice() Advice {
 // deadGrantAdvice is about "Invalid refresh_token", and about an invalid_grant whose text is not known. A refresh sends a
 // valid grant_type, so invalid_grant then means a dead grant, unless the text names another error.
 func (e *Error) deadGrantAdvice() Advice {
+	meaning, _ := matchDescription(e.Description)
 	switch {
 	case e.GrantType == GrantTypeAuthorizationCode || e.Endpoint == AuthorizationEndpoint:
 		return adviceDeadCode
-	case e.GrantType == GrantTypeRefreshToken && e.Reason == "" && meansAnything(e.Description):
+	case e.GrantType == GrantTypeRefreshToken && e.Reason == "" && meaning != "":
 		return adviceUndocumented
 	case e.GrantType == GrantTypeRefreshToken:
 		return adviceDeadGrant
@@ -301,11 +293,6 @@ func (e *Error) deadGrantAdvice() Advice {
 		return adviceByReason[ErrInvalidRefreshToken]
 	}
 	return adviceGrantOfAnotherKind
-}
-
-// isOfOneSession reports whether a parameter is one that a single lost session lacks.
-func isOfOneSession(parameter string) bool {
-	return slices.Contains([]string{"code", "code_verifier", "refresh_token"}, strings.ToLower(parameter))
 }
 
 // networkAdvice is about an error without an *Error: only what an HTTP client returned may be Apple's.

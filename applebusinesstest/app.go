@@ -52,7 +52,7 @@ func (s *Server) register(method string, registered client) {
 	panicIf(method, registered.ClientID == "", "the ClientID is empty")
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.clients == nil {
+	if s.clients == nil { // of a zero Server
 		s.clients = make(map[string]client)
 		s.codes, s.refreshTokens, s.accessTokens = make(map[string]*credential), make(map[string]*credential), make(map[string]*credential)
 	}

@@ -125,18 +125,16 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect
 		return fail(applebusiness.ErrUnregisteredClientID)
 	case !slices.Contains(registered.RedirectURIs, redirectURI):
 		return fail(applebusiness.ErrUnregisteredRedirectURI)
-	}
-	switch consent {
-	case ConsentAllow:
-		code := rand.Text()
-		s.codes[code] = &credential{
-			grant: s.newGrant(clientID), expires: now.Add(5 * time.Minute), redirectURI: redirectURI, challenge: query.Get("code_challenge"),
-		}
-		return s.redirect(query, url.Values{"code": {code}})
-	case ConsentDeny:
+	case consent == ConsentDeny:
 		return s.refuse(query, applebusiness.Entry{Code: applebusiness.CodeAccessDenied})
+	case consent == ConsentAsk:
+		return s.redirect(query, nil)
 	}
-	return s.redirect(query, nil)
+	code := rand.Text()
+	s.codes[code] = &credential{
+		grant: s.newGrant(clientID), expires: now.Add(5 * time.Minute), redirectURI: redirectURI, challenge: query.Get("code_challenge"),
+	}
+	return s.redirect(query, url.Values{"code": {code}})
 }
 
 // redirect addresses params to the partner, with the state that came; s.mu is held.

@@ -124,10 +124,10 @@ func (f *Failure) checkWay() {
 // checkSelector panics if no request can be selected.
 func (f *Failure) checkSelector() {
 	isToken, isRefresh := f.Endpoint == applebusiness.TokenEndpoint, f.GrantType == applebusiness.GrantTypeRefreshToken
-	isGrantType := isRefresh || f.GrantType == applebusiness.GrantTypeAuthorizationCode || f.GrantType == applebusiness.GrantTypeClientCredentials
+	_, isGrantType := requiredParams[f.GrantType] // "" too
 	refuse(!isToken && f.Endpoint != applebusiness.AuthorizationEndpoint && f.Endpoint != MeEndpoint, "the Endpoint is %q; want token, authorization or me", string(f.Endpoint))
 	refuse(!isToken && (f.GrantType != "" || f.RefreshToken != ""), "only a token request has a GrantType or a RefreshToken")
-	refuse(f.GrantType != "" && !isGrantType, "the GrantType is %q; want authorization_code, refresh_token or client_credentials", f.GrantType)
+	refuse(!isGrantType, "the GrantType is %q; want authorization_code, refresh_token or client_credentials", f.GrantType)
 	refuse(f.RefreshToken != "" && f.GrantType != "" && !isRefresh, "only a request with the GrantType refresh_token has a RefreshToken")
 }
 

@@ -30,5 +30,5 @@ func (s *Server) serveMe(w http.ResponseWriter, r *http.Request) {
 			},
 		})
 	}
-	s.send(w, r, failure, sent, nil)
+	s.send(w, r, failure, sent, new(Request))
 }

@@ -21,15 +21,13 @@
 //
 // # To test a whole web application
 //
-//   - Start the application with httptest.NewTLSServer, since a cookie jar sends no Secure cookie over http, and register
-//     its redirect URI by [Server.RegisterApp]. With [ConsentAllow] an http.Client with a jar goes from the link to the
-//     page that says "connected" by itself. A jar sends SameSite cookies with every POST, which a browser does not: test
-//     the POST of the redirect without a jar, too.
-//   - Who has connected so has a token for an hour. A RefreshDue of package grants within 2 hours refreshes it now. Give
-//     it a context with a deadline: with a wrong client secret it does not return. Options.OnRefresh may be called after
-//     that; Close waits for it.
-//   - Manager.Connect asks /api/v1/me again and again while it fails, for as long as the Timeout of Options.HTTPClient,
-//     which is 30 seconds unless the test says less.
+//   - Start the application with httptest.NewTLSServer, since a cookie jar sends no Secure cookie over http, and register its redirect
+//     URI by [Server.RegisterApp]. With [ConsentAllow] an http.Client with a jar goes from the link to the page that says "connected"
+//     by itself. A jar sends SameSite cookies with every POST, which a browser does not: test the POST of the redirect without a jar, too.
+//   - Who has connected so has a token for an hour. A RefreshDue of package grants within 2 hours refreshes it now. Give it a context
+//     with a deadline: with a wrong client secret it does not return. Options.OnRefresh may be called after that; Close waits for it.
+//   - Manager.Connect asks /api/v1/me again and again while it fails, for as long as the Timeout of Options.HTTPClient, which is 30
+//     seconds unless the test says less.
 //   - Each consent is of a new organisation. To let a customer come back with the one called "org-1":
 //     FailNext(Failure{Endpoint: MeEndpoint, StatusCode: 200, Body: `{"orgDetails":{"orgId":"org-1"}}`}).
 //
@@ -37,18 +35,18 @@
 //
 // Here the fake had to choose, and a test should not rely on it:
 //
-//   - Which status "Invalid refresh_token" has: 401 for grant_type refresh_token, 400 for authorization_code.
-//   - A wrong code_verifier or redirect_uri, and a code of another app, are "Invalid refresh_token" as well. A code is spent by the
-//     first request that brings it with the right credentials, whether that succeeds or not.
+//   - "Invalid refresh_token" has status 401 for grant_type refresh_token, and 400 for authorization_code. A wrong code_verifier or
+//     redirect_uri, and a code of another app, get it too. A code is spent by the first request that brings it with the right
+//     credentials, whether that succeeds or not.
 //   - A client_id that is not registered, or no longer, is "Invalid client_id"; a wrong secret for one that is, "Invalid client_id or
-//     client_secret".
-//   - An app that asks for client_credentials, or a Service Account that asks for another grant, gets RFC 6749's unauthorized_client.
+//     client_secret". An app that asks for client_credentials, or a Service Account that asks for another grant, gets RFC 6749's
+//     unauthorized_client.
 //   - A body that is no JSON object gets the row about the media type, and a member that is no string counts as missing.
 //   - A user who denies sends RFC 6749's access_denied to the redirect URI. A query that does not decode or repeats a parameter, and a
 //     state that needs percent-encoding, are "bad request". A scope is valid if it names those that Apple grants.
 //   - Refresh tokens live until they are replaced or revoked, and a replaced one that is sent again, or a code that is used again, does
-//     not end the grant; [Options] has the alternatives.
-//   - Each consent makes a grant and an organisation of its own and leaves the earlier grants alone.
+//     not end the grant; [Options] has the alternatives. Each consent makes a grant and an organisation of its own and leaves the
+//     earlier grants alone.
 //   - The resource API has the same response to a missing, an unknown, an expired and a revoked access token.
 //
 // Apple's table sends every error of the authorization endpoint to the redirect URI. The fake does so only where that URI is registered
@@ -296,6 +294,6 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	case "GET " + mePath:
 		s.serveMe(w, r)
 	default:
-		s.send(w, r, Failure{}, catalogResponse(applebusiness.ErrEndpointNotFound, 0), nil)
+		s.send(w, r, Failure{}, catalogResponse(applebusiness.ErrEndpointNotFound, 0), new(Request))
 	}
 }

@@ -94,7 +94,7 @@ func (s *Server) limit(now time.Time) (failure Failure, fails bool) {
 	return Failure{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"1"}}}, s.options.RateLimit > 0
 }
 
-// send writes a response, or what a failure makes of it, and keeps its status in the request, unless that is nil.
+// send writes a response, or what a failure makes of it, and keeps its status in the request.
 func (s *Server) send(w http.ResponseWriter, r *http.Request, failure Failure, sent response, request *Request) {
 	if failure.StatusCode != 0 {
 		sent = response{failure.StatusCode, failure.Header, failure.Body}
@@ -109,11 +109,9 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, failure Failure, s
 	if !isWaiting {
 		return
 	}
-	if request != nil {
-		s.mu.Lock()
-		request.StatusCode = sent.status
-		s.mu.Unlock()
-	}
+	s.mu.Lock()
+	request.StatusCode = sent.status
+	s.mu.Unlock()
 	for name, values := range sent.header {
 		for _, value := range values {
 			w.Header().Add(name, value)

@@ -138,12 +138,10 @@ func (m *Manager) refusal(a *attempt) error {
 
 func (p *app) gates() []*gate { return []*gate{&p.refusals, &p.trouble, &p.saves} }
 
-// claim makes a the probe of the gates that are closed, or returns why it may not send.
+// claim makes a the probe of the gates that are closed, or returns errLookAgain if it may not send now; m.mu is held.
 func (m *Manager) claim(a *attempt) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := m.refusal(a); err != nil {
-		return err
+	if m.now() < m.queue.pausedUntil || m.refusal(a) != nil {
+		return errLookAgain
 	}
 	for _, g := range m.app.gates() {
 		if g.cause != nil {

@@ -160,6 +160,26 @@ func TestTroubleOfOne(t *testing.T) {
 	})
 }
 
+// A response may ask to be left alone at any status, about one grant, too.
+func TestRetryAfterHoldsOne(t *testing.T) {
+	for _, answer := range []func(*http.Request) (*http.Response, error){
+		status(403, "<html>", "Retry-After", "60"), status(400, `{"error":"invalid_scope"}`, "Retry-After", "60"), status(204, "", "Retry-After", "60"),
+		status(302, "", "Location", "https://portal.example/", "Retry-After", "60"), status(501, "", "Retry-After", "60"),
+	} {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", -time.Minute)
+			w.apple.fail(answer)
+			for start := time.Now(); time.Since(start) < 50*time.Second; time.Sleep(time.Second) {
+				assert.InDelta(t, (time.Minute - time.Since(start)).Seconds(), failure(t, m, "a").RetryAfter.Seconds(), 1)
+			}
+			assert.Equal(t, 1, w.apple.requests())
+			time.Sleep(11 * time.Second)
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
+		})
+	}
+}
+
 // A deployment with another environment's credentials and URL: each refresh token is refused, and nobody has revoked.
 func TestManyRefusals(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
@@ -215,53 +235,9 @@ func TestManyRefusals(t *testing.T) {
 		})
 	})
 
-	t.Run("verdicts of this process are taken back, also if the Store fails then", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			w.expired(3)
-			m := w.process()
-			w.apple.always(status(401, refusal))
-			for i := range 2 {
-				assert.Equal(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, fmt.Sprint("g", i)).Reason)
-			}
-			require.NotNil(t, w.row("g0").Dead)
-			w.store.fail(errDatabase, "Mark")
-			assert.Equal(t, applebusiness.ErrManyRefusals, failure(t, m, "g2").Reason)
-			assert.NotEqual(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, "g0").Reason)
-			time.Sleep(time.Minute)
-			w.store.fail(nil)
-			time.Sleep(time.Minute)
-			for i := range 3 {
-				assert.Nil(t, w.row(fmt.Sprint("g", i)).Dead)
-			}
-			w.apple.always(nil)
-			for i := range 3 {
-				time.Sleep(6 * time.Minute)
-				assert.Equal(t, fmt.Sprintf("access-g%d-1", i), token(t, m, fmt.Sprint("g", i)))
-			}
-		})
-	})
+	t.Run("verdicts of this process are taken back, also if the Store fails then", func(t *testing.T) { bubble(t, verdictsTakenBack) })
 
-	t.Run("customers who revoke are told at once", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			m := w.process()
-			for i := range 40 {
-				name := fmt.Sprint("g", i)
-				w.connect(name, -time.Minute)
-				if i%4 != 0 {
-					token(t, m, name)
-					continue
-				}
-				w.apple.revoke(name)
-				start := time.Now()
-				e := failure(t, m, name)
-				if i <= 4 || i > 12 { // the first two, and those among enough others
-					assert.Equal(t, applebusiness.ErrInvalidRefreshToken, e.Reason, i)
-					assert.Zero(t, time.Since(start))
-				}
-			}
-			assert.Empty(t, w.logged())
-		})
-	})
+	t.Run("customers who revoke are told at once", func(t *testing.T) { bubble(t, someRevoke) })
 
 	t.Run("one process, one grant", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
@@ -275,34 +251,81 @@ func TestManyRefusals(t *testing.T) {
 		})
 	})
 
-	t.Run("what is refused for 24 hours is believed", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			m := w.process()
-			names := w.expired(4)
-			for _, name := range names {
-				w.apple.revoke(name)
+	t.Run("what is refused for 24 hours is believed", func(t *testing.T) { bubble(t, refusedForADay) })
+}
+
+// The verdicts of this process are taken back, also if the Store fails then.
+func verdictsTakenBack(t *testing.T, w *world) {
+	w.expired(3)
+	m := w.process()
+	w.apple.always(status(401, refusal))
+	for i := range 2 {
+		assert.Equal(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, fmt.Sprint("g", i)).Reason)
+	}
+	require.NotNil(t, w.row("g0").Dead)
+	w.store.fail(errDatabase, "Mark")
+	assert.Equal(t, applebusiness.ErrManyRefusals, failure(t, m, "g2").Reason)
+	assert.NotEqual(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, "g0").Reason)
+	time.Sleep(time.Minute)
+	w.store.fail(nil)
+	time.Sleep(time.Minute)
+	for i := range 3 {
+		assert.Nil(t, w.row(fmt.Sprint("g", i)).Dead)
+	}
+	w.apple.always(nil)
+	for i := range 3 {
+		time.Sleep(6 * time.Minute)
+		assert.Equal(t, fmt.Sprintf("access-g%d-1", i), token(t, m, fmt.Sprint("g", i)))
+	}
+}
+
+// What is refused for 24 hours is believed.
+func refusedForADay(t *testing.T, w *world) {
+	m := w.process()
+	names := w.expired(4)
+	for _, name := range names {
+		w.apple.revoke(name)
+	}
+	start := time.Now()
+	told := make(map[string]time.Duration)
+	failure(t, m, names[0])
+	failure(t, m, names[1])
+	for time.Since(start) < 26*time.Hour {
+		for _, name := range names {
+			_, err := m.Token(t.Context(), name)
+			if applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize && told[name] == 0 {
+				told[name] = time.Since(start)
 			}
-			start := time.Now()
-			told := make(map[string]time.Duration)
-			failure(t, m, names[0])
-			failure(t, m, names[1])
-			for time.Since(start) < 26*time.Hour {
-				for _, name := range names {
-					_, err := m.Token(t.Context(), name)
-					if applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize && told[name] == 0 {
-						told[name] = time.Since(start)
-					}
-				}
-				time.Sleep(7 * time.Second)
-			}
-			t.Log(told)
-			for _, name := range names[2:] {
-				assert.InDelta(t, 24, told[name].Hours(), 0.5)
-				assert.NotNil(t, w.row(name).Dead)
-			}
-			assert.Less(t, w.apple.requests(), 2*26*60*60/30, "a probe each 30 s at most")
-		})
-	})
+		}
+		time.Sleep(7 * time.Second)
+	}
+	t.Log(told)
+	for _, name := range names[2:] {
+		assert.InDelta(t, 24, told[name].Hours(), 0.5)
+		assert.NotNil(t, w.row(name).Dead)
+	}
+	assert.Less(t, w.apple.requests(), 2*26*60*60/30, "a probe each 30 s at most")
+}
+
+// Customers who revoke are told at once.
+func someRevoke(t *testing.T, w *world) {
+	m := w.process()
+	for i := range 40 {
+		name := fmt.Sprint("g", i)
+		w.connect(name, -time.Minute)
+		if i%4 != 0 {
+			token(t, m, name)
+			continue
+		}
+		w.apple.revoke(name)
+		start := time.Now()
+		e := failure(t, m, name)
+		if i <= 4 || i > 12 { // the first two, and those among enough others
+			assert.Equal(t, applebusiness.ErrInvalidRefreshToken, e.Reason, i)
+			assert.Zero(t, time.Since(start))
+		}
+	}
+	assert.Empty(t, w.logged())
 }
 
 // pausing is a Limit of a fleet.
@@ -368,49 +391,52 @@ func TestVerdictsAreTakenBackBeforeClose(t *testing.T) {
 func TestVerdictsThatCouldNotBeRecorded(t *testing.T) {
 	for name, after := range map[string]bool{"Mark fails": false, "Mark fails after it took effect": true} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
-				names := w.expired(6)
-				m := w.process()
-				w.apple.always(status(401, refusal))
-				if after {
-					w.store.set(nil, func(method, _ string) error {
-						if method == "Mark" {
-							return errDatabase
-						}
-						return nil
-					})
-				} else {
-					w.store.fail(errDatabase, "Mark")
-				}
-				for _, name := range names {
-					_, err := m.Token(t.Context(), name)
-					assert.False(t, told(err))
-				}
-				w.store.fail(nil)
-				time.Sleep(time.Minute)
-				for _, name := range names {
-					assert.Nil(t, w.row(name).Dead, name)
-				}
-				w.store.set(nil, func(method, name string) error {
-					assert.False(t, method == "Mark" && w.row(name).Dead != nil, name)
-					return nil
-				})
-				ask := func(d time.Duration) {
-					for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second) {
-						for _, name := range names {
-							_, err := m.Token(t.Context(), name)
-							assert.False(t, told(err), name)
-						}
-					}
-				}
-				ask(time.Minute)
-				w.apple.always(nil)
-				ask(10 * time.Minute)
-				for _, name := range names {
-					assert.Equal(t, "access-"+name+"-1", token(t, m, name))
-				}
-			})
+			bubble(t, func(t *testing.T, w *world) { unrecorded(t, w, after) })
 		})
+	}
+}
+
+// unrecorded fails to mark verdicts, after they took effect or before.
+func unrecorded(t *testing.T, w *world, after bool) {
+	names := w.expired(6)
+	m := w.process()
+	w.apple.always(status(401, refusal))
+	if after {
+		w.store.set(nil, func(method, _ string) error {
+			if method == "Mark" {
+				return errDatabase
+			}
+			return nil
+		})
+	} else {
+		w.store.fail(errDatabase, "Mark")
+	}
+	for _, name := range names {
+		_, err := m.Token(t.Context(), name)
+		assert.False(t, told(err))
+	}
+	w.store.fail(nil)
+	time.Sleep(time.Minute)
+	for _, name := range names {
+		assert.Nil(t, w.row(name).Dead, name)
+	}
+	w.store.set(nil, func(method, name string) error {
+		assert.False(t, method == "Mark" && w.row(name).Dead != nil, name)
+		return nil
+	})
+	ask := func(d time.Duration) {
+		for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second) {
+			for _, name := range names {
+				_, err := m.Token(t.Context(), name)
+				assert.False(t, told(err), name)
+			}
+		}
+	}
+	ask(time.Minute)
+	w.apple.always(nil)
+	ask(10 * time.Minute)
+	for _, name := range names {
+		assert.Equal(t, "access-"+name+"-1", token(t, m, name))
 	}
 }
 

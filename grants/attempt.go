@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -17,7 +18,9 @@ const (
 	leaseAgain = 2 * time.Second  // retry Lease this often: Load does not show whether the sibling still has it
 	saveTime   = 15 * time.Second // what a lease leaves after the request, for Save
 	grace      = maxSaveBackoff + time.Second
-	maxRounds  = 8 // in which the row turned out to be another than it was a moment ago
+	// unsureLease is how long a lease is tried to be ended that there may be, after a failure of Lease.
+	unsureLease = 5 * time.Second
+	maxRounds   = 8 // in which the row turned out to be another than it was a moment ago
 )
 
 // attempt is one try to have a good token of a grant, in a goroutine of its own. All who want the grant share it.
@@ -30,33 +33,39 @@ type attempt struct {
 	holder string
 	want   want
 
-	outcome                // for all who wait
-	finished chan struct{} // when the token is stored, too, or the lease is ended
+	finished chan struct{} // closed when the token is stored, too, or the lease is ended
 
 	// Guarded by Manager.mu.
-	offered *outcome // a token for callers, found before that for RefreshDue
-	callers int      // of Token
-	due     int      // of RefreshDue
+	outcome *outcome // for callers of Token
+	due     int      // calls of RefreshDue that wait until a is finished
 	sent    bool     // a request whose response must not be lost
 	judged  bool     // its outcome is known
 	turn    *turn
-	arrival int64 // in the queue
 
-	// The goroutine's own.
+	// The goroutine's own, until a is finished.
+	event       Refresh
+	held        bool // the error is a pause's, or the held app's: RefreshDue waits for its end
+	known       bool // the error is what others were told
 	rounds      int
-	leased      bool
-	surely      bool // leased, since Lease has said so
-	leasedAt    time.Time
+	leaseEnds   time.Time // zero: a has no lease
 	leasedSince time.Time // a sibling has the lease
 	leaseAt     time.Time // when to try for it again
 	poll        time.Duration
 	graced      int64 // the version whose successor had time to be stored
 	sentAt      time.Duration
 	unsaved     *unsavedToken
-	remember    time.Duration // how long a failure is remembered; 0: by the number of failures
-	known       bool          // the error is what others were told
+	remember    time.Duration // how long a failure is remembered; 0: by the number of failures, and for
+	retryAfter  time.Duration // at least
 	seen        []*oauth2.Token
-	event       Refresh
+}
+
+// outcome is what the callers get who wait for an attempt together.
+type outcome struct {
+	callers int // who wait, guarded by Manager.mu
+
+	done  chan struct{} // closed when there is a token or an error
+	token *oauth2.Token
+	err   error
 }
 
 // Outcomes that no caller sees.
@@ -67,12 +76,11 @@ var (
 )
 
 // begin starts an attempt; m.mu is held.
-func (m *Manager) begin(grant string, e *entry, want want) *attempt {
+func (m *Manager) begin(grant string, e *entry, want want) {
 	a := &attempt{
 		m: m, grant: grant, e: e, holder: rand.Text(), want: want, poll: minPoll,
-		outcome: outcome{done: make(chan struct{})}, finished: make(chan struct{}),
-		offered: &outcome{done: make(chan struct{})},
-		event:   Refresh{Grant: grant, Start: time.Now()},
+		outcome: &outcome{done: make(chan struct{})}, finished: make(chan struct{}),
+		event: Refresh{Grant: grant, Start: time.Now()},
 	}
 	a.ctx, a.cancel = context.WithCancel(m.queued)
 	if c := e.current.Load(); c != nil && !want.due {
@@ -82,7 +90,6 @@ func (m *Manager) begin(grant string, e *entry, want want) *attempt {
 	e.lookAt = m.now() + lookAgain
 	m.attempts[a] = struct{}{}
 	m.spawn(a.run)
-	return a
 }
 
 // run finds a token and hands it out. What follows, to store it or to end the lease, keeps nobody waiting.
@@ -95,15 +102,14 @@ func (a *attempt) run() {
 		if a.event.Unsaved = !m.save(m.work, a.unsaved); a.event.Unsaved {
 			m.saveLater(a.unsaved, minSaveBackoff)
 		}
-	case a.leased:
-		m.release(a)
+	case !a.leaseEnds.IsZero():
+		m.release(a, a.leaseEnds)
 	}
 	m.mu.Lock()
 	a.cancel()
 	delete(m.attempts, a)
 	m.giveBack(a)
-	m.unclaim(a)
-	m.drop(a.grant, a.e)
+	a.e.drop()
 	m.mu.Unlock()
 	close(a.finished)
 	if err != errSkipped && err != errAbandoned {
@@ -111,16 +117,11 @@ func (a *attempt) run() {
 	}
 }
 
-// release ends a's lease. What fails is tried again until the lease has run out, so that it does not block the grant; where
-// Lease failed, so that there is none as like as not, for some seconds.
-func (m *Manager) release(a *attempt) {
-	most := m.leaseTime()
-	if !a.surely {
-		most = 5 * time.Second
-	}
+// release ends a's lease. What fails is tried again until the lease has run out, so that it does not block the grant.
+func (m *Manager) release(a *attempt, ends time.Time) {
 	retry(m.queued, func() bool {
 		err := m.call(m.work, func(ctx context.Context) error { return m.store.Release(ctx, a.grant, a.holder) })
-		return err == nil || errors.Is(err, ErrNoGrant) || time.Since(a.leasedAt) > most
+		return err == nil || errors.Is(err, ErrNoGrant) || time.Now().After(ends)
 	})
 }
 
@@ -141,7 +142,6 @@ func (a *attempt) refresh() (*oauth2.Token, error) {
 		case skip:
 			return nil, errSkipped
 		case refuse:
-			a.known = d.known
 			return nil, d.err
 		case repair:
 			record, err = a.repair(record)
@@ -171,53 +171,56 @@ func (a *attempt) decide(record Record) decision {
 	if refusal == nil && row.sent {
 		refusal = m.remembered(e)
 	}
-	a.held = false
-	if refusal == nil {
+	held := refusal == nil
+	if held {
 		refusal = m.refusal(a)
-		a.held = refusal != nil
 	}
-	a.want.callers = a.callers > 0
+	a.want.callers = a.outcome.callers > 0
 	d := decide(record, memory{
 		now: time.Now(), older: m.see(e, record.Token), bad: e.bad, verdict: row.verdict, refusal: refusal,
 	}, a.want)
 	if d.good {
 		m.use(e, record.Token, false)
 		if d.do != serve {
-			a.offer(record.Token)
+			a.give(record.Token, nil) // which is good enough for callers, and not for RefreshDue
 		}
 	}
 	if d.do == skip {
 		a.detach()
 	}
-	a.held = a.held && d.known
+	a.known, a.held = d.known, d.known && held
 	return d
 }
 
-// offer gives callers a token that is good enough for them, and not for RefreshDue; Manager.mu is held.
-func (a *attempt) offer(token *oauth2.Token) {
-	if a.offered.token == nil {
-		a.offered.token = token
-		close(a.offered.done)
-		a.callers = 0
-	}
+// give ends the wait of all callers; Manager.mu is held.
+func (a *attempt) give(token *oauth2.Token, err error) {
+	a.outcome.token, a.outcome.err = token, err
+	close(a.outcome.done)
+	a.outcome = &outcome{done: make(chan struct{})}
 }
 
 // ready reports whether a has the lease and the turn, and enough of the lease is left to store what comes.
 func (a *attempt) ready() bool {
 	a.m.mu.Lock()
 	defer a.m.mu.Unlock()
-	return a.leased && a.turn != nil && a.turn.granted && time.Since(a.leasedAt) <= saveTime
+	return a.turn != nil && a.turn.granted && time.Until(a.leaseEnds) >= a.m.timeout
 }
 
 // acquire waits until a request may be sent, and takes the lease: the first write comes before the request, since where it
 // fails, Save would fail too, with the only refresh token. It returns the row as it is then, or as it is meanwhile.
 func (a *attempt) acquire() (Record, error) {
 	m := a.m
-	m.lockedGiveBack(a)
-	if err := a.waitForPause(); err != nil {
+	m.mu.Lock()
+	m.giveBack(a)
+	pause := m.queue.pausedUntil - m.now()
+	m.mu.Unlock()
+	if pause > shortPause {
+		return a.load() // and find that it has begun
+	}
+	if err := a.sleep(pause); err != nil {
 		return Record{}, err
 	}
-	if a.leased && time.Since(a.leasedAt) > saveTime {
+	if !a.leaseEnds.IsZero() && time.Until(a.leaseEnds) < m.timeout {
 		if a.rounds++; a.rounds > maxRounds {
 			return Record{}, a.storeError(errUnsettled)
 		}
@@ -225,20 +228,24 @@ func (a *attempt) acquire() (Record, error) {
 	if time.Now().Before(a.leaseAt) {
 		return a.waitForSibling()
 	}
-	switch err := m.takeTurn(a); {
-	case err == errLookAgain:
-		return a.load()
-	case err != nil:
-		return Record{}, err
+	var record Record
+	err := m.takeTurn(a)
+	if err == nil {
+		record, err = a.lease()
 	}
-	if m.claim(a) != nil || m.paused() > 0 {
-		m.lockedGiveBack(a)
-		return a.load()
+	if err == nil && (!record.Unfinished || a.graced == record.Version || a.knowsLost(record.Version)) {
+		return record, nil
 	}
-	record, err := a.lease()
-	switch {
-	case err == ErrLeased:
-		m.lockedGiveBack(a)
+	m.mu.Lock()
+	m.giveBack(a)
+	m.mu.Unlock()
+	switch err {
+	case nil: // whoever has fetched the successor and could not store it does so now
+		a.graced = record.Version
+		return a.loadAfter(grace)
+	case errLookAgain:
+		return a.load()
+	case ErrLeased:
 		now := time.Now()
 		a.leaseAt = now.Add(leaseAgain)
 		if a.leasedSince.IsZero() {
@@ -247,19 +254,8 @@ func (a *attempt) acquire() (Record, error) {
 			return Record{}, a.storeError(errForever)
 		}
 		return a.waitForSibling()
-	case err != nil:
-		m.lockedGiveBack(a)
-		return Record{}, err
-	case record.Unfinished && a.graced != record.Version && !a.knowsLost(record.Version):
-		// Whoever has fetched the successor and could not store it does so now.
-		m.lockedGiveBack(a)
-		a.graced = record.Version
-		if err := a.sleep(grace); err != nil {
-			return Record{}, err
-		}
-		return a.load()
 	}
-	return record, nil
+	return Record{}, err
 }
 
 // knowsLost reports whether nobody can have the successor of this version: this Manager has lost the response itself, so
@@ -274,32 +270,25 @@ func (a *attempt) knowsLost(version int64) bool {
 
 // waitForSibling polls the row while a sibling has the lease, unless nobody waits for a.
 func (a *attempt) waitForSibling() (Record, error) {
-	m := a.m
-	m.mu.Lock()
-	idle := a.callers == 0
+	a.m.mu.Lock()
+	idle := a.outcome.callers == 0
 	if idle {
 		a.detach()
 	}
-	m.mu.Unlock()
+	a.m.mu.Unlock()
 	if idle {
 		return Record{}, errSkipped
 	}
 	wait := jitter(a.poll)
 	a.poll = min(2*a.poll, maxPoll)
+	return a.loadAfter(wait)
+}
+
+func (a *attempt) loadAfter(wait time.Duration) (Record, error) {
 	if err := a.sleep(wait); err != nil {
 		return Record{}, err
 	}
 	return a.load()
-}
-
-// waitForPause waits out a short pause after a response with status 429, and returns an error for a long one.
-func (a *attempt) waitForPause() error {
-	wait := a.m.paused()
-	if wait > shortPause {
-		a.held, a.known = true, true
-		return waitError(applebusiness.ErrRateLimited, wait)
-	}
-	return a.sleep(wait)
 }
 
 func (a *attempt) sleep(d time.Duration) error {
@@ -340,7 +329,7 @@ func (a *attempt) repair(record Record) (Record, error) {
 		return Record{}, a.callError(err)
 	}
 	if holder == a.holder {
-		a.leased = false
+		a.leaseEnds = time.Time{}
 	}
 	m.mu.Lock()
 	if e.line.fetched == 0 && e.line.newest == newest {
@@ -363,68 +352,49 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 	a.event.Err = err
 	a.detach()
 	e.lookAt = m.now() + lookAgain
-	c := e.current.Load()
-	if c != nil && c.token.AccessToken != a.want.replaces {
-		c = nil // it does not come due
-	}
+	var again time.Duration // until what comes due is refreshed again
 	switch {
 	case err == nil, err == ErrClosed, err == errAbandoned:
 	case err == errSkipped, a.known:
-		if c != nil {
-			c.refreshAt.Store(int64(m.now() + jitter(lookAgain)))
-		}
+		again = jitter(lookAgain)
 	case err == ErrNoGrant:
 		if e.unsaved == nil && e.line.fetched == 0 {
 			m.entries.CompareAndDelete(a.grant, e)
 		}
 	default:
-		a.rememberFailure(c, err)
+		again = a.rememberFailure(err)
+	}
+	if c := e.current.Load(); c != nil && again > 0 && c.token.AccessToken == a.want.replaces {
+		c.refreshAt.Store(int64(m.now() + again))
 	}
 	m.app.changed.wake()
-	a.token, a.err = token, err
-	close(a.done)
-	if a.offered.token == nil {
-		a.offered.token, a.offered.err = token, err
-		close(a.offered.done)
-	}
+	a.give(token, err)
 }
 
-// rememberFailure keeps callers from asking again at once, the longer the more often the grant has failed alone; m.mu is
-// held.
-func (a *attempt) rememberFailure(c *current, err error) {
-	e, now := a.e, a.m.now()
-	if failed, ok := err.(*applebusiness.Error); ok && !a.event.Sent && failed.RetryAfter > 0 { // of the row, and no failure of its own
-		e.failure, e.until, e.row.sent = err, now+failed.RetryAfter, false
-		if c != nil {
-			c.refreshAt.Store(int64(now + min(failed.RetryAfter, maxBackoff)))
-		}
-		return
+// rememberFailure keeps callers from asking again at once, the longer the more often the grant has failed alone. It returns
+// how long what comes due is left alone; m.mu is held.
+func (a *attempt) rememberFailure(err error) time.Duration {
+	e, now, sent := a.e, a.m.now(), a.event.Sent
+	e.failure, e.row.sent = err, sent
+	if failed, ok := err.(*applebusiness.Error); ok && !sent && failed.RetryAfter > 0 { // of the row, and no failure of its own
+		e.until = now + failed.RetryAfter
+		return min(failed.RetryAfter, maxBackoff)
 	}
-	if a.remember == 0 {
-		a.remember = failureMemory
-		if _, ok := err.(*StoreError); !ok && a.event.Sent {
-			a.remember = min(maxMemory, failureMemory<<min(e.failures, 10))
-		}
+	remember := max(failureMemory, a.retryAfter)
+	if _, ok := err.(*StoreError); sent && !ok {
+		remember = max(remember, min(maxMemory, failureMemory<<min(e.failures, 10)))
 	}
-	if c != nil {
-		c.refreshAt.Store(int64(now + max(a.remember, jitter(2*backoff(e.failures)))))
-	}
+	remember = cmp.Or(a.remember, remember)
+	e.until = now + remember
+	again := max(remember, jitter(2*backoff(e.failures)))
 	e.failures++
-	e.failure, e.until, e.row.sent = err, now+a.remember, a.event.Sent
+	return again
 }
 
 // detach keeps callers from joining a; m.mu is held.
 func (a *attempt) detach() {
 	if a.e.attempt == a {
 		a.e.attempt = nil
-	}
-}
-
-// abandon ends an attempt that RefreshDue began and nobody waits for, unless its request was sent; m.mu is held.
-func (m *Manager) abandon(a *attempt) {
-	if a.want.due && a.callers == 0 && a.due == 0 && !a.sent {
-		a.detach()
-		a.cancel()
 	}
 }
 
@@ -441,16 +411,19 @@ func (a *attempt) load() (Record, error) {
 // begins after the Release that would have ended it.
 func (a *attempt) lease() (Record, error) {
 	m := a.m
-	a.leasedAt = time.Now()
+	start := time.Now()
 	record, err := ask(m.work, m, func(ctx context.Context) (Record, error) {
 		return m.store.Lease(ctx, a.grant, a.holder, m.leaseTime())
 	})
-	if errors.Is(err, ErrLeased) {
-		a.leased = false
+	a.leaseEnds = time.Time{}
+	switch {
+	case errors.Is(err, ErrLeased):
 		return Record{}, ErrLeased
+	case err == nil:
+		a.leaseEnds = start.Add(m.leaseTime())
+	case !errors.Is(err, ErrNoGrant):
+		a.leaseEnds = start.Add(unsureLease)
 	}
-	a.leased = !errors.Is(err, ErrNoGrant) // after any other error it may be
-	a.surely = err == nil
 	return a.check(record, err)
 }
 
@@ -459,11 +432,11 @@ func (m *Manager) leaseTime() time.Duration { return m.timeout + saveTime }
 
 // check returns a record of the Store's that can be used.
 func (a *attempt) check(record Record, err error) (Record, error) {
-	switch {
-	case err != nil:
+	if err == nil && record.Token == nil {
+		err = errNoToken
+	}
+	if err != nil {
 		return Record{}, a.callError(err)
-	case record.Token == nil:
-		return Record{}, a.storeError(errNoToken)
 	}
 	record.Token = copyToken(record.Token) // whoever else has a pointer to it
 	a.seen = append(a.seen, record.Token)
@@ -487,7 +460,7 @@ func (a *attempt) storeError(err error) *StoreError {
 
 // ended says why a's context has ended.
 func (a *attempt) ended() error {
-	if a.m.closed.Load() {
+	if a.m.closed() {
 		return ErrClosed
 	}
 	return errAbandoned

@@ -241,76 +241,13 @@ func TestEarlyRefresh(t *testing.T) {
 	}
 	for name, fail := range failures {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
-				m := w.process()
-				w.connect("a", time.Hour)
-				begin := time.Now()
-				assert.Equal(t, "access-a-0", token(t, m, "a"))
-				fail(w)
-				for time.Since(begin) < time.Hour-11*time.Second {
-					start := time.Now()
-					assert.Equal(t, "access-a-0", token(t, m, "a"))
-					assert.Zero(t, time.Since(start))
-					time.Sleep(time.Second)
-				}
-				for time.Since(begin) < time.Hour {
-					_, err := m.Token(t.Context(), "a")
-					assert.NoError(t, err, "until it expires")
-					time.Sleep(time.Second)
-				}
-				assert.Less(t, w.apple.requests(), 40, "with backoff")
-				assert.Less(t, w.store.total(), 120)
-				assert.Positive(t, len(w.takeEvents()), "it was tried")
-				w.store.fail(nil)
-			})
+			bubble(t, func(t *testing.T, w *world) { earlyRefreshFails(t, w, fail) })
 		})
 	}
 
-	t.Run("once, in the background, for a fleet", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			w.apple.latency = 2 * time.Second
-			w.connect("a", time.Hour)
-			begin := time.Now()
-			var fleet []*grants.Manager
-			for range 8 {
-				fleet = append(fleet, w.process())
-			}
-			for time.Since(begin) < 100*time.Minute {
-				for _, m := range fleet {
-					start := time.Now()
-					token(t, m, "a")
-					assert.True(t, time.Since(start) == 0, "no caller waits")
-				}
-				time.Sleep(time.Second)
-			}
-			assert.Equal(t, 1, w.apple.requests())
-		})
-	})
+	t.Run("once, in the background, for a fleet", func(t *testing.T) { bubble(t, earlyRefreshOfAFleet) })
 
-	t.Run("spread over minutes", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			m := w.process()
-			begin := time.Now()
-			for i := range 100 {
-				w.connect(fmt.Sprint(i), time.Hour)
-			}
-			var at []time.Duration
-			for time.Since(begin) < time.Hour {
-				for i := range 100 {
-					token(t, m, fmt.Sprint(i))
-				}
-				synctest.Wait()
-				for len(at) < w.apple.requests() {
-					at = append(at, time.Since(begin))
-				}
-				time.Sleep(time.Second)
-			}
-			require.Len(t, at, 100)
-			assert.Greater(t, at[99]-at[0], time.Minute)
-			assert.Greater(t, at[0], 54*time.Minute)
-			assert.Less(t, at[99], 58*time.Minute, "time is left to try again")
-		})
-	})
+	t.Run("spread over minutes", func(t *testing.T) { bubble(t, earlyRefreshesSpread) })
 
 	t.Run("a valid token in the Store, beside a verdict", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
@@ -324,6 +261,74 @@ func TestEarlyRefresh(t *testing.T) {
 			assert.Zero(t, w.apple.requests())
 		})
 	})
+}
+
+// Grants that expire at the same time are not refreshed at the same time.
+func earlyRefreshesSpread(t *testing.T, w *world) {
+	m := w.process()
+	begin := time.Now()
+	for i := range 100 {
+		w.connect(fmt.Sprint(i), time.Hour)
+	}
+	var at []time.Duration
+	for time.Since(begin) < time.Hour {
+		for i := range 100 {
+			token(t, m, fmt.Sprint(i))
+		}
+		synctest.Wait()
+		for len(at) < w.apple.requests() {
+			at = append(at, time.Since(begin))
+		}
+		time.Sleep(time.Second)
+	}
+	require.Len(t, at, 100)
+	assert.Greater(t, at[99]-at[0], time.Minute)
+	assert.Greater(t, at[0], 54*time.Minute)
+	assert.Less(t, at[99], 58*time.Minute, "time is left to try again")
+}
+
+// Of a fleet one process refreshes, in the background.
+func earlyRefreshOfAFleet(t *testing.T, w *world) {
+	w.apple.latency = 2 * time.Second
+	w.connect("a", time.Hour)
+	begin := time.Now()
+	var fleet []*grants.Manager
+	for range 8 {
+		fleet = append(fleet, w.process())
+	}
+	for time.Since(begin) < 100*time.Minute {
+		for _, m := range fleet {
+			start := time.Now()
+			token(t, m, "a")
+			assert.True(t, time.Since(start) == 0, "no caller waits")
+		}
+		time.Sleep(time.Second)
+	}
+	assert.Equal(t, 1, w.apple.requests())
+}
+
+// earlyRefreshFails uses a token for the whole of its life.
+func earlyRefreshFails(t *testing.T, w *world, fail func(*world)) {
+	m := w.process()
+	w.connect("a", time.Hour)
+	begin := time.Now()
+	assert.Equal(t, "access-a-0", token(t, m, "a"))
+	fail(w)
+	for time.Since(begin) < time.Hour-11*time.Second {
+		start := time.Now()
+		assert.Equal(t, "access-a-0", token(t, m, "a"))
+		assert.Zero(t, time.Since(start))
+		time.Sleep(time.Second)
+	}
+	for time.Since(begin) < time.Hour {
+		_, err := m.Token(t.Context(), "a")
+		assert.NoError(t, err, "until it expires")
+		time.Sleep(time.Second)
+	}
+	assert.Less(t, w.apple.requests(), 40, "with backoff")
+	assert.Less(t, w.store.total(), 120)
+	assert.Positive(t, len(w.takeEvents()), "it was tried")
+	w.store.fail(nil)
 }
 
 // Decision 6: callers wait with their own context, and together.
@@ -799,45 +804,48 @@ func TestNoLeaseIsLeft(t *testing.T) {
 		"all that change a row": func(method string) (bool, bool) { return method != "Load" && method != "Due", false },
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
-				w.apple.life, w.apple.latency = 60, 300*time.Millisecond
-				names := w.expired(10)
-				fleet := []*grants.Manager{w.process(), w.process(), w.process()}
-				var group sync.WaitGroup
-				for range 5 {
-					group.Go(func() { w.use(fleet, names, 2*time.Second, 40*time.Second) })
-					for _, m := range fleet {
-						group.Go(func() {
-							ctx, cancel := context.WithTimeout(t.Context(), rand.N(40*time.Second))
-							defer cancel()
-							_ = m.RefreshDue(ctx, 10*time.Second)
-						})
-					}
-					time.Sleep(rand.N(20 * time.Second))
-					w.store.set(func(_ context.Context, method, _ string) error {
-						if before, _ := fails(method); before {
-							return errDatabase
-						}
-						return nil
-					}, func(method, _ string) error {
-						if _, after := fails(method); after {
-							return errDatabase
-						}
-						return nil
-					})
-					time.Sleep(rand.N(20 * time.Second))
-					w.store.fail(nil)
-					group.Wait()
-					time.Sleep(20 * time.Second)
-					for _, name := range names {
-						record, err := w.store.Store.Lease(t.Context(), name, "another", time.Minute)
-						if assert.NoError(t, err, name) {
-							assert.False(t, record.Unfinished, name)
-							require.NoError(t, w.store.Store.Release(t.Context(), name, "another"))
-						}
-					}
-				}
-			})
+			bubble(t, func(t *testing.T, w *world) { noLeaseIsLeft(t, w, fails) })
 		})
+	}
+}
+
+// noLeaseIsLeft lets calls fail for a while, five times, and leases each grant after it.
+func noLeaseIsLeft(t *testing.T, w *world, fails func(method string) (before, after bool)) {
+	w.apple.life, w.apple.latency = 60, 300*time.Millisecond
+	names := w.expired(10)
+	fleet := []*grants.Manager{w.process(), w.process(), w.process()}
+	var group sync.WaitGroup
+	for range 5 {
+		group.Go(func() { w.use(fleet, names, 2*time.Second, 40*time.Second) })
+		for _, m := range fleet {
+			group.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), rand.N(40*time.Second))
+				defer cancel()
+				_ = m.RefreshDue(ctx, 10*time.Second)
+			})
+		}
+		time.Sleep(rand.N(20 * time.Second))
+		w.store.set(func(_ context.Context, method, _ string) error {
+			if before, _ := fails(method); before {
+				return errDatabase
+			}
+			return nil
+		}, func(method, _ string) error {
+			if _, after := fails(method); after {
+				return errDatabase
+			}
+			return nil
+		})
+		time.Sleep(rand.N(20 * time.Second))
+		w.store.fail(nil)
+		group.Wait()
+		time.Sleep(20 * time.Second)
+		for _, name := range names {
+			record, err := w.store.Store.Lease(t.Context(), name, "another", time.Minute)
+			if assert.NoError(t, err, name) {
+				assert.False(t, record.Unfinished, name)
+				require.NoError(t, w.store.Store.Release(t.Context(), name, "another"))
+			}
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -196,7 +197,10 @@ func BenchmarkRefresh(b *testing.B) {
 
 // Token of a valid grant is what every request of the partner's calls. How long it takes is BenchmarkToken's.
 func TestTokenIsCheap(t *testing.T) {
-	m, _ := warm(t, 1000)
-	allocs := testing.AllocsPerRun(100, func() { sink, _ = m.Token(t.Context(), "customer-7") })
-	assert.LessOrEqual(t, allocs, 1.0)
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := warm(t, 1000)
+		synctest.Wait() // what is done after a caller has its token allocates, too
+		allocs := testing.AllocsPerRun(100, func() { sink, _ = m.Token(t.Context(), "customer-7") })
+		assert.LessOrEqual(t, allocs, 1.0)
+	})
 }

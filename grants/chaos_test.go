@@ -226,6 +226,7 @@ func (c *chaos) reconnect() {
 func TestAnyTrouble(t *testing.T) {
 	for round := range 5 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			t.Parallel()
 			bubble(t, func(t *testing.T, w *world) {
 				w.apple.life, w.apple.keep = 30+rand.N(60), rand.N(4) == 0
 				c := &chaos{
@@ -240,43 +241,53 @@ func TestAnyTrouble(t *testing.T) {
 				for range 4 {
 					c.fleet = append(c.fleet, c.start())
 				}
-				var tasks sync.WaitGroup
-				every := func(atMost time.Duration, do func()) {
-					tasks.Go(func() {
-						for time.Sleep(rand.N(atMost)); !c.isCalm(); time.Sleep(rand.N(atMost)) {
-							do()
-						}
-					})
-				}
-				for range 30 {
-					every(2*time.Second, c.call)
-				}
-				every(30*time.Second, c.replace)
-				every(20*time.Second, c.reconnect)
-				every(20*time.Second, func() {
-					_ = c.pick().RefreshDue(context.Background(), rand.N(40*time.Second)-20*time.Second)
-				})
-				every(10*time.Minute, func() {
-					name := c.names[rand.N(len(c.names))]
-					c.note(c.revoked, name)
-					c.apple.revoke(name)
-				})
-				tasks.Wait()
-
+				c.reign()
 				time.Sleep(2 * time.Minute) // in which everything heals
 				for _, p := range c.fleet {
 					require.NoError(t, p.Close(t.Context()))
 				}
-				for _, name := range c.names {
-					if c.revoked[name] || c.lost[name] {
-						continue
-					}
-					assert.Nil(t, c.told[name], name)
-					assert.Nil(t, w.row(name).Dead, name)
-					assert.Equal(t, c.newest(name), w.row(name).Token.RefreshToken, "%s: its refresh token is lost", name)
-				}
+				c.assertNothingLost()
 				t.Logf("%d requests, %d refused, %d responses lost, %d connected again", w.apple.requests(), w.apple.refused, len(c.lost), c.reconnects)
 			})
 		})
+	}
+}
+
+// reign lets callers, customers and troubles come at random times, until all is calm.
+func (c *chaos) reign() {
+	var tasks sync.WaitGroup
+	every := func(atMost time.Duration, do func()) {
+		tasks.Go(func() {
+			for time.Sleep(rand.N(atMost)); !c.isCalm(); time.Sleep(rand.N(atMost)) {
+				do()
+			}
+		})
+	}
+	for range 30 {
+		every(2*time.Second, c.call)
+	}
+	every(30*time.Second, c.replace)
+	every(20*time.Second, c.reconnect)
+	every(20*time.Second, func() {
+		_ = c.pick().RefreshDue(context.Background(), rand.N(40*time.Second)-20*time.Second)
+	})
+	every(10*time.Minute, func() {
+		name := c.names[rand.N(len(c.names))]
+		c.note(c.revoked, name)
+		c.apple.revoke(name)
+	})
+	tasks.Wait()
+}
+
+// assertNothingLost finds the newest token of each grant in the Store, but of those that were revoked or whose response
+// was lost.
+func (c *chaos) assertNothingLost() {
+	for _, name := range c.names {
+		if c.revoked[name] || c.lost[name] {
+			continue
+		}
+		assert.Nil(c.t, c.told[name], name)
+		assert.Nil(c.t, c.row(name).Dead, name)
+		assert.Equal(c.t, c.newest(name), c.row(name).Token.RefreshToken, "%s: its refresh token is lost", name)
 	}
 }

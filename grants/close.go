@@ -3,6 +3,8 @@ package grants
 import (
 	"cmp"
 	"context"
+	"maps"
+	"slices"
 
 	"golang.org/x/oauth2"
 )
@@ -25,16 +27,16 @@ func (m *Manager) Close(ctx context.Context) error {
 	}
 	m.beginClose()
 	m.waitUntilIdle(ctx)
-	_ = forEach(ctx, m.allUnsaved(), func(ctx context.Context, u *unsavedToken) error {
-		for {
-			wait := m.saveAgain(ctx, u)
-			if wait == 0 {
-				return nil
-			}
+	m.mu.Lock()
+	unsaved := slices.Collect(maps.Keys(m.unsaved))
+	m.mu.Unlock()
+	_ = forEach(ctx, unsaved, func(ctx context.Context, u *unsavedToken) error {
+		for wait := m.saveAgain(ctx, u); wait > 0; wait = m.saveAgain(ctx, u) {
 			if err := sleep(ctx, wait); err != nil {
 				return err
 			}
 		}
+		return nil
 	})
 	m.completeConnects(ctx)
 	m.waitUntilIdle(ctx) // what that has begun
@@ -45,17 +47,11 @@ func (m *Manager) Close(ctx context.Context) error {
 func (m *Manager) beginClose() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.closed.Store(true)
 	m.closers++
 	m.stop()
 	if m.sweeper != nil {
 		m.sweeper.Stop()
 		m.sweeper = nil
-	}
-	for u := range m.unsaved {
-		if u.timer != nil {
-			u.timer.Stop()
-		}
 	}
 }
 
@@ -92,16 +88,6 @@ func (m *Manager) waitUntilIdle(ctx context.Context) {
 	}
 }
 
-func (m *Manager) allUnsaved() []*unsavedToken {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	unsaved := make([]*unsavedToken, 0, len(m.unsaved))
-	for u := range m.unsaved {
-		unsaved = append(unsaved, u)
-	}
-	return unsaved
-}
-
 // left is what a Close leaves of a grant: the token, unless it may be on its way, and why it is not stored.
 type left struct {
 	token *oauth2.Token
@@ -110,34 +96,7 @@ type left struct {
 
 // endClose gives up if ctx has ended and no other Close waits. Its error names what is left.
 func (m *Manager) endClose(ctx context.Context) error {
-	m.mu.Lock()
-	m.closers--
-	all := make(map[string]left)
-	for a := range m.attempts {
-		if a.sent {
-			all[a.grant] = left{err: cmp.Or(ctx.Err(), context.Canceled)}
-		}
-	}
-	if ctx.Err() != nil && m.closers == 0 {
-		for grant := range all {
-			m.givenUp[grant] = true
-		}
-		m.giveUp()
-	}
-	for grant := range m.givenUp {
-		if _, ok := all[grant]; !ok {
-			all[grant] = left{err: errGivenUp}
-		}
-	}
-	for u := range m.unsaved {
-		all[u.a.grant] = left{u.token, cmp.Or(u.err, ctx.Err(), context.Canceled)}
-	}
-	for _, c := range m.connects {
-		if c.sent && !c.over {
-			all[c.connection.Grant] = left{c.token, cmp.Or(c.failure, ctx.Err(), errGivenUp)}
-		}
-	}
-	m.mu.Unlock()
+	all := m.allLeft(ctx)
 	if len(all) == 0 {
 		return nil
 	}
@@ -146,4 +105,36 @@ func (m *Manager) endClose(ctx context.Context) error {
 		errs[grant] = newStoreError(grant, l.err, l.token)
 	}
 	return newCloseError(errs)
+}
+
+func (m *Manager) allLeft(ctx context.Context) map[string]left {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closers--
+	ended := cmp.Or(ctx.Err(), context.Canceled)
+	givesUp := ctx.Err() != nil && m.closers == 0
+	all := make(map[string]left)
+	for grant := range m.givenUp {
+		all[grant] = left{err: errGivenUp}
+	}
+	for a := range m.attempts {
+		if a.sent {
+			all[a.grant] = left{err: ended}
+			if givesUp {
+				m.givenUp[a.grant] = true
+			}
+		}
+	}
+	if givesUp {
+		m.giveUp()
+	}
+	for u := range m.unsaved {
+		all[u.a.grant] = left{u.token, cmp.Or(u.err, ended)}
+	}
+	for _, c := range m.connects {
+		if c.sent && !c.over {
+			all[c.connection.Grant] = left{c.token, cmp.Or(c.failure, ctx.Err(), errGivenUp)}
+		}
+	}
+	return all
 }

@@ -107,7 +107,7 @@ func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
 			&applebusiness.Error{Endpoint: applebusiness.AuthorizationEndpoint, Reason: applebusiness.ErrStateMismatch})
 	case c != nil:
 		return c, nil
-	case m.closed.Load():
+	case m.closed():
 		return nil, ErrClosed
 	case m.connects == nil:
 		m.connects = make(map[hash]*connecting)

@@ -237,19 +237,24 @@ func TestDirStoreFullDisk(t *testing.T) {
 // A disk that hangs is a pipe here, which nobody reads.
 func TestDirStoreHangingDisk(t *testing.T) {
 	dir := t.TempDir()
-	store := openDir(t, dir, nil)
+	aead := spyAEAD{encrypts: make(chan struct{}, 1)}
+	store := openDir(t, dir, aead)
 	require.NoError(t, store.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "first"}))
+	<-aead.encrypts
 	pipe := strings.TrimSuffix(fileOf(t, dir), ".json") + ".tmp"
 	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
 
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var wg sync.WaitGroup
 	for range 3 { // one writes, the others wait for it
 		wg.Go(func() {
-			assert.ErrorIs(t, store.Put(ctx, "a", &oauth2.Token{RefreshToken: "second"}), context.DeadlineExceeded)
+			assert.ErrorIs(t, store.Put(ctx, "a", &oauth2.Token{RefreshToken: "second"}), context.Canceled)
 		})
 	}
+	<-aead.encrypts
+	time.Sleep(20 * time.Millisecond)
+	cancel()
 	wg.Wait()
 	record, err := store.Load(t.Context(), "a")
 	require.NoError(t, err, "reading goes on")
@@ -270,7 +275,21 @@ func TestDirStoreHangingDisk(t *testing.T) {
 	defer reader.Close()
 	require.NoError(t, <-closed)
 	assert.ErrorIs(t, <-late, fs.ErrClosed, "what has waited finds the folder closed")
-	record, err = openDir(t, dir, nil).Load(t.Context(), "a")
+	record, err = openDir(t, dir, aead).Load(t.Context(), "a")
 	require.NoError(t, err)
 	assert.Equal(t, "first", record.Token.RefreshToken)
+}
+
+// spyAEAD tells that a token is encrypted: nothing stops it from being written then.
+type spyAEAD struct {
+	keyAEAD
+	encrypts chan struct{}
+}
+
+func (a spyAEAD) Encrypt(plaintext, _ []byte) ([]byte, error) {
+	select {
+	case a.encrypts <- struct{}{}:
+	default:
+	}
+	return plaintext, nil
 }

@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,19 +46,18 @@ func enter[T any](ctx context.Context, m *Manager, what string, f func(context.C
 		value, err := f(ctx)
 		r = result{value, tame(err)}
 	}()
-	var r result
 	select {
-	case r = <-done:
+	case r := <-done:
+		return r.value, r.err
 	case <-ctx.Done():
-		timer := time.NewTimer(obedience)
-		defer timer.Stop()
-		select {
-		case r = <-done:
-		case <-timer.C:
-			r.err = fmt.Errorf("%w: %w", errStubborn, ctx.Err())
-		}
 	}
-	return r.value, r.err
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-time.After(obedience):
+		var none T
+		return none, fmt.Errorf("%w: %w", errStubborn, ctx.Err())
+	}
 }
 
 // through is enter for what returns nothing but an error.
@@ -114,10 +114,9 @@ func (m *Manager) panicked(what string, value any) error {
 	stack := string(debug.Stack())
 	m.mu.Lock()
 	now := m.now()
-	last, again := m.panics[what]
-	again = again && now-last < time.Minute
+	again := now < m.panics[what]
 	if !again {
-		m.panics[what] = now
+		m.panics[what] = now + time.Minute
 	}
 	m.mu.Unlock()
 	if !again {
@@ -139,11 +138,7 @@ func (m *Manager) tell(level slog.Level, text string, attrs ...slog.Attr) {
 
 func (m *Manager) log(level slog.Level, text string, attrs ...slog.Attr) {
 	defer func() { _ = recover() }() // a handler is foreign, too
-	logger := m.options.Logger
-	if logger == nil {
-		logger = slog.Default()
-	}
-	logger.LogAttrs(context.Background(), level, prefix+text, attrs...)
+	cmp.Or(m.options.Logger, slog.Default()).LogAttrs(context.Background(), level, prefix+text, attrs...)
 }
 
 // patience is a context that ends after some time in which this process ran. While the process is stopped, or its machine
@@ -159,17 +154,10 @@ func withPatience(parent context.Context, d time.Duration) (context.Context, con
 	p := &patience{Context: parent, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		ticker := time.NewTicker(slice)
-		defer ticker.Stop()
-		for left := d; left > 0; left -= slice {
-			select {
-			case <-ticker.C:
-			case <-parent.Done():
-				p.err = parent.Err()
-				return
-			}
+		for left := d; left > 0 && p.err == nil; left -= slice {
+			p.err = sleep(parent, slice)
 		}
-		p.err = context.DeadlineExceeded
+		p.err = cmp.Or(p.err, context.DeadlineExceeded)
 	}()
 	return p, cancel
 }

@@ -22,77 +22,11 @@ import (
 func TestPanics(t *testing.T) {
 	for _, method := range []string{"Load", "Lease", "Save", "Mark", "Release", "Put", "Delete", "Due"} {
 		t.Run(method, func(t *testing.T) {
-			bubble(t, func(t *testing.T, w *world) {
-				m := w.process()
-				w.connect("a", -time.Minute)
-				w.connect("dead", -time.Minute)
-				w.apple.revoke("dead")
-				w.store.set(func(_ context.Context, called, grant string) error {
-					if called == method {
-						panic("boom")
-					}
-					return nil
-				}, nil)
-				_, errA := m.Token(t.Context(), "a")
-				_, errDead := m.Token(t.Context(), "dead")
-				errs := []error{errA, errDead,
-					m.Put(t.Context(), "b", &oauth2.Token{RefreshToken: "refresh-b-0"}), m.Delete(t.Context(), "c"), m.RefreshDue(t.Context(), 0)}
-				synctest.Wait()
-				failed := 0
-				for _, err := range errs {
-					if e, ok := errors.AsType[*grants.StoreError](err); ok {
-						assert.Contains(t, e.Error(), "boom")
-						failed++
-					}
-				}
-				if method != "Save" && method != "Release" {
-					assert.Positive(t, failed)
-				}
-				w.store.fail(nil)
-				time.Sleep(time.Minute)
-				require.NoError(t, m.RefreshDue(t.Context(), 0))
-				assert.Equal(t, "access-a-1", token(t, m, "a"))
-				assert.Equal(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, "dead").Reason)
-				require.NoError(t, m.Close(t.Context()))
-				assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
-			})
+			bubble(t, func(t *testing.T, w *world) { panicsIn(t, w, method) })
 		})
 	}
 
-	t.Run("Limit, OnRefresh and the transport", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			var limited atomic.Bool
-			limited.Store(true)
-			m := w.process(func(o *grants.Options) {
-				o.Limit = limit(func(context.Context) error {
-					if limited.Load() {
-						panic("limit")
-					}
-					return nil
-				})
-				o.OnRefresh = func(grants.Refresh) { panic("callback") }
-			})
-			w.connect("a", -time.Minute)
-			_, err := m.Token(t.Context(), "a")
-			assert.Contains(t, storeFailure(t, err).Error(), "limit")
-			limited.Store(false)
-			time.Sleep(time.Second)
-			w.apple.fail(func(r *http.Request) (*http.Response, error) { panic("transport refresh-a-0 Hunter2hunter2") })
-			e := failure(t, m, "a")
-			assert.Equal(t, applebusiness.ErrNoResponse, e.Reason)
-			_, err = m.Token(t.Context(), "a")
-			assert.Contains(t, err.Error(), "transport")
-			assert.NotContains(t, err.Error(), "refresh-a-0")
-			log := w.logged()
-			for _, word := range []string{"panic in Options.Limit", "panic in OnRefresh", "panic in the HTTP client", "door_test.go"} {
-				assert.Contains(t, log, word)
-			}
-			assert.NotContains(t, log, "unter2")
-			assert.True(t, w.row("a").Unfinished)
-			time.Sleep(2 * time.Second)
-			assert.Equal(t, "access-a-1", token(t, m, "a"))
-		})
-	})
+	t.Run("Limit, OnRefresh and the transport", func(t *testing.T) { bubble(t, panicsBesideTheStore) })
 
 	t.Run("a Store that ends the goroutine", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -117,6 +51,76 @@ func TestPanics(t *testing.T) {
 			assert.Equal(t, "access-a-1", w.row("a").Token.AccessToken)
 		})
 	})
+}
+
+// panicsBesideTheStore lets all else panic that is foreign.
+func panicsBesideTheStore(t *testing.T, w *world) {
+	var limited atomic.Bool
+	limited.Store(true)
+	m := w.process(func(o *grants.Options) {
+		o.Limit = limit(func(context.Context) error {
+			if limited.Load() {
+				panic("limit")
+			}
+			return nil
+		})
+		o.OnRefresh = func(grants.Refresh) { panic("callback") }
+	})
+	w.connect("a", -time.Minute)
+	_, err := m.Token(t.Context(), "a")
+	assert.Contains(t, storeFailure(t, err).Error(), "limit")
+	limited.Store(false)
+	time.Sleep(time.Second)
+	w.apple.fail(func(r *http.Request) (*http.Response, error) { panic("transport refresh-a-0 Hunter2hunter2") })
+	e := failure(t, m, "a")
+	assert.Equal(t, applebusiness.ErrNoResponse, e.Reason)
+	_, err = m.Token(t.Context(), "a")
+	assert.Contains(t, err.Error(), "transport")
+	assert.NotContains(t, err.Error(), "refresh-a-0")
+	log := w.logged()
+	for _, word := range []string{"panic in Options.Limit", "panic in OnRefresh", "panic in the HTTP client", "door_test.go"} {
+		assert.Contains(t, log, word)
+	}
+	assert.NotContains(t, log, "unter2")
+	assert.True(t, w.row("a").Unfinished)
+	time.Sleep(2 * time.Second)
+	assert.Equal(t, "access-a-1", token(t, m, "a"))
+}
+
+// panicsIn lets one method of the Store panic.
+func panicsIn(t *testing.T, w *world, method string) {
+	m := w.process()
+	w.connect("a", -time.Minute)
+	w.connect("dead", -time.Minute)
+	w.apple.revoke("dead")
+	w.store.set(func(_ context.Context, called, grant string) error {
+		if called == method {
+			panic("boom")
+		}
+		return nil
+	}, nil)
+	_, errA := m.Token(t.Context(), "a")
+	_, errDead := m.Token(t.Context(), "dead")
+	errs := []error{errA, errDead,
+		m.Put(t.Context(), "b", &oauth2.Token{RefreshToken: "refresh-b-0"}), m.Delete(t.Context(), "c"), m.RefreshDue(t.Context(), 0)}
+	synctest.Wait()
+	failed := 0
+	for _, err := range errs {
+		if e, ok := errors.AsType[*grants.StoreError](err); ok {
+			assert.Contains(t, e.Error(), "boom")
+			failed++
+		}
+	}
+	if method != "Save" && method != "Release" {
+		assert.Positive(t, failed)
+	}
+	w.store.fail(nil)
+	time.Sleep(time.Minute)
+	require.NoError(t, m.RefreshDue(t.Context(), 0))
+	assert.Equal(t, "access-a-1", token(t, m, "a"))
+	assert.Equal(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, "dead").Reason)
+	require.NoError(t, m.Close(t.Context()))
+	assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
 }
 
 // Foreign errors that panic kill nobody, and nobody who gets them.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
@@ -36,29 +37,33 @@ func (m *Manager) RefreshDue(ctx context.Context, within time.Duration) error {
 	if err := m.usable(); err != nil {
 		return err
 	}
-	tried := make(map[string]bool)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(m.queued, func() { cancel(ErrClosed) })()
 	start := time.Now()
+	tried, tally := make(map[string]bool), new(storeTally)
 	all := m.recentlyFetched()
-	tally := new(storeTally)
 	for {
-		within := within - time.Since(start)                // what comes due meanwhile is the next call's
-		due, err := m.due(ctx, within, dueLimit+len(tried)) // what failed is due still
+		within := within - time.Since(start) // what comes due meanwhile is the next call's
+		due, err := ask(ctx, m, func(ctx context.Context) ([]string, error) {
+			return m.store.Due(ctx, within, dueLimit+len(tried)) // what failed is due still
+		})
 		if err != nil {
-			return err
+			return cmp.Or(context.Cause(ctx), error(m.storeError("", err)))
 		}
-		all = append(all, due...)
-		all = slices.DeleteFunc(all, func(grant string) bool {
+		all = slices.DeleteFunc(append(all, due...), func(grant string) bool {
 			again := tried[grant]
 			tried[grant] = true
 			return again
 		})
 		if len(all) == 0 {
-			return cmp.Or(ctx.Err(), tally.all())
+			return cmp.Or(context.Cause(ctx), tally.all())
 		}
 		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-		if err := forEach(ctx, all, func(ctx context.Context, grant string) error {
+		err = forEach(ctx, all, func(ctx context.Context, grant string) error {
 			return m.refreshDue(ctx, grant, within, tally)
-		}); err != nil {
+		})
+		if err != nil {
 			return err
 		}
 		all = nil
@@ -68,8 +73,9 @@ func (m *Manager) RefreshDue(ctx context.Context, within time.Duration) error {
 // storeTally tells failures of the Store from those of single rows.
 type storeTally struct {
 	mu     sync.Mutex
-	failed []error // in a row
-	worked bool    // for any grant
+	failed int   // in a row
+	first  error // of those that failed
+	worked bool  // for any grant
 }
 
 // note returns err when the Store has failed as a whole.
@@ -77,21 +83,23 @@ func (t *storeTally) note(err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, ok := err.(*StoreError); !ok {
-		t.failed, t.worked = nil, true
+		t.failed, t.worked = 0, true
 		return nil
 	}
-	if t.failed = append(t.failed, err); len(t.failed) >= dueFailures {
-		return err
+	t.failed++
+	t.first = cmp.Or(t.first, err)
+	if t.failed < dueFailures {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // all returns a failure if there was nothing else.
 func (t *storeTally) all() error {
-	if t.worked || len(t.failed) == 0 {
+	if t.worked {
 		return nil
 	}
-	return t.failed[0]
+	return t.first
 }
 
 // recentlyFetched returns the grants whose newest token this Manager has fetched or put within the last ten minutes, and
@@ -109,59 +117,59 @@ func (m *Manager) recentlyFetched() []string {
 	return names
 }
 
-func (m *Manager) due(ctx context.Context, within time.Duration, limit int) ([]string, error) {
-	if err := m.usable(); err != nil {
-		return nil, err
-	}
-	grants, err := ask(ctx, m, func(ctx context.Context) ([]string, error) { return m.store.Due(ctx, within, limit) })
-	if err != nil {
-		return nil, m.callerError(ctx, "", err)
-	}
-	return slices.Clone(grants), nil
-}
-
 // refreshDue refreshes one grant, and returns an error only where RefreshDue has to stop.
 func (m *Manager) refreshDue(ctx context.Context, grant string, within time.Duration, tally *storeTally) error {
 	for {
-		m.mu.Lock()
-		if m.closed.Load() {
-			m.mu.Unlock()
-			return ErrClosed
-		}
-		e := m.entry(grant)
-		a := e.attempt
+		a, err := m.join(grant, within)
 		if a == nil {
-			if m.remembered(e) != nil {
-				m.mu.Unlock()
-				return nil
-			}
-			a = m.begin(grant, e, want{due: true, within: within})
+			return err
 		}
-		a.due++
-		m.mu.Unlock()
-
 		select {
 		case <-a.finished:
 		case <-ctx.Done():
-			m.mu.Lock()
-			a.due--
 			m.abandon(a)
-			m.mu.Unlock()
 			return ctx.Err()
 		}
-		if a.err == ErrClosed {
-			return ErrClosed
-		}
-		if err := tally.note(a.err); err != nil || !a.held {
+		if err := tally.note(a.event.Err); err != nil || !a.held {
 			return err
 		}
 		wait := minProbe
-		if failed, ok := errors.AsType[*applebusiness.Error](a.err); ok {
+		if failed, ok := errors.AsType[*applebusiness.Error](a.event.Err); ok {
 			wait = failed.RetryAfter
 		}
-		if err := m.sleepUnlessClosed(ctx, wait); err != nil {
+		if err := sleep(ctx, wait); err != nil {
 			return err
 		}
+	}
+}
+
+// join returns the grant's attempt, which RefreshDue waits for, or nil if it has failed just now.
+func (m *Manager) join(grant string, within time.Duration) (*attempt, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed() {
+		return nil, ErrClosed
+	}
+	e := m.entry(grant)
+	if e.attempt == nil {
+		if e.row.sent && m.remembered(e) != nil {
+			return nil, nil
+		}
+		m.begin(grant, e, want{due: true, within: within})
+	}
+	e.attempt.due++
+	return e.attempt, nil
+}
+
+// abandon is called by a RefreshDue that waits no longer. If nobody waits for an attempt that one began, it ends, unless its
+// request was sent.
+func (m *Manager) abandon(a *attempt) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a.due--
+	if a.want.due && a.due == 0 && a.outcome.callers == 0 && !a.sent {
+		a.detach()
+		a.cancel()
 	}
 }
 
@@ -170,39 +178,19 @@ func (m *Manager) refreshDue(ctx context.Context, grant string, within time.Dura
 func forEach[T any](ctx context.Context, items []T, f func(context.Context, T) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	next := make(chan T)
+	var taken atomic.Int64
 	var workers sync.WaitGroup
 	for range min(dueConcurrency, len(items)) {
 		workers.Go(func() {
-			for item := range next {
-				if err := f(ctx, item); err != nil {
+			for i := taken.Add(1) - 1; i < int64(len(items)) && ctx.Err() == nil; i = taken.Add(1) - 1 {
+				if err := f(ctx, items[i]); err != nil {
 					cancel(err)
 				}
 			}
 		})
 	}
-	for _, item := range items {
-		select {
-		case next <- item:
-			continue
-		case <-ctx.Done():
-		}
-		break
-	}
-	close(next)
 	workers.Wait()
 	return context.Cause(ctx)
-}
-
-// sleepUnlessClosed is sleep, which Close ends, too.
-func (m *Manager) sleepUnlessClosed(ctx context.Context, d time.Duration) error {
-	waiting, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(m.queued, cancel)()
-	if sleep(waiting, d) != nil {
-		return cmp.Or(ctx.Err(), ErrClosed)
-	}
-	return nil
 }
 
 // sleep returns nil after d, or the error of ctx if that ends before.
@@ -210,10 +198,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return ctx.Err()
 	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

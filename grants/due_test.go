@@ -134,57 +134,9 @@ func TestRefreshDueAfterAFailure(t *testing.T) {
 
 // Decision 13.
 func TestRefreshDue(t *testing.T) {
-	t.Run("all that is due, some at a time", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			w.apple.latency = time.Second
-			a, b := w.process(), w.process()
-			for i := range 2500 {
-				w.connect(fmt.Sprint(i), time.Duration(i)*time.Second)
-			}
-			var group sync.WaitGroup
-			for _, m := range []*grants.Manager{a, b} {
-				group.Go(func() { assert.NoError(t, m.RefreshDue(t.Context(), 2000*time.Second)) })
-			}
-			group.Wait()
-			assert.InDelta(t, 2000, w.apple.requests(), 2)
-			assert.LessOrEqual(t, w.apple.most, 64)
-			assert.Zero(t, w.apple.refused)
-			sent := w.apple.requests()
-			time.Sleep(11 * time.Minute) // for ten minutes what was fetched is compared with the Store
-			w.store.mu.Lock()
-			w.store.calls = nil
-			w.store.mu.Unlock()
-			require.NoError(t, a.RefreshDue(t.Context(), 0))
-			assert.Equal(t, sent, w.apple.requests())
-			assert.Equal(t, 1, w.store.total(), "Due alone")
-		})
-	})
+	t.Run("all that is due, some at a time", func(t *testing.T) { bubble(t, refreshAllDue) })
 
-	t.Run("one grant's failure goes to OnRefresh", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			m := w.process()
-			w.connect("a", -time.Minute)
-			w.connect("dead", -time.Minute)
-			w.connect("leased", -time.Minute)
-			w.apple.revoke("dead")
-			_, err := w.store.Store.Lease(t.Context(), "leased", "sibling", time.Hour)
-			require.NoError(t, err)
-			start := time.Now()
-			require.NoError(t, m.RefreshDue(t.Context(), 0))
-			assert.Zero(t, time.Since(start))
-			synctest.Wait()
-			failed := 0
-			for _, event := range w.takeEvents() {
-				assert.True(t, event.Sent)
-				if event.Err != nil {
-					failed++
-					assert.Equal(t, "dead", event.Grant)
-				}
-			}
-			assert.Equal(t, 1, failed)
-			assert.Equal(t, "access-a-1", w.row("a").Token.AccessToken)
-		})
-	})
+	t.Run("one grant's failure goes to OnRefresh", func(t *testing.T) { bubble(t, refreshDueFailsForOne) })
 
 	t.Run("a stale hint", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
@@ -306,6 +258,56 @@ func TestRefreshDue(t *testing.T) {
 			assert.Len(t, w.apple.grants, 100)
 		})
 	})
+}
+
+// What fails for one grant stops no other one, and OnRefresh is told.
+func refreshDueFailsForOne(t *testing.T, w *world) {
+	m := w.process()
+	w.connect("a", -time.Minute)
+	w.connect("dead", -time.Minute)
+	w.connect("leased", -time.Minute)
+	w.apple.revoke("dead")
+	_, err := w.store.Store.Lease(t.Context(), "leased", "sibling", time.Hour)
+	require.NoError(t, err)
+	start := time.Now()
+	require.NoError(t, m.RefreshDue(t.Context(), 0))
+	assert.Zero(t, time.Since(start))
+	synctest.Wait()
+	failed := 0
+	for _, event := range w.takeEvents() {
+		assert.True(t, event.Sent)
+		if event.Err != nil {
+			failed++
+			assert.Equal(t, "dead", event.Grant)
+		}
+	}
+	assert.Equal(t, 1, failed)
+	assert.Equal(t, "access-a-1", w.row("a").Token.AccessToken)
+}
+
+// Two processes refresh all that is due, and each grant once.
+func refreshAllDue(t *testing.T, w *world) {
+	w.apple.latency = time.Second
+	a, b := w.process(), w.process()
+	for i := range 2500 {
+		w.connect(fmt.Sprint(i), time.Duration(i)*time.Second)
+	}
+	var group sync.WaitGroup
+	for _, m := range []*grants.Manager{a, b} {
+		group.Go(func() { assert.NoError(t, m.RefreshDue(t.Context(), 2000*time.Second)) })
+	}
+	group.Wait()
+	assert.InDelta(t, 2000, w.apple.requests(), 2)
+	assert.LessOrEqual(t, w.apple.most, 64)
+	assert.Zero(t, w.apple.refused)
+	sent := w.apple.requests()
+	time.Sleep(11 * time.Minute) // for ten minutes what was fetched is compared with the Store
+	w.store.mu.Lock()
+	w.store.calls = nil
+	w.store.mu.Unlock()
+	require.NoError(t, a.RefreshDue(t.Context(), 0))
+	assert.Equal(t, sent, w.apple.requests())
+	assert.Equal(t, 1, w.store.total(), "Due alone")
 }
 
 // One row that cannot be read stops nobody else's refresh.

@@ -34,7 +34,7 @@ type entry struct {
 
 	// Guarded by Manager.mu.
 	attempt  *attempt
-	asked    bool          // a caller has asked for it; otherwise it goes with its attempt
+	asked    bool          // a caller has asked for it; otherwise its token goes with its attempt
 	bad      string        // the access token that Invalidate named, until there is another one
 	line     lineage       //
 	unsaved  *unsavedToken // of line, until it is stored
@@ -85,7 +85,7 @@ func (m *Manager) entry(grant string) *entry {
 
 // sweepLater starts the timer of the sweep, if it is not running; m.mu is held.
 func (m *Manager) sweepLater() {
-	if m.sweeper == nil && !m.closed.Load() {
+	if m.sweeper == nil && !m.closed() {
 		m.sweeper = time.AfterFunc(sweepInterval, m.sweep)
 	}
 }
@@ -125,26 +125,16 @@ func (m *Manager) forgettable(e *entry, now time.Duration) bool {
 		return now-e.line.fetched >= fetchedTime
 	case e.current.Load() != nil:
 		return idle >= idleTime
-	}
-	if e.failedAlone() {
+	case e.failure != nil && e.row.sent:
 		return now >= e.until+maxMemory // or the next failure would count as the first
 	}
 	return now >= e.until
 }
 
-// failedAlone reports whether the grant's last request has failed; Manager.mu is held.
-func (e *entry) failedAlone() bool { return e.failure != nil && e.row.sent }
-
-// drop forgets an entry that nobody has asked for, but for what the fleet may need of it; m.mu is held.
-func (m *Manager) drop(grant string, e *entry) {
-	if e.asked {
-		return
-	}
-	if e.unsaved == nil {
+// drop forgets a token that nobody has asked for; Manager.mu is held. The entry goes with the next sweep.
+func (e *entry) drop() {
+	if !e.asked && e.unsaved == nil {
 		e.current.Store(nil)
-	}
-	if e.unsaved == nil && e.row.verdict == nil && e.attempt == nil && e.line.fetched == 0 && e.row.refusedSince == 0 && !e.failedAlone() {
-		m.entries.CompareAndDelete(grant, e)
 	}
 }
 
@@ -237,8 +227,7 @@ func (e *entry) lastResort(err error) (*oauth2.Token, error) {
 	if c == nil || err == ErrClosed || err == ErrNoGrant || c.token.Expiry.IsZero() || time.Until(c.token.Expiry) <= 0 {
 		return nil, err
 	}
-	token := *c.token
-	return &token, nil
+	return copyToken(c.token), nil
 }
 
 // secrets returns the tokens that e knows. Manager.mu must not be held, nor while an error's text is made with them.

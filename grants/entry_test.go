@@ -106,10 +106,18 @@ func TestJitter(t *testing.T) {
 	assert.Zero(t, jitter(0))
 }
 
+// slowStore takes a second to answer Load, so that an attempt is under way for as long.
+type slowStore struct{ *MemoryStore }
+
+func (s slowStore) Load(ctx context.Context, grant string) (Record, error) {
+	time.Sleep(time.Second)
+	return s.MemoryStore.Load(ctx, grant)
+}
+
 // To the instant: when something in memory is used, refreshed and forgotten.
 func TestInstantsOfAnEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := New(new(oauth2.Config), NewMemoryStore(), nil)
+		m := New(new(oauth2.Config), slowStore{NewMemoryStore()}, nil)
 		defer m.Close(context.Background())
 		h := &current{token: new(oauth2.Token), expires: 2 * time.Hour}
 		used := func(e *entry) time.Duration { return time.Duration(e.used.Load()) }
@@ -157,6 +165,5 @@ func TestInstantsOfAnEntry(t *testing.T) {
 		_, err = m.Token(t.Context(), "a")
 		require.NoError(t, err)
 		assert.True(t, isRefreshed(e), "from that instant on")
-		synctest.Wait()
 	})
 }

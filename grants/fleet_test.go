@@ -164,68 +164,71 @@ func TestFleetOf5000GrantsUnderALimit(t *testing.T) {
 	}
 }
 
-// A database whose statements fail at random, before or after they have taken effect, as a pooler, a restart and
-// terminated connections make them fail.
+// troubles of a database, as a pooler, a restart and terminated connections make them.
+var troubles = map[string]func(w *world){
+	"statements fail before they take effect": func(w *world) {
+		w.store.set(func(context.Context, string, string) error {
+			if rand.N(5) == 0 {
+				return errDatabase
+			}
+			return nil
+		}, nil)
+	},
+	"statements fail after they took effect": func(w *world) {
+		w.store.set(nil, func(string, string) error {
+			if rand.N(5) == 0 {
+				return errDatabase
+			}
+			return nil
+		})
+	},
+	"connections are terminated": func(w *world) {
+		w.store.set(func(ctx context.Context, _, _ string) error {
+			time.Sleep(rand.N(20 * time.Millisecond))
+			if rand.N(10) == 0 {
+				return errors.New("FATAL: terminating connection due to administrator command (SQLSTATE 57P01)")
+			}
+			return nil
+		}, func(string, string) error {
+			if rand.N(10) == 0 {
+				return errors.New("unexpected EOF")
+			}
+			return nil
+		})
+	},
+	"restarts": func(w *world) {
+		start := time.Now()
+		w.store.set(func(context.Context, string, string) error {
+			if time.Since(start)%(20*time.Second) < 5*time.Second {
+				return errDatabase
+			}
+			return nil
+		}, nil)
+	},
+	"refuses to write": func(w *world) {
+		start := time.Now()
+		w.store.set(func(_ context.Context, method, _ string) error {
+			if method != "Load" && time.Since(start)%(20*time.Second) < 4500*time.Millisecond {
+				return errors.New("could not extend file: No space left on device (SQLSTATE 53100)")
+			}
+			return nil
+		}, nil)
+	},
+	"hangs now and then": func(w *world) {
+		w.store.set(func(ctx context.Context, _, _ string) error {
+			if rand.N(50) == 0 {
+				return hangStore(ctx, "", "")
+			}
+			return nil
+		}, nil)
+	},
+}
+
+// A database whose statements fail at random, before or after they have taken effect.
 func TestFleetWithATroubledDatabase(t *testing.T) {
-	for name, trouble := range map[string]func(w *world){
-		"statements fail before they take effect": func(w *world) {
-			w.store.set(func(context.Context, string, string) error {
-				if rand.N(5) == 0 {
-					return errDatabase
-				}
-				return nil
-			}, nil)
-		},
-		"statements fail after they took effect": func(w *world) {
-			w.store.set(nil, func(string, string) error {
-				if rand.N(5) == 0 {
-					return errDatabase
-				}
-				return nil
-			})
-		},
-		"connections are terminated": func(w *world) {
-			w.store.set(func(ctx context.Context, _, _ string) error {
-				time.Sleep(rand.N(20 * time.Millisecond))
-				if rand.N(10) == 0 {
-					return errors.New("FATAL: terminating connection due to administrator command (SQLSTATE 57P01)")
-				}
-				return nil
-			}, func(string, string) error {
-				if rand.N(10) == 0 {
-					return errors.New("unexpected EOF")
-				}
-				return nil
-			})
-		},
-		"restarts": func(w *world) {
-			start := time.Now()
-			w.store.set(func(context.Context, string, string) error {
-				if time.Since(start)%(20*time.Second) < 5*time.Second {
-					return errDatabase
-				}
-				return nil
-			}, nil)
-		},
-		"refuses to write": func(w *world) {
-			start := time.Now()
-			w.store.set(func(_ context.Context, method, _ string) error {
-				if method != "Load" && time.Since(start)%(20*time.Second) < 4500*time.Millisecond {
-					return errors.New("could not extend file: No space left on device (SQLSTATE 53100)")
-				}
-				return nil
-			}, nil)
-		},
-		"hangs now and then": func(w *world) {
-			w.store.set(func(ctx context.Context, _, _ string) error {
-				if rand.N(50) == 0 {
-					return hangStore(ctx, "", "")
-				}
-				return nil
-			}, nil)
-		},
-	} {
+	for name, trouble := range troubles {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			bubble(t, func(t *testing.T, w *world) {
 				w.apple.life = 30
 				w.apple.latency = 200 * time.Millisecond
@@ -244,14 +247,7 @@ func TestFleetWithATroubledDatabase(t *testing.T) {
 				assert.Zero(t, reconnect)
 				assert.Zero(t, w.apple.refused)
 				w.store.fail(nil)
-				for _, m := range fleet {
-					require.NoError(t, m.Close(t.Context()))
-				}
-				for _, name := range names {
-					row := w.row(name)
-					assert.Nil(t, row.Dead)
-					assert.Equal(t, w.apple.refreshToken(name, w.apple.grants[name]), row.Token.RefreshToken, "nothing is lost")
-				}
+				w.assertNothingLost(t, fleet, names)
 			})
 		})
 	}

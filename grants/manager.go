@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -28,33 +27,31 @@ const (
 type Options struct {
 	// HTTPClient sends the token requests; Manager puts an [applebusiness.Transport] around its Transport. It must send
 	// each request once: a client that retries or hedges spends the refresh token and reports the refusal of its second
-	// request (see [applebusiness.Transport]). A nil HTTPClient is one with a Timeout of 30 seconds. A shorter Timeout
-	// loses responses that come after Apple has replaced the refresh token, and each lost response can cost a grant. One
-	// without a Timeout gets 30 seconds.
+	// request. A nil HTTPClient, and one without a Timeout, has 30 seconds for each. A shorter Timeout loses responses that
+	// come after Apple has replaced the refresh token, and each of them can cost a grant.
 	HTTPClient *http.Client
 
-	// Limit is asked before each token request, as a *rate.Limiter of golang.org/x/time/rate is; for a whole fleet, the
-	// Limiter of pgxstore. It is called by one goroutine at a time. If it fails, so does the refresh, with a
-	// [*StoreError], or with [applebusiness.ErrRateLimited] for a [context.DeadlineExceeded]: it has refused to let the
-	// request wait. If it has a method Pause(context.Context, time.Duration) error, that is called after a response with
-	// status 429, so that the whole fleet waits. A nil Limit is 15 requests a second, the limit that Apple publishes, for
-	// this Manager alone; half of what it was after a response with status 429, from where it recovers.
+	// Limit is asked before each token request, by one goroutine at a time: a *rate.Limiter of golang.org/x/time/rate, or
+	// for a whole fleet the Limiter of pgxstore. If it fails, so does the refresh, with a [*StoreError], or with
+	// [applebusiness.ErrRateLimited] for a [context.DeadlineExceeded]: it refuses to let the request wait. After a response
+	// with status 429 its method Pause(context.Context, time.Duration) error is called, if it has one, so that the whole
+	// fleet waits. A nil Limit is 15 requests a second, which Apple publishes, for this Manager alone, and half of what it
+	// was after a response with status 429, from where it recovers.
 	Limit interface {
 		Wait(ctx context.Context) error
 	}
 
 	// OnRefresh is called after each attempt to refresh a grant, for metrics and logs: also after one that sent nothing,
-	// because the Store had a good token or nothing may be sent now, and when a token is stored that could not be at first.
-	// The caller may have its token or its error before, and RefreshDue may have returned; Close waits for it. It may be
-	// called by several goroutines at once. It must not call Close. A panic in it is logged. Connect does not call it.
+	// and when a token is stored that could not be at first. Callers may have their token or their error before, and
+	// RefreshDue may have returned; Close waits for it. It may be called by several goroutines at once, and must not call
+	// Close. A panic in it is logged. Connect does not call it.
 	OnRefresh func(Refresh)
 
 	// ClientSecret returns the app's current client secret, from a vault for example, so that one that was replaced
-	// reaches every process without a restart. It is asked before the first token request and after each response that
-	// says "Invalid client_id or client_secret", once for all who wait, and never more often than that; it has 10 seconds.
-	// While it fails nothing is sent, and it is asked again after a second, later after a minute. The error of Token or
-	// Connect then has no advice, and its text does not say why, which may be secret: let ClientSecret log that itself. A
-	// nil ClientSecret means config's; otherwise config's is not used.
+	// reaches every process without a restart; nil means config's. It is asked before the first token request and after
+	// each response that says "Invalid client_id or client_secret", once for all who wait, and never more often; it has 10
+	// seconds. While it fails nothing is sent, and it is asked again after a second, later after a minute. The error of
+	// Token or Connect then has no advice, and does not say why, which may be secret: let ClientSecret log that itself.
 	ClientSecret func(ctx context.Context) (string, error)
 
 	// Origins are where, besides TokenURL's origin, [Manager.Client] may send a grant's token: each a scheme and a host,
@@ -94,15 +91,14 @@ type Manager struct {
 	start       time.Time // origin of now
 	seed        maphash.Seed
 	entries     sync.Map // of *entry by the grant's name; changed with mu held
-	closed      atomic.Bool
-	unusableURL error // why no request can be sent at all
+	unusableURL error    // why no request can be sent at all
 	secret      secret
 
 	mu       sync.Mutex
 	attempts map[*attempt]struct{}
 	unsaved  map[*unsavedToken]struct{}
 	connects map[hash]*connecting     // what Connect has begun, by its code
-	panics   map[string]time.Duration // when each kind was logged last
+	panics   map[string]time.Duration // when each kind is logged again
 	active   int                      // goroutines
 	idle     chan struct{}            // closed when active is 0 again; nil if nobody waits for it
 	closers  int                      // calls of Close that wait
@@ -131,18 +127,10 @@ func New(config *oauth2.Config, store Store, options *Options) *Manager {
 	if options != nil {
 		m.options = *options
 	}
-	m.client = m.options.HTTPClient
-	if m.client == nil {
-		m.client = &http.Client{Timeout: defaultRequestTimeout}
-	}
-	m.timeout = m.client.Timeout
-	if m.timeout <= 0 {
-		m.timeout = defaultRequestTimeout
-	}
-	m.queue.limit = m.options.Limit
-	if m.queue.limit == nil {
-		m.queue.own = &limiter{}
-		m.queue.limit = m.queue.own
+	m.client = cmp.Or(m.options.HTTPClient, &http.Client{Timeout: defaultRequestTimeout})
+	m.timeout = cmp.Or(max(m.client.Timeout, 0), defaultRequestTimeout)
+	if m.queue.limit = m.options.Limit; m.queue.limit == nil {
+		m.queue.limit = new(limiter)
 	}
 	client := *m.client
 	client.Timeout = 0 // each request has m.timeout in its context; this one would leave a goroutine behind a panic
@@ -156,23 +144,17 @@ func New(config *oauth2.Config, store Store, options *Options) *Manager {
 	return m
 }
 
-// errNotSent is what a request comes to that could have been sent.
-var errNotSent = errors.New("nothing is sent")
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
 // unusable returns why no token request can be sent to a URL, or nil. It asks the Transport, which has the rules.
 func unusable(tokenURL string) error {
 	const form = "grant_type=" + applebusiness.GrantTypeRefreshToken
-	r, err := http.NewRequest(http.MethodPost, tokenURL, strings.NewReader(form))
+	ended, end := context.WithCancel(context.Background())
+	end() // so that nothing is sent
+	r, err := http.NewRequestWithContext(ended, http.MethodPost, tokenURL, strings.NewReader(form))
 	if err != nil { // the Transport says so of any other request, too
-		r, _ = http.NewRequest(http.MethodPost, "https://apple.invalid/", strings.NewReader(form))
+		r, _ = http.NewRequestWithContext(ended, http.MethodPost, "https://apple.invalid/", strings.NewReader(form))
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	base := roundTripper(func(*http.Request) (*http.Response, error) { return nil, errNotSent })
-	_, err = (&applebusiness.Transport{TokenURL: tokenURL, Base: base}).RoundTrip(r)
+	_, err = (&applebusiness.Transport{TokenURL: tokenURL, Base: new(http.Transport)}).RoundTrip(r)
 	if e, ok := errors.AsType[*applebusiness.Error](err); ok && e.Reason == applebusiness.ErrUnsafeTokenRequest {
 		return e
 	}
@@ -186,11 +168,13 @@ func (m *Manager) usable() error {
 	switch {
 	case m == nil || m.config == nil || m.store == nil:
 		return errUnusable
-	case m.closed.Load():
+	case m.closed():
 		return ErrClosed
 	}
 	return nil
 }
+
+func (m *Manager) closed() bool { return m.queued.Err() != nil }
 
 // Format writes no more than what m is, whatever the verb: fmt would follow pointers to the client secret.
 func (m *Manager) Format(state fmt.State, _ rune) { _, _ = state.Write([]byte("grants.Manager")) }
@@ -226,8 +210,7 @@ func (m *Manager) Token(ctx context.Context, grant string) (*oauth2.Token, error
 			if now >= time.Duration(c.refreshAt.Load()) {
 				m.refreshEarly(grant, e, c)
 			}
-			token := *c.token
-			return &token, nil
+			return copyToken(c.token), nil
 		}
 	}
 	return m.wait(ctx, grant)
@@ -237,7 +220,7 @@ func (m *Manager) Token(ctx context.Context, grant string) (*oauth2.Token, error
 func (m *Manager) refreshEarly(grant string, e *entry, c *current) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed.Load() || e.attempt != nil || e.current.Load() != c || m.now() < time.Duration(c.refreshAt.Load()) {
+	if m.closed() || e.attempt != nil || e.current.Load() != c || m.now() < time.Duration(c.refreshAt.Load()) {
 		return
 	}
 	c.refreshAt.Store(int64(never)) // until the attempt has failed
@@ -250,7 +233,7 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 		return nil, err
 	}
 	m.mu.Lock()
-	if m.closed.Load() {
+	if m.closed() {
 		m.mu.Unlock()
 		return nil, ErrClosed
 	}
@@ -258,8 +241,7 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 	if c := e.current.Load(); c != nil {
 		if m.touch(e, c, now) {
 			m.mu.Unlock()
-			token := *c.token
-			return &token, nil
+			return copyToken(c.token), nil
 		}
 		if now < c.expires {
 			e.current.Store(nil) // nobody has used it for an hour, or its time has passed in a suspended machine
@@ -269,70 +251,55 @@ func (m *Manager) wait(ctx context.Context, grant string) (*oauth2.Token, error)
 	e.asked = true
 	e.used.Store(int64(now))
 	if looked && now < e.lookAt && e.attempt == nil {
-		err := cmp.Or(m.remembered(e), m.unusableURL)
-		if err == nil {
-			err = m.refusal(nil)
-		}
-		if err != nil {
+		if err := cmp.Or(m.remembered(e), m.unusableURL, m.refusal(nil)); err != nil {
 			m.mu.Unlock()
 			return e.lastResort(err)
 		}
 	}
-	patience := time.Duration(-1)
+	var enough <-chan time.Time
 	if c := e.current.Load(); c != nil && time.Until(c.token.Expiry) > 0 { // it has seconds to live
-		patience = min(lastPatience, time.Until(c.token.Expiry))
+		patience := min(lastPatience, time.Until(c.token.Expiry))
 		if e.attempt != nil || e.failures > 0 {
 			patience = 0 // for minutes it could not be replaced
 		}
+		enough = time.After(patience)
 	}
-	a := e.attempt
-	if a == nil {
-		a = m.begin(grant, e, want{})
+	if e.attempt == nil {
+		m.begin(grant, e, want{})
 	}
-	a.callers++
-	offered := a.offered
-	if offered.token != nil && offered.token.AccessToken == e.bad {
-		offered = &a.outcome // it was invalidated meanwhile
-	}
+	o := e.attempt.outcome
+	o.callers++
 	m.mu.Unlock()
-	return a.await(ctx, offered, patience)
+	return m.await(ctx, e, o, enough)
 }
 
-// await returns a's outcome to a caller, or, after some patience, the current token in the last seconds of its life. A
-// negative patience has no end.
-func (a *attempt) await(ctx context.Context, offered *outcome, patience time.Duration) (*oauth2.Token, error) {
-	var enough <-chan time.Time
-	if patience >= 0 {
-		timer := time.NewTimer(patience)
-		defer timer.Stop()
-		enough = timer.C
-	}
+// await returns the outcome to a caller, or, when that has waited enough, the current token in the last seconds of its life.
+func (m *Manager) await(ctx context.Context, e *entry, o *outcome, enough <-chan time.Time) (*oauth2.Token, error) {
 	for {
 		select {
-		case <-offered.done:
-			if offered.err != nil {
-				return a.e.lastResort(offered.err)
+		case <-o.done:
+			if o.err != nil {
+				return e.lastResort(o.err)
 			}
-			token := *offered.token
-			return &token, nil
+			return copyToken(o.token), nil
 		case <-enough:
-			if token, _ := a.e.lastResort(nil); token != nil {
-				a.m.leave(a)
+			if token, _ := e.lastResort(nil); token != nil {
+				m.leave(o)
 				return token, nil
 			}
 			enough = nil
 		case <-ctx.Done():
-			a.m.leave(a)
+			m.leave(o)
 			return nil, ctx.Err()
 		}
 	}
 }
 
 // leave is called by a caller who waits no longer.
-func (m *Manager) leave(a *attempt) {
+func (m *Manager) leave(o *outcome) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a.callers = max(0, a.callers-1) // 0 if a token was offered meanwhile
+	o.callers--
 }
 
 // TokenSource returns an [oauth2.TokenSource] for one grant, whose Token is [Manager.Token] with ctx. It needs no
@@ -350,10 +317,11 @@ type tokenSource struct {
 func (s tokenSource) Token() (*oauth2.Token, error) { return s.m.Token(s.ctx, s.grant) }
 
 // Put stores the token of a customer who has connected, or connected again: the grant is made if need be, a verdict about
-// its earlier token is gone, and a refresh of that under way comes to nothing. Put waits for the Store, within ctx. After
-// a *StoreError, also one of ctx, the token may be stored or not: call Put again with it, since nothing but the caller may
-// have it. Retry before the access token expires: afterwards another process may already have rotated it, and Put would
-// restore a spent token. The same holds if the process dies within Put. [Manager.Connect] does all that.
+// its earlier token is gone, and a refresh of that under way comes to nothing, unless it sends this very refresh token. Put
+// waits for the Store, within ctx. After a *StoreError, also one of ctx, the token may be stored or not: call Put again with
+// it, since nothing but the caller may have it. Retry before the access token expires: afterwards another process may
+// already have rotated it, and Put would restore a spent token. The same holds if the process dies within Put.
+// [Manager.Connect] does all that.
 //
 // The token needs a refresh token; without one Put stores nothing and returns [applebusiness.ErrNoRefreshToken]. One
 // without an Expiry, or without an access token that a header can carry, counts as expired, and is refreshed at its first
@@ -393,36 +361,38 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 	if stored.Expiry.IsZero() || stored.AccessToken == "" {
 		stored.Expiry = time.Now()
 	}
-	line, err := m.lineBefore(grant, stored)
-	if err == nil {
-		err = m.through(ctx, "the Store", func(ctx context.Context) error { return m.store.Put(ctx, grant, stored) })
+	var line lineage
+	m.mu.Lock()
+	if found, ok := m.entries.Load(grant); ok {
+		line = found.(*entry).line
 	}
+	replaced := line.older(m, stored)
+	m.mu.Unlock()
+	if replaced {
+		return errReplaced
+	}
+	err := m.through(ctx, "the Store", func(ctx context.Context) error { return m.store.Put(ctx, grant, stored) })
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.entries.Delete(grant)
-	line.follow(m, stored, max(m.now(), 1))
 	e := m.entry(grant)
-	e.line = line
+	isSent := e.attempt != nil && e.line.newest != nil && e.line.newest.RefreshToken == stored.RefreshToken
+	switch {
+	case e.line.older(m, stored): // it was sent meanwhile: what came is saved over it
+		if e.attempt == nil && !m.closed() {
+			m.begin(grant, e, want{due: true})
+		}
+		return errReplaced
+	case !isSent: // what is under way is about another token
+		m.entries.Delete(grant)
+		e = m.entry(grant)
+		e.line = line
+	}
+	e.line.follow(m, stored, max(m.now(), 1))
 	m.use(e, stored, false) // no caller needs the Store for what was put just now
 	return nil
-}
-
-// lineBefore returns what is known of the grant's tokens before token is put, or an error if that is one of the earlier.
-func (m *Manager) lineBefore(grant string, token *oauth2.Token) (lineage, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	found, ok := m.entries.Load(grant)
-	if !ok {
-		return lineage{}, nil
-	}
-	e := found.(*entry)
-	if e.line.older(m, token) {
-		return lineage{}, errReplaced
-	}
-	return e.line, nil
 }
 
 // Delete removes the grant from the Store and from memory: from then on Token returns [ErrNoGrant]. It returns nil if

@@ -245,30 +245,33 @@ func TestInvalidate(t *testing.T) {
 
 	t.Run("the unsaved token is invalidated, too", func(t *testing.T) {
 		for _, keep := range []bool{false, true} {
-			bubble(t, func(t *testing.T, w *world) {
-				w.apple.keep = keep
-				m := w.process()
-				w.connect("a", time.Hour)
-				w.store.fail(errDatabase, "Save")
-				for i := range 2 {
-					got, err := m.Token(t.Context(), "a")
-					require.NoError(t, err)
-					assert.Equal(t, fmt.Sprint("access-a-", i), got.AccessToken)
-					m.Invalidate("a", got)
-					if i == 0 {
-						token(t, m, "a")
-						time.Sleep(time.Minute)
-					}
-				}
-				_, err := m.Token(t.Context(), "a")
-				storeFailure(t, err)
-				w.store.fail(nil)
-				time.Sleep(time.Second)
-				assert.Equal(t, "access-a-2", token(t, m, "a"), "never the older one in the row")
-				assert.Zero(t, w.apple.refused)
-			})
+			bubble(t, func(t *testing.T, w *world) { invalidateUnsaved(t, w, keep) })
 		}
 	})
+}
+
+// invalidateUnsaved invalidates a token that only memory has.
+func invalidateUnsaved(t *testing.T, w *world, keep bool) {
+	w.apple.keep = keep
+	m := w.process()
+	w.connect("a", time.Hour)
+	w.store.fail(errDatabase, "Save")
+	for i := range 2 {
+		got, err := m.Token(t.Context(), "a")
+		require.NoError(t, err)
+		assert.Equal(t, fmt.Sprint("access-a-", i), got.AccessToken)
+		m.Invalidate("a", got)
+		if i == 0 {
+			token(t, m, "a")
+			time.Sleep(time.Minute)
+		}
+	}
+	_, err := m.Token(t.Context(), "a")
+	storeFailure(t, err)
+	w.store.fail(nil)
+	time.Sleep(time.Second)
+	assert.Equal(t, "access-a-2", token(t, m, "a"), "never the older one in the row")
+	assert.Zero(t, w.apple.refused)
 }
 
 // Decision 12: memory, and what siblings see.
@@ -440,6 +443,49 @@ func TestPut(t *testing.T) {
 		require.NoError(t, m.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh-b-0"}), "the customer has connected again")
 		assert.Equal(t, "access-b-1", token(t, m, "a"))
 	})
+}
+
+// A customer's token that is put again while it is refreshed is not sent a second time: that would be refused, and the
+// customer told to reconnect.
+func TestPutOfTheTokenThatIsSent(t *testing.T) {
+	for name, test := range map[string]struct {
+		put, putTakes, saveFails time.Duration // after the request has begun; how long
+		isReplaced               bool
+	}{
+		"before the response": {put: time.Second},
+		"and Save fails":      {put: time.Second, saveFails: 5 * time.Second},
+		"around the response": {put: time.Second, putTakes: 3 * time.Second, isReplaced: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.apple.latency = 2 * time.Second
+				m := w.process()
+				w.connect("a", -time.Minute)
+				again, start := w.row("a").Token, time.Now()
+				w.store.set(func(_ context.Context, method, _ string) error {
+					switch {
+					case method == "Put":
+						time.Sleep(test.putTakes)
+					case method == "Save" && time.Since(start) < test.saveFails:
+						return errDatabase
+					}
+					return nil
+				}, nil)
+				var first sync.WaitGroup
+				first.Go(func() { assert.Equal(t, "access-a-1", token(t, m, "a")) })
+				time.Sleep(test.put)
+				err := m.Put(t.Context(), "a", again)
+				assert.Equal(t, test.isReplaced, err != nil, "%v", err)
+				for range 100 {
+					assert.Equal(t, "access-a-1", token(t, m, "a"))
+					time.Sleep(100 * time.Millisecond)
+				}
+				first.Wait()
+				assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
+				assert.Equal(t, 1, w.apple.requests())
+			})
+		})
+	}
 }
 
 // A TokenURL to which nothing can be sent is told at once, and nothing is written to the fleet's rows.

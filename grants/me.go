@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -99,7 +100,8 @@ func parseMe(body []byte, token *oauth2.Token) Connection {
 			Name string `json:"legalName"`
 		} `json:"orgDetails"`
 	}
-	_ = json.Unmarshal(body, &me) // a member of another type stays empty
+	decoder := json.NewDecoder(bytes.NewReader(bytes.TrimLeft(body, "\ufeff \t\r\n")))
+	_ = decoder.Decode(&me) // a member of another type stays empty, and what follows does no harm
 	id, shown := me.Organisation.ID, me.Organisation.ID+" "+me.Organisation.Name
 	isOdd := func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
 	if strings.TrimSpace(id) == "" || len(id) > maxOrgID || strings.ContainsFunc(id, isOdd) ||

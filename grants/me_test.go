@@ -36,6 +36,8 @@ func TestMe(t *testing.T) {
 		"Apple's edge":             {answers: []answer{status(204, ""), theFakes}, requests: 2, grant: "org-1"},
 		"no name":                  {answers: []answer{status(200, `{"orgDetails":{"orgId":"org 7"}}`)}, requests: 1, grant: "org 7"},
 		"a name of another type":   {answers: []answer{status(200, `{"user":[],"orgDetails":{"legalName":7,"orgId":"é"}}`)}, requests: 1, grant: "é"},
+		"byte order mark":          {answers: []answer{status(200, "\ufeff"+`{"orgDetails":{"orgId":"org 7"}}`)}, requests: 1, grant: "org 7"},
+		"text after it":            {answers: []answer{status(200, `{"orgDetails":{"orgId":"org 7"}}`+"\n<!-- proxy -->")}, requests: 1, grant: "org 7"},
 		"503 for ever":             {answers: []answer{status(503, "")}, takes: 30 * time.Second, text: "status 503"},
 		"429 for ever":             {answers: []answer{status(429, "")}, takes: 30 * time.Second, text: "status 429"},
 		"503 for longer than that": {answers: []answer{status(503, "", "Retry-After", "60")}, requests: 1, text: "status 503"},

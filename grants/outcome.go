@@ -92,14 +92,6 @@ func tokenFailure(err error) (*applebusiness.Error, error) {
 	return e, e
 }
 
-// outcome is what those who wait for an attempt get. Its fields do not change after done is closed.
-type outcome struct {
-	done  chan struct{} // when there is a token or an error
-	token *oauth2.Token
-	err   error
-	held  bool // err is a pause's, or the held app's: RefreshDue waits for its end
-}
-
 // send sends the record's refresh token. It returns the token, or the row to look at next, or an error.
 func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
 	m := a.m
@@ -159,7 +151,8 @@ func (a *attempt) keep(record Record, token *oauth2.Token) *oauth2.Token {
 	m, e := a.m, a.e
 	token = copyToken(token)
 	token.RefreshToken = cmp.Or(token.RefreshToken, record.Token.RefreshToken)
-	a.leased = false // Save ends the lease
+	ends := a.leaseEnds
+	a.leaseEnds = time.Time{} // Save ends the lease
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if a.sentAt >= m.queue.pauseBegan { // otherwise it belongs to the burst
@@ -168,7 +161,7 @@ func (a *attempt) keep(record Record, token *oauth2.Token) *oauth2.Token {
 	e.line.follow(m, token, max(m.now(), 1))
 	m.use(e, token, true)
 	m.noteSuccess(a)
-	a.unsaved = &unsavedToken{a: a, version: record.Version, token: token, leasedAt: a.leasedAt, since: time.Now()}
+	a.unsaved = &unsavedToken{a: a, version: record.Version, token: token, leaseEnds: ends, since: time.Now()}
 	e.unsaved = a.unsaved
 	m.unsaved[a.unsaved] = struct{}{}
 	return token
@@ -178,7 +171,7 @@ func (a *attempt) keep(record Record, token *oauth2.Token) *oauth2.Token {
 func (a *attempt) failed(record Record, err error, secret string) (Record, error) {
 	m := a.m
 	if m.work.Err() != nil {
-		a.leased = false // nothing can be written any more: the lease runs out, and makes the record Unfinished
+		a.leaseEnds = time.Time{} // nothing can be written any more: the lease runs out, and makes the record Unfinished
 		return Record{}, ErrClosed
 	}
 	e, failure := tokenFailure(err)
@@ -202,6 +195,7 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 		a.remember, a.held = m.pause(a.sentAt, e.RetryAfter), true
 		return Record{}, withWait(failure, a.remember)
 	}
+	a.retryAfter = e.RetryAfter
 	mark := Mark{Unfinished: record.Unfinished || lost}
 	if k == outage {
 		m.mu.Lock()
@@ -226,7 +220,7 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 		a.e.at(record.Version).lostAt = max(m.now(), 1)
 		m.mu.Unlock()
 	case err != nil && mark.Unfinished:
-		a.leased = false // no Release: a lease that runs out says the same
+		a.leaseEnds = time.Time{} // no Release: a lease that runs out says the same
 	}
 	return Record{}, failure
 }
@@ -271,7 +265,7 @@ func (a *attempt) mark(version int64, mark Mark) error {
 		return m.store.Mark(ctx, a.grant, a.holder, version, mark)
 	})
 	if err == nil {
-		a.leased = false
+		a.leaseEnds = time.Time{}
 	}
 	a.spare()
 	return err

@@ -23,14 +23,12 @@ const (
 )
 
 // queue is where attempts wait for Limit, which one of them at a time asks: first those that a caller waits for, then
-// those in the background, each in the order of arrival. Its fields are guarded by Manager.mu.
+// those in the background, each in the order in which they began. Its fields are guarded by Manager.mu.
 type queue struct {
 	limit  interface{ Wait(context.Context) error }
-	own    *limiter      // limit, unless it is the caller's
 	asking chan struct{} // holds a value while Limit is asked
 
 	waiting    []*turn
-	arrivals   int64
 	turn       *turn         // who asks Limit, and then tries for the lease
 	spareUntil time.Duration // in a fleet most attempts find that a sibling has the lease, and do not use what Limit granted
 
@@ -46,90 +44,78 @@ type turn struct {
 	granted bool // by Limit
 }
 
-// takeTurn waits until a may send a request. It keeps its turn until commit or giveBack.
+// takeTurn waits until a may try for the lease, and send a request. It keeps its turn until commit or giveBack.
 func (m *Manager) takeTurn(a *attempt) error {
 	defer a.addWaited(time.Now())
-	m.mu.Lock()
-	if a.arrival == 0 {
-		m.queue.arrivals++
-		a.arrival = m.queue.arrivals
-	}
 	t := &turn{a: a, come: make(chan struct{})}
+	m.mu.Lock()
 	a.turn = t
 	m.queue.waiting = append(m.queue.waiting, t)
-	spacing := max(lookAgain, time.Duration(len(m.queue.waiting))*lookSpacing)
+	look := time.After(jitter(max(lookAgain, time.Duration(len(m.queue.waiting))*lookSpacing)))
 	held := m.app.held
 	m.next()
 	m.mu.Unlock()
-
-	timer := time.NewTimer(jitter(spacing))
-	defer timer.Stop()
 	select {
 	case <-t.come:
-	case <-timer.C:
-		if m.leaveQueue(t) {
-			return errLookAgain
-		}
+	case <-look:
+		return errLookAgain
 	case <-held:
-		if m.leaveQueue(t) {
-			return errLookAgain
-		}
+		return errLookAgain
 	case <-a.ctx.Done():
-		if m.leaveQueue(t) {
-			return a.ended()
-		}
+		return a.ended()
 	}
-	return m.askLimit(t)
-}
-
-// askLimit asks Limit, unless what it granted to another attempt was not used.
-func (m *Manager) askLimit(t *turn) error {
-	a := t.a
-	m.mu.Lock()
-	spare := m.now() < m.queue.spareUntil
-	m.queue.spareUntil = 0
-	m.mu.Unlock()
-	if !spare {
-		if err := m.waitForLimit(a.ctx); err != nil {
-			m.lockedGiveBack(a)
-			if a.ctx.Err() != nil {
-				return a.ended()
-			}
-			if errors.Is(err, context.DeadlineExceeded) { // it would let this one wait too long: a pause of the fleet's, say
-				a.held, a.remember = true, refusedWait
-				return waitError(applebusiness.ErrRateLimited, refusedWait)
-			}
-			return a.storeError(&limitError{err})
-		}
+	if err := m.askLimit(a); err != nil {
+		return err
 	}
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	t.granted = true
-	m.mu.Unlock()
 	time.AfterFunc(turnTime, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.pass(t)
 	})
-	return nil
+	return m.claim(a)
+}
+
+// askLimit asks Limit, unless what it granted to another attempt was not used.
+func (m *Manager) askLimit(a *attempt) error {
+	m.mu.Lock()
+	spare := m.now() < m.queue.spareUntil
+	m.queue.spareUntil = 0
+	m.mu.Unlock()
+	if spare {
+		return nil
+	}
+	err := m.waitForLimit(a.ctx)
+	switch {
+	case err == nil:
+		return nil
+	case a.ctx.Err() != nil:
+		return a.ended()
+	case errors.Is(err, context.DeadlineExceeded): // it would let this one wait too long: a pause of the fleet's, say
+		a.held, a.remember = true, refusedWait
+		return waitError(applebusiness.ErrRateLimited, refusedWait)
+	}
+	return a.storeError(&limitError{err})
 }
 
 // waitForLimit asks Limit, one goroutine at a time.
 func (m *Manager) waitForLimit(ctx context.Context) error {
-	_, err := enter(ctx, m, "Options.Limit", func(ctx context.Context) (struct{}, error) {
+	return m.through(ctx, "Options.Limit", func(ctx context.Context) error {
 		select {
 		case m.queue.asking <- struct{}{}:
 			defer func() { <-m.queue.asking }()
 		case <-ctx.Done():
-			return struct{}{}, ctx.Err()
+			return ctx.Err()
 		}
-		return struct{}{}, m.queue.limit.Wait(ctx)
+		return m.queue.limit.Wait(ctx)
 	})
-	return err
 }
 
 // pass ends a turn; m.mu is held.
 func (m *Manager) pass(t *turn) {
-	if t != nil && m.queue.turn == t {
+	if m.queue.turn == t {
 		m.queue.turn = nil
 		m.next()
 	}
@@ -137,51 +123,45 @@ func (m *Manager) pass(t *turn) {
 
 // next gives the turn to whoever is next; m.mu is held.
 func (m *Manager) next() {
-	if m.queue.turn != nil || len(m.queue.waiting) == 0 {
+	q := &m.queue
+	if q.turn != nil || len(q.waiting) == 0 {
 		return
 	}
 	first := 0
-	for i, t := range m.queue.waiting {
-		best := m.queue.waiting[first]
-		if t.a.callers > 0 && best.a.callers == 0 || t.a.callers > 0 == (best.a.callers > 0) && t.a.arrival < best.a.arrival {
+	for i, t := range q.waiting {
+		if t.before(q.waiting[first]) {
 			first = i
 		}
 	}
-	m.queue.turn = m.queue.waiting[first]
-	m.queue.waiting = slices.Delete(m.queue.waiting, first, first+1)
-	close(m.queue.turn.come)
+	q.turn = q.waiting[first]
+	q.waiting = slices.Delete(q.waiting, first, first+1)
+	close(q.turn.come)
 }
 
-// leaveQueue takes t out of the queue, and reports false if its turn has come already.
-func (m *Manager) leaveQueue(t *turn) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	i := slices.Index(m.queue.waiting, t)
-	if i >= 0 {
-		m.queue.waiting = slices.Delete(m.queue.waiting, i, i+1)
-		t.a.turn = nil
+// before reports whether t comes first; Manager.mu is held.
+func (t *turn) before(other *turn) bool {
+	awaited := t.a.outcome.callers > 0
+	if awaited != (other.a.outcome.callers > 0) {
+		return awaited
 	}
-	return i >= 0
+	return t.a.event.Start.Before(other.a.event.Start)
 }
 
-// giveBack ends a's turn, in which no request was sent, and its probe; m.mu is held.
+// giveBack ends a's turn, in which no request was sent, or its wait for one, and its probe; m.mu is held.
 func (m *Manager) giveBack(a *attempt) {
 	m.unclaim(a)
-	t := a.turn
+	q, t := &m.queue, a.turn
 	if t == nil {
 		return
 	}
 	a.turn = nil
-	if now := m.now(); t.granted && now >= m.queue.pausedUntil {
-		m.queue.spareUntil = now + spareLife
+	if i := slices.Index(q.waiting, t); i >= 0 {
+		q.waiting = slices.Delete(q.waiting, i, i+1)
+	}
+	if now := m.now(); t.granted && now >= q.pausedUntil {
+		q.spareUntil = now + spareLife
 	}
 	m.pass(t)
-}
-
-func (m *Manager) lockedGiveBack(a *attempt) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.giveBack(a)
 }
 
 // pause notes a response with status 429, and returns how long nothing is sent now. What was sent before the pause began
@@ -196,8 +176,8 @@ func (m *Manager) pause(sentAt, retryAfter time.Duration) time.Duration {
 		}
 		q.pauses++
 		q.pauseBegan = max(now, 1)
-		if q.own != nil {
-			q.own.slowDown()
+		if own, ok := q.limit.(*limiter); ok {
+			own.slowDown()
 		}
 	}
 	if now+retryAfter > q.pausedUntil {
@@ -224,13 +204,6 @@ func (m *Manager) pauseFleet(d time.Duration) {
 		defer cancel()
 		_ = m.through(ctx, "Options.Limit", func(ctx context.Context) error { return fleet.Pause(ctx, d) })
 	})
-}
-
-// paused returns how long nothing is sent.
-func (m *Manager) paused() time.Duration {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return max(0, m.queue.pausedUntil-m.now())
 }
 
 // limiter is the Limit of a Manager that was given none. The zero limiter is ready for use.

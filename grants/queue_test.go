@@ -78,65 +78,11 @@ func TestPauseOfAnOldProcess(t *testing.T) {
 
 // Decision 7: Retry-After is the fleet's.
 func TestRetryAfter(t *testing.T) {
-	t.Run("503", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			a, b := w.process(), w.process()
-			w.connect("a", -time.Minute)
-			w.apple.fail(status(503, "", "Retry-After", "60"))
-			begin := time.Now()
-			for range 20 {
-				for _, m := range []*grants.Manager{a, b} {
-					e := failure(t, m, "a")
-					assert.Equal(t, applebusiness.ErrUnavailable, e.Reason)
-					assert.Equal(t, applebusiness.ActionRetry, applebusiness.Troubleshoot(e).Action)
-					assert.InDelta(t, (60*time.Second - time.Since(begin)).Seconds(), e.RetryAfter.Seconds(), 1)
-				}
-				time.Sleep(time.Second)
-			}
-			assert.Equal(t, 1, w.apple.requests())
-			row := w.row("a")
-			assert.False(t, row.Unfinished, "Apple has refused the request")
-			assert.Nil(t, row.Dead)
-			time.Sleep(time.Until(row.RetryAt))
-			assert.Equal(t, "access-a-1", token(t, b, "a"))
-		})
-	})
+	t.Run("503", func(t *testing.T) { bubble(t, retryAfter503) })
 
-	t.Run("doubling where Apple says nothing", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			m := w.process()
-			w.connect("a", -time.Minute)
-			w.apple.fail(forever(status(503, ""))...)
-			for _, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
-				e := failure(t, m, "a")
-				assert.Equal(t, want*time.Second, e.RetryAfter)
-				retryAt := w.row("a").RetryAt
-				assert.GreaterOrEqual(t, time.Until(retryAt), e.RetryAfter)
-				assert.Less(t, time.Until(retryAt), e.RetryAfter+time.Second+1)
-				time.Sleep(time.Until(retryAt))
-			}
-			assert.Equal(t, 8, w.apple.requests())
-		})
-	})
+	t.Run("doubling where Apple says nothing", func(t *testing.T) { bubble(t, doublingPauses) })
 
-	t.Run("429 pauses the whole Manager", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			m, sibling := w.process(), w.process()
-			w.connect("a", -time.Minute)
-			w.connect("b", -time.Minute)
-			w.apple.fail(status(429, "", "Retry-After", "7"))
-			for _, grant := range []string{"a", "b", "a", "b"} {
-				e := failure(t, m, grant)
-				assert.Equal(t, applebusiness.ErrRateLimited, e.Reason)
-				assert.Equal(t, 7*time.Second, e.RetryAfter)
-			}
-			assert.Equal(t, 1, w.apple.requests())
-			assert.Equal(t, grants.Mark{}, w.row("a").Mark)
-			assert.Equal(t, "access-b-1", token(t, sibling, "b"), "a sibling has its own limit")
-			time.Sleep(7 * time.Second)
-			assert.Equal(t, "access-a-1", token(t, m, "a"))
-		})
-	})
+	t.Run("429 pauses the whole Manager", func(t *testing.T) { bubble(t, pauseOfAll) })
 
 	t.Run("a limiter of its own, halved after a 429", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
@@ -257,6 +203,63 @@ func TestRetryAfter(t *testing.T) {
 			})
 		}
 	})
+}
+
+// A response with status 429 pauses all grants of the Manager, and marks none.
+func pauseOfAll(t *testing.T, w *world) {
+	m, sibling := w.process(), w.process()
+	w.connect("a", -time.Minute)
+	w.connect("b", -time.Minute)
+	w.apple.fail(status(429, "", "Retry-After", "7"))
+	for _, grant := range []string{"a", "b", "a", "b"} {
+		e := failure(t, m, grant)
+		assert.Equal(t, applebusiness.ErrRateLimited, e.Reason)
+		assert.Equal(t, 7*time.Second, e.RetryAfter)
+	}
+	assert.Equal(t, 1, w.apple.requests())
+	assert.Equal(t, grants.Mark{}, w.row("a").Mark)
+	assert.Equal(t, "access-b-1", token(t, sibling, "b"), "a sibling has its own limit")
+	time.Sleep(7 * time.Second)
+	assert.Equal(t, "access-a-1", token(t, m, "a"))
+}
+
+// Where Apple says nothing, each pause is twice the one before, up to a minute.
+func doublingPauses(t *testing.T, w *world) {
+	m := w.process()
+	w.connect("a", -time.Minute)
+	w.apple.fail(forever(status(503, ""))...)
+	for _, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
+		e := failure(t, m, "a")
+		assert.Equal(t, want*time.Second, e.RetryAfter)
+		retryAt := w.row("a").RetryAt
+		assert.GreaterOrEqual(t, time.Until(retryAt), e.RetryAfter)
+		assert.Less(t, time.Until(retryAt), e.RetryAfter+time.Second+1)
+		time.Sleep(time.Until(retryAt))
+	}
+	assert.Equal(t, 8, w.apple.requests())
+}
+
+// Each process that shares the row knows how long Apple is unavailable.
+func retryAfter503(t *testing.T, w *world) {
+	a, b := w.process(), w.process()
+	w.connect("a", -time.Minute)
+	w.apple.fail(status(503, "", "Retry-After", "60"))
+	begin := time.Now()
+	for range 20 {
+		for _, m := range []*grants.Manager{a, b} {
+			e := failure(t, m, "a")
+			assert.Equal(t, applebusiness.ErrUnavailable, e.Reason)
+			assert.Equal(t, applebusiness.ActionRetry, applebusiness.Troubleshoot(e).Action)
+			assert.InDelta(t, (60*time.Second - time.Since(begin)).Seconds(), e.RetryAfter.Seconds(), 1)
+		}
+		time.Sleep(time.Second)
+	}
+	assert.Equal(t, 1, w.apple.requests())
+	row := w.row("a")
+	assert.False(t, row.Unfinished, "Apple has refused the request")
+	assert.Nil(t, row.Dead)
+	time.Sleep(time.Until(row.RetryAt))
+	assert.Equal(t, "access-a-1", token(t, b, "a"))
 }
 
 // 429 is the fleet's, and a burst is one event.

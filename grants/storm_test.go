@@ -240,6 +240,7 @@ func pick(of ...string) string { return of[rand.N(len(of))] }
 func TestAnyTroubleOfAll(t *testing.T) {
 	for round := range 5 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			t.Parallel()
 			bubble(t, func(t *testing.T, w *world) {
 				w.apple.life, w.apple.keep = 30+rand.N(60), rand.N(4) == 0
 				w.apple.grants = make(map[string]int)
@@ -249,76 +250,98 @@ func TestAnyTroubleOfAll(t *testing.T) {
 				for i := range 4 {
 					s.fleet = append(s.fleet, s.start(i))
 				}
-				var tasks sync.WaitGroup
-				every := func(atMost time.Duration, do func()) {
-					tasks.Go(func() {
-						for time.Sleep(rand.N(atMost)); time.Now().Before(s.end); time.Sleep(rand.N(atMost)) {
-							do()
-						}
-					})
-				}
-				set := func(f *string, value string) {
-					s.mu.Lock()
-					defer s.mu.Unlock()
-					*f = value
-				}
-				for range 30 {
-					every(2*time.Second, s.call)
-				}
-				every(time.Minute, s.replace)
-				every(time.Minute, s.reconnect)
-				every(40*time.Second, func() {
-					set(&s.apples, pick("503", "503 long", "429", "403", "dropped", "400"))
-					time.Sleep(rand.N(40 * time.Second))
-					set(&s.apples, "")
-				})
-				every(40*time.Second, func() {
-					s.mu.Lock()
-					s.broken = rand.N(2*len(s.fleet)) - len(s.fleet)
-					s.database = pick("all", "some", "Save", "Mark", "Lease Save Mark Release", "after", "after Save", "after Lease", "after Mark", "hang Save", "hang Load Lease Save Mark Release Put")
-					if s.database == "all" || strings.Contains(s.database, "Lease Save") {
-						s.broken = -1 // one process alone that cannot renew its leases loses them
-					}
-					s.mu.Unlock()
-					time.Sleep(rand.N(90 * time.Second))
-					set(&s.database, "")
-				})
-				every(2*time.Minute, func() {
-					next := fmt.Sprint("s", rand.Int())
-					set(&s.secret, next)
-					time.Sleep(rand.N(20 * time.Second))
-					set(&s.vault, next)
-				})
-				every(20*time.Second, func() {
-					ctx, cancel := context.WithTimeout(context.Background(), rand.N(time.Minute))
-					defer cancel()
-					s.mu.Lock()
-					p := s.fleet[rand.N(len(s.fleet))]
-					s.mu.Unlock()
-					_ = p.RefreshDue(ctx, rand.N(40*time.Second)-20*time.Second)
-				})
-				every(10*time.Minute, func() {
-					name := s.names[rand.N(len(s.names))]
-					w.apple.revoke(name)
-					s.mu.Lock()
-					defer s.mu.Unlock()
-					s.revoked[name] = true
-				})
-				tasks.Wait()
+				s.rage()
 				time.Sleep(2 * time.Minute)
 				for _, p := range s.fleet {
 					require.NoError(t, p.Close(t.Context()))
 				}
-				for _, name := range s.names {
-					if s.revoked[name] || s.givenUp[name] {
-						continue
-					}
-					row := w.row(name)
-					assert.Nil(t, row.Dead, name)
-					assert.Equal(t, w.apple.refreshToken(name, w.apple.grants[name]), row.Token.RefreshToken, "%s: its refresh token is lost", name)
-				}
+				s.assertNothingLost()
 				t.Logf("keep %v: %d requests, %d refused, %d given up, %d told", w.apple.keep, w.apple.requests(), w.apple.refused, len(s.givenUp), s.told)
 			})
 		})
+	}
+}
+
+// rage lets callers, customers and troubles come at random times, until the end.
+func (s *storm) rage() {
+	var tasks sync.WaitGroup
+	every := func(atMost time.Duration, do func()) {
+		tasks.Go(func() {
+			for time.Sleep(rand.N(atMost)); time.Now().Before(s.end); time.Sleep(rand.N(atMost)) {
+				do()
+			}
+		})
+	}
+	for range 30 {
+		every(2*time.Second, s.call)
+	}
+	every(time.Minute, s.replace)
+	every(time.Minute, s.reconnect)
+	every(40*time.Second, s.troubleApple)
+	every(40*time.Second, s.troubleDatabase)
+	every(2*time.Minute, s.changeSecret)
+	every(20*time.Second, s.refreshDue)
+	every(10*time.Minute, s.revoke)
+	tasks.Wait()
+}
+
+func (s *storm) set(f *string, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*f = value
+}
+
+func (s *storm) troubleApple() {
+	s.set(&s.apples, pick("503", "503 long", "429", "403", "dropped", "400"))
+	time.Sleep(rand.N(40 * time.Second))
+	s.set(&s.apples, "")
+}
+
+func (s *storm) troubleDatabase() {
+	s.mu.Lock()
+	s.broken = rand.N(2*len(s.fleet)) - len(s.fleet)
+	s.database = pick("all", "some", "Save", "Mark", "Lease Save Mark Release", "after", "after Save", "after Lease", "after Mark",
+		"hang Save", "hang Load Lease Save Mark Release Put")
+	if s.database == "all" || strings.Contains(s.database, "Lease Save") {
+		s.broken = -1 // one process alone that cannot renew its leases loses them
+	}
+	s.mu.Unlock()
+	time.Sleep(rand.N(90 * time.Second))
+	s.set(&s.database, "")
+}
+
+func (s *storm) changeSecret() {
+	next := fmt.Sprint("s", rand.Int())
+	s.set(&s.secret, next)
+	time.Sleep(rand.N(20 * time.Second))
+	s.set(&s.vault, next)
+}
+
+func (s *storm) refreshDue() {
+	ctx, cancel := context.WithTimeout(context.Background(), rand.N(time.Minute))
+	defer cancel()
+	s.mu.Lock()
+	p := s.fleet[rand.N(len(s.fleet))]
+	s.mu.Unlock()
+	_ = p.RefreshDue(ctx, rand.N(40*time.Second)-20*time.Second)
+}
+
+func (s *storm) revoke() {
+	name := s.names[rand.N(len(s.names))]
+	s.apple.revoke(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.revoked[name] = true
+}
+
+// assertNothingLost finds the newest token of each grant in the Store, but of those that were revoked or given up.
+func (s *storm) assertNothingLost() {
+	for _, name := range s.names {
+		if s.revoked[name] || s.givenUp[name] {
+			continue
+		}
+		row := s.row(name)
+		assert.Nil(s.t, row.Dead, name)
+		assert.Equal(s.t, s.apple.refreshToken(name, s.apple.grants[name]), row.Token.RefreshToken, "%s: its refresh token is lost", name)
 	}
 }

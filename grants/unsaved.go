@@ -19,24 +19,24 @@ const (
 
 // unsavedToken is a token that was fetched, and is not stored yet. Its fields are guarded by Manager.mu.
 type unsavedToken struct {
-	a        *attempt // that fetched it, whose lease it has
-	version  int64    // of the row that it replaces
-	token    *oauth2.Token
-	err      error // of the last try
-	tries    int
-	leasedAt time.Time // when the lease was taken or renewed
-	goneAt   time.Time // since when the Store has no such grant
-	since    time.Time // when it was fetched
-	timer    *time.Timer
+	a         *attempt // that fetched it, whose lease it has
+	version   int64    // of the row that it replaces
+	token     *oauth2.Token
+	err       error // of the last try
+	tries     int
+	leaseEnds time.Time // unless it is renewed
+	goneAt    time.Time // since when the Store has no such grant
+	since     time.Time // when it was fetched
 }
 
 // save tries once to store u, and reports whether that is settled: it is stored, or the row has a newer token.
 func (m *Manager) save(ctx context.Context, u *unsavedToken) bool {
+	grant, e := u.a.grant, u.a.e
 	m.mu.Lock()
 	version := u.version
 	m.mu.Unlock()
 	err := m.call(ctx, func(ctx context.Context) error {
-		return m.store.Save(ctx, u.a.grant, u.a.holder, version, copyToken(u.token))
+		return m.store.Save(ctx, grant, u.a.holder, version, copyToken(u.token))
 	})
 	if err == nil {
 		m.mu.Lock()
@@ -44,56 +44,41 @@ func (m *Manager) save(ctx context.Context, u *unsavedToken) bool {
 		m.settleSave(u, true)
 		return true
 	}
-	var record Record
-	conflict := errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant)
-	if conflict { // an earlier try has stored the token although it failed, or somebody else was faster
-		var loadErr error
-		record, loadErr = ask(ctx, m, func(ctx context.Context) (Record, error) { return m.store.Load(ctx, u.a.grant) })
-		switch {
-		case loadErr != nil:
-			err = loadErr
-		case record.Token == nil:
+	var row Record
+	if errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) {
+		// An earlier try has stored the token although it failed, or somebody else was faster.
+		row, err = ask(ctx, m, func(ctx context.Context) (Record, error) { return m.store.Load(ctx, grant) })
+		if err == nil && row.Token == nil {
 			err = errNoToken
-		default:
-			err = nil
 		}
 	}
 	gone := errors.Is(err, ErrNoGrant)
-	cause := newStoreError(u.a.grant, err, m.secrets(u.a.e)...)
+	cause := newStoreError(grant, err, m.secrets(e)...)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	u.tries++
 	if !gone {
 		u.goneAt = time.Time{}
 	}
-	switch found, known := m.entries.Load(u.a.grant); {
+	switch {
 	case gone:
 		if u.goneAt.IsZero() {
 			u.goneAt = time.Now()
 		}
-		if !known || found.(*entry) != u.a.e || time.Since(u.goneAt) >= goneTime {
+		if found, _ := m.entries.Load(grant); found != any(e) || time.Since(u.goneAt) >= goneTime {
 			m.settleSave(u, false)
 			return true
 		}
-	case err == nil && u.a.e.line.older(m, record.Token):
-		u.version, u.err = record.Version, ErrConflict // a failover to an older copy: replace that
-		return false
+	case err == nil && e.line.older(m, row.Token): // a failover to an older copy: replace that
+		u.version, err = row.Version, ErrConflict
 	case err == nil:
-		m.settleSave(u, same(record.Token, u.token))
+		m.settleSave(u, same(row.Token, u.token))
 		return true
+	case u.tries == 1: // one row that cannot be written holds up nobody for long
+		m.shut(&m.app.saves, u.a, cause, 0, slog.String("error", cause.Error()))
 	}
-	if u.err = err; !gone {
-		m.noteUnsaved(u, cause)
-	}
+	u.err = err
 	return false
-}
-
-// noteUnsaved holds back what is not sent yet, for as long as nothing can be stored; m.mu is held.
-func (m *Manager) noteUnsaved(u *unsavedToken, cause *StoreError) {
-	if u.tries > 1 {
-		return // the first try tells: one row that cannot be written holds up nobody for long
-	}
-	m.shut(&m.app.saves, u.a, cause, 0, slog.String("error", cause.Error()))
 }
 
 // settleSave forgets u. If the row has another token, that of u is not handed out any more; m.mu is held.
@@ -104,15 +89,12 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 	if e.unsaved == u {
 		e.unsaved = nil
 	}
-	if u.timer != nil {
-		u.timer.Stop()
-	}
-	m.drop(u.a.grant, e)
-	if c := e.current.Load(); !stored && c != nil && c.token.AccessToken == u.token.AccessToken {
-		e.current.Store(nil)
-	}
+	e.drop()
 	if !stored {
-		m.spawn(func() { m.release(u.a) }) // whose lease no Save has ended
+		if c := e.current.Load(); c != nil && c.token.AccessToken == u.token.AccessToken {
+			e.current.Store(nil)
+		}
+		m.spawn(func() { m.release(u.a, u.leaseEnds) }) // which no Save has ended
 		return
 	}
 	m.open(&m.app.saves)
@@ -123,15 +105,10 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 
 // saveLater tries again after a wait, until u is settled or the Manager is closed. In between no goroutine waits.
 func (m *Manager) saveLater(u *unsavedToken, wait time.Duration) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed.Load() {
-		return
-	}
-	u.timer = time.AfterFunc(wait, func() {
+	time.AfterFunc(wait, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if _, unsaved := m.unsaved[u]; !unsaved || m.closed.Load() {
+		if _, unsaved := m.unsaved[u]; !unsaved || m.closed() {
 			return
 		}
 		m.spawn(func() {
@@ -162,12 +139,12 @@ func (m *Manager) saveAgain(ctx context.Context, u *unsavedToken) time.Duration 
 // u's replaces.
 func (m *Manager) renew(ctx context.Context, u *unsavedToken) {
 	m.mu.Lock()
-	due, version := time.Since(u.leasedAt) > m.leaseTime()/3, u.version
+	due, version := time.Until(u.leaseEnds) < m.leaseTime()*2/3, u.version
 	m.mu.Unlock()
 	if !due {
 		return
 	}
-	now := time.Now()
+	ends := time.Now().Add(m.leaseTime())
 	ctx, cancel := context.WithTimeout(ctx, maxSaveBackoff/2) // the rest is for Save
 	defer cancel()
 	_, err := ask(ctx, m, func(ctx context.Context) (Record, error) {
@@ -175,12 +152,12 @@ func (m *Manager) renew(ctx context.Context, u *unsavedToken) {
 	})
 	if errors.Is(err, ErrLeased) { // it ran out, and a sibling has the grant: that looks at the row once more before it sends
 		err = m.call(ctx, func(ctx context.Context) error {
-			return m.store.Mark(ctx, u.a.grant, u.a.holder, version, Mark{Unfinished: true, RetryAt: now.Add(m.leaseTime())})
+			return m.store.Mark(ctx, u.a.grant, u.a.holder, version, Mark{Unfinished: true, RetryAt: ends})
 		})
 	}
 	if err == nil {
 		m.mu.Lock()
-		u.leasedAt = now
+		u.leaseEnds = ends
 		m.mu.Unlock()
 	}
 }

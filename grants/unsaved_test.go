@@ -219,64 +219,83 @@ func TestDatabaseFailsForLongerThanALease(t *testing.T) {
 	} {
 		for _, d := range []time.Duration{20 * time.Second, time.Minute, 3 * time.Minute, 10 * time.Minute} {
 			t.Run(fmt.Sprint(fails, " ", d), func(t *testing.T) {
-				bubble(t, func(t *testing.T, w *world) {
-					w.apple.latency = 2 * time.Second
-					var fleet []*grants.Manager
-					for range 3 {
-						fleet = append(fleet, w.process())
-					}
-					n := 50
-					if d > time.Minute {
-						n = 12
-					}
-					names := w.expired(n)
-					end := time.Now().Add(d + 2*time.Minute)
-					var group sync.WaitGroup
-					var reconnect atomic.Int32
-					for i, name := range names {
-						for j, m := range fleet {
-							group.Go(func() {
-								time.Sleep(time.Duration(i*3+j) * 7 * time.Millisecond)
-								for time.Now().Before(end) {
-									_, err := m.Token(t.Context(), name)
-									if told(err) {
-										reconnect.Add(1)
-									}
-									time.Sleep(time.Second)
-								}
-							})
-						}
-					}
-					for _, m := range fleet {
-						group.Go(func() {
-							for time.Now().Before(end) {
-								_ = m.RefreshDue(t.Context(), 0)
-								time.Sleep(10 * time.Second)
-							}
-						})
-					}
-					time.Sleep(time.Second) // requests are under way
-					w.store.fail(errDatabase, methods...)
-					time.Sleep(4 * time.Second)
-					sent := w.apple.requests()
-					time.Sleep(d - 4*time.Second)
-					assert.LessOrEqual(t, w.apple.requests()-sent, 3*10, "nothing new is sent, but for a probe now and then")
-					w.store.fail(nil)
-					group.Wait()
-					t.Logf("%d requests, %d refused", w.apple.requests(), w.apple.refused)
-					assert.Zero(t, reconnect.Load(), "told to reconnect")
-					assert.Zero(t, w.apple.refused)
-					for _, m := range fleet {
-						require.NoError(t, m.Close(t.Context()))
-					}
-					for _, name := range names {
-						row := w.row(name)
-						assert.Nil(t, row.Dead)
-						assert.Equal(t, w.apple.refreshToken(name, w.apple.grants[name]), row.Token.RefreshToken, "nothing is lost")
-					}
-				})
+				t.Parallel()
+				bubble(t, func(t *testing.T, w *world) { databaseFails(t, w, d, methods) })
 			})
 		}
+	}
+}
+
+func databaseFails(t *testing.T, w *world, d time.Duration, methods []string) {
+	w.apple.latency = 2 * time.Second
+	fleet := []*grants.Manager{w.process(), w.process(), w.process()}
+	n := 50
+	if d > time.Minute {
+		n = 12
+	}
+	names := w.expired(n)
+	end := time.Now().Add(d + 2*time.Minute)
+	wait := w.askUntil(end, time.Hour, fleet, names)
+	var group sync.WaitGroup
+	for _, m := range fleet {
+		group.Go(func() {
+			for time.Now().Before(end) {
+				_ = m.RefreshDue(t.Context(), 0)
+				time.Sleep(10 * time.Second)
+			}
+		})
+	}
+	time.Sleep(time.Second) // requests are under way
+	w.store.fail(errDatabase, methods...)
+	time.Sleep(4 * time.Second)
+	sent := w.apple.requests()
+	time.Sleep(d - 4*time.Second)
+	assert.LessOrEqual(t, w.apple.requests()-sent, 3*10, "nothing new is sent, but for a probe now and then")
+	w.store.fail(nil)
+	group.Wait()
+	assert.Zero(t, wait(), "told to reconnect")
+	t.Logf("%d requests, %d refused", w.apple.requests(), w.apple.refused)
+	assert.Zero(t, w.apple.refused)
+	w.assertNothingLost(t, fleet, names)
+}
+
+// askUntil lets each process ask for each grant once a second until end, each caller for as long as its patience lasts.
+// The function that it returns waits for that, and says how many calls told a customer to reconnect.
+func (w *world) askUntil(end time.Time, patience time.Duration, fleet []*grants.Manager, names []string) (wait func() int) {
+	var group sync.WaitGroup
+	var reconnect atomic.Int32
+	ask := func(m *grants.Manager, name string) {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if _, err := m.Token(ctx, name); told(err) {
+			reconnect.Add(1)
+		}
+	}
+	for i, name := range names {
+		for j, m := range fleet {
+			group.Go(func() {
+				time.Sleep(time.Duration(i*len(fleet)+j) * 7 * time.Millisecond)
+				for ; time.Now().Before(end); time.Sleep(time.Second) {
+					ask(m, name)
+				}
+			})
+		}
+	}
+	return func() int {
+		group.Wait()
+		return int(reconnect.Load())
+	}
+}
+
+// assertNothingLost closes the processes, and finds the newest token of each grant in the Store.
+func (w *world) assertNothingLost(t *testing.T, fleet []*grants.Manager, names []string) {
+	for _, m := range fleet {
+		require.NoError(t, m.Close(t.Context()))
+	}
+	for _, name := range names {
+		row := w.row(name)
+		assert.Nil(t, row.Dead)
+		assert.Equal(t, w.apple.refreshToken(name, w.apple.grants[name]), row.Token.RefreshToken, "nothing is lost")
 	}
 }
 
@@ -452,43 +471,27 @@ func TestDatabaseHangsForLongerThanALease(t *testing.T) {
 	for hangs, methods := range map[string]string{"all": "Load Lease Save Mark Release Put Delete Due", "writes": "Lease Save Mark Release", "Save": "Save"} {
 		for _, d := range []time.Duration{55 * time.Second, 3 * time.Minute} {
 			t.Run(fmt.Sprint(hangs, " ", d), func(t *testing.T) {
-				bubble(t, func(t *testing.T, w *world) {
-					w.apple.latency = 2 * time.Second
-					fleet := []*grants.Manager{w.process(), w.process(), w.process()}
-					names := w.expired(20)
-					end := time.Now().Add(d + 2*time.Minute)
-					var group sync.WaitGroup
-					var reconnect atomic.Int32
-					for i, name := range names {
-						for j, m := range fleet {
-							group.Go(func() {
-								time.Sleep(time.Duration(i*3+j) * 7 * time.Millisecond)
-								for time.Now().Before(end) {
-									ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-									if _, err := m.Token(ctx, name); told(err) {
-										reconnect.Add(1)
-									}
-									cancel()
-									time.Sleep(time.Second)
-								}
-							})
-						}
-					}
-					time.Sleep(time.Second)
-					over := time.Now().Add(d)
-					w.store.set(func(ctx context.Context, method, _ string) error {
-						if strings.Contains(methods, method) && time.Now().Before(over) {
-							return hangStore(ctx, "", "") // the connection is gone, also when the others work again
-						}
-						return nil
-					}, nil)
-					group.Wait()
-					assert.Zero(t, reconnect.Load(), "told to reconnect")
-					assert.Zero(t, w.apple.refused)
-				})
+				t.Parallel()
+				bubble(t, func(t *testing.T, w *world) { databaseHangs(t, w, d, methods) })
 			})
 		}
 	}
+}
+
+func databaseHangs(t *testing.T, w *world, d time.Duration, methods string) {
+	w.apple.latency = 2 * time.Second
+	fleet := []*grants.Manager{w.process(), w.process(), w.process()}
+	wait := w.askUntil(time.Now().Add(d+2*time.Minute), 5*time.Second, fleet, w.expired(20))
+	time.Sleep(time.Second)
+	over := time.Now().Add(d)
+	w.store.set(func(ctx context.Context, method, _ string) error {
+		if strings.Contains(methods, method) && time.Now().Before(over) {
+			return hangStore(ctx, "", "") // the connection is gone, also when the others work again
+		}
+		return nil
+	}, nil)
+	assert.Zero(t, wait(), "told to reconnect")
+	assert.Zero(t, w.apple.refused)
 }
 
 // The database fails for longer than a lease, and after it Save alone: a sibling that has the lease by then sends nothing.

@@ -51,9 +51,9 @@ type connection struct {
 }
 
 // newApp returns the web application for settings that are checked. Close the manager at the end.
-func newApp(s settings, store grants.Store, fake *applebusinesstest.Server, log *slog.Logger) (*app, error) {
-	a := &app{config: s.config(), store: store, login: "login-", log: log, fake: fake, connections: make(map[string]connection)}
-	a.redirectURL, _ = url.Parse(s.redirectURL)
+func newApp(s *settings, store grants.Store, fake *applebusinesstest.Server, log *slog.Logger) (*app, error) {
+	a := &app{config: &s.Config, store: store, login: "login-", log: log, fake: fake, connections: make(map[string]connection)}
+	a.redirectURL, _ = url.Parse(s.RedirectURL)
 	if a.redirectURL.Scheme == "https" {
 		a.login = "__Host-login-"
 	}
@@ -202,10 +202,11 @@ func (a *app) disconnect(ctx context.Context, id string) error {
 
 func (a *app) list(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
-	connections := slices.Collect(maps.Values(a.connections))
+	connections := slices.SortedFunc(maps.Values(a.connections), func(a, b connection) int {
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID))
+	})
 	content := listPage{Failure: a.failure, Failed: a.failed, Fake: a.fake != nil, File: a.file != ""}
 	a.mu.Unlock()
-	slices.SortFunc(connections, func(a, b connection) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
 	for _, c := range connections {
 		record, err := a.store.Load(r.Context(), c.ID)
 		switch {
@@ -239,7 +240,10 @@ func (a *app) change(f func()) {
 		return
 	}
 	content, err := json.Marshal(a.connections)
-	if err = cmp.Or(err, os.WriteFile(a.file+".new", content, 0o600)); err == nil {
+	if err == nil {
+		err = os.WriteFile(a.file+".new", content, 0o600)
+	}
+	if err == nil {
 		err = os.Rename(a.file+".new", a.file)
 	}
 	if err != nil {

@@ -16,10 +16,10 @@ func startFake(s *settings, listening net.Addr) (*applebusinesstest.Server, erro
 		host = "127.0.0.1"
 	}
 	_, port, _ := net.SplitHostPort(listening.String())
-	s.redirectURL = "http://" + net.JoinHostPort(host, port) + redirectPath
+	s.RedirectURL = "http://" + net.JoinHostPort(host, port) + redirectPath
 	fake := applebusinesstest.NewUnstartedServer(&applebusinesstest.Options{Addr: "localhost:0"})
-	s.clientID, s.clientSecret = fake.App.ClientID, fake.App.ClientSecret
-	fake.RegisterApp(applebusinesstest.App{ClientID: s.clientID, ClientSecret: s.clientSecret, RedirectURIs: []string{s.redirectURL}})
+	s.ClientID, s.ClientSecret = fake.App.ClientID, fake.App.ClientSecret
+	fake.RegisterApp(applebusinesstest.App{ClientID: s.ClientID, ClientSecret: s.ClientSecret, RedirectURIs: []string{s.RedirectURL}})
 	if err := fake.Start(); err != nil {
 		return nil, err
 	}

@@ -58,17 +58,18 @@ func main() {
 
 // settings are the command line, and the client secret.
 type settings struct {
-	addr, clientID, clientSecret, redirectURL, authURL, apiURL string
-	dir                                                        string // "": connections are in memory only
+	oauth2.Config
+	addr, authURL, apiURL string
+	dir                   string // "": connections are in memory only
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	given := settings{clientSecret: getenv(secretVariable)}
+	given := settings{Config: oauth2.Config{ClientSecret: getenv(secretVariable)}}
 	flags := flag.NewFlagSet("connect", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&given.addr, "addr", "", "`address` to listen at (default with the fake: 127.0.0.1 and a free port)")
-	flags.StringVar(&given.clientID, "client-id", "", "client_id of the app; its secret is read from "+secretVariable)
-	flags.StringVar(&given.redirectURL, "redirect-url", "", "`URL` of this program, with any path, as registered with the app at Apple")
+	flags.StringVar(&given.ClientID, "client-id", "", "client_id of the app; its secret is read from "+secretVariable)
+	flags.StringVar(&given.RedirectURL, "redirect-url", "", "`URL` of this program, with any path, as registered with the app at Apple")
 	flags.StringVar(&given.authURL, "auth-url", "", "base `URL` of the authorization endpoint, without /oauth2/v1/authorize")
 	flags.StringVar(&given.apiURL, "api-url", "", "base `URL` of the API, without /api/v1")
 	flags.StringVar(&given.dir, "dir", "", "`folder` to keep the connections in, not with the fake (default: in memory)")
@@ -90,8 +91,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 }
 
 // serve runs the web application until ctx is done.
-func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
-	withFake := s == settings{addr: s.addr}
+func (s *settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
+	withFake := s.ClientID+s.ClientSecret+s.RedirectURL+s.authURL+s.apiURL+s.dir == ""
 	if withFake {
 		s.addr = cmp.Or(s.addr, "127.0.0.1:0")
 	}
@@ -102,11 +103,12 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	defer listener.Close()
 	var fake *applebusinesstest.Server
 	if withFake {
-		if fake, err = startFake(&s, listener.Addr()); err != nil {
+		if fake, err = startFake(s, listener.Addr()); err != nil {
 			return err
 		}
 		defer fake.Close()
 	}
+	s.Endpoint = applebusiness.OAuth2Endpoint(s.authURL, s.apiURL)
 	if err := s.check(); err != nil {
 		return err
 	}
@@ -145,42 +147,35 @@ func (s settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	return <-stopped
 }
 
-// config returns what x/oauth2 needs to know.
-func (s settings) config() *oauth2.Config {
-	endpoint := applebusiness.OAuth2Endpoint(s.authURL, s.apiURL)
-	return &oauth2.Config{ClientID: s.clientID, ClientSecret: s.clientSecret, RedirectURL: s.redirectURL, Endpoint: endpoint}
-}
-
 // check returns all that is wrong with the settings, before a customer meets it.
-func (s settings) check() error {
-	var errs []error
-	for _, required := range [...]struct{ name, value string }{
-		{"-addr", s.addr}, {"-client-id", s.clientID}, {secretVariable, s.clientSecret},
-		{"-redirect-url", s.redirectURL}, {"-auth-url", s.authURL}, {"-api-url", s.apiURL},
+func (s *settings) check() error {
+	var missing, wrong []error
+	for _, setting := range [...]struct{ name, value string }{
+		{"-addr", s.addr}, {"-client-id", s.ClientID}, {secretVariable, s.ClientSecret},
+		{"-redirect-url", s.RedirectURL}, {"-auth-url", s.authURL}, {"-api-url", s.apiURL},
 	} {
-		if required.value == "" {
-			errs = append(errs, errors.New(required.name+" is missing"))
+		address, err := url.Parse(setting.value)
+		switch {
+		case setting.value == "":
+			missing = append(missing, errors.New(setting.name+" is missing"))
+		case strings.HasSuffix(setting.name, "-url") && (err != nil || !secure(address)):
+			wrong = append(wrong, errors.New(setting.name+" has to be an https address, or an http address of this machine, without user and query"))
+		case setting.name == "-redirect-url" && (!freePath.MatchString(address.Path) || slices.Contains(ownPaths, address.Path)):
+			wrong = append(wrong, errors.New(setting.name+" has to have a path of its own, such as "+redirectPath))
 		}
 	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
+	if len(missing) > 0 {
+		return errors.Join(missing...)
 	}
-	example := s.config().AuthCodeURL(oauth2.GenerateVerifier(), oauth2.S256ChallengeOption(oauth2.GenerateVerifier()))
-	errs = append(errs, applebusiness.CheckAuthorizationURL(example))
-	for _, server := range [...]struct{ name, value string }{{"-redirect-url", s.redirectURL}, {"-auth-url", s.authURL}, {"-api-url", s.apiURL}} {
-		if parsed, err := url.Parse(server.value); err != nil || !secure(parsed) || parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != "" {
-			errs = append(errs, errors.New(server.name+" has to be an https address, or an http address of this machine, without user and query"))
-		} else if server.name == "-redirect-url" && (!freePath.MatchString(parsed.Path) || slices.Contains(ownPaths, parsed.Path)) {
-			errs = append(errs, errors.New(server.name+" has to have a path of its own, such as "+redirectPath))
-		}
-	}
-	return errors.Join(errs...)
+	example := s.AuthCodeURL(oauth2.GenerateVerifier(), oauth2.S256ChallengeOption(oauth2.GenerateVerifier()))
+	return errors.Join(applebusiness.CheckAuthorizationURL(example), errors.Join(wrong...))
 }
 
-// secure reports whether nobody else reads what is sent to a server.
-func secure(server *url.URL) bool {
-	here := server.Hostname() == "localhost" || net.ParseIP(server.Hostname()).IsLoopback()
-	return server.Hostname() != "" && (server.Scheme == "https" || server.Scheme == "http" && here)
+// secure reports whether nobody else reads what is sent to an address, which says nothing but the server and a path.
+func secure(address *url.URL) bool {
+	here := address.Hostname() == "localhost" || net.ParseIP(address.Hostname()).IsLoopback()
+	return address.Hostname() != "" && (address.Scheme == "https" || address.Scheme == "http" && here) &&
+		address.User == nil && address.RawQuery == "" && address.Fragment == ""
 }
 
 // freePath is a path that the mux takes as it is, and ownPaths are this program's.

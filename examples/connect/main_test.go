@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
@@ -118,11 +120,18 @@ func newBrowser(t *testing.T) *http.Client {
 	return &http.Client{Jar: jar, Timeout: liveness}
 }
 
+// freeAddr returns an address at which nobody listens. Its port is none that systems give out by themselves, or another process
+// could have it a moment later.
 func freeAddr(t *testing.T) string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	return listener.Addr().String()
+	for range 100 {
+		listener, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 20_000+rand.N(12_000)))
+		if err == nil {
+			defer listener.Close()
+			return listener.Addr().String()
+		}
+	}
+	require.Fail(t, "no port is free")
+	return ""
 }
 
 func getenv(variables map[string]string) func(string) string {
@@ -384,8 +393,8 @@ func TestRedirectAgain(t *testing.T) {
 	})
 	redirectURL = p.begin()
 	ctx, giveUp := context.WithCancel(t.Context())
-	var browsers sync.WaitGroup
-	browsers.Go(func() {
+	var first, browsers sync.WaitGroup
+	first.Go(func() {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, redirectURL, nil)
 		assert.NoError(t, err)
 		_, err = p.client.Do(request)
@@ -393,6 +402,7 @@ func TestRedirectAgain(t *testing.T) {
 	})
 	<-arrived
 	giveUp()
+	first.Wait()
 	for range 2 {
 		browsers.Go(func() {
 			_, page := p.do(p.client, http.MethodGet, redirectURL, nil)
@@ -410,10 +420,16 @@ func TestBrowserGivesUp(t *testing.T) {
 	p := start(t, allow)
 	redirectURL := p.begin()
 	ctx, giveUp := context.WithCancel(t.Context())
-	p.intercept(func(_ http.ResponseWriter, r *http.Request) bool { giveUp(); return false })
+	gone := make(chan struct{})
+	p.intercept(func(http.ResponseWriter, *http.Request) bool {
+		giveUp()
+		<-gone // or a browser on a slow machine has the response, too
+		return false
+	})
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, redirectURL, nil)
 	require.NoError(t, err)
 	_, err = p.client.Do(request)
+	close(gone)
 	assert.ErrorIs(t, err, context.Canceled)
 	assert.Eventually(t, func() bool {
 		_, page := p.get("/")
@@ -784,7 +800,7 @@ func TestHeaders(t *testing.T) {
 }
 
 func TestSecureCookie(t *testing.T) {
-	a, err := newApp(settings{redirectURL: "https://partner.example/redirect"}, grants.NewMemoryStore(), nil, nil)
+	a, err := newApp(&settings{Config: oauth2.Config{RedirectURL: "https://partner.example/redirect"}}, grants.NewMemoryStore(), nil, nil)
 	require.NoError(t, err)
 	recorder := httptest.NewRecorder()
 	a.handler().ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "https://partner.example/connect", nil))

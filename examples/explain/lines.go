@@ -14,7 +14,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -30,14 +29,15 @@ const (
 
 // report is what -lines found so far: a record that may go on, and a count for each kind of failure, which are bounded in number.
 type report struct {
-	sync.Mutex // not held while a line is waited for, so that an interrupt finds the report whole
-	out        *bufio.Writer
-	asJSON     bool
-	line       int
-	pending    [][]byte // lines of a record
-	others     int      // lines that tell of no failure
-	code       int
-	counts     map[string]*count
+	out    *bufio.Writer
+	asJSON bool
+	record []byte // lines that may go on
+	lines  int    // how many these are
+	isOpen bool   // the first one ends in a bracket
+	line   int    // the number of the one before
+	others int    // lines that tell of no failure
+	code   int
+	counts map[string]*count
 }
 
 // count is what the summary says of one kind of failure.
@@ -52,31 +52,30 @@ type count struct {
 	customers map[uint64]bool
 }
 
-// explainLines explains the lines of a log and sums up, also after an interrupt.
+// explainLines explains the lines of a log and sums up. An interrupt ends the log.
 func explainLines(log io.Reader, asJSON bool, stdout io.Writer) (int, error) {
-	r := &report{out: bufio.NewWriter(stdout), asJSON: asJSON, counts: make(map[string]*count)}
-	r.Lock()
+	reader, writer := io.Pipe()
+	defer reader.Close()
 	interrupt := make(chan os.Signal, 1)
 	signal.Notify(interrupt, os.Interrupt)
 	defer signal.Stop(interrupt)
 	go func() {
 		<-interrupt
-		r.Lock() // for good
-		code, err := r.finish()
-		if err != nil {
-			code = exitUnusable
-		}
-		os.Exit(code)
+		_ = writer.Close()
 	}()
-	err := r.read(log)
+	go func() {
+		_, err := io.Copy(writer, log)
+		_ = writer.CloseWithError(err)
+	}()
+	r := &report{out: bufio.NewWriter(stdout), asJSON: asJSON, counts: make(map[string]*count)}
+	err := r.read(reader)
 	if err != nil && len(r.counts) == 0 {
 		return 0, err
 	}
-	code, failed := r.finish()
-	return code, cmp.Or(err, failed)
+	return r.code, cmp.Or(err, r.sumUp())
 }
 
-// read explains each line of a log, of a long one the beginning. It lets an interrupt in while it waits for the next one.
+// read explains each line of a log, of a long one the beginning.
 func (r *report) read(log io.Reader) error {
 	for lines := bufio.NewReaderSize(log, maxLine); ; {
 		if lines.Buffered() == 0 {
@@ -84,9 +83,7 @@ func (r *report) read(log io.Reader) error {
 				return err
 			}
 		}
-		r.Unlock()
 		line, err := lines.ReadSlice('\n')
-		r.Lock()
 		if len(line) > 0 {
 			r.add(line)
 		}
@@ -109,23 +106,23 @@ var (
 
 // add puts a line to the record that it belongs to: what is indented or a body after a line that may have more. Or it begins one.
 func (r *report) add(line []byte) {
-	isBody := len(r.pending) == 1 && bodyLine.Match(line) && !openLine.Match(r.pending[0])
-	if len(r.pending) > 0 && (isBody || moreLine.Match(line)) {
-		r.pending = append(r.pending, bytes.Clone(line))
+	isBody := r.lines == 1 && !r.isOpen && bodyLine.Match(line)
+	if r.lines > 0 && (isBody || moreLine.Match(line)) {
+		r.record, r.lines = append(r.record, line...), r.lines+1
 		if isBody || line[0] == '}' || line[0] == ')' {
-			record := bytes.Join(r.pending, nil)
-			r.explain(record, len(r.pending), mayTell(record))
-			r.pending = nil
-		} else if len(r.pending) == maxLines {
+			r.explain(r.record, r.lines, mayTell(r.record))
+			r.lines = 0
+		} else if r.lines == maxLines {
 			r.flush()
 		}
 		return
 	}
 	r.flush()
-	end, isHinted := string(bytes.TrimSpace(line[max(0, len(line)-8):])), mayTell(line)
-	isHead := strings.HasSuffix(end, ":") || bytes.Contains(line, []byte("cannot fetch token: ")) || bytes.Contains(line, []byte("OAuth2::Error")) || headLine.Match(line)
-	if strings.ContainsAny(end, "{(") && openLine.Match(line) || isHinted && isHead && !bytes.Contains(line, []byte("Response: ")) {
-		r.pending = [][]byte{bytes.Clone(line)}
+	end, isHinted := bytes.TrimSpace(line[max(0, len(line)-8):]), mayTell(line)
+	r.isOpen = bytes.ContainsAny(end, "{(") && openLine.Match(line)
+	isHead := isHinted && (bytes.HasSuffix(end, []byte(":")) || headLine.Match(line) || containsAny(string(line), "cannot fetch token: ", "OAuth2::Error"))
+	if r.isOpen || isHead && !bytes.Contains(line, []byte("Response: ")) {
+		r.record, r.lines = append(r.record[:0], line...), 1
 	} else {
 		r.explain(line, 1, isHinted)
 	}
@@ -133,32 +130,31 @@ func (r *report) add(line []byte) {
 
 // flush explains the lines of a record that did not become whole, each for itself.
 func (r *report) flush() {
-	for _, line := range r.pending {
+	for line := range bytes.Lines(r.record[:len(r.record)*min(r.lines, 1)]) {
 		r.explain(line, 1, mayTell(line))
 	}
-	r.pending = nil
+	r.lines = 0
 }
 
 // explain explains one record.
 func (r *report) explain(record []byte, lines int, isHinted bool) {
 	line := r.line + 1
 	r.line += lines
-	if !isHinted {
-		r.others += lines
-		return
+	var found []*failure
+	var f *facts
+	if isHinted {
+		f = collect(string(record))
+		found = slices.DeleteFunc(f.failures(), func(x *failure) bool {
+			return x.Provider != "" || x.Name == "network" && containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
+		})
 	}
-	f := collect(string(record))
-	found := slices.DeleteFunc(f.failures(), func(x *failure) bool {
-		return x.Provider != "" || x.Name == "network" && containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
-	})
 	if len(found) == 0 {
 		r.others += lines
 	}
 	for _, x := range found {
 		r.code = max(r.code, x.exitCode())
 		r.count(x, f, line)
-		if r.asJSON {
-			x.Line = line
+		if x.Line = line; r.asJSON {
 			_ = writeJSON(r.out, x, "")
 		} else {
 			fmt.Fprintf(r.out, "%d: %s: %s%s", line, x.Name, x.ActionText, x.render("line"))
@@ -185,23 +181,22 @@ func (r *report) count(x *failure, f *facts, line int) {
 	if at != "" {
 		c.First, c.Last = min(cmp.Or(c.First, at), at), max(c.Last, at)
 	}
-	customer := cmp.Or(f.said["customer"], f.said["grant"], f.said["tenant"], f.said["account"], f.said["merchant"], f.said["org"])
-	if customer != "" && len(c.customers) < maxCustomers {
+	if customer := f.said["customer"]; customer != "" && len(c.customers) < maxCustomers {
 		c.customers[maphash.String(seed, customer)] = true
 	}
 	c.Customers = len(c.customers)
 }
 
-// finish prints how many failures of each kind there were.
-func (r *report) finish() (int, error) {
-	if r.flush(); len(r.counts) == 0 {
-		return 0, cmp.Or(r.out.Flush(), errors.New("no line holds an OAuth error"))
+// sumUp prints how many failures of each kind there were.
+func (r *report) sumUp() error {
+	if len(r.counts) == 0 {
+		return cmp.Or(r.out.Flush(), errors.New("no line holds an OAuth error"))
 	}
 	counts := slices.SortedFunc(maps.Values(r.counts), func(a, b *count) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Action, b.Action))
 	})
 	if r.asJSON {
-		return r.code, cmp.Or(writeJSON(r.out, map[string]any{"summary": counts, "others": r.others}, ""), r.out.Flush())
+		return cmp.Or(writeJSON(r.out, map[string]any{"summary": counts, "others": r.others}, ""), r.out.Flush())
 	}
 	table := tabwriter.NewWriter(r.out, 0, 0, 2, ' ', 0)
 	fmt.Fprint(table, "\nCOUNT\tREASON\tACTION\tFIRST\tLAST\tCUSTOMERS\tLINE\n")
@@ -211,47 +206,36 @@ func (r *report) finish() (int, error) {
 	if r.others > 0 {
 		fmt.Fprintf(table, "%d\tnothing to explain\n", r.others)
 	}
-	return r.code, cmp.Or(table.Flush(), r.out.Flush())
+	return cmp.Or(table.Flush(), r.out.Flush())
 }
 
-// hints are what a record holds at least one of if it tells of a failure, in lower case and by the hash of their first four bytes.
-var hints = func() *[1 << 16][]string {
-	texts := []string{"error", "endpoint", "applebusiness", "oauth2: ", "reason", "retry-after", `response":{`, `response\":{`, `response\\\":{`, ": eof", "http/1.0 ", "http/1.1 ", "http/2 ", "http/3 ", "oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values:"}
-	for _, name := range slices.Concat(slices.Collect(maps.Keys(codeWords)), slices.Collect(maps.Keys(labelWords))) {
-		if strings.Contains(name, "_") || strings.HasPrefix(name, "err") || strings.HasPrefix(name, "code") {
-			texts = append(texts, name)
+// hints are what a record holds at least one of if it tells of a failure, in lower case, by their first four bytes; isHint has the
+// hashes of those.
+var hints, isHint = func() (map[uint32][]string, *[1 << 15]bool) {
+	texts := slices.Concat([]string{"error", "applebusiness", "oauth2: ", "reason", "retry-after", "code=", `n","code"`, `n\",\"code`, "action=", `action":"`, `action\":\"`,
+		`response":{`, `response\":{`, `response\\\":{`, ": eof", "http/1.0 ", "http/1.1 ", "http/2 ", "http/3 ", "oauth 2.0 parameter: ", "missing fields in post body",
+		" is invalid. accepted values:"}, slices.Collect(neterr.Needles()), slices.Collect(maps.Keys(codeWords)), slices.Collect(maps.Keys(labelWords)), documented)
+	hints, isHint := make(map[uint32][]string), new([1 << 15]bool)
+	for _, text := range texts {
+		if text != "server" && text != "unavailable" { // which any line may hold
+			four := uint32(text[0])<<24 | uint32(text[1])<<16 | uint32(text[2])<<8 | uint32(text[3]) | 0x20202020
+			hints[four], isHint[hash(four)] = append(hints[four], text), true
 		}
 	}
-	for _, entry := range documented {
-		if !isCommon(entry.Reason) {
-			texts = append(texts, entry.Description)
-		}
-	}
-	hints := new([1 << 16][]string)
-	for _, text := range slices.AppendSeq(texts, neterr.Needles()) {
-		var four uint32
-		for i := range 4 {
-			four = four<<8 | uint32(text[i]|' ')
-		}
-		hints[hash(four)] = append(hints[hash(four)], text)
-	}
-	return hints
+	return hints, isHint
 }()
 
-func hash(four uint32) uint16 { return uint16(four * 0x9e3779b1 >> 16) }
+func hash(four uint32) uint32 { return four * 0x9e3779b1 >> 17 }
 
 // mayTell is the cheap test before everything else: it is false only if text certainly tells of no failure.
 func mayTell(text []byte) bool {
 	var four uint32
 	for i, c := range text {
-		four = four<<8 | uint32(c|' ')
-		for _, hint := range hints[hash(four)] {
-			rest := text[max(0, i-3):]
-			if len(rest) < len(hint) || !strings.EqualFold(string(rest[:len(hint)]), hint) {
-				continue
-			}
-			group := rest[:min(len(rest), 96)]
-			if hint != "endpoint" || bytes.Contains(group, []byte("code")) || bytes.Contains(group, []byte("action")) {
+		if four = four<<8 | uint32(c|' '); !isHint[hash(four)] {
+			continue
+		}
+		for _, hint := range hints[four] {
+			if rest := text[max(0, i-3):]; len(rest) >= len(hint) && strings.EqualFold(string(rest[:len(hint)]), hint) {
 				return true
 			}
 		}

@@ -8,6 +8,7 @@ package main
 
 import (
 	"cmp"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -16,34 +17,18 @@ import (
 	"math"
 	"os"
 	"reflect"
-	"slices"
+	"regexp"
 	"strings"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
 
+//go:embed usage.txt
+var usage string
+
 const (
 	exitDocumented, exitUndocumented, exitUnusable = 0, 1, 2
 	maxInput                                       = 1 << 20
-
-	usage = `Usage: explain [-json] [INPUT]
-       explain -lines [-json] [FILE]
-
-Explains an OAuth error of Apple Business, or a failure of the network on the
-way there. INPUT is text or the name of a file: a JSON body, an HTTP response,
-a redirect URL, a line of a log, a label. Without it, or with -, standard input
-is read. Nothing secret is printed.
-
-  explain 'oauth2: "invalid_grant" "Invalid refresh_token"'
-  explain 'https://partner.example/callback?error=access_denied&state=xyz'
-  zcat app.log.*.gz | explain -lines
-
-  -json   print JSON, with -lines an object a line and the summary in the last
-  -lines  explain each line that tells of an error on one line, then sum up
-
-Exit status: 0 Apple documents what was found, 1 not all of it, 2 nothing found.
-INPUT may be 1 MiB long; of a longer line the beginning is explained.
-`
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -60,17 +45,19 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	}
 	input, err := append(flags.Args(), "-")[0], error(nil)
 	if file, openErr := os.Open(input); openErr == nil {
-		input, stdin = "-", file
+		stdin = file
+	} else if input != "-" {
+		stdin = strings.NewReader(input)
+		*lines, err = false, map[bool]error{true: errors.New("the argument is no file that can be read")}[*lines] // it may be a pasted line
 	}
 	switch {
 	case flags.NArg() > 1:
 		err = errors.New("give one INPUT, in quotes")
-	case *lines && input != "-":
-		err = errors.New("the argument is no file that can be read") // it may be a pasted line
+	case err != nil:
 	case *lines:
 		code, err = explainLines(stdin, *asJSON, stdout)
 	default:
-		code, err = explainOne(input, *asJSON, stdin, stdout)
+		code, err = explainOne(stdin, *asJSON, stdout)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "explain:", err)
@@ -81,30 +68,26 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 
 var errRead = errors.New("the input cannot be read") // the text of a reader's error may hold anything
 
-// explainOne explains input, or what is read if it is "-", and returns the exit status.
-func explainOne(input string, asJSON bool, stdin io.Reader, stdout io.Writer) (code int, err error) {
-	if input == "-" {
-		read, err := io.ReadAll(io.LimitReader(stdin, maxInput+1))
-		if err != nil {
-			return 0, errRead
-		}
-		input = string(read)
-	}
-	if len(input) > maxInput {
+// explainOne explains a text, and returns the exit status.
+func explainOne(input io.Reader, asJSON bool, stdout io.Writer) (code int, err error) {
+	text, err := io.ReadAll(io.LimitReader(input, maxInput+1))
+	if err != nil {
+		return 0, errRead
+	} else if len(text) > maxInput {
 		return 0, errors.New("the input is longer than 1 MiB")
 	}
-	found, err := understand(input)
+	found, err := understand(string(text))
 	for i, x := range found {
 		code = max(code, x.exitCode())
+		if asJSON {
+			err = writeJSON(stdout, x, "  ")
+			continue
+		}
 		text := x.render("text")
 		if len(found) > 1 {
 			text = fmt.Sprintf("Error %d of %d different ones: %s", i+1, len(found), text)
 		}
-		if asJSON {
-			err = writeJSON(stdout, x, "  ")
-		} else {
-			_, err = io.WriteString(stdout, text)
-		}
+		_, err = io.WriteString(stdout, text)
 	}
 	return code, err
 }
@@ -145,20 +128,22 @@ type cause struct {
 // newFailure returns what is said about e, or about what failed in the network.
 func newFailure(e *applebusiness.Error, network string, advice applebusiness.Advice) *failure {
 	x := &failure{
-		Name: "undocumented", Reason: e.Reason, Endpoint: e.Endpoint, Code: string(codeWords[strings.ToLower(string(e.Code))]), Network: network, Status: e.StatusCode, Documented: isDocumented(e.Reason),
-		GrantType: e.GrantType, Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []cause{}, Action: advice.Action, ActionText: cmp.Or(string(advice.Action), "unknown"), Remedy: advice.Remedy,
+		Name: "undocumented", Constant: constant(e.Reason), Reason: e.Reason, Endpoint: e.Endpoint, Code: string(codeWords[strings.ToLower(string(e.Code))]),
+		Network: network, Status: e.StatusCode, Documented: e.Reason.Description() != "", GrantType: e.GrantType, Wait: int(math.Ceil(e.RetryAfter.Seconds())),
+		Impact: advice.Impact, Causes: []cause{}, Action: advice.Action, ActionText: cmp.Or(string(advice.Action), "unknown"), Remedy: advice.Remedy,
 	}
 	if e.Reason != "" {
-		x.Constant = constant(e.Reason)
 		x.Name = x.Constant
 	} else if network != "" {
 		x.Name = "network"
 	}
-	x.Head = x.Name + map[bool]string{true: ", documented by Apple"}[x.Documented]
-	if x.Documented && e.Description != "" {
+	if x.Head = x.Name; x.Documented {
+		x.Head += ", documented by Apple"
+	}
+	if e.Description != "" {
 		x.Description = e.Reason.Description()
 	}
-	if slices.Contains(strings.Fields("client_id client_secret code code_challenge code_challenge_method code_verifier grant_type redirect_uri refresh_token response_type scope state"), e.Parameter) {
+	if parameters.MatchString(e.Parameter) {
 		x.Parameter = e.Parameter
 	}
 	for _, c := range advice.Causes {
@@ -166,6 +151,24 @@ func newFailure(e *applebusiness.Error, network string, advice applebusiness.Adv
 		x.CausesText = strings.TrimPrefix(x.CausesText+"\n             "+c.Description(), "\n             ")
 	}
 	return x
+}
+
+var (
+	parameters = regexp.MustCompile(`^(?:client_(?:id|secret)|code|code_challenge|code_challenge_method|code_verifier|grant_type|redirect_uri|refresh_token|response_type|scope|state)$`)
+	initials   = regexp.MustCompile(`(?:^|_)(?:id$|uri$|\w)`)
+)
+
+// constant returns the name of reason's constant, which its label is in snake case.
+func constant(reason applebusiness.Reason) string {
+	if reason == "" {
+		return ""
+	}
+	return "Err" + initials.ReplaceAllStringFunc(string(reason), func(text string) string { return strings.ToUpper(strings.TrimPrefix(text, "_")) })
+}
+
+// isSame reports whether x is of the same kind as other.
+func (x *failure) isSame(other *failure) bool {
+	return x.Name == other.Name && x.Action == other.Action && x.Code == other.Code && x.Provider == other.Provider
 }
 
 // render returns those of x's fields that have a format of this kind.
@@ -179,7 +182,10 @@ func (x *failure) render(kind string) (text string) {
 }
 
 func (x *failure) exitCode() int {
-	return map[bool]int{true: exitDocumented, false: exitUndocumented}[x.Documented]
+	if x.Documented {
+		return exitDocumented
+	}
+	return exitUndocumented
 }
 
 func writeJSON(w io.Writer, object any, indent string) error {

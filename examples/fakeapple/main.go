@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -22,49 +23,8 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
 )
 
-const usage = `Fakeapple is a fake Apple Business for tests in any language: an OAuth server that responds as Apple documents, and
-fails as a test asks.
-
-  go build -o fakeapple ./examples/fakeapple
-  ./fakeapple -client-id my-app -client-secret s3cret -redirect-uri http://127.0.0.1:8080/redirect -consent allow
-  curl -d '{"reason":"invalid_refresh_token"}' http://127.0.0.1:PORT/_fake/fail
-
-The first line on stdout is a JSON object: authorization_url, token_url, api_url, client_id, client_secret, redirect_uris, and with
--tls certificate, the path of its file. Requests are accepted from then on, until SIGINT or SIGTERM.
-
-A test steers it by requests to api_url + /_fake/…, with a JSON object, whose Content-Type may be missing or curl's, or with
-parameters in the query. The response is JSON, or 204 where there is nothing to say; with an "error" that helps 400 for a request that
-is wrong or of which a part would be ignored, 404 for a route, label, client or token that is not known, 405 for another method.
-
-  GET  health                     {"status":"ok"}
-  POST reset                      begins anew: secrets, apps, consent and clock as at the start; no grants, failures and requests
-  POST fail {"reason":"server"}   the next request fails with this row; "status" picks one of several, 0 the redirect; "header" is added
-  POST fail {"status":503,"header":{"Retry-After":"7"},"body":""}
-                                  the next token request gets this response
-  POST fail {"drop":true}         the connection breaks; "hang": there is no response; a "delay" ("2s") comes before a row, a
-                                  response or a drop
-  POST fail {"status":504,"takes_effect":true}
-                                  the request takes effect; only its response is this row or status, lost (drop, hang) or late (delay)
-  POST fail?status=503&times=3    the same; what is sent as body (no JSON object), Content-Type and Retry-After is the response's
-      "times"                     how many requests fail so: 1 unless given, negative: until reset or heal; "count" is the same
-      "endpoint", "grant_type", "client_id", "refresh_token"
-                                  which requests fail: "endpoint":"me" is /api/v1/me. Each combination has a queue of its own, the
-                                  most specific first: refresh_token counts for more than client_id, and that than grant_type
-  POST heal                       forgets failures that have not come to pass; those left at the end are said on stderr
-  POST connect {"expired":true}   a customer's token, of the app or of "client_id"; one that is expired has a negative expires_in,
-                                  and the fake refuses its access token
-  POST revoke {"refresh_token":"…"}
-                                  the customer disconnects the partner
-  POST rotate-secret              a new client_secret at once, of the app or of "client_id": "client_secret", or a random one
-  POST delete-app                 of the app or of "client_id", with all grants
-  POST consent {"consent":"deny"} what the user does: ask, allow or deny
-  POST clock {"advance":"6m"}     the clock of lifetimes, -rate-limit and the time of requests; GET clock tells the time, POST advance is the same
-  GET  requests                   what has arrived at the two endpoints, without secrets: endpoint, time, grant_type, content_type,
-                                  params, request_id and the response's status (0: none)
-  GET  reasons                    the rows of Apple's tables, with the label of each
-
-Flags:
-`
+//go:embed usage.txt
+var usage string
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

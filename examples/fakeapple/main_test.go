@@ -261,7 +261,7 @@ func TestReportsFailures(t *testing.T) {
 
 // What a test looks at is part of its result's key: go test does not take an older program's result for this one's.
 func TestSources(t *testing.T) {
-	for _, pattern := range []string{"*.go", "../../*.go", "../../applebusinesstest/*", "../../internal/*/*.go"} {
+	for _, pattern := range []string{"*.go", "*.txt", "../../*.go", "../../applebusinesstest/*", "../../internal/*/*.go"} {
 		sources, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		require.NotEmpty(t, sources, pattern)

@@ -200,25 +200,11 @@ func (to route) read(r *http.Request) (into asked, err error) {
 }
 
 func (s *program) fail(asked asked) (any, error) {
-	next := applebusinesstest.Failure{
-		Header: make(http.Header), Body: asked.Body, TakesEffect: asked.TakesEffect, Hang: asked.Hang, Drop: asked.Drop,
-		Endpoint: asked.Endpoint, GrantType: asked.GrantType, ClientID: asked.ClientID, RefreshToken: asked.RefreshToken,
-	}
-	for name, value := range asked.Header {
-		next.Header.Set(name, value)
-	}
+	entry, known := findRow(asked)
 	delay, err := time.ParseDuration(cmp.Or(asked.Delay, "0"))
 	times := cmp.Or(asked.Times, asked.Count)
-	entry, known := findRow(asked)
-	next.Delay, next.Entry = delay, entry
-	if times != nil {
-		next.Times = *times
-	}
-	if asked.Status != nil && asked.Reason == "" {
-		next.StatusCode = *asked.Status
-	}
 	switch {
-	case err != nil || delay < 0:
+	case err != nil:
 		return nil, errors.New("want a delay such as 2s")
 	case times != nil && *times == 0 || asked.Times != nil && asked.Count != nil:
 		return nil, errors.New("want times (or count, which is the same) above 0, or below 0 for all requests")
@@ -229,25 +215,42 @@ func (s *program) fail(asked asked) (any, error) {
 	case asked.Reason == "" && asked.Status == nil && !asked.Drop && !asked.Hang && !asked.TakesEffect && delay == 0:
 		return nil, errors.New("want a reason, a status, drop, hang, or takes_effect with a delay")
 	}
+	next := applebusinesstest.Failure{
+		Entry: entry, Header: make(http.Header), Body: asked.Body,
+		TakesEffect: asked.TakesEffect, Delay: delay, Hang: asked.Hang, Drop: asked.Drop,
+		Endpoint: asked.Endpoint, GrantType: asked.GrantType, ClientID: asked.ClientID, RefreshToken: asked.RefreshToken,
+	}
+	for name, value := range asked.Header {
+		next.Header.Set(name, value)
+	}
+	if times != nil {
+		next.Times = *times
+	}
+	if asked.Status != nil && asked.Reason == "" {
+		next.StatusCode = *asked.Status
+	}
 	s.server.FailNext(next)
 	return nil, nil
 }
 
-// findRow returns the first row with the reason, and with the status and the endpoint if they are given, and all reasons. A status
-// that Apple does not document for the reason is put into the row; FailNext refuses another endpoint.
+// findRow returns the first row with the reason that fits the endpoint and the status best, if these are given, and all reasons. A
+// status that Apple does not document for the reason is put into the row; FailNext refuses another endpoint.
 func findRow(asked asked) (row applebusiness.Entry, known []string) {
+	best := -1
 	for entry := range applebusiness.Catalog() {
 		known = append(known, string(entry.Reason))
-		isEndpoint := asked.Endpoint == "" || asked.Endpoint == entry.Endpoint
-		switch {
-		case entry.Reason != asked.Reason:
-		case isEndpoint && (asked.Status == nil || entry.StatusCode == *asked.Status):
-			return entry, known
-		case row.Reason == "" || asked.Endpoint == entry.Endpoint:
-			row = entry
+		fit := 0
+		if entry.Endpoint == asked.Endpoint {
+			fit = 2
+		}
+		if asked.Status != nil && entry.StatusCode == *asked.Status {
+			fit++
+		}
+		if entry.Reason == asked.Reason && fit > best {
+			row, best = entry, fit
 		}
 	}
-	if row.Reason != "" && asked.Status != nil {
+	if asked.Status != nil && best >= 0 {
 		row.StatusCode = *asked.Status
 	}
 	return row, known

@@ -132,8 +132,8 @@ func TestBusyPool(t *testing.T) {
 	store, table := newStore(t, pool, pgxstore.Options{})
 	conn, err := pool.Acquire(t.Context())
 	require.NoError(t, err)
-	put := make(chan error)
-	go func() { put <- store.Put(t.Context(), "a", token("a", time.Hour)) }()
+	put, waits := make(chan error), token("a", time.Hour)
+	go func() { put <- store.Put(t.Context(), "a", waits) }()
 	time.Sleep(1500 * time.Millisecond)
 	var before time.Time
 	require.NoError(t, conn.QueryRow(t.Context(), "SELECT clock_timestamp() + interval '1 hour'").Scan(&before))
@@ -402,7 +402,12 @@ func TestBrokenConnections(t *testing.T) {
 	}()
 	var calls, failed atomic.Int64
 	var wg sync.WaitGroup
-	for i := range 4 {
+	for _, call := range []func() error{
+		func() error { _, err := store.Load(ctx, "a"); return err },
+		func() error { _, err := store.Lease(ctx, "a", "h", time.Minute); return err },
+		func() error { _, err := store.Due(ctx, 0, 10); return err },
+		func() error { _, err := store.Dead(ctx, 0, grants.DeadGrant{}, 10); return err },
+	} {
 		wg.Go(func() {
 			for {
 				select {
@@ -410,19 +415,8 @@ func TestBrokenConnections(t *testing.T) {
 					return
 				default:
 				}
-				var err error
-				switch i {
-				case 0:
-					_, err = store.Load(ctx, "a")
-				case 1:
-					_, err = store.Lease(ctx, "a", "h", time.Minute)
-				case 2:
-					_, err = store.Due(ctx, 0, 10)
-				case 3:
-					_, err = store.Dead(ctx, 0, grants.DeadGrant{}, 10)
-				}
 				calls.Add(1)
-				if err != nil {
+				if err := call(); err != nil {
 					failed.Add(1)
 					t.Log(err)
 				}

@@ -3,14 +3,12 @@
 package neterr
 
 import (
-	"cmp"
 	"errors"
 	"io"
 	"iter"
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 )
 
@@ -21,9 +19,6 @@ type Failure struct {
 	Passes bool   // the same request may succeed later
 	Unsent bool   // the request certainly did not leave, if this was its only try
 	Own    bool   // this process lacks something
-	HTTP   bool   // only an HTTP client has this failure
-
-	needle string
 }
 
 type kind uint
@@ -32,20 +27,21 @@ const (
 	passes kind = 1 << iota
 	unsent
 	own
-	isHTTP
 	lasts kind = 0
 )
 
 type row struct {
 	words   string
 	kind    kind
-	needles []string
+	needles string // with "|" between them
 }
 
 const (
 	canceled        = "the request was canceled"
 	noHost          = "DNS does not know the host"
 	noDNS           = "DNS failed"
+	timedOut        = "timed out"
+	reset           = "the connection was reset"
 	notTrusted      = "TLS: the certificate is not trusted"
 	proxyRefuses    = "the proxy refused the connection"
 	proxyRefusesNow = proxyRefuses + " for the moment"
@@ -55,62 +51,60 @@ const (
 // in lower case, and "…" in one stands for anything. The first row that matches is it: those that do not pass come
 // first, for their text may hold another one's, and the more exact before the less exact.
 var failures = []row{
-	{canceled, lasts, []string{"context canceled", "operation was canceled"}},
-	{"the response is not HTTP", lasts | isHTTP, []string{
-		"malformed http", "malformed mime header", "malformed chunked encoding", "multiple content-length", "bad content-length",
-		"unsupported transfer encoding", "too many transfer encodings", "server response headers exceeded", "invalid byte in chunk length",
-	}},
-	{noHost, lasts | unsent, []string{
-		"no such host", "could not resolve host", "name or service not known", "enotfound", "nodename nor servname", "unknownhostexception", "err_name_not_resolved",
-	}},
-	{notTrusted + ": it is not valid yet, or the clock of this machine is slow", lasts | unsent, []string{
-		"certificate has expired or is not yet valid…is before", "certificate is not yet valid", "cert_not_yet_valid", "certificatenotyetvalid",
-	}},
-	{notTrusted + ": it has expired", lasts | unsent, []string{
-		"certificate has expired", "certificate is expired", "cert_has_expired", "certificateexpired", "err_cert_date_invalid",
-	}},
-	{notTrusted + ": it is for another host", lasts | unsent, []string{
-		"certificate is valid for", "certificate is not valid for", "cannot validate certificate for", "certificate name does not match", "relies on legacy common name",
-		"no alternative certificate subject name", "certificate's altnames", "hostname mismatch", "no subject alternative", "err_cert_common_name_invalid",
-	}},
-	{notTrusted + ": its authority is unknown", lasts | unsent, []string{
-		"certificate signed by unknown authority", "certificate is not trusted", "failed to load system roots", "self-signed certificate", "self signed certificate",
-		"unable to get local issuer", "unable to verify the first certificate", "unable_to_verify_leaf", "unable_to_get_issuer", "self_signed_cert", "pkix path", "err_cert_authority_invalid",
-	}},
-	{notTrusted, lasts | unsent, []string{
-		"x509: ", "tls: failed to verify certificate", "certificate verify failed", "certificate verification failed", "certificate problem", "err_cert_",
-	}},
-	{"TLS: the server does not speak it", lasts, []string{
-		"tls: first record does not look like a tls handshake", "http response to https client", "wrong version number",
-	}},
-	{"the TLS connection broke", passes, []string{"tls: internal error", "tls: bad record mac", "tls: use of closed connection"}},
-	{"the TLS handshake timed out", passes | unsent | isHTTP, []string{"tls handshake timeout"}},
-	{"TLS failed", lasts, []string{"tls: ", "ssl routines", "ssl_error", "sslhandshake", "err_ssl_"}},
-	{"the URL's scheme is not HTTP", lasts | unsent | isHTTP, []string{"unsupported protocol scheme"}},
-	{"the URL has no host", lasts | unsent | isHTTP, []string{"no host in request url"}},
-	{"the redirects do not end", lasts | isHTTP, []string{"stopped after 10 redirects"}},
-	{"this process has too many open files", passes | unsent | own, []string{"too many open files", "emfile"}},
-	{"this process has no free port", passes | unsent | own, []string{"cannot assign requested address", "eaddrnotavail"}},
-	{noDNS, passes | unsent, []string{"server misbehaving", "temporary failure in name resolution", "eai_again"}},
-	{"the connection was refused", passes, []string{"connection refused", "actively refused", "econnrefused", "err_connection_refused"}},
-	{"the network is unreachable", passes, []string{"network is unreachable", "no route to host", "network is down", "host is down", "unreachable network", "unreachable host", "enetunreach", "ehostunreach"}},
-	{"timed out", passes | isHTTP, []string{"client.timeout", "timeout awaiting response headers"}},
-	{"timed out", passes, []string{
-		"i/o timeout", "context deadline exceeded", "connection timed out", "operation timed out", "read timed out", "connect timed out", "did not properly respond",
-		"etimedout", "econnaborted", "execution expired", "err_timed_out", "err_connection_timed_out",
-	}},
-	{"the connection was reset: HTTP/2 GOAWAY", passes | isHTTP, []string{"goaway"}},
-	{"the connection was reset: HTTP/2 stream error", passes | isHTTP, []string{"stream error: ", "http/2 stream "}},
-	{"the connection was reset: HTTP/2 connection error", passes | isHTTP, []string{"connection error: "}},
-	{"the connection was reset: HTTP/2", passes | isHTTP, []string{"http2: "}},
-	{"the connection was reset", passes | isHTTP, []string{"server closed idle connection", "transport connection broken"}},
-	{"the connection was reset", passes, []string{
-		"connection reset", "connection was reset", "broken pipe", "forcibly closed", "use of closed network connection", "connection abort", "socket hang up",
-		"econnreset", "epipe", "err_connection_reset", "err_connection_closed", "empty reply from server", "remote end closed connection",
-	}},
-	{"the response was truncated", passes, []string{"unexpected eof", "err_incomplete"}},
-	{proxyRefusesNow, passes | isHTTP, []string{proxyRefusesNow}}, // of a real one there is the status: see OfText
-	{proxyRefuses, lasts | isHTTP, []string{proxyRefuses}},
+	{canceled, lasts, "context canceled|operation was canceled"},
+	{"the response is not HTTP", lasts,
+		"malformed http|malformed mime header|malformed chunked encoding|multiple content-length|bad content-length|" +
+			"unsupported transfer encoding|too many transfer encodings|server response headers exceeded|invalid byte in chunk length"},
+	{noHost, unsent,
+		"no such host|could not resolve host|name or service not known|enotfound|nodename nor servname|unknownhostexception|" +
+			"err_name_not_resolved|no address associated with hostname"},
+	{notTrusted + ": it is not valid yet, or the clock of this machine is slow", unsent,
+		"certificate has expired or is not yet valid…is before|certificate is not yet valid|cert_not_yet_valid|certificatenotyetvalid"},
+	{notTrusted + ": it has expired", unsent,
+		"certificate has expired|certificate is expired|cert_has_expired|certificateexpired|err_cert_date_invalid"},
+	{notTrusted + ": it is for another host", unsent,
+		"certificate is valid for|certificate is not valid for|cannot validate certificate for|certificate name does not match|" +
+			"relies on legacy common name|no alternative certificate subject name|certificate's altnames|hostname mismatch|" +
+			"no subject alternative|err_cert_common_name_invalid"},
+	{notTrusted + ": its authority is unknown", unsent,
+		"certificate signed by unknown authority|certificate is not trusted|failed to load system roots|self-signed certificate|" +
+			"self signed certificate|unable to get local issuer|unable to verify the first certificate|unable_to_verify_leaf|" +
+			"unable_to_get_issuer|self_signed_cert|pkix path|err_cert_authority_invalid"},
+	{notTrusted, unsent,
+		"x509: |tls: failed to verify certificate|certificate verify failed|certificate verification failed|certificate problem|err_cert_"},
+	{"TLS: the server does not speak it", lasts,
+		"tls: first record does not look like a tls handshake|http response to https client|wrong version number"},
+	{"the TLS connection broke", passes, "tls: internal error|tls: bad record mac|tls: use of closed connection"},
+	{"the TLS handshake timed out", passes | unsent, "tls handshake timeout"},
+	{"TLS failed", lasts, "tls: |ssl routines|ssl_error|sslhandshake|err_ssl_"},
+	{"the URL's scheme is not HTTP", unsent, "unsupported protocol scheme"},
+	{"the URL has no host", unsent, "no host in request url"},
+	{"the redirects do not end", lasts, "stopped after 10 redirects"},
+	{"this process has too many open files", passes | unsent | own, "too many open files|emfile"},
+	{"this process has no free port", passes | unsent | own,
+		"cannot assign requested address|can't assign requested address|only one usage of each socket address|eaddrnotavail|" +
+			"no buffer space available|lacked sufficient buffer space"},
+	{noDNS, passes | unsent,
+		"server misbehaving|temporary failure in name resolution|temporary error during hostname resolution|eai_again"},
+	{"the connection was refused", passes, "connection refused|actively refused|econnrefused|err_connection_refused"},
+	{"the network is unreachable", passes,
+		"network is unreachable|no route to host|network is down|host is down|unreachable network|unreachable host|enetunreach|" +
+			"ehostunreach"},
+	{timedOut, passes,
+		"i/o timeout|context deadline exceeded|client.timeout|timeout awaiting response headers|connection timed out|operation timed out|" +
+			"read timed out|connect timed out|did not properly respond|etimedout|econnaborted|execution expired|err_timed_out|" +
+			"err_connection_timed_out"},
+	{reset + ": HTTP/2 GOAWAY", passes, "goaway"},
+	{reset + ": HTTP/2 stream error", passes, "stream error: |http/2 stream "},
+	{reset + ": HTTP/2 connection error", passes, "connection error: "},
+	{reset + ": HTTP/2", passes, "http2: "},
+	{reset, passes,
+		"connection reset|connection was reset|broken pipe|forcibly closed|use of closed network connection|connection abort|" +
+			"connection was aborted|socket hang up|server closed idle connection|transport connection broken|remote end closed connection|empty reply from server|" +
+			"econnreset|epipe|err_connection_reset|err_connection_closed"},
+	{"the response was truncated", passes, "unexpected eof|err_incomplete"},
+	{proxyRefusesNow, passes, proxyRefusesNow}, // of a real one there is the status: see OfText
+	{proxyRefuses, lasts, proxyRefuses},
 }
 
 // Needles returns the texts in lower case of which OfText looks for any, for a reader of many lines. It knows a little
@@ -118,7 +112,7 @@ var failures = []row{
 func Needles() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, row := range failures {
-			for _, needle := range row.needles {
+			for needle := range strings.SplitSeq(row.needles, "|") {
 				needle, _, _ = strings.Cut(needle, "…")
 				if !yield(needle) {
 					return
@@ -132,37 +126,34 @@ func Needles() iter.Seq[string] {
 // that is right for what a Transport returns, and elsewhere Known says that it is not.
 func Of(err error) Failure {
 	text := Text(err)
-	Visit(err, func(node error) bool { // a URL may hold any word
-		if wrapper, ok := node.(*url.Error); ok {
-			text = Text(wrapper.Err)
+	var isKnown, isUnsent bool
+	var dns *net.DNSError
+	Visit(err, func(node error) bool {
+		switch node := node.(type) {
+		case *url.Error: // its URL may hold any word
+			text = Text(node.Err)
+		case *net.OpError:
+			isKnown, isUnsent = true, isUnsent || connects(node.Op)
+		case *net.DNSError:
+			dns, isUnsent = node, true
 		}
 		return false
 	})
 	found := OfText(text)
 	switch {
+	case dns != nil && !found.Own && found.Words != canceled:
+		words := noDNS
+		if dns.IsNotFound {
+			words = noHost
+		}
+		found, _ = OfWords(words)
 	case found.Known:
 	case Timeout(err):
-		found = Failure{Words: "timed out", Known: true, Passes: true}
+		found, _ = OfWords(timedOut)
 	case Is(err, io.EOF) || Is(err, io.ErrUnexpectedEOF):
-		found = Failure{Words: "the connection was reset", Known: true, Passes: true}
+		found, _ = OfWords(reset)
 	}
-	Visit(err, func(node error) bool {
-		switch node := node.(type) {
-		case *net.OpError:
-			found.Known = true
-			found.Unsent = found.Unsent || connects(node.Op)
-		case *net.DNSError:
-			if !found.Own && found.Words != canceled {
-				words := noDNS
-				if node.IsNotFound {
-					words = noHost
-				}
-				found, _ = OfWords(words)
-			}
-			found.Unsent = true
-		}
-		return false
-	})
+	found.Known, found.Unsent = found.Known || isKnown, found.Unsent || isUnsent
 	return found
 }
 
@@ -173,23 +164,25 @@ func connects(operation string) bool {
 
 // OfText returns what is known about the failure that text tells of, the text of an error without the URL around it.
 // Where nothing is known it is the zero Failure but for Words and Passes.
-func OfText(text string) (found Failure) {
+func OfText(text string) Failure {
+	found, ok := OfWords(text) // which is all that an error of Err has
 	lower, status := strings.ToLower(text), StatusOf(text)
-	for _, row := range failures {
-		at := slices.IndexFunc(row.needles, func(needle string) bool { return contains(lower, needle) })
-		if at >= 0 {
-			found = row.failure(row.needles[at])
-			break
+	for i := 0; !ok && i < len(failures); i++ {
+		for needle := range strings.SplitSeq(failures[i].needles, "|") {
+			if ok = contains(lower, needle); ok {
+				found = failures[i].failure()
+				break
+			}
 		}
 	}
 	switch {
-	case found.Known:
+	case ok:
 	case StatusPasses(status): // net/http says no more of a proxy that refuses CONNECT
 		found, _ = OfWords(proxyRefusesNow)
 	case status != 0:
 		found, _ = OfWords(proxyRefuses)
 	case text == "EOF" || strings.HasSuffix(text, ": EOF"):
-		found = Failure{Words: "the connection was reset", Known: true, Passes: true, HTTP: true, needle: "EOF"}
+		found, _ = OfWords(reset)
 	default:
 		found = Failure{Words: "the connection failed", Passes: true}
 	}
@@ -201,18 +194,15 @@ func OfText(text string) (found Failure) {
 // OfWords returns the failure that this package calls so, and whether there is one. Other words may follow.
 func OfWords(words string) (found Failure, ok bool) {
 	for _, row := range failures {
-		if strings.HasPrefix(words, row.words) && len(row.words) > len(found.Words) {
-			found = row.failure(row.needles[0])
+		if strings.HasPrefix(words, row.words) {
+			return row.failure(), true
 		}
 	}
-	return found, found.Known
+	return Failure{}, false
 }
 
-func (r row) failure(needle string) Failure {
-	return Failure{
-		Words: r.words, Known: true, Passes: r.kind&passes != 0, Unsent: r.kind&unsent != 0, Own: r.kind&own != 0, HTTP: r.kind&isHTTP != 0,
-		needle: needle,
-	}
+func (r row) failure() Failure {
+	return Failure{r.words, true, r.kind&passes != 0, r.kind&unsent != 0, r.kind&own != 0}
 }
 
 // Err returns an error of which Of knows the same, for one that has only the text of the real one; nil for a Failure that
@@ -221,7 +211,7 @@ func (f Failure) Err() error {
 	if !f.Known {
 		return nil
 	}
-	return errors.New(strings.ReplaceAll(cmp.Or(f.needle, f.Words), "…", " "))
+	return errors.New(f.Words)
 }
 
 // contains is strings.Contains of a needle at the beginning of a word, in which "…" stands for anything.

@@ -2,32 +2,30 @@ package neterr
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 )
 
 // maxNodes bounds the work on one tree: an error that unwraps to itself has no end.
 const maxNodes = 10_000
 
-// Visit calls f for err and each error in its tree, in the order of errors.Is, until f returns true. It skips nil pointers
-// and errors with a method Foreign, whatever they wrap. A pointer that stands in several places is visited once, and a panic
-// of an Unwrap method ends its branch.
-func Visit(err error, f func(error) bool) bool { return (&walk{f: f}).visit(err, false) }
-
-type walk struct {
-	f     func(error) bool
-	nodes int
-	seen  map[error]bool // pointers below an error that joins others
+// Visit calls f for err and each error in its tree, in the order of errors.Is, until f returns true, and for 10,000 at
+// most. It skips nil pointers and errors with a method Foreign, whatever they wrap, and a panic of an Unwrap method ends
+// its branch.
+func Visit(err error, f func(error) bool) bool {
+	left := maxNodes
+	return visit(err, f, &left)
 }
 
-func (w *walk) visit(err error, joined bool) bool {
-	for err != nil && w.nodes < maxNodes && !w.skips(err, joined) {
-		w.nodes++
-		if w.f(err) {
+func visit(err error, f func(error) bool, left *int) bool {
+	for err != nil && *left > 0 && !isSkipped(err) {
+		*left--
+		if f(err) {
 			return true
 		}
 		several, next := unwrap(err)
 		for _, err := range several {
-			if w.visit(err, true) {
+			if visit(err, f, left) {
 				return true
 			}
 		}
@@ -36,24 +34,10 @@ func (w *walk) visit(err error, joined bool) bool {
 	return false
 }
 
-func (w *walk) skips(err error, joined bool) bool {
-	if _, foreign := err.(interface{ Foreign() }); foreign {
-		return true
-	}
+func isSkipped(err error) bool {
+	_, foreign := err.(interface{ Foreign() })
 	value := reflect.ValueOf(err)
-	if value.Kind() != reflect.Pointer {
-		return false
-	}
-	if w.seen[err] || value.IsNil() {
-		return true
-	}
-	if joined && w.seen == nil {
-		w.seen = make(map[error]bool)
-	}
-	if joined {
-		w.seen[err] = true
-	}
-	return false
+	return foreign || value.Kind() == reflect.Pointer && value.IsNil()
 }
 
 // unwrap returns what err wraps: several errors, or one.
@@ -96,32 +80,16 @@ func Text(err error) (text string) {
 	if err == nil {
 		return ""
 	}
-	if left := maxNodes; !count(err, &left) {
-		var ends []string
-		Visit(err, func(node error) bool {
-			if several, next := unwrap(node); next == nil && several == nil {
-				ends = append(ends, Text(node))
-			}
-			return len(ends) == 100
-		})
-		return strings.Join(ends, "\n")
+	nodes := 0
+	if Visit(err, func(error) bool { nodes++; return nodes == maxNodes }); nodes < maxNodes {
+		return err.Error()
 	}
-	return err.Error()
-}
-
-// count reports whether err's tree, with each error as often as it stands there, has no more than left errors.
-func count(err error, left *int) bool {
-	for ; err != nil; *left-- {
-		if *left <= 0 {
-			return false
+	var ends []string
+	Visit(err, func(node error) bool {
+		if several, next := unwrap(node); next == nil && several == nil {
+			ends = append(ends, Text(node))
 		}
-		several, next := unwrap(err)
-		for _, err := range several {
-			if !count(err, left) {
-				return false
-			}
-		}
-		err = next
-	}
-	return true
+		return len(ends) == 100
+	})
+	return strings.Join(slices.Compact(ends), "\n")
 }

@@ -70,7 +70,7 @@ func TestJoinedTreesAreBounded(t *testing.T) {
 	}
 	visited := 0
 	Visit(pointers, func(error) bool { visited++; return false })
-	assert.Equal(t, 41, visited)
+	assert.Equal(t, maxNodes, visited)
 	assert.Equal(t, "EOF", Text(pointers))
 	assert.True(t, Is(pointers, io.EOF))
 	assert.False(t, Is(pointers, io.ErrUnexpectedEOF))

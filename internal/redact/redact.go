@@ -12,6 +12,7 @@ import (
 	"html"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -41,9 +42,6 @@ func Cut(text string, limit int) string {
 // a form, HTML, JSON or a Go string, and in the place of each part of one from 12 bytes on. Secrets of fewer than 8 bytes
 // are left.
 func Values(text string, secrets ...string) string {
-	if len(text) < leastSecret || len(secrets) == 0 {
-		return text
-	}
 	lower, hidden := lowerASCII(text), make([]bool, len(text))
 	for _, secret := range secrets {
 		if len(secret) < leastSecret {
@@ -58,10 +56,9 @@ func Values(text string, secrets ...string) string {
 	}
 	var out strings.Builder
 	for i := range len(text) {
-		switch {
-		case !hidden[i]:
+		if !hidden[i] {
 			out.WriteByte(text[i])
-		case i == 0 || !hidden[i-1]:
+		} else if i == 0 || !hidden[i-1] {
 			out.WriteString(Mask)
 		}
 	}
@@ -72,9 +69,9 @@ func Values(text string, secrets ...string) string {
 func hide(hidden []bool, text, secret string) {
 	least := min(len(secret), leastPart)
 	for end := least; end <= len(text); end++ {
-		if part := text[end-least : end]; strings.Contains(secret, part) {
-			for i := range part {
-				hidden[end-least+i] = true
+		if strings.Contains(secret, text[end-least:end]) {
+			for i := end - least; i < end; i++ {
+				hidden[i] = true
 			}
 		}
 	}
@@ -148,26 +145,18 @@ var (
 )
 
 func isWord(text string) bool {
-	return vocabulary[text] || len(text) <= longestWord && word.MatchString(text)
+	return len(text) <= longestWord && word.MatchString(text) || slices.Contains(vocabulary, text)
 }
 
 // vocabulary are the texts that Show recognises though they are no words: those of OAuth and of Apple's table, and a few
 // that errors of the network and of databases are made of.
-var vocabulary = newVocabulary(`
+var vocabulary = strings.Fields(`
 	access_token authorization_code client_credentials client_id client_secret code_challenge code_challenge_method
 	code_verifier error_description error_uri expires_in grant_type redirect_uri refresh_token response_type token_type
 	access_denied internal_server_error invalid_client invalid_grant invalid_request invalid_scope server_error
 	temporarily_unavailable unauthorized_client unsupported_grant_type unsupported_response_type
 	business_connect 127.0.0.1 2.0 OAuth POST S256 IP AN_UNKNOWN_ERROR_OCCURRED
 	applebusiness/grants applebusiness/grants/pgxstore DNS EOF ERROR GET HTTP HTTPS HTTP/1 HTTP/2 JSON SQL SQLSTATE TLS URI URL i/o`)
-
-func newVocabulary(texts string) map[string]bool {
-	known := make(map[string]bool)
-	for text := range strings.FieldsSeq(texts) {
-		known[text] = true
-	}
-	return known
-}
 
 // Code returns code if it may be shown as the code of an error: up to 64 letters from a to z and underscores.
 func Code(code string) string {
@@ -181,18 +170,22 @@ func Code(code string) string {
 // as Apple's x-apple-jingle-correlation-key) that are no text in disguise, or at most 15 bytes of words and a number with
 // '-', '_' or '.' between them, such as "req-1". Of any other it returns what [Show] does: a secret can look like it.
 func RequestID(id string) string {
-	words, numbers := len(id) <= longestWord, 0
-	for part := range strings.FieldsFuncSeq(id, func(r rune) bool { return strings.ContainsRune("-_.", r) }) {
-		if number.MatchString(part) {
-			numbers++
-		} else {
-			words = words && isWord(part)
-		}
-	}
-	if words && numbers <= 1 || isRandom(id) {
+	if numbers, ok := recognise(id, "-_."); ok && numbers <= 1 && len(id) <= longestWord || isRandom(id) {
 		return id
 	}
 	return Show(id, 64)
+}
+
+// recognise reports whether there is nothing but words and numbers between separators, and how many are numbers.
+func recognise(text, separators string) (numbers int, ok bool) {
+	for part := range strings.FieldsFuncSeq(text, func(r rune) bool { return strings.ContainsRune(separators, r) }) {
+		if number.MatchString(part) {
+			numbers++
+		} else if !isWord(part) {
+			return numbers, false
+		}
+	}
+	return numbers, true
 }
 
 // isRandom reports whether id is 128 bits that are no text.
@@ -210,11 +203,8 @@ func isRandom(id string) bool {
 // URI returns uri if it is an absolute URL of nothing but words and numbers, without a query, a fragment or a user;
 // else ***.
 func URI(uri string) string {
-	rest, ok := strings.CutPrefix(uri, "https://")
-	for part := range strings.FieldsFuncSeq(rest, func(r rune) bool { return r == '/' || r == '.' }) {
-		ok = ok && (isWord(part) || number.MatchString(part))
-	}
-	if uri == "" || ok && len(uri) <= 256 {
+	rest, isWeb := strings.CutPrefix(uri, "https://")
+	if _, ok := recognise(rest, "/."); uri == "" || isWeb && ok && len(uri) <= 256 {
 		return uri
 	}
 	return Mask

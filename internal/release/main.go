@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -35,9 +34,6 @@ func pack(proxy, version, folder string) error {
 		return err
 	}
 	m := module.Version{Path: modfile.ModulePath(goMod), Version: version}
-	if err := module.Check(m.Path, m.Version); err != nil {
-		return err
-	}
 	escaped, err := module.EscapePath(m.Path)
 	if err != nil {
 		return err
@@ -53,11 +49,8 @@ func pack(proxy, version, folder string) error {
 	if err := errors.Join(zip.CreateFromDir(packed, m, folder), packed.Close()); err != nil {
 		return err
 	}
-	info, err := json.Marshal(struct {
-		Version string
-		Time    time.Time
-	}{version, time.Now().UTC()})
-	return errors.Join(err,
+	info := fmt.Appendf(nil, `{"Version":%q,"Time":%q}`, version, time.Now().UTC().Format(time.RFC3339))
+	return errors.Join(
 		os.WriteFile(filepath.Join(files, version+".info"), info, 0o666),
 		os.WriteFile(filepath.Join(files, version+".mod"), goMod, 0o666),
 		os.WriteFile(filepath.Join(files, "list"), []byte(version+"\n"), 0o666))

@@ -77,8 +77,9 @@ func (l *Limiter) take(ctx context.Context) (time.Duration, error) {
 	case !exists:
 		return 0, misused("limit", noLimitRow)
 	}
-	text := fmt.Sprintf("the fleet's limit of %d requests a second would let this one wait too long: %v", l.perSecond, context.DeadlineExceeded)
-	return 0, &storeError{"limit", text, context.DeadlineExceeded}
+	err = context.DeadlineExceeded
+	text := fmt.Sprintf("the fleet's limit of %d requests a second would let this one wait too long: %v", l.perSecond, err)
+	return 0, &storeError{"limit", text, err}
 }
 
 const noLimitRow = "the one row of the limit's table is missing: call Migrate"

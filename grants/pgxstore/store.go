@@ -26,6 +26,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/oauth2"
 
@@ -276,10 +277,10 @@ func arguments(values []any) []any {
 		case time.Time:
 			value = nil
 			if !v.IsZero() {
-				value = withinCentury(time.Until(v))
+				value = interval(time.Until(v))
 			}
 		case time.Duration:
-			value = withinCentury(v)
+			value = interval(v)
 		}
 		sent = append(sent, value)
 	}
@@ -322,10 +323,10 @@ func (s *Store) do(ctx context.Context, method string, again bool, f func(*pgxpo
 // newVersion returns a number that no grant has had: 63 random bits, which no failover to an older copy can repeat.
 func newVersion() int64 { return rand.Int64() }
 
-// withinCentury returns d, or a century: an Expiry in the year 9999 is further from now than a Duration holds.
-func withinCentury(d time.Duration) time.Duration {
+// interval returns d, or a century: an Expiry in the year 9999 is further from now than a Duration holds.
+func interval(d time.Duration) pgtype.Interval {
 	const century = 100 * 365 * 24 * time.Hour
-	return max(-century, min(d, century))
+	return pgtype.Interval{Microseconds: max(-century, min(d, century)).Microseconds(), Valid: true}
 }
 
 func timeOrZero(from time.Time, microseconds *int64) time.Time {

@@ -289,20 +289,14 @@ func (r *row) encode() ([]byte, error) {
 	}
 	stored := *r
 	for _, t := range []*time.Time{&stored.Expiry, &stored.Since, &stored.RetryAt, &stored.Until} {
-		*t = inJSON(*t)
+		switch *t = t.UTC(); { // JSON has the years from 0 to 9999
+		case t.Year() > 9999:
+			*t = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+		case t.Year() < 0:
+			*t = time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)
+		}
 	}
 	return json.Marshal(stored)
-}
-
-// inJSON returns t, or the nearest time that JSON has.
-func inJSON(t time.Time) time.Time {
-	switch t = t.UTC(); {
-	case t.Year() > 9999:
-		return time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
-	case t.Year() < 0:
-		return time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)
-	}
-	return t
 }
 
 // readAll reads the grants' files into memory, and removes the temporary ones.

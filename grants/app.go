@@ -80,10 +80,10 @@ type gate struct {
 	least, most        time.Duration // between two probes
 	shutText, openText string        // for the Logger
 
-	cause error // nil: open
-	wait  time.Duration
-	next  time.Duration // when the next probe may be sent, by Manager.now
-	probe *attempt      // which is under way
+	cause  error         // nil: open
+	probes int           // that have failed
+	next   time.Duration // when the next probe may be sent, by Manager.now
+	probe  *attempt      // which is under way
 }
 
 // refusal returns why a may not send now, or nil.
@@ -100,17 +100,18 @@ func (m *Manager) shut(g *gate, a *attempt, cause error, retryAfter time.Duratio
 	wasOpen, now := g.cause == nil, m.now()
 	switch {
 	case wasOpen:
-		g.wait = g.least
+		g.probes = 0
 		m.tell(slog.LevelError, g.shutText, attrs...)
 		m.app.held.wake()
 	case g.probe == a:
-		g.wait = min(2*g.wait, g.most)
+		g.probes++
 	default:
 		g.next = max(g.next, now+retryAfter)
 		return false
 	}
 	g.cause, g.probe = cause, nil
-	g.next = now + max(retryAfter, g.wait*3/4+rand.N(g.wait/4+1))
+	wait := doubled(g.least, g.most, g.probes)
+	g.next = now + max(retryAfter, wait*3/4+rand.N(wait/4+1))
 	return wasOpen
 }
 

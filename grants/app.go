@@ -38,9 +38,7 @@ type app struct {
 	saves    gate // what is fetched cannot be stored
 	api      gate // the API refuses tokens that are seconds old
 
-	failures int    // that were no single grant's, in a row
-	first    string // the grant of the first of them
-	several  bool   // and they were of several grants
+	failed []string // the grants of the last failures that were no single grant's, with no answer since
 
 	recent  []*verdict // each of another grant; the oldest first
 	proven  bool       // a refresh has succeeded
@@ -163,7 +161,7 @@ func (m *Manager) unclaim(a *attempt) {
 
 // noteAnswer notes that Apple has answered as if nothing were wrong with the app; m.mu is held.
 func (m *Manager) noteAnswer() {
-	m.app.failures = 0
+	m.app.failed = nil
 	m.open(&m.app.trouble)
 }
 
@@ -180,12 +178,10 @@ func (m *Manager) noteFailure(a *attempt, grant string, k kind, e *applebusiness
 		m.noteAnswer()
 		return false, 0
 	}
-	if p.failures == 0 {
-		p.first, p.several = grant, false
-	}
-	p.failures++
-	p.several = p.several || grant != p.first
-	if k != ours && p.trouble.cause == nil && (p.failures < sharedFailures || !p.several) {
+	p.failed = append(p.failed, grant)
+	p.failed = slices.Delete(p.failed, 0, max(0, len(p.failed)-sharedFailures))
+	several := len(p.failed) == sharedFailures && slices.ContainsFunc(p.failed, func(other string) bool { return other != grant })
+	if k != ours && p.trouble.cause == nil && !several {
 		return false, 0
 	}
 	cause := *e

@@ -53,7 +53,8 @@ func newApp() app {
 		trouble: gate{least: minProbe, most: maxProbe,
 			shutText: "the token requests of all grants are held back", openText: "token requests are no longer held back"},
 		refusals: gate{least: minProbe, most: maxProbe,
-			shutText: "many refresh tokens are refused, and none is taken for revoked: the wrong environment or client_id, a restored database, or Apple",
+			shutText: "many refresh tokens are refused, and none is taken for revoked: " +
+				"the wrong environment or client_id, a restored database, or Apple",
 			openText: "refused grants are believed one by one again"},
 		saves: gate{least: minSaveProbe, most: maxSaveProbe,
 			shutText: "a token cannot be stored, and no other is fetched meanwhile", openText: "tokens can be stored again"},

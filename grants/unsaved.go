@@ -94,7 +94,8 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 		if c := e.current.Load(); c != nil && c.token.AccessToken == u.token.AccessToken {
 			e.current.Store(nil)
 		}
-		m.spawn(func() { m.release(u.a, u.leaseEnds) }) // which no Save has ended
+		ends := u.leaseEnds // no Save has ended the lease
+		m.spawn(func() { m.release(u.a, ends) })
 		return
 	}
 	m.open(&m.app.saves)

@@ -38,9 +38,7 @@ type app struct {
 	saves    gate // what is fetched cannot be stored
 	api      gate // the API refuses tokens that are seconds old
 
-	failures int    // that were no single grant's, in a row
-	first    string // the grant of the first of them
-	several  bool   // and they were of several grants
+	failed []string // the grants of the last failures that were no single grant's, with no answer since
 
 	recent  []*verdict // each of another grant; the oldest first
 	proven  bool       // a refresh has succeeded
@@ -55,7 +53,8 @@ func newApp() app {
 		trouble: gate{least: minProbe, most: maxProbe,
 			shutText: "the token requests of all grants are held back", openText: "token requests are no longer held back"},
 		refusals: gate{least: minProbe, most: maxProbe,
-			shutText: "many refresh tokens are refused, and none is taken for revoked: the wrong environment or client_id, a restored database, or Apple",
+			shutText: "many refresh tokens are refused, and none is taken for revoked: " +
+				"the wrong environment or client_id, a restored database, or Apple",
 			openText: "refused grants are believed one by one again"},
 		saves: gate{least: minSaveProbe, most: maxSaveProbe,
 			shutText: "a token cannot be stored, and no other is fetched meanwhile", openText: "tokens can be stored again"},
@@ -80,10 +79,10 @@ type gate struct {
 	least, most        time.Duration // between two probes
 	shutText, openText string        // for the Logger
 
-	cause error // nil: open
-	wait  time.Duration
-	next  time.Duration // when the next probe may be sent, by Manager.now
-	probe *attempt      // which is under way
+	cause  error         // nil: open
+	probes int           // that have failed
+	next   time.Duration // when the next probe may be sent, by Manager.now
+	probe  *attempt      // which is under way
 }
 
 // refusal returns why a may not send now, or nil.
@@ -100,17 +99,18 @@ func (m *Manager) shut(g *gate, a *attempt, cause error, retryAfter time.Duratio
 	wasOpen, now := g.cause == nil, m.now()
 	switch {
 	case wasOpen:
-		g.wait = g.least
+		g.probes = 0
 		m.tell(slog.LevelError, g.shutText, attrs...)
 		m.app.held.wake()
 	case g.probe == a:
-		g.wait = min(2*g.wait, g.most)
+		g.probes++
 	default:
 		g.next = max(g.next, now+retryAfter)
 		return false
 	}
 	g.cause, g.probe = cause, nil
-	g.next = now + max(retryAfter, g.wait*3/4+rand.N(g.wait/4+1))
+	wait := doubled(g.least, g.most, g.probes)
+	g.next = now + max(retryAfter, wait*3/4+rand.N(wait/4+1))
 	return wasOpen
 }
 
@@ -162,7 +162,7 @@ func (m *Manager) unclaim(a *attempt) {
 
 // noteAnswer notes that Apple has answered as if nothing were wrong with the app; m.mu is held.
 func (m *Manager) noteAnswer() {
-	m.app.failures = 0
+	m.app.failed = nil
 	m.open(&m.app.trouble)
 }
 
@@ -179,12 +179,10 @@ func (m *Manager) noteFailure(a *attempt, grant string, k kind, e *applebusiness
 		m.noteAnswer()
 		return false, 0
 	}
-	if p.failures == 0 {
-		p.first, p.several = grant, false
-	}
-	p.failures++
-	p.several = p.several || grant != p.first
-	if k != ours && p.trouble.cause == nil && (p.failures < sharedFailures || !p.several) {
+	p.failed = append(p.failed, grant)
+	p.failed = slices.Delete(p.failed, 0, max(0, len(p.failed)-sharedFailures))
+	several := len(p.failed) == sharedFailures && slices.ContainsFunc(p.failed, func(other string) bool { return other != grant })
+	if k != ours && p.trouble.cause == nil && !several {
 		return false, 0
 	}
 	cause := *e

@@ -135,6 +135,29 @@ func TestRetryAfterHoldsAll(t *testing.T) {
 	})
 }
 
+// It takes three failures in a row, with no success in between, to hold the app.
+func TestFewFailuresHoldNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		names := w.expired(10)
+		refused := func(names ...string) {
+			for _, name := range names {
+				w.apple.fail(status(403, "<html>no</html>"))
+				failure(t, m, name)
+			}
+		}
+		refused(names[0:2]...)
+		token(t, m, names[2])
+		refused(names[3:5]...)
+		token(t, m, names[5])
+		assert.Empty(t, w.logged())
+		refused(names[6:9]...)
+		sent := w.apple.requests()
+		failure(t, m, names[9])
+		assert.Equal(t, sent, w.apple.requests(), "the app is held")
+	})
+}
+
 // One grant that fails alone holds up nobody, and is asked about ever more rarely.
 func TestTroubleOfOne(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

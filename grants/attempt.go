@@ -50,7 +50,7 @@ type attempt struct {
 	leaseEnds   time.Time // zero: a has no lease
 	leasedSince time.Time // a sibling has the lease
 	leaseAt     time.Time // when to try for it again
-	poll        time.Duration
+	polls       int
 	graced      int64 // the version whose successor had time to be stored
 	sentAt      time.Duration
 	unsaved     *unsavedToken
@@ -78,7 +78,7 @@ var (
 // begin starts an attempt; m.mu is held.
 func (m *Manager) begin(grant string, e *entry, want want) {
 	a := &attempt{
-		m: m, grant: grant, e: e, holder: rand.Text(), want: want, poll: minPoll,
+		m: m, grant: grant, e: e, holder: rand.Text(), want: want,
 		outcome: &outcome{done: make(chan struct{})}, finished: make(chan struct{}),
 		event: Refresh{Grant: grant, Start: time.Now()},
 	}
@@ -279,9 +279,8 @@ func (a *attempt) waitForSibling() (Record, error) {
 	if idle {
 		return Record{}, errSkipped
 	}
-	wait := jitter(a.poll)
-	a.poll = min(2*a.poll, maxPoll)
-	return a.loadAfter(wait)
+	a.polls++
+	return a.loadAfter(jitter(doubled(minPoll, maxPoll, a.polls-1)))
 }
 
 func (a *attempt) loadAfter(wait time.Duration) (Record, error) {
@@ -382,7 +381,7 @@ func (a *attempt) rememberFailure(err error) time.Duration {
 	}
 	remember := max(failureMemory, a.retryAfter)
 	if _, ok := err.(*StoreError); sent && !ok {
-		remember = max(remember, min(maxMemory, failureMemory<<min(e.failures, 10)))
+		remember = max(remember, doubled(failureMemory, maxMemory, e.failures))
 	}
 	remember = cmp.Or(a.remember, remember)
 	e.until = now + remember

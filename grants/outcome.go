@@ -36,7 +36,8 @@ func classify(e *applebusiness.Error) (k kind, lost bool) {
 		return refused, lost
 	case e.Reason == applebusiness.ErrUnsafeTokenRequest || e.StatusCode < 500 && ofTheApp(e):
 		return ours, lost
-	case advice.Action == applebusiness.ActionRetry && advice.Impact == applebusiness.ImpactService && e.Reason != applebusiness.ErrMalformedResponse:
+	case advice.Action == applebusiness.ActionRetry && advice.Impact == applebusiness.ImpactService &&
+		e.Reason != applebusiness.ErrMalformedResponse:
 		return outage, lost
 	case advice.Action == applebusiness.ActionRetry || advice.Action == applebusiness.ActionCheckNetwork || undocumented(e):
 		return shared, lost

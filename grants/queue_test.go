@@ -308,6 +308,47 @@ func TestLimitAfterAPause(t *testing.T) {
 	})
 }
 
+// What waits for Limit while the app begins to be held, or a pause begins, is not sent then.
+func TestHeldWhileLimitIsAsked(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer func(*http.Request) (*http.Response, error)
+		least  time.Duration
+	}{
+		"held":          {status(401, wrongSecret), 750 * time.Millisecond},
+		"a short pause": {status(429, ""), time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				asked := 0
+				m := w.process(func(o *grants.Options) {
+					o.Limit = limit(func(context.Context) error {
+						if asked++; asked > 1 {
+							time.Sleep(200 * time.Millisecond)
+						}
+						return nil
+					})
+				})
+				w.apple.latency = 100 * time.Millisecond
+				w.apple.fail(test.answer)
+				var mu sync.Mutex
+				var sent []time.Time
+				w.apple.before = func(*http.Request) { mu.Lock(); sent = append(sent, time.Now()); mu.Unlock() }
+				names := w.expired(5)
+				var group sync.WaitGroup
+				for _, name := range names {
+					group.Go(func() { _, _ = m.Token(t.Context(), name) })
+					synctest.Wait()
+				}
+				group.Wait()
+				time.Sleep(2 * time.Second)
+				token(t, m, names[4])
+				require.Greater(t, len(sent), 1)
+				assert.GreaterOrEqual(t, sent[1].Sub(sent[0]), w.apple.latency+test.least)
+			})
+		})
+	}
+}
+
 // Limit is asked by one at a time, also where it ignores that its context has ended.
 func TestLimitIsAskedByOne(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

@@ -94,7 +94,8 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 		if c := e.current.Load(); c != nil && c.token.AccessToken == u.token.AccessToken {
 			e.current.Store(nil)
 		}
-		m.spawn(func() { m.release(u.a, u.leaseEnds) }) // which no Save has ended
+		ends := u.leaseEnds // no Save has ended the lease
+		m.spawn(func() { m.release(u.a, ends) })
 		return
 	}
 	m.open(&m.app.saves)
@@ -169,11 +170,15 @@ func retry(ctx context.Context, f func() bool) {
 }
 
 func saveBackoff(tries int) time.Duration {
-	return jitter(min(maxSaveBackoff, minSaveBackoff<<min(tries, 10)))
+	return jitter(doubled(minSaveBackoff, maxSaveBackoff, tries))
 }
 
-// backoff returns the wait after so many failures in a row, doubling from a second to a minute.
-func backoff(failures int) time.Duration { return min(maxBackoff, time.Second<<min(failures, 10)) }
+func backoff(failures int) time.Duration { return doubled(time.Second, maxBackoff, failures) }
+
+// doubled returns least, doubled so many times, or most.
+func doubled(least, most time.Duration, times int) time.Duration {
+	return min(most, least<<min(times, 10))
+}
 
 // jitter returns between half of d and d.
 func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }

@@ -588,27 +588,9 @@ func (s *store) Lease(ctx context.Context, grant, holder string, d time.Duration
 	if err != nil {
 		return grants.Record{}, err
 	}
-	if s.is("Lease writes back what it read") {
-		if r, err := s.find(grant); err == nil {
-			copied := *r
-			s.pause()
-			if now, err := s.find(grant); err == nil {
-				*now = copied
-			}
-		}
-	}
-	if s.is("lease is read, then written") {
-		taken, err := s.find(grant)
-		running := err == nil && s.running(taken) && s.holderOf(taken.holder) != s.holderOf(holder)
+	if !s.leaseInTwoSteps(grant, holder) {
 		end()
-		if running {
-			return grants.Record{}, grants.ErrLeased
-		}
-		time.Sleep(time.Millisecond)
-		s.mu.Lock()
-		if err == nil {
-			taken.leased = false
-		}
+		return grants.Record{}, grants.ErrLeased
 	}
 	defer end()
 	r, err := s.find(grant)
@@ -619,22 +601,8 @@ func (s *store) Lease(ctx context.Context, grant, holder string, d time.Duration
 		return grants.Record{}, err
 	}
 	if s.running(r) {
-		switch {
-		case s.is("lease does not exclude"):
-		case s.is("Lease refuses the same holder"):
-			return grants.Record{}, grants.ErrLeased
-		case s.holderOf(r.holder) == s.holderOf(holder):
-		case s.is("Lease waits for the other one"):
-			s.mu.Unlock()
-			<-ctx.Done()
-			s.mu.Lock()
-			return grants.Record{}, ctx.Err()
-		case s.is("lease conflict is another error"):
-			return grants.Record{}, errors.New("could not serialize access")
-		case s.is("wraps its errors"):
-			return grants.Record{}, fmt.Errorf("grant %q: %w", grant, grants.ErrLeased)
-		default:
-			return grants.Record{}, grants.ErrLeased
+		if err := s.excludes(ctx, r, grant, holder); err != nil {
+			return grants.Record{}, err
 		}
 	}
 	if s.is("Lease refuses the dead") && r.mark.Dead != nil {
@@ -645,26 +613,9 @@ func (s *store) Lease(ctx context.Context, grant, holder string, d time.Duration
 	if s.is("Lease again is unfinished") && r.leased {
 		r.mark.Unfinished = true
 	}
-	renewed := s.running(r)
-	if (!s.is("Lease again is not longer") || !renewed) && !(s.is("lease is never made shorter") && renewed && r.until.After(s.now().Add(d))) {
-		r.until = s.now().Add(d)
-	}
-	if s.is("lease is capped at 10 seconds") || s.is("lease again is capped at a second") && renewed {
-		r.until = s.now().Add(min(d, map[bool]time.Duration{true: time.Second, false: 10 * time.Second}[renewed]))
-	}
+	r.until = s.until(r, d)
 	r.leased, r.holder = true, holder
-	switch s.way {
-	case "rounds to a second":
-		r.until = r.until.Round(time.Second)
-	case "truncates to a second":
-		r.until = r.until.Truncate(time.Second)
-	case "lease by the process's clock, an hour behind", "lease by the process's clock, an hour ahead":
-		r.until = time.Now().Add(d)
-	case "lease ends 3 seconds late":
-		r.until = r.until.Add(3 * time.Second)
-	case "lease is half as long":
-		r.until = r.until.Add(-d / 2)
-	case "Lease changes the version":
+	if s.is("Lease changes the version") {
 		r.version = rand.Int64()
 	}
 	record := s.record(r)
@@ -679,6 +630,84 @@ func (s *store) Lease(ctx context.Context, grant, holder string, d time.Duration
 	return record, nil
 }
 
+// leaseInTwoSteps does what a Store does that reads a lease, and writes it when others may have come in between. It says
+// whether there was a lease to be had.
+func (s *store) leaseInTwoSteps(grant, holder string) bool {
+	r, err := s.find(grant)
+	if err != nil {
+		return true
+	}
+	switch s.way {
+	case "Lease writes back what it read":
+		copied := *r
+		s.pause()
+		if now, err := s.find(grant); err == nil {
+			*now = copied
+		}
+	case "lease is read, then written":
+		if s.running(r) && s.holderOf(r.holder) != s.holderOf(holder) {
+			return false
+		}
+		s.pause()
+		r.leased = false
+	}
+	return true
+}
+
+// excludes returns what keeps holder from the lease, which is running.
+func (s *store) excludes(ctx context.Context, r *row, grant, holder string) error {
+	switch {
+	case s.is("lease does not exclude"):
+		return nil
+	case s.is("Lease refuses the same holder"):
+		return grants.ErrLeased
+	case s.holderOf(r.holder) == s.holderOf(holder):
+		return nil
+	case s.is("Lease waits for the other one"):
+		s.mu.Unlock()
+		<-ctx.Done()
+		s.mu.Lock()
+		return ctx.Err()
+	case s.is("lease conflict is another error"):
+		return errors.New("could not serialize access")
+	case s.is("wraps its errors"):
+		return fmt.Errorf("grant %q: %w", grant, grants.ErrLeased)
+	}
+	return grants.ErrLeased
+}
+
+// until returns when a lease of the duration d ends that is given now.
+func (s *store) until(r *row, d time.Duration) time.Time {
+	renewed, until := s.running(r), s.now().Add(d)
+	switch s.way {
+	case "Lease again is not longer":
+		if renewed {
+			return r.until
+		}
+	case "lease is never made shorter":
+		if renewed && r.until.After(until) {
+			return r.until
+		}
+	case "lease is capped at 10 seconds":
+		return s.now().Add(min(d, 10*time.Second))
+	case "lease again is capped at a second":
+		if renewed {
+			return s.now().Add(min(d, time.Second))
+		}
+	case "rounds to a second":
+		return until.Round(time.Second)
+	case "truncates to a second":
+		return until.Truncate(time.Second)
+	case "lease by the process's clock, an hour behind", "lease by the process's clock, an hour ahead":
+		return time.Now().Add(d)
+	case "lease ends 3 seconds late":
+		return until.Add(3 * time.Second)
+	case "lease is half as long":
+		return until.Add(-d / 2)
+	}
+	return until
+}
+
 func (s *store) end(row *row, holder string) {
 	if row.leased && (s.holderOf(row.holder) == s.holderOf(holder) || s.lapsed(row) && !s.is("Save leaves a lapsed lease")) {
 		row.leased, row.ended = false, row.until
@@ -691,14 +720,7 @@ func (s *store) Save(ctx context.Context, grant, holder string, version int64, t
 		return err
 	}
 	if s.is("Save is read, then written") {
-		old, err := s.find(grant)
-		same := err == nil && old.version == version
-		end()
-		time.Sleep(time.Millisecond)
-		s.mu.Lock()
-		if same {
-			version = old.version
-		}
+		version = s.saveInTwoSteps(grant, version)
 	}
 	defer end()
 	r, err := s.find(grant)
@@ -720,8 +742,7 @@ func (s *store) Save(ctx context.Context, grant, holder string, version int64, t
 	if s.is("Save compares the lease") && !(s.running(r) && r.holder == holder) {
 		return grants.ErrConflict
 	}
-	if r.version != version && !s.is("Save does not compare") && !(s.is("zero values are not compared") && version == 0) &&
-		!(s.is("Save ignores the version while the lease runs") && s.running(r) && r.holder == holder) {
+	if r.version != version && !s.savesAnyway(r, holder, version) {
 		if s.is("Save ends its lease on a conflict") {
 			s.end(r, holder)
 		}
@@ -734,10 +755,8 @@ func (s *store) Save(ctx context.Context, grant, holder string, version int64, t
 		s.set(r, token)
 		s.pause()
 	}
-	if s.is("Save of the same refresh token is no write") && r.token.RefreshToken == token.RefreshToken {
-		return nil
-	}
-	if s.is("Save of the same token is no write") && r.token.AccessToken == token.AccessToken {
+	if s.is("Save of the same refresh token is no write") && r.token.RefreshToken == token.RefreshToken ||
+		s.is("Save of the same token is no write") && r.token.AccessToken == token.AccessToken {
 		return nil
 	}
 	s.set(r, token)
@@ -761,28 +780,38 @@ func (s *store) Save(ctx context.Context, grant, holder string, version int64, t
 	return nil
 }
 
+// saveInTwoSteps compares the version, and returns what it is when others may have come in between.
+func (s *store) saveInTwoSteps(grant string, version int64) int64 {
+	r, err := s.find(grant)
+	same := err == nil && r.version == version
+	s.pause()
+	if same {
+		return r.version
+	}
+	return version
+}
+
+// savesAnyway says whether Save takes a version that is not the grant's.
+func (s *store) savesAnyway(r *row, holder string, version int64) bool {
+	switch s.way {
+	case "Save does not compare":
+		return true
+	case "zero values are not compared":
+		return version == 0
+	case "Save ignores the version while the lease runs":
+		return s.running(r) && r.holder == holder
+	}
+	return false
+}
+
 func (s *store) Mark(ctx context.Context, grant, holder string, version int64, mark grants.Mark) error {
 	end, err := s.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer end()
-	if s.is("Mark is read, then written") {
-		if r, err := s.find(grant); err == nil && r.version == version {
-			s.pause()
-			if r, err := s.find(grant); err == nil {
-				version = r.version
-			}
-		}
-	}
+	version = s.markInTwoSteps(grant, version)
 	r, err := s.find(grant)
-	if err == nil && s.is("Mark writes back what it read") && r.version == version {
-		copied := *r
-		s.pause()
-		if r, err = s.find(grant); err == nil {
-			*r = copied
-		}
-	}
 	if err != nil {
 		switch s.way {
 		case "Mark makes a grant":
@@ -819,33 +848,8 @@ func (s *store) Mark(ctx context.Context, grant, holder string, version int64, m
 		r.mark.Dead = old.Dead
 	}
 	if dead := mark.Dead; dead != nil {
-		kept := &applebusiness.Error{
-			Endpoint: dead.Endpoint, StatusCode: dead.StatusCode, Code: dead.Code, Description: dead.Description,
-			Reason: dead.Reason, GrantType: dead.GrantType, RequestID: dead.RequestID, ResponseLost: dead.ResponseLost,
-		}
-		if s.is("Dead keeps all") {
-			*kept = *dead
-		}
-		switch s.way {
-		case "Dead loses the endpoint":
-			kept.Endpoint = ""
-		case "Dead loses the status":
-			kept.StatusCode = 0
-		case "Dead loses the code":
-			kept.Code = ""
-		case "Dead loses the description":
-			kept.Description = ""
-		case "Dead loses the reason":
-			kept.Reason = ""
-		case "Dead loses the grant type":
-			kept.GrantType = ""
-		case "Dead loses the request id":
-			kept.RequestID = ""
-		case "Dead loses ResponseLost":
-			kept.ResponseLost = false
-		}
-		r.mark.Dead = kept
-		r.oldest = cmp.Or(r.oldest, kept)
+		r.mark.Dead = s.kept(dead)
+		r.oldest = cmp.Or(r.oldest, r.mark.Dead)
 	}
 	switch s.way {
 	case "RetryAt is lost":
@@ -863,6 +867,59 @@ func (s *store) Mark(ctx context.Context, grant, holder string, version int64, m
 		s.end(r, holder)
 	}
 	return nil
+}
+
+// markInTwoSteps does what a Store does that reads a row, and marks it when others may have come in between. It returns the
+// version that is compared.
+func (s *store) markInTwoSteps(grant string, version int64) int64 {
+	r, err := s.find(grant)
+	if err != nil || r.version != version {
+		return version
+	}
+	switch s.way {
+	case "Mark is read, then written":
+		s.pause()
+		if now, err := s.find(grant); err == nil {
+			return now.version
+		}
+	case "Mark writes back what it read":
+		copied := *r
+		s.pause()
+		if now, err := s.find(grant); err == nil {
+			*now = copied
+		}
+	}
+	return version
+}
+
+// kept returns what is kept of a verdict.
+func (s *store) kept(dead *applebusiness.Error) *applebusiness.Error {
+	kept := &applebusiness.Error{
+		Endpoint: dead.Endpoint, StatusCode: dead.StatusCode, Code: dead.Code, Description: dead.Description,
+		Reason: dead.Reason, GrantType: dead.GrantType, RequestID: dead.RequestID, ResponseLost: dead.ResponseLost,
+	}
+	if s.is("Dead keeps all") {
+		*kept = *dead
+	}
+	switch s.way {
+	case "Dead loses the endpoint":
+		kept.Endpoint = ""
+	case "Dead loses the status":
+		kept.StatusCode = 0
+	case "Dead loses the code":
+		kept.Code = ""
+	case "Dead loses the description":
+		kept.Description = ""
+	case "Dead loses the reason":
+		kept.Reason = ""
+	case "Dead loses the grant type":
+		kept.GrantType = ""
+	case "Dead loses the request id":
+		kept.RequestID = ""
+	case "Dead loses ResponseLost":
+		kept.ResponseLost = false
+	}
+	return kept
 }
 
 func (s *store) Release(ctx context.Context, grant, holder string) error {
@@ -1014,30 +1071,9 @@ func (s *store) Due(ctx context.Context, before time.Duration, limit int) ([]str
 		return nil, err
 	}
 	defer end()
-	now := s.now()
-	if s.is("Due by the wrong clock") {
-		now = time.Now()
-	}
-	retry := s.now()
-	if s.is("RetryAt by the wrong clock") {
-		retry = time.Now()
-	}
-	if s.is("Due takes no negative within") {
-		before = max(before, 0)
-	}
-	expires := func(r *row) bool { return !r.expiry.IsZero() && !r.expiry.After(now.Add(before)) }
-	if s.is("Due ignores the expired") {
-		expires = func(r *row) bool { return r.expiry.After(now) && !r.expiry.After(now.Add(before)) }
-	}
 	var names []string
 	for name, r := range s.rows {
-		if (expires(r) || s.is("Due lists what never expires") && r.expiry.IsZero() || s.is("Due lists all")) &&
-			(r.mark.Dead == nil || s.is("Due lists the dead") || s.is("Due lists the dead without ResponseLost") && !r.mark.Dead.ResponseLost) &&
-			(r.token.AccessToken != "" || !s.is("Due omits grants without an access token")) &&
-			(!s.running(r) || s.is("Due lists the leased")) &&
-			(!s.is("Due ignores a lease that ended") || !r.leased) &&
-			(!s.is("Due ignores the unfinished") || !r.mark.Unfinished) &&
-			(!r.retry.After(retry) || s.is("Due lists who waits")) && !s.is("Due lists none") {
+		if s.isDue(r, before) && !s.is("Due lists none") {
 			names = append(names, name)
 		}
 	}
@@ -1060,6 +1096,43 @@ func (s *store) Due(ctx context.Context, before time.Duration, limit int) ([]str
 	return names, nil
 }
 
+func (s *store) isDue(r *row, before time.Duration) bool {
+	now, retry := s.now(), s.now()
+	switch s.way {
+	case "Due by the wrong clock":
+		now = time.Now()
+	case "RetryAt by the wrong clock":
+		retry = time.Now()
+	case "Due takes no negative within":
+		before = max(before, 0)
+	}
+	due := !r.expiry.IsZero() && !r.expiry.After(now.Add(before))
+	alive, free, waited := r.mark.Dead == nil, !s.running(r), !r.retry.After(retry)
+	switch s.way {
+	case "Due ignores the expired":
+		due = due && r.expiry.After(now)
+	case "Due lists what never expires":
+		due = due || r.expiry.IsZero()
+	case "Due lists all":
+		due = true
+	case "Due lists the dead":
+		alive = true
+	case "Due lists the dead without ResponseLost":
+		alive = alive || !r.mark.Dead.ResponseLost
+	case "Due omits grants without an access token":
+		due = due && r.token.AccessToken != ""
+	case "Due lists the leased":
+		free = true
+	case "Due ignores a lease that ended":
+		free = !r.leased
+	case "Due ignores the unfinished":
+		alive = alive && !r.mark.Unfinished
+	case "Due lists who waits":
+		waited = true
+	}
+	return due && alive && free && waited
+}
+
 var _ grants.Store = (*store)(nil)
 
 func (s *store) Dead(ctx context.Context, since time.Duration, after grants.DeadGrant, limit int) ([]grants.DeadGrant, error) {
@@ -1068,48 +1141,15 @@ func (s *store) Dead(ctx context.Context, since time.Duration, after grants.Dead
 		return nil, err
 	}
 	defer end()
-	dead := slices.Collect(maps.Values(s.gone))
-	for name, r := range s.rows {
-		found := grants.DeadGrant{Grant: name, Error: r.mark.Dead, Since: r.since, Version: r.version}
-		switch {
-		case r.mark.Dead == nil && s.is("Dead lists the alive"):
-			found.Error = new(applebusiness.Error)
-		case r.mark.Dead == nil, s.is("Dead omits who waits") && !r.retry.IsZero(), s.is("Dead omits the leased") && r.leased:
-			continue
-		}
-		switch s.way {
-		case "Dead has no version":
-			found.Version = 0
-		case "Dead has the oldest verdict":
-			found.Error = r.oldest
-		}
-		dead = append(dead, found)
-	}
+	dead := s.deadRows()
 	before := func(a, b grants.DeadGrant) int {
 		return cmp.Or(a.Since.Compare(b.Since), strings.Compare(a.Grant, b.Grant))
 	}
 	slices.SortFunc(dead, before)
-	listed := dead[:0:0]
-	for _, found := range dead {
-		_, there := s.rows[after.Grant]
+	listed := slices.DeleteFunc(dead, func(found grants.DeadGrant) bool {
 		old := !found.Since.After(s.now().Add(-since)) || s.is("Dead ignores since")
-		follows := before(found, after) > 0
-		switch s.way {
-		case "Dead ignores after":
-			follows = true
-		case "Dead repeats after":
-			follows = before(found, after) >= 0
-		case "Dead compares after by its name":
-			follows = found.Grant > after.Grant && strings.HasPrefix(after.Grant, "grantstest")
-		case "Dead needs the row of after":
-			follows = follows && (there || after.Grant == "")
-		case "Dead needs all of after":
-			follows = follows && (after.Version != 0 || after.Grant == "")
-		}
-		if old && (follows || after.Grant == "") {
-			listed = append(listed, found)
-		}
-	}
+		return !old || after.Grant != "" && !s.follows(before(found, after), found, after)
+	})
 	if s.is("Dead has the latest first") {
 		slices.Reverse(listed)
 	}
@@ -1129,6 +1169,49 @@ func (s *store) Dead(ctx context.Context, since time.Duration, after grants.Dead
 		}
 	}
 	return listed, nil
+}
+
+// deadRows returns what Dead may list, in no order.
+func (s *store) deadRows() []grants.DeadGrant {
+	dead := slices.Collect(maps.Values(s.gone))
+	for name, r := range s.rows {
+		found := grants.DeadGrant{Grant: name, Error: r.mark.Dead, Since: r.since, Version: r.version}
+		switch {
+		case r.mark.Dead == nil && s.is("Dead lists the alive"):
+			found.Error = new(applebusiness.Error)
+		case r.mark.Dead == nil, s.is("Dead omits who waits") && !r.retry.IsZero(), s.is("Dead omits the leased") && r.leased:
+			continue
+		}
+		switch s.way {
+		case "Dead has no version":
+			found.Version = 0
+		case "Dead has the oldest verdict":
+			found.Error = r.oldest
+		}
+		dead = append(dead, found)
+	}
+	return dead
+}
+
+// follows says whether found is listed after another grant, with which it compares so.
+func (s *store) follows(compared int, found, after grants.DeadGrant) bool {
+	switch s.way {
+	case "Dead ignores after":
+		return true
+	case "Dead repeats after":
+		return compared >= 0
+	case "Dead compares after by its name":
+		return found.Grant > after.Grant && strings.HasPrefix(after.Grant, "grantstest")
+	case "Dead needs the row of after":
+		if _, there := s.rows[after.Grant]; !there {
+			return false
+		}
+	case "Dead needs all of after":
+		if after.Version == 0 {
+			return false
+		}
+	}
+	return compared > 0
 }
 
 // What an instance keeps to itself is seen by two of them alone.

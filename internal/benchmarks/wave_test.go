@@ -163,6 +163,7 @@ var ways = []way{
 			return tokenSource(func() (*oauth2.Token, error) {
 				pools[process] <- struct{}{}
 				defer func() { <-pools[process] }()
+				time.Sleep(time.Duration(process + 1)) // or two that have waited could be at the row at one instant
 				token := <-rows[grant]
 				defer func() { rows[grant] <- token }()
 				fetched, err := f.oauth2.TokenSource(f.ctx, token).Token() // token itself, once a sibling has fetched it

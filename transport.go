@@ -373,8 +373,9 @@ func placeOf(u *url.URL) place {
 		return place{}
 	}
 	scheme := strings.ToLower(u.Scheme)
+	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
 	port := map[string]string{"http": "80", "https": "443"}[scheme]
-	return place{scheme, strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")), cmp.Or(u.Port(), port), cmp.Or(u.Opaque, u.EscapedPath(), "/")}
+	return place{scheme, host, cmp.Or(u.Port(), port), cmp.Or(u.Opaque, u.EscapedPath(), "/")}
 }
 
 // endpoint returns the place of TokenURL, the zero place if that is no absolute URL of HTTP.

@@ -312,6 +312,11 @@ func TestTransportLeavesOtherRequestsAlone(t *testing.T) {
 			assert.Equal(t, 1, base.idle)
 		})
 	}
+	bare := formRequest("https://api.example/api/v1/oauth2/token/", "")
+	bare.Body = nil
+	_, err := (&applebusiness.Transport{TokenURL: tokenURL, Base: &recordingBase{}}).RoundTrip(bare)
+	require.NoError(t, err)
+	assert.Nil(t, bare.Body, "a form may have no body")
 }
 
 func TestTransportKeepsTheRoundTripperContract(t *testing.T) {

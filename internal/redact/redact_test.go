@@ -55,6 +55,7 @@ func TestValues(t *testing.T) {
 	}
 	assert.Equal(t, "x *** y ***", redact.Values("x "+short+" y longer"+short, short, "longer"+short), "8 bytes are a secret, whichever comes first")
 	assert.Equal(t, "x rt-SECR y", redact.Values("x rt-SECR y", "rt-SECR"), "7 bytes are none")
+	assert.Equal(t, "***", redact.Values("AZ-AZ-AZ", "az-az-az"), "from A to Z")
 	assert.Equal(t, strings.Repeat("x", 20), redact.Values(strings.Repeat("x", 20), "", "y"))
 }
 

@@ -157,16 +157,7 @@ func (r Reason) text() string {
 
 // Is reports whether target is the Reason or the Code of e. The status never matters.
 func (e *Error) Is(target error) bool {
-	if e == nil {
-		return false
-	}
-	switch target := target.(type) {
-	case Reason:
-		return target != "" && target == e.Reason
-	case Code:
-		return target != "" && target == e.Code
-	}
-	return false
+	return e != nil && (e.Reason != "" && target == e.Reason || e.Code != "" && target == e.Code)
 }
 
 // Unwrap returns the error that e was made from, such as an [*oauth2.RetrieveError], or nil. That error may print

@@ -302,10 +302,7 @@ func readTokenRequest(request *http.Request) tokenRequest {
 		return ""
 	}
 	defer reader.Close()
-	body, err := readAll(reader, maxBody)
-	if err != nil {
-		return ""
-	}
+	body, _ := readAll(reader, maxBody)
 	found, _ := decodeMembers(body)
 	if found == nil {
 		return tokenRequest(body)

@@ -124,6 +124,7 @@ func TestOAuth2PlainErrors(t *testing.T) {
 			assert.EqualError(t, err, test.want)
 			assert.ErrorIs(t, err, test.reason)
 			assert.Equal(t, applebusiness.TokenEndpoint, err.(*applebusiness.Error).Endpoint)
+			assert.Equal(t, test.answer == nil, err.(*applebusiness.Error).Unsent())
 
 			_, err = oauth2.NewClient(context.Background(), source).Get(s.URL)
 			assert.ErrorIs(t, applebusiness.Wrap(err), test.reason, "inside a *url.Error too")

@@ -111,7 +111,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body")
 	case !isForm(r):
 		response, err := t.forward(r, t.unkeptBase())
-		if err == nil && isRedirect(response) {
+		if response != nil && isRedirect(response) {
 			response = t.withFailure(r, response, redirectRefused(response, r))
 		}
 		return response, err
@@ -250,11 +250,8 @@ func (t *Transport) forward(r *http.Request, base http.RoundTripper) (*http.Resp
 		}
 	}
 	response, err := base.RoundTrip(sent)
-	switch {
-	case response != nil && (response.Request == nil || sent != r && response.Request == sent):
+	if response != nil && (response.Request == nil || sent != r && response.Request == sent) {
 		response.Request = r // a redirect is judged by it
-	case response == nil && err == nil:
-		err = errNoResult
 	}
 	return response, err
 }
@@ -346,12 +343,8 @@ func redirectOfToken(r *http.Request, endpoint place) *http.Response {
 	return nil
 }
 
-// redirectRefused returns the error for a redirect of the token request r: the one that came with its response, if there
-// is.
+// redirectRefused returns the error for a redirect of the token request r.
 func redirectRefused(response *http.Response, r *http.Request) *Error {
-	if e := carried(r).failure; e != nil {
-		return e
-	}
 	e := &Error{Reason: ErrMalformedResponse, detail: redirected}
 	e.receive(response.StatusCode, response.Header, readTokenRequest(r))
 	return e
@@ -373,8 +366,9 @@ func placeOf(u *url.URL) place {
 		return place{}
 	}
 	scheme := strings.ToLower(u.Scheme)
+	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
 	port := map[string]string{"http": "80", "https": "443"}[scheme]
-	return place{scheme, strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")), cmp.Or(u.Port(), port), cmp.Or(u.Opaque, u.EscapedPath(), "/")}
+	return place{scheme, host, cmp.Or(u.Port(), port), cmp.Or(u.Opaque, u.EscapedPath(), "/")}
 }
 
 // endpoint returns the place of TokenURL, the zero place if that is no absolute URL of HTTP.

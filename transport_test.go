@@ -312,6 +312,11 @@ func TestTransportLeavesOtherRequestsAlone(t *testing.T) {
 			assert.Equal(t, 1, base.idle)
 		})
 	}
+	bare := formRequest("https://api.example/api/v1/oauth2/token/", "")
+	bare.Body = nil
+	_, err := (&applebusiness.Transport{TokenURL: tokenURL, Base: &recordingBase{}}).RoundTrip(bare)
+	require.NoError(t, err)
+	assert.Nil(t, bare.Body, "a form may have no body")
 }
 
 func TestTransportKeepsTheRoundTripperContract(t *testing.T) {
@@ -738,6 +743,48 @@ func TestTransportFollowsNoRedirectOfAGrant(t *testing.T) {
 			assert.Zero(t, arrived.Load())
 		})
 	}
+}
+
+// Whoever sends a request because of a redirect shows it by the chain of responses, which net/http keeps in the requests.
+func TestTransportLooksAtTheChainOfRedirects(t *testing.T) {
+	const tokenURL = "https://api.example/api/v1/oauth2/token"
+	elsewhere := httptest.NewRequest(http.MethodGet, "https://other.example/", nil)
+	for _, test := range []struct {
+		method  string
+		earlier *http.Request
+		refused bool
+	}{
+		{http.MethodGet, formRequest(tokenURL, "grant_type=refresh_token"), true},
+		{http.MethodPost, formRequest(tokenURL, "grant_type=refresh_token"), true},
+		{http.MethodPost, elsewhere, false},
+		{http.MethodGet, elsewhere, false},
+		{http.MethodPost, nil, true}, // a RoundTripper has removed it
+		{http.MethodGet, nil, false},
+	} {
+		r := httptest.NewRequest(test.method, "https://other.example/", nil)
+		r.Response = &http.Response{StatusCode: http.StatusSeeOther, Request: test.earlier}
+		_, err := (&applebusiness.Transport{TokenURL: tokenURL, Base: &recordingBase{}}).RoundTrip(r)
+		assert.Equal(t, test.refused, errors.Is(err, applebusiness.ErrMalformedResponse), "%s after %v", test.method, test.earlier)
+		assert.Equal(t, test.refused, err != nil)
+	}
+}
+
+// The Transport for token requests is made once for each Base, and http.DefaultTransport may be another one later.
+func TestTransportUsesTheBaseOfToday(t *testing.T) {
+	var dialed []string
+	base := func(name string) *http.Transport {
+		return &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+			dialed = append(dialed, name)
+			return nil, io.ErrClosedPipe
+		}}
+	}
+	first, second := base("first"), base("second")
+	transport := &applebusiness.Transport{TokenURL: "http://127.0.0.1/"}
+	for _, transport.Base = range []http.RoundTripper{first, first, second} {
+		_, err := transport.RoundTrip(formRequest(transport.TokenURL, "grant_type=refresh_token"))
+		assert.ErrorIs(t, err, io.ErrClosedPipe)
+	}
+	assert.Equal(t, []string{"first", "first", "second"}, dialed)
 }
 
 // nat forwards connections to a server, and can forget those that are open: what comes on them leads nowhere, and nobody

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -195,6 +196,25 @@ func TestRemedyInAFleet(t *testing.T) {
 func TestCausesAreTheCallersOwn(t *testing.T) {
 	applebusiness.Troubleshoot(applebusiness.ErrInvalidCredentials).Causes[0] = "changed"
 	assert.Equal(t, applebusiness.CauseClientSecretReplaced, applebusiness.Troubleshoot(applebusiness.ErrInvalidCredentials).Causes[0])
+}
+
+// A response that was lost explains a refresh token or a code that is dead, and nothing else.
+func TestResponseLostIsTheLikeliestCause(t *testing.T) {
+	for _, test := range []struct {
+		reason applebusiness.Reason
+		grant  string
+		want   bool
+	}{
+		{applebusiness.ErrInvalidRefreshToken, "refresh_token", true},
+		{applebusiness.ErrInvalidRefreshToken, "authorization_code", true},
+		{applebusiness.ErrInvalidRefreshToken, "client_credentials", false},
+		{applebusiness.ErrUserDenied, "", false},
+		{applebusiness.ErrInvalidCredentials, "refresh_token", false},
+	} {
+		causes := applebusiness.Troubleshoot(&applebusiness.Error{Reason: test.reason, GrantType: test.grant, ResponseLost: true}).Causes
+		assert.Equal(t, test.want, slices.Index(causes, applebusiness.CauseResponseLost) == 0, test)
+		assert.Equal(t, test.want, slices.Contains(causes, applebusiness.CauseResponseLost), test)
+	}
 }
 
 // Over statuses, codes, texts and grant types: nobody is asked to reconnect, and no code is sent again, for anything else.

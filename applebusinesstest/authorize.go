@@ -55,10 +55,10 @@ func (r redirect) response(deliver Delivery) (status int, target string) {
 }
 
 // Authorize returns the URL that the user's browser would bring back to the partner from authURL, by Options.Consent; ConsentAsk counts
-// as ConsentAllow. With [DeliverPost] the browser would send a POST to it.
-// An error of the request is in the redirect's URL, also where a browser would see it on a page: the URL is then the redirect_uri that
-// was asked for if it is absolute, and else the first one that is registered for the app, or for the Server's App. Authorize itself
-// fails only if authURL is not this server's authorization URL, or if there is no redirect URI at all.
+// as ConsentAllow. With [DeliverPost] the browser would send a POST to it. An error of the request is in that URL, also where a browser
+// would see it on a page; its base is then the redirect_uri that was asked for if it is absolute, and else the first one that is
+// registered for the app, or for the Server's App. Authorize itself fails only if authURL is not this server's authorization URL, or if
+// there is no redirect URI at all.
 func (s *Server) Authorize(authURL string) (redirectURL string, err error) {
 	asked, err := url.Parse(authURL)
 	if base, _, _ := strings.Cut(authURL, "?"); err != nil || base != s.Endpoint().AuthURL { // err quotes it

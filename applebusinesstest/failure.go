@@ -39,10 +39,9 @@ type Failure struct {
 	Times int // how many requests fail so: 0 means one, and a negative number all of them, until Heal
 }
 
-// Fail lets the next request to an endpoint fail with the row of Apple's tables that is about the reason. If there are two, it is the
-// first: "Invalid refresh_token" with status 400, and the token endpoint's "server error"; [Server.FailEntry] takes the other. It
-// panics for a Reason that is in no row. Failures queue, for each endpoint by itself. A request that fails so has no effect: its code
-// is not spent.
+// Fail lets the next request to an endpoint fail with the row of Apple's tables that is about the reason; of two it is the first
+// ("Invalid refresh_token" with status 400, the token endpoint's "server error"), and [Server.FailEntry] takes the other. It panics
+// for a Reason that is in no row. Failures queue, for each endpoint by itself. A request that fails so has no effect.
 func (s *Server) Fail(reason applebusiness.Reason) {
 	entry := findEntry("", reason, 0)
 	panicIf("Fail", entry.Code == "", "no row of Apple's tables has the Reason %q; applebusiness.Catalog has them all", string(reason))
@@ -64,8 +63,7 @@ func (s *Server) FailWith(status int, header http.Header, body string) {
 func (s *Server) LoseResponse() { s.FailNext(Failure{TakesEffect: true, Drop: true}) }
 
 // FailNext lets the next requests that the Failure selects fail, in one queue with [Server.Fail] and [Server.FailWith] if it selects by
-// the endpoint alone. It panics for a Failure that says no way to fail, that says more than one, so that a part of it would be ignored,
-// or that can select no request.
+// the endpoint alone. It panics for a Failure that says no way to fail or more than one, or that can select no request.
 func (s *Server) FailNext(failure Failure) {
 	failure.Header = failure.Header.Clone()
 	failure.Endpoint = cmp.Or(failure.Endpoint, failure.Entry.Endpoint, applebusiness.TokenEndpoint)

@@ -11,13 +11,12 @@
 // Codes live 5 minutes and may be used once, access tokens live 60 minutes, refresh tokens rotate; the response to a wrong request is
 // the row of Apple's error tables that is about it. The rows that no request provokes (a failure at Apple's side) come from
 // [Server.Fail], what is in no table (429, 503, a proxy's HTML) from [Server.FailWith], and what is slow, hangs, breaks off, or fails
-// for one customer alone from [Server.FailNext]. What a real server has beyond that (a rate limit, an end of a refresh token's life,
-// …) is off until [Options] says otherwise. Besides the two endpoints there is the API's GET /api/v1/me, which says to which
-// organisation an access token belongs.
+// for one customer alone from [Server.FailNext]. A rate limit, an end of a refresh token's life and the like come with [Options].
+// There is also the API's GET /api/v1/me, which says to which organisation an access token belongs.
 //
-// A test of a failure that silently tests success is worse than none. So misusing the fake panics with a text that says what is wrong
-// (a Reason that is in no row, a combination of which a part would be ignored), and [Server.Close] logs the failures that never came to
-// pass. For tests in any language it is a program too: examples/fakeapple, steered by requests that its flag -h lists.
+// A test of a failure that silently tests success is worse than none. So misusing the fake panics with a text that says what is wrong,
+// and [Server.Close] logs the failures that never came to pass. For tests in any language it is a program too: examples/fakeapple,
+// steered by requests that its flag -h lists.
 //
 // # To test a whole web application
 //
@@ -26,8 +25,7 @@
 //     by itself. A jar sends SameSite cookies with every POST, which a browser does not: test the POST of the redirect without a jar, too.
 //   - Who has connected so has a token for an hour. A RefreshDue of package grants within 2 hours refreshes it now. Give it a context
 //     with a deadline: with a wrong client secret it does not return. Options.OnRefresh may be called after that; Close waits for it.
-//   - Manager.Connect asks /api/v1/me again and again while it fails, for as long as the Timeout of Options.HTTPClient, which is 30
-//     seconds unless the test says less.
+//   - Manager.Connect asks /api/v1/me again while it fails, for as long as Options.HTTPClient's Timeout: 30 seconds unless set.
 //   - Each consent is of a new organisation. To let a customer come back with the one called "org-1":
 //     FailNext(Failure{Endpoint: MeEndpoint, StatusCode: 200, Body: `{"orgDetails":{"orgId":"org-1"}}`}).
 //
@@ -111,9 +109,8 @@ type Options struct {
 	RateLimit        int           // token requests above so many within a second get status 429 and Retry-After, before any Failure; 0: no limit
 	Trickle          time.Duration // the pause before each byte of a token response's body; 0: none
 
-	// Now is the clock for all lifetimes, RateLimit and Request.Time, called from any goroutine; nil means time.Now. It moves the
-	// server's time only: x/oauth2 compares a token's Expiry with the wall clock, so that a client does not refresh because Now
-	// has moved on. Give it the token of [Server.ConnectExpired] instead.
+	// Now is the clock for all lifetimes, RateLimit and Request.Time, called from any goroutine; nil means time.Now. x/oauth2 reads
+	// the wall clock, so that no client refreshes because Now has moved on: give it the token of [Server.ConnectExpired].
 	Now func() time.Time
 }
 
@@ -125,23 +122,21 @@ func panicIf(method string, wrong bool, format string, args ...any) {
 }
 
 func (o *Options) check() {
-	const method = "Options"
-	panicIf(method, o.Deliver != DeliverGet && o.Deliver != DeliverPost, "%d is no Delivery", o.Deliver)
-	panicIf(method, o.Consent < ConsentAsk || o.Consent > ConsentDeny, "%d is no Consent", o.Consent)
-	panicIf(method, o.AccessTokenLife < 0 || o.AccessTokenLife%time.Second != 0, "AccessTokenLife is %v; want whole seconds, since expires_in has no others", o.AccessTokenLife)
-	panicIf(method, min(o.RefreshTokenLife, o.GracePeriod, o.Trickle, time.Duration(o.RateLimit)) < 0, "RefreshTokenLife, GracePeriod, Trickle or RateLimit is negative")
-	panicIf(method, o.KeepRefreshToken && o.OmitRefreshToken, "want KeepRefreshToken or OmitRefreshToken, not both")
-	panicIf(method, o.GracePeriod > 0 && (o.KeepRefreshToken || o.OmitRefreshToken), "GracePeriod is for refresh tokens that are replaced; want no KeepRefreshToken and no OmitRefreshToken beside it")
+	panicIf("Options", o.Deliver != DeliverGet && o.Deliver != DeliverPost, "%d is no Delivery", o.Deliver)
+	panicIf("Options", o.Consent < ConsentAsk || o.Consent > ConsentDeny, "%d is no Consent", o.Consent)
+	panicIf("Options", o.AccessTokenLife < 0 || o.AccessTokenLife%time.Second != 0, "AccessTokenLife is %v; want whole seconds, since expires_in has no others", o.AccessTokenLife)
+	panicIf("Options", min(o.RefreshTokenLife, o.GracePeriod, o.Trickle, time.Duration(o.RateLimit)) < 0, "RefreshTokenLife, GracePeriod, Trickle or RateLimit is negative")
+	panicIf("Options", o.KeepRefreshToken && o.OmitRefreshToken, "want KeepRefreshToken or OmitRefreshToken, not both")
+	panicIf("Options", o.GracePeriod > 0 && (o.KeepRefreshToken || o.OmitRefreshToken), "GracePeriod is for refresh tokens that are replaced; want no KeepRefreshToken and no OmitRefreshToken beside it")
 }
 
 // Server is a fake Apple Business. Its methods can be called from any number of goroutines, and those for partners, grants and failures
-// before it is started and after it is closed, too. A client_id or token that it does not know makes them panic. A state that it
-// refuses is said on the log of Config, without the state.
+// before it is started and after it is closed, too. They panic for a client_id or token that it does not know.
 type Server struct {
 	URL            string         // scheme, host and port; set by Start
 	App            App            // registered by default with the redirect URI https://partner.example/apple/callback, and not changed later
 	ServiceAccount ServiceAccount // registered by default, and not changed later
-	Config         *http.Server   // may be changed before Start: its Handler can be wrapped
+	Config         *http.Server   // may be changed before Start: its Handler can be wrapped; its log says what is wrong with a state
 
 	options Options
 	serving sync.WaitGroup
@@ -161,8 +156,7 @@ type Server struct {
 }
 
 // NewServer returns a server that listens, with one app and one Service Account; nil options are the defaults. The caller has to Close
-// it. It panics if the options are wrong, or if it cannot listen at Options.Addr: for an address that may be taken call
-// [NewUnstartedServer] and [Server.Start].
+// it. It panics if the options are wrong, or if it cannot listen at Options.Addr, where [Server.Start] returns an error.
 func NewServer(options *Options) *Server {
 	server := NewUnstartedServer(options)
 	if err := server.Start(); err != nil {

@@ -100,7 +100,8 @@ func TestContains(t *testing.T) {
 		want         bool
 	}{
 		{"getaddrinfo enotfound x", "enotfound", true}, {"enotfound", "enotfound", true}, {"filenotfound", "enotfound", false},
-		{"filenotfound, 'enotfound'", "enotfound", true}, {"a and then b", "a…b", true}, {"b and then a", "a…b", false}, {"", "a", false},
+		{"filenotfound, 'enotfound'", "enotfound", true}, {"aenotfound", "enotfound", false}, {"zenotfound", "enotfound", false}, {"{enotfound}", "enotfound", true},
+		{"a and then b", "a…b", true}, {"b and then a", "a…b", false}, {"", "a", false},
 	} {
 		assert.Equal(t, test.want, contains(test.text, test.needle), test)
 	}

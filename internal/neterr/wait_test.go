@@ -14,7 +14,7 @@ func TestRetryAfter(t *testing.T) {
 	for value, want := range map[string]time.Duration{
 		"": 0, "0": 0, "30": 30 * time.Second, " 30 ": 30 * time.Second, "\t30": 30 * time.Second, "30, 60": 30 * time.Second, "30 , x": 30 * time.Second, "030": 30 * time.Second,
 		"1.5": 2 * time.Second, "1.0": time.Second, "0.001": time.Second, "3600": time.Hour, "3601": time.Hour, "86400": time.Hour,
-		"99999999": time.Hour, "100000000": 0, "99999999999999": time.Hour, "100000000000000": time.Hour, "99999999999999999999999": time.Hour,
+		"99999999": time.Hour, "100000000": 0, "100000000000": 0, "99999999999999": time.Hour, "100000000000000": time.Hour, "99999999999999999999999": time.Hour,
 		"-30": 0, "-9223372037": 0, "+30": 0, "1e3": 0, "0x10": 0, "1.2.3": 0, ".": 0, "inf": 0, "NaN": 0, "soon": 0, "30s": 0, ", 30": 0,
 	} {
 		assert.Equal(t, want, RetryAfter(value, ""), "%q", value)

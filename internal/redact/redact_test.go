@@ -55,6 +55,7 @@ func TestValues(t *testing.T) {
 	}
 	assert.Equal(t, "x *** y ***", redact.Values("x "+short+" y longer"+short, short, "longer"+short), "8 bytes are a secret, whichever comes first")
 	assert.Equal(t, "x rt-SECR y", redact.Values("x rt-SECR y", "rt-SECR"), "7 bytes are none")
+	assert.Equal(t, "***", redact.Values("AZ-AZ-AZ", "az-az-az"), "from A to Z")
 	assert.Equal(t, strings.Repeat("x", 20), redact.Values(strings.Repeat("x", 20), "", "y"))
 }
 
@@ -73,6 +74,8 @@ func TestShow(t *testing.T) {
 		{`Post "https://api.example/?x=SECRET": EOF`, `Post "***": EOF`},
 		{"a\u200bb \u202eabc é naïve ａｂｃ", "*** *** *** *** ***"},
 		{"((x)) (((x", "((x)) ***"},
+		{"for ever... and ever....", "for ever... and ***"},
+		{"( )) word", "( *** word"},
 		{"refresh_token of client_id is no my_token", "refresh_token of client_id is no ***"},
 		{"S e c r e t", "*** *** *** *** *** ***"},
 		{"[104 117 110 116]", "*** *** *** ***"},
@@ -88,6 +91,8 @@ func TestShow(t *testing.T) {
 		assert.Equal(t, test.want, redact.Show(test.text, 256), test.text)
 	}
 	assert.Equal(t, "some of it", redact.Show("some of it is left", 12), "never half a word")
+	assert.Equal(t, "some of", redact.Show("some of it", 7))
+	assert.Equal(t, "some", redact.Show("some", 4))
 	assert.Empty(t, redact.Show("some", 3))
 }
 
@@ -101,7 +106,7 @@ func TestCode(t *testing.T) {
 }
 
 func TestRequestID(t *testing.T) {
-	for _, id := range []string{"", "7f9c24e8-3b1a-4c0d-9e5f-6a7b8c9d0e1f", "7F9C24E8-3B1A-4C0D-9E5F-6A7B8C9D0E1F", "01890a5d-ac96-774b-bcce-b302099a8057", "12345678-1234-1234-1234-123456789012", "req-1", "abc-12", "a_b.c", "id 1",
+	for _, id := range []string{"", "7f9c24e8-3b1a-4c0d-9e5f-6a7b8c9d0e1f", "7F9C24E8-3B1A-4C0D-9E5F-6A7B8C9D0E1F", "01890a5d-ac96-774b-bcce-b302099a8057", "12345678-1234-1234-1234-123456789012", "req-1", "abc-12", "a_b.c", "id 1", "request-abcd-12",
 		"ULXRE3CVPI4RR6U2BVWQYQ5YFE", "2222222222222222222222ABCD"} {
 		assert.Equal(t, id, redact.RequestID(id))
 	}
@@ -119,12 +124,12 @@ func TestRequestID(t *testing.T) {
 }
 
 func TestURI(t *testing.T) {
-	for _, uri := range []string{"", "https://x.example/e", "https://developer.apple.com/documentation/errors/503"} {
+	for _, uri := range []string{"", "https://x.example/e", "https://developer.apple.com/documentation/errors/503", "https://" + strings.Repeat("a/", 124)} {
 		assert.Equal(t, uri, redact.URI(uri))
 	}
 	for _, uri := range []string{
 		"http://x.example/e", "https://x.example/?e", "https://x.example/#e", "https://u:p@x.example/", "https://x.example/rt-SECRET",
-		"javascript:alert", "https://x.example/\u202e", "https://" + strings.Repeat("a/", 200), "x",
+		"javascript:alert", "https://x.example/\u202e", "https://" + strings.Repeat("a/", 124) + "a", "x",
 	} {
 		assert.Equal(t, redact.Mask, redact.URI(uri), uri)
 	}

@@ -61,7 +61,7 @@ func (f *facts) failures() []*failure {
 	for _, provider := range providers {
 		if provider.mark.MatchString(f.lower) {
 			return []*failure{{
-				Name: unknown, Head: unknown, Provider: provider.name, Causes: []cause{}, ActionText: "unknown",
+				Name: unknown, Provider: provider.name, Causes: []cause{},
 				Remedy: "Look it up where that provider documents its errors: nothing in it is about Apple Business.",
 			}}
 		}
@@ -254,7 +254,7 @@ func understand(input string) (found []*failure, err error) {
 			more = f.add(nil, f.response("", ""))
 		}
 		for _, x := range more {
-			if kind := x.Name + x.ActionText + x.Code + x.Provider; !seen[kind] {
+			if kind := x.Name + string(x.Action) + x.Code + x.Provider; !seen[kind] {
 				seen[kind], found = true, append(found, x)
 			}
 		}
@@ -297,7 +297,7 @@ func typed(input string) (x *failure, isExact bool) {
 		return nil, false
 	}
 	return &failure{
-		Name: unknown, Head: unknown, Nearest: cmp.Or(x.Constant, x.Code), Causes: []cause{}, ActionText: "unknown",
+		Name: unknown, Nearest: cmp.Or(x.Constant, x.Code), Causes: []cause{},
 		Remedy: "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's.",
 	}, false
 }

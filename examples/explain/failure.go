@@ -2,8 +2,8 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -128,7 +128,8 @@ func (f *facts) known(found []*failure) []*failure {
 		}
 	}
 	for _, label := range f.labels {
-		if len(found) == 0 || label.Description() != "" {
+		isFound := slices.ContainsFunc(found, func(x *failure) bool { return x.Reason == label })
+		if len(found) == 0 || label.Description() != "" && !isFound {
 			e := f.response(first, "")
 			e.Reason = label
 			found = f.add(found, e)
@@ -144,7 +145,7 @@ func (f *facts) known(found []*failure) []*failure {
 
 // response returns the error that a response with this code and text means.
 func (f *facts) response(code applebusiness.Code, description string) *applebusiness.Error {
-	body, _ := json.Marshal(map[string]string{"error": string(code), "error_description": description})
+	body := fmt.Appendf(nil, `{"error":%q,"error_description":%q}`, string(code), description)
 	header := http.Header{"Retry-After": {f.said["retry_after"]}}
 	if strings.Contains(f.lower, "location: ") { // which tells a redirect from what an edge drops
 		header.Set("Location", "/")

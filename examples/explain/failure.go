@@ -2,8 +2,8 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -61,7 +61,7 @@ func (f *facts) failures() []*failure {
 	for _, provider := range providers {
 		if provider.mark.MatchString(f.lower) {
 			return []*failure{{
-				Name: unknown, Head: unknown, Provider: provider.name, Causes: []cause{}, ActionText: "unknown",
+				Name: unknown, Provider: provider.name, Causes: []cause{},
 				Remedy: "Look it up where that provider documents its errors: nothing in it is about Apple Business.",
 			}}
 		}
@@ -128,7 +128,8 @@ func (f *facts) known(found []*failure) []*failure {
 		}
 	}
 	for _, label := range f.labels {
-		if len(found) == 0 || label.Description() != "" {
+		isFound := slices.ContainsFunc(found, func(x *failure) bool { return x.Reason == label })
+		if len(found) == 0 || label.Description() != "" && !isFound {
 			e := f.response(first, "")
 			e.Reason = label
 			found = f.add(found, e)
@@ -144,7 +145,7 @@ func (f *facts) known(found []*failure) []*failure {
 
 // response returns the error that a response with this code and text means.
 func (f *facts) response(code applebusiness.Code, description string) *applebusiness.Error {
-	body, _ := json.Marshal(map[string]string{"error": string(code), "error_description": description})
+	body := fmt.Appendf(nil, `{"error":%q,"error_description":%q}`, string(code), description)
 	header := http.Header{"Retry-After": {f.said["retry_after"]}}
 	if strings.Contains(f.lower, "location: ") { // which tells a redirect from what an edge drops
 		header.Set("Location", "/")
@@ -235,9 +236,8 @@ func understand(input string) (found []*failure, err error) {
 	if input == "" {
 		return nil, errors.New("the input is empty")
 	}
-	nearest, isExact := typed(input)
-	if isExact {
-		return []*failure{nearest}, nil
+	if x := typed(input); x != nil {
+		return []*failure{x}, nil
 	}
 	records := []string{""}
 	for line := range strings.SplitAfterSeq(input, "\n") {
@@ -246,7 +246,7 @@ func understand(input string) (found []*failure, err error) {
 		}
 		records[len(records)-1] += line
 	}
-	seen := make(map[string]bool)
+	seen, isOther := make(map[string]bool), false
 	for _, record := range records {
 		f := collect(record)
 		more, names := f.failures(), len(f.codes)+len(f.texts)+len(f.labels)
@@ -254,60 +254,64 @@ func understand(input string) (found []*failure, err error) {
 			more = f.add(nil, f.response("", ""))
 		}
 		for _, x := range more {
-			if kind := x.Name + x.ActionText + x.Code + x.Provider; !seen[kind] {
+			if kind := x.Name + string(x.Action) + x.Code + x.Provider; !seen[kind] {
 				seen[kind], found = true, append(found, x)
 			}
 		}
-		if f.status != 0 || f.isList || names > 0 && f.isMention() {
-			nearest = nil
-		}
+		isOther = isOther || f.status != 0 || f.isList || names > 0 && f.isMention()
 	}
-	if len(found) == 0 && nearest != nil {
-		return []*failure{nearest}, nil
-	} else if len(found) == 0 {
+	if len(found) == 0 && !isOther {
+		found = nearest(input)
+	}
+	if len(found) == 0 {
 		err = errors.New("no OAuth error was found: give a JSON body, an HTTP response, a redirect URL or a line of a log")
 	}
 	return found, err
 }
 
 // typed returns what somebody means who gives nothing but a label, a constant, a code or a text of Apple's, or the body of an
-// error of Apple's resource API or its sister services, and true. Of a text that is nearly one of those it returns the nearest row.
-func typed(input string) (x *failure, isExact bool) {
-	none, text := new(facts), strings.TrimPrefix(strings.ToLower(strings.Trim(input, " \t\r\n\"'`.,;:()[]{}")), "applebusiness.")
-	if code := dialect.FindStringSubmatch(input); code != nil && codeWords[code[1]] == "" {
-		return none.add(nil, applebusiness.ParseTokenError(0, nil, []byte(`{"code":"","message":"m"}`)))[0], true
-	} else if len(input) > 128 {
-		return nil, false
-	} else if templates.FindString(text) == text {
-		return none.add(nil, none.response("", text))[0], true
-	}
-	best := slices.MaxFunc(names, func(a, b string) int {
-		return cmp.Or(cmp.Compare(similarity(text, a), similarity(text, b)), cmp.Compare(a, b))
-	})
-	e := &applebusiness.Error{Code: codeWords[best]}
+// error of Apple's resource API or its sister services; nil for anything else.
+func typed(input string) *failure {
+	name := strings.TrimPrefix(strings.ToLower(strings.Trim(input, " \t\r\n\"'`.,;:()[]{}")), "applebusiness.")
+	e, none := &applebusiness.Error{Code: codeWords[name]}, new(facts)
 	if e.Code == "" {
-		e.Reason = labelWords[best]
+		e.Reason = labelWords[name]
 	}
-	if e.Code == "" && e.Reason == "" {
-		e = none.response("", best)
+	if code := dialect.FindStringSubmatch(input); code != nil && codeWords[code[1]] == "" {
+		e = applebusiness.ParseTokenError(0, nil, []byte(`{"code":"","message":"m"}`))
+	} else if e.Code == "" && e.Reason == "" {
+		if e = none.response("", name); e.Reason.Description() == "" {
+			return nil
+		}
 	}
-	if x = none.add(nil, e)[0]; text == best {
-		return x, true
-	} else if strings.ContainsAny(input, "{}=\n") || similarity(text, best) <= 0.7 {
-		return nil, false
-	}
-	return &failure{
-		Name: unknown, Head: unknown, Nearest: cmp.Or(x.Constant, x.Code), Causes: []cause{}, ActionText: "unknown",
-		Remedy: "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's.",
-	}, false
+	return none.add(nil, e)[0]
 }
 
-// similarity returns which part of the pairs of letters in two texts is the same, or more than 1 if the texts are.
-func similarity(a, b string) float64 {
-	if a == b {
-		return 2
+// nearest returns the row or the code that somebody nearly means who types a short text; nil if there is none.
+func nearest(input string) []*failure {
+	if len(input) > 128 || strings.ContainsAny(input, "{}=\n") {
+		return nil
 	}
-	a, b, same := notLetters.ReplaceAllString(a, ""), notLetters.ReplaceAllString(b, ""), 0
+	names := slices.Concat(documented, slices.Collect(maps.Keys(codeWords)), slices.Collect(maps.Keys(labelWords)))
+	best := slices.MaxFunc(names, func(a, b string) int {
+		return cmp.Or(cmp.Compare(similarity(input, a), similarity(input, b)), cmp.Compare(a, b))
+	})
+	if similarity(input, best) <= 0.7 {
+		return nil
+	}
+	x := typed(best)
+	return []*failure{{
+		Name: unknown, Nearest: cmp.Or(x.Constant, x.Code), Causes: []cause{},
+		Remedy: "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's.",
+	}}
+}
+
+var notLetters = regexp.MustCompile(`[^a-z0-9]+`)
+
+// similarity returns which part of the pairs of letters in two texts is the same.
+func similarity(a, b string) float64 {
+	a, b = notLetters.ReplaceAllString(strings.ToLower(a), ""), notLetters.ReplaceAllString(b, "")
+	same := 0
 	for i := range max(len(a)-1, 0) {
 		if strings.Contains(b, a[i:i+2]) {
 			same++
@@ -315,8 +319,3 @@ func similarity(a, b string) float64 {
 	}
 	return 2 * float64(same) / float64(max(len(a)+len(b)-2, 1))
 }
-
-var (
-	notLetters = regexp.MustCompile(`[^a-z0-9]+`)
-	names      = slices.Concat(documented, slices.Collect(maps.Keys(codeWords)), slices.Collect(maps.Keys(labelWords)))
-)

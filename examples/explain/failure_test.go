@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/url"
 	"os"
@@ -36,7 +37,7 @@ func actionOf(input string) string {
 	if len(found) == 0 {
 		return "nothing"
 	}
-	return found[0].ActionText
+	return cmp.Or(string(found[0].Action), "unknown")
 }
 
 // Every input has the action that the first version of this program gave it, or the other one that the file says it has now; and nobody

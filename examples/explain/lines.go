@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
-	"fmt"
 	"hash/maphash"
 	"io"
 	"maps"
@@ -27,8 +26,8 @@ const (
 	maxCustomers = 1 << 16 // that are told apart, for each kind of failure
 )
 
-// report is what -lines found so far: a record that may go on, and a count for each kind of failure, which are bounded in number.
-type report struct {
+// log is what -lines found so far: a record that may go on, and a count for each kind of failure, which are bounded in number.
+type log struct {
 	out    *bufio.Writer
 	asJSON bool
 	record []byte // lines that may go on
@@ -53,7 +52,7 @@ type count struct {
 }
 
 // explainLines explains the lines of a log and sums up. An interrupt ends the log.
-func explainLines(log io.Reader, asJSON bool, stdout io.Writer) (int, error) {
+func explainLines(input io.Reader, asJSON bool, stdout io.Writer) (int, error) {
 	reader, writer := io.Pipe()
 	defer reader.Close()
 	interrupt := make(chan os.Signal, 1)
@@ -64,10 +63,10 @@ func explainLines(log io.Reader, asJSON bool, stdout io.Writer) (int, error) {
 		_ = writer.Close()
 	}()
 	go func() {
-		_, err := io.Copy(writer, log)
+		_, err := io.Copy(writer, input)
 		_ = writer.CloseWithError(err)
 	}()
-	r := &report{out: bufio.NewWriter(stdout), asJSON: asJSON, counts: make(map[string]*count)}
+	r := &log{out: bufio.NewWriter(stdout), asJSON: asJSON, counts: make(map[string]*count)}
 	err := r.read(reader)
 	if err != nil && len(r.counts) == 0 {
 		return 0, err
@@ -76,8 +75,8 @@ func explainLines(log io.Reader, asJSON bool, stdout io.Writer) (int, error) {
 }
 
 // read explains each line of a log, of a long one the beginning.
-func (r *report) read(log io.Reader) error {
-	for lines := bufio.NewReaderSize(log, maxLine); ; {
+func (r *log) read(input io.Reader) error {
+	for lines := bufio.NewReaderSize(input, maxLine); ; {
 		if lines.Buffered() == 0 {
 			if err := r.out.Flush(); err != nil {
 				return err
@@ -105,7 +104,7 @@ var (
 )
 
 // add puts a line to the record that it belongs to: what is indented or a body after a line that may have more. Or it begins one.
-func (r *report) add(line []byte) {
+func (r *log) add(line []byte) {
 	isBody := r.lines == 1 && !r.isOpen && bodyLine.Match(line)
 	if r.lines > 0 && (isBody || moreLine.Match(line)) {
 		r.record, r.lines = append(r.record, line...), r.lines+1
@@ -129,7 +128,7 @@ func (r *report) add(line []byte) {
 }
 
 // flush explains the lines of a record that did not become whole, each for itself.
-func (r *report) flush() {
+func (r *log) flush() {
 	for line := range bytes.Lines(r.record[:len(r.record)*min(r.lines, 1)]) {
 		r.explain(line, 1, mayTell(line))
 	}
@@ -137,7 +136,7 @@ func (r *report) flush() {
 }
 
 // explain explains one record.
-func (r *report) explain(record []byte, lines int, isHinted bool) {
+func (r *log) explain(record []byte, lines int, isHinted bool) {
 	line := r.line + 1
 	r.line += lines
 	var found []*failure
@@ -157,7 +156,7 @@ func (r *report) explain(record []byte, lines int, isHinted bool) {
 		if x.Line = line; r.asJSON {
 			_ = writeJSON(r.out, x, "")
 		} else {
-			fmt.Fprintf(r.out, "%d: %s: %s%s", line, x.Name, x.ActionText, x.render("line"))
+			_ = report.ExecuteTemplate(r.out, "line", x)
 		}
 	}
 }
@@ -167,11 +166,11 @@ var (
 	seed  = maphash.MakeSeed()
 )
 
-func (r *report) count(x *failure, f *facts, line int) {
-	c := r.counts[x.Name+x.ActionText]
+func (r *log) count(x *failure, f *facts, line int) {
+	c := r.counts[x.Name+string(x.Action)]
 	if c == nil {
 		c = &count{Reason: x.Name, Action: x.Action, Line: line, customers: make(map[uint64]bool)}
-		r.counts[x.Name+x.ActionText] = c
+		r.counts[x.Name+string(x.Action)] = c
 	}
 	c.Count++
 	at := strings.NewReplacer("/", "-", " ", "T").Replace(clock.FindString(f.text[:min(len(f.text), 400)]))
@@ -188,25 +187,19 @@ func (r *report) count(x *failure, f *facts, line int) {
 }
 
 // sumUp prints how many failures of each kind there were.
-func (r *report) sumUp() error {
+func (r *log) sumUp() error {
 	if len(r.counts) == 0 {
 		return cmp.Or(r.out.Flush(), errors.New("no line holds an OAuth error"))
 	}
 	counts := slices.SortedFunc(maps.Values(r.counts), func(a, b *count) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Action, b.Action))
 	})
+	summary := map[string]any{"summary": counts, "others": r.others}
 	if r.asJSON {
-		return cmp.Or(writeJSON(r.out, map[string]any{"summary": counts, "others": r.others}, ""), r.out.Flush())
+		return cmp.Or(writeJSON(r.out, summary, ""), r.out.Flush())
 	}
 	table := tabwriter.NewWriter(r.out, 0, 0, 2, ' ', 0)
-	fmt.Fprint(table, "\nCOUNT\tREASON\tACTION\tFIRST\tLAST\tCUSTOMERS\tLINE\n")
-	for _, c := range counts {
-		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%d\t%d\n", c.Count, c.Reason, cmp.Or(string(c.Action), "unknown"), cmp.Or(c.First, "-"), cmp.Or(c.Last, "-"), c.Customers, c.Line)
-	}
-	if r.others > 0 {
-		fmt.Fprintf(table, "%d\tnothing to explain\n", r.others)
-	}
-	return cmp.Or(table.Flush(), r.out.Flush())
+	return cmp.Or(report.ExecuteTemplate(table, "summary", summary), table.Flush(), r.out.Flush())
 }
 
 // hints are what a record holds at least one of if it tells of a failure, in lower case, by their first four bytes; isHint has the

@@ -7,7 +7,6 @@
 package main
 
 import (
-	"cmp"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -16,15 +15,21 @@ import (
 	"io"
 	"math"
 	"os"
-	"reflect"
 	"regexp"
 	"strings"
+	"text/template"
 
 	"github.com/seed-a5f25c57/applebusiness"
 )
 
-//go:embed usage.txt
-var usage string
+// usage is what -h prints, and report how failures are shown to people.
+var (
+	//go:embed usage.txt
+	usage string
+	//go:embed report.tmpl
+	layout string
+	report = template.Must(template.New("").Parse(layout))
+)
 
 const (
 	exitDocumented, exitUndocumented, exitUnusable = 0, 1, 2
@@ -45,17 +50,17 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	}
 	input, err := append(flags.Args(), "-")[0], error(nil)
 	if file, openErr := os.Open(input); openErr == nil {
-		stdin = file
-	} else if input != "-" {
-		stdin = strings.NewReader(input)
-		*lines, err = false, map[bool]error{true: errors.New("the argument is no file that can be read")}[*lines] // it may be a pasted line
+		input, stdin = "-", file
 	}
 	switch {
 	case flags.NArg() > 1:
 		err = errors.New("give one INPUT, in quotes")
-	case err != nil:
+	case *lines && input != "-":
+		err = errors.New("the argument is no file that can be read") // it may be a pasted line
 	case *lines:
 		code, err = explainLines(stdin, *asJSON, stdout)
+	case input != "-":
+		code, err = explainOne(strings.NewReader(input), *asJSON, stdout)
 	default:
 		code, err = explainOne(stdin, *asJSON, stdout)
 	}
@@ -83,41 +88,38 @@ func explainOne(input io.Reader, asJSON bool, stdout io.Writer) (code int, err e
 			err = writeJSON(stdout, x, "  ")
 			continue
 		}
-		text := x.render("text")
+		var shown strings.Builder
 		if len(found) > 1 {
-			text = fmt.Sprintf("Error %d of %d different ones: %s", i+1, len(found), text)
+			fmt.Fprintf(&shown, "Error %d of %d different ones: ", i+1, len(found))
 		}
-		_, err = io.WriteString(stdout, text)
+		_ = report.ExecuteTemplate(&shown, "text", x)
+		_, err = io.WriteString(stdout, shown.String())
 	}
 	return code, err
 }
 
-// failure is what a record tells of, as JSON and, where there is a format, as text and in one line. Nothing in it came from outside
-// but what is Apple's or ours. The members of its JSON are stable; those that are unknown are left out, except that action, impact
-// and remedy are "" then.
+// failure is what a record tells of. Nothing in it came from outside but what is Apple's or ours. The members of its JSON are stable;
+// those that are unknown are left out, except that action, impact and remedy are "" then.
 type failure struct {
 	Line        int                    `json:"line,omitempty"` // with -lines
-	Head        string                 `json:"-" text:"%s"`
-	Name        string                 `json:"-"` // what a table calls it
+	Name        string                 `json:"-"`              // what people read
 	Constant    string                 `json:"constant,omitempty"`
 	Reason      applebusiness.Reason   `json:"reason,omitempty"`
-	Nearest     string                 `json:"nearest,omitempty" text:"\n  Apple documents no such text; the nearest row is %s"`
-	Provider    string                 `json:"provider,omitempty" text:"\n  provider   %s, not Apple Business"`
-	Endpoint    applebusiness.Endpoint `json:"endpoint,omitempty" text:"\n  endpoint   %s"`
-	Code        string                 `json:"code,omitempty" text:"\n  code       %s" line:": %s"`
-	Description string                 `json:"description,omitempty" text:"\n  text       %q" line:": %q"`
-	Network     string                 `json:"network,omitempty" text:"\n  network    %s" line:": %s"`
-	Status      int                    `json:"status,omitempty" text:"\n  status     HTTP %d" line:" (HTTP %d)"`
+	Nearest     string                 `json:"nearest,omitempty"`
+	Provider    string                 `json:"provider,omitempty"`
+	Endpoint    applebusiness.Endpoint `json:"endpoint,omitempty"`
+	Code        string                 `json:"code,omitempty"`
+	Description string                 `json:"description,omitempty"`
+	Network     string                 `json:"network,omitempty"`
+	Status      int                    `json:"status,omitempty"`
 	Documented  bool                   `json:"documented"`
-	Parameter   string                 `json:"parameter,omitempty" text:"\n  parameter  %s"`
-	GrantType   string                 `json:"grant_type,omitempty" text:"\n  grant_type %s"`
-	Wait        int                    `json:"retry_after_seconds,omitempty" text:"\n  wait       %d seconds before the next request"`
-	Impact      applebusiness.Impact   `json:"impact" text:"\n  affected   %s"`
+	Parameter   string                 `json:"parameter,omitempty"`
+	GrantType   string                 `json:"grant_type,omitempty"`
+	Wait        int                    `json:"retry_after_seconds,omitempty"`
+	Impact      applebusiness.Impact   `json:"impact"`
 	Causes      []cause                `json:"causes"`
-	CausesText  string                 `json:"-" text:"\n  causes     %s"`
-	ActionText  string                 `json:"-" text:"\n  action     %s"`
 	Action      applebusiness.Action   `json:"action"`
-	Remedy      string                 `json:"remedy" text:"\n             %s"`
+	Remedy      string                 `json:"remedy"`
 }
 
 type cause struct {
@@ -128,17 +130,15 @@ type cause struct {
 // newFailure returns what is said about e, or about what failed in the network.
 func newFailure(e *applebusiness.Error, network string, advice applebusiness.Advice) *failure {
 	x := &failure{
-		Name: "undocumented", Constant: constant(e.Reason), Reason: e.Reason, Endpoint: e.Endpoint, Code: string(codeWords[strings.ToLower(string(e.Code))]),
+		Name: unknown, Reason: e.Reason, Endpoint: e.Endpoint, Code: string(codeWords[strings.ToLower(string(e.Code))]),
 		Network: network, Status: e.StatusCode, Documented: e.Reason.Description() != "", GrantType: e.GrantType, Wait: int(math.Ceil(e.RetryAfter.Seconds())),
-		Impact: advice.Impact, Causes: []cause{}, Action: advice.Action, ActionText: cmp.Or(string(advice.Action), "unknown"), Remedy: advice.Remedy,
+		Impact: advice.Impact, Causes: []cause{}, Action: advice.Action, Remedy: advice.Remedy,
 	}
 	if e.Reason != "" {
+		x.Constant = constant(e.Reason)
 		x.Name = x.Constant
 	} else if network != "" {
 		x.Name = "network"
-	}
-	if x.Head = x.Name; x.Documented {
-		x.Head += ", documented by Apple"
 	}
 	if e.Description != "" {
 		x.Description = e.Reason.Description()
@@ -148,37 +148,18 @@ func newFailure(e *applebusiness.Error, network string, advice applebusiness.Adv
 	}
 	for _, c := range advice.Causes {
 		x.Causes = append(x.Causes, cause{c, c.Description()})
-		x.CausesText = strings.TrimPrefix(x.CausesText+"\n             "+c.Description(), "\n             ")
 	}
 	return x
 }
 
 var (
-	parameters = regexp.MustCompile(`^(?:client_(?:id|secret)|code|code_challenge|code_challenge_method|code_verifier|grant_type|redirect_uri|refresh_token|response_type|scope|state)$`)
+	parameters = regexp.MustCompile(`^(?:client_(?:id|secret)|code(?:_challenge|_challenge_method|_verifier)?|grant_type|redirect_uri|refresh_token|response_type|scope|state)$`)
 	initials   = regexp.MustCompile(`(?:^|_)(?:id$|uri$|\w)`)
 )
 
 // constant returns the name of reason's constant, which its label is in snake case.
 func constant(reason applebusiness.Reason) string {
-	if reason == "" {
-		return ""
-	}
 	return "Err" + initials.ReplaceAllStringFunc(string(reason), func(text string) string { return strings.ToUpper(strings.TrimPrefix(text, "_")) })
-}
-
-// isSame reports whether x is of the same kind as other.
-func (x *failure) isSame(other *failure) bool {
-	return x.Name == other.Name && x.Action == other.Action && x.Code == other.Code && x.Provider == other.Provider
-}
-
-// render returns those of x's fields that have a format of this kind.
-func (x *failure) render(kind string) (text string) {
-	for field, value := range reflect.ValueOf(*x).Fields() {
-		if format, ok := field.Tag.Lookup(kind); ok && !value.IsZero() {
-			text += fmt.Sprintf(format, value.Interface())
-		}
-	}
-	return text + "\n"
 }
 
 func (x *failure) exitCode() int {

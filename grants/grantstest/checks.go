@@ -19,8 +19,10 @@ func names(c *check) {
 		{name, strings.ToUpper(name)}, {name, name + " "}, {" " + name, name}, {name + "e", name + "é"}, {name + "é", name + "e\u0301"},
 		{name + "ss", name + "ß"}, {name + "1", name + "01"}, {name + "/", name + "_"}, {name + "%", name + "x"}, {name + `'"\`, name + `'"`},
 		{name + "/../" + name, name}, {name + ".", name + "\t"}, {long + "a", long + "b"}, {name + "€", name + "₭"},
+		{name + "😀", name + "😁"}, {name + "Ａ", name + "A"}, {name + "K", name + "\u212a"}, {name + "+a", name + " a"}, {name + "%2F", name + "/"},
+		{name + "'", name + "''"}, {name + ":a", name + ":b"}, {name + ".", name}, {name + "/", name}, {name + "\n", name},
 	} {
-		one.grant, one.row, one.done = pair[0], row{}, []string{"with names such as " + pair[0][len(name):] + " and " + pair[1][len(name)-1:]}
+		one.grant, one.row, one.done = pair[0], row{}, []string{fmt.Sprintf("with names such as %q and %q", pair[0][len(name):], pair[1][len(name)-1:])}
 		other.grant, other.row, other.done = pair[1], row{}, one.done
 		if len(pair[0]) > 200 {
 			if _, err := one.call(context.Background(), put); err != nil {

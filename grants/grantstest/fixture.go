@@ -49,6 +49,7 @@ func (f *fixture) token(label string) *oauth2.Token {
 		token.RefreshToken, token.Expiry = "refresh-put", f.start.Add(2*time.Hour)
 	case "of 4 KiB":
 		token.AccessToken = strings.Repeat("0123456789abcdef", 256)
+		token.RefreshToken = "!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~==" // all that a token can hold
 	case "year 9999":
 		token.Expiry = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
 	case "sooner":

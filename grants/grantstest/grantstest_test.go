@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"html"
 	"maps"
 	"math/rand/v2"
+	"net/url"
 	"os"
 	"path"
 	"regexp"
@@ -220,6 +222,12 @@ var wrong = map[string]string{
 	"names are normalised":                            "It returns ErrNoGrant if there is none.",
 	"names are numbers":                               "It returns ErrNoGrant if there is none.",
 	"names are paths":                                 "It returns ErrNoGrant if there is none.",
+	"names have 3 bytes a letter":                     "It returns ErrNoGrant if there is none.",
+	"names are decoded":                               "It returns ErrNoGrant if there is none.",
+	"names end at a colon":                            "It returns ErrNoGrant if there is none.",
+	"names lose a line end":                           "It returns ErrNoGrant if there is none.",
+	"a token loses its backslash":                     "Put stores token under a new version, whatever was there",
+	"a token is escaped for HTML":                     "Put stores token under a new version, whatever was there",
 	"zero values of a token are not written":          "Put stores token under a new version, whatever was there",
 	"zero values of a mark are not written":           "Mark replaces the mark and ends holder's lease",
 	"zero values are not compared":                    "Otherwise, also if the grant was deleted, it returns ErrConflict and changes nothing.",
@@ -431,6 +439,15 @@ func (s *store) nameOf(grant string) string {
 		return strings.ReplaceAll(grant, "01", "1")
 	case "names are paths":
 		return path.Clean(grant)
+	case "names have 3 bytes a letter":
+		return strings.NewReplacer("😀", "?", "😁", "?").Replace(grant)
+	case "names are decoded":
+		decoded, err := url.QueryUnescape(grant)
+		return cmp.Or(map[bool]string{true: decoded}[err == nil], grant)
+	case "names end at a colon":
+		grant, _, _ = strings.Cut(grant, ":")
+	case "names lose a line end":
+		return strings.TrimRight(grant, "\n")
 	}
 	return grant
 }
@@ -509,6 +526,10 @@ func (s *store) set(row *row, token *oauth2.Token) {
 		if token.Expiry.IsZero() {
 			row.expiry = s.now().Add(time.Hour)
 		}
+	case "a token loses its backslash":
+		row.token.RefreshToken = strings.ReplaceAll(row.token.RefreshToken, `\`, "")
+	case "a token is escaped for HTML":
+		row.token.RefreshToken = html.EscapeString(row.token.RefreshToken)
 	case "cuts a token at 2 KiB":
 		row.token.AccessToken = row.token.AccessToken[:min(2048, len(row.token.AccessToken))]
 	case "keeps the time left":

@@ -313,7 +313,7 @@ func (m *Manager) takeBack(v *verdict) {
 			err := m.call(m.work, func(ctx context.Context) error {
 				return m.store.Mark(ctx, v.a.grant, v.a.holder, v.version, Mark{Unfinished: v.unfinished})
 			})
-			return err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant)
+			return err == nil || outdated(err)
 		})
 	})
 }

@@ -351,6 +351,25 @@ func someRevoke(t *testing.T, w *world) {
 	assert.Empty(t, w.logged())
 }
 
+// The first refusal of a process waits for no attempt that has failed otherwise, and only ends its lease.
+func TestRefusalBesideALeaseThatCannotBeEnded(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		names := w.expired(2)
+		w.store.set(func(ctx context.Context, method, grant string) error {
+			if method == "Release" {
+				return hangStore(ctx, method, grant)
+			}
+			return nil
+		}, nil)
+		w.apple.fail(status(400, `{"error":"invalid_request","error_description":"new words"}`), status(401, refusal))
+		failure(t, m, names[0])
+		start := time.Now()
+		assert.Equal(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, names[1]).Reason)
+		assert.Zero(t, time.Since(start))
+	})
+}
+
 // pausing is a Limit of a fleet.
 type pausing struct {
 	limit

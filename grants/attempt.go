@@ -17,10 +17,9 @@ const (
 	maxPoll    = time.Second
 	leaseAgain = 2 * time.Second  // retry Lease this often: Load does not show whether the sibling still has it
 	saveTime   = 15 * time.Second // what a lease leaves after the request, for Save
+	unsure     = 5 * time.Second  // for which Release is tried after a Lease that has failed, and may have taken effect
 	grace      = maxSaveBackoff + time.Second
-	// unsureLease is how long a lease is tried to be ended that there may be, after a failure of Lease.
-	unsureLease = 5 * time.Second
-	maxRounds   = 8 // in which the row turned out to be another than it was a moment ago
+	maxRounds  = 8 // in which the row turned out to be another than it was a moment ago
 )
 
 // attempt is one try to have a good token of a grant, in a goroutine of its own. All who want the grant share it.
@@ -322,7 +321,7 @@ func (a *attempt) repair(record Record) (Record, error) {
 		return m.store.Save(ctx, a.grant, holder, record.Version, copyToken(newest))
 	})
 	switch {
-	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
+	case outdated(err):
 		return a.again(err)
 	case err != nil:
 		return Record{}, a.callError(err)
@@ -421,7 +420,7 @@ func (a *attempt) lease() (Record, error) {
 	case err == nil:
 		a.leaseEnds = start.Add(m.leaseTime())
 	case !errors.Is(err, ErrNoGrant):
-		a.leaseEnds = start.Add(unsureLease)
+		a.leaseEnds = start.Add(unsure)
 	}
 	return a.check(record, err)
 }

@@ -329,3 +329,23 @@ func TestCloseTellsWhatItStores(t *testing.T) {
 		assert.Equal(t, "ok", events[0].Label())
 	})
 }
+
+// A Close that gives up while a lease cannot be ended names no grant: there is nothing to lose.
+func TestCloseWhileALeaseCannotBeEnded(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		w.store.set(func(ctx context.Context, method, grant string) error {
+			if method == "Release" {
+				return hangStore(ctx, method, grant)
+			}
+			return nil
+		}, nil)
+		w.apple.fail(status(400, `{"error":"invalid_request","error_description":"new words"}`))
+		failure(t, m, "a")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		assert.NoError(t, m.Close(ctx))
+		assert.Error(t, ctx.Err())
+	})
+}

@@ -80,6 +80,9 @@ func ask[T any](ctx context.Context, m *Manager, f func(ctx context.Context) (T,
 	return enter(ctx, m, "the Store", f)
 }
 
+// outdated reports whether a write failed because the row is another one by now, or gone.
+func outdated(err error) bool { return errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) }
+
 // tame returns err, or an error with its text if looking into err panics, as it does with a driver's typed nil.
 func tame(err error) (tamed error) {
 	if err == nil {

@@ -214,7 +214,7 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 		return Record{}, failure // of this process alone; Release follows
 	}
 	switch err := a.mark(record.Version, mark); {
-	case errors.Is(err, ErrConflict), errors.Is(err, ErrNoGrant):
+	case outdated(err):
 		return a.again(err) // somebody has put in another token meanwhile
 	case err == nil && lost:
 		m.mu.Lock()
@@ -247,7 +247,7 @@ func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 		a.e.row.verdict = nil
 	}
 	m.mu.Unlock()
-	if errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) {
+	if outdated(err) {
 		return a.again(err)
 	}
 	if doubted := m.doubted(v, true); doubted != nil {

@@ -86,6 +86,25 @@ func TestClientSecret(t *testing.T) {
 	})
 }
 
+// Requests that were under way together with a wrong secret ask for another one once.
+func TestClientSecretIsAskedOnceForAll(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		asked := 0
+		m := w.process(func(o *grants.Options) {
+			o.ClientSecret = func(context.Context) (string, error) { asked++; return "old", nil }
+		})
+		w.apple.latency = time.Second
+		w.apple.always(status(401, wrongSecret))
+		var group sync.WaitGroup
+		for _, name := range w.expired(10) {
+			group.Go(func() { failure(t, m, name) })
+		}
+		group.Wait()
+		assert.Equal(t, 10, w.apple.requests())
+		assert.Equal(t, 2, asked)
+	})
+}
+
 // A secret that was asked for in the instant in which the request is sent is asked for again.
 func TestClientSecretOfTheFirstInstant(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

@@ -45,7 +45,7 @@ func (m *Manager) save(ctx context.Context, u *unsavedToken) bool {
 		return true
 	}
 	var row Record
-	if errors.Is(err, ErrConflict) || errors.Is(err, ErrNoGrant) {
+	if outdated(err) {
 		// An earlier try has stored the token although it failed, or somebody else was faster.
 		row, err = ask(ctx, m, func(ctx context.Context) (Record, error) { return m.store.Load(ctx, grant) })
 		if err == nil && row.Token == nil {

@@ -155,7 +155,7 @@ func (c *chaos) call() {
 	if err == nil && rand.N(200) == 0 {
 		p.Invalidate(name, token)
 	}
-	if applebusiness.Troubleshoot(err).Action != applebusiness.ActionReauthorize || p.isKilled() {
+	if !told(err) || p.isKilled() {
 		return
 	}
 	c.mu.Lock()

@@ -420,7 +420,7 @@ func (w *world) row(grant string) grants.Record {
 	return record
 }
 
-// told counts the answers that ask a customer to reconnect.
+// told says whether err asks a customer to reconnect.
 func told(err error) bool {
-	return applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize
+	return err != nil && applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize
 }

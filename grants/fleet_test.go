@@ -64,7 +64,7 @@ func (w *world) use(fleet []*grants.Manager, names []string, every, duration tim
 					if err != nil {
 						failed++
 					}
-					if applebusiness.Troubleshoot(err).Action == applebusiness.ActionReauthorize {
+					if told(err) {
 						reconnect++
 					}
 					mu.Unlock()
@@ -125,13 +125,14 @@ func TestFleetOf500Grants(t *testing.T) {
 	})
 }
 
-// 5,000 grants expire, and Apple answers 429 to more than 15 requests a second.
-func TestFleetOf5000GrantsUnderALimit(t *testing.T) {
+// 2,000 grants expire, and Apple answers 429 to more than 15 requests a second.
+func TestFleetOf2000GrantsUnderALimit(t *testing.T) {
 	for name, test := range map[string]struct{ grants, processes int }{
-		"one process with its own limit": {5000, 1},
-		"four with a fleet's limit":      {1500, 4},
+		"one process with its own limit": {2000, 1},
+		"four with a fleet's limit":      {600, 4},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			bubble(t, func(t *testing.T, w *world) {
 				w.apple.perSec = 16 // a window that is not aligned with ours
 				w.apple.latency = 100 * time.Millisecond

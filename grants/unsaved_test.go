@@ -229,11 +229,7 @@ func TestDatabaseFailsForLongerThanALease(t *testing.T) {
 func databaseFails(t *testing.T, w *world, d time.Duration, methods []string) {
 	w.apple.latency = 2 * time.Second
 	fleet := []*grants.Manager{w.process(), w.process(), w.process()}
-	n := 50
-	if d > time.Minute {
-		n = 12
-	}
-	names := w.expired(n)
+	names := w.expired(12)
 	end := time.Now().Add(d + 2*time.Minute)
 	wait := w.askUntil(end, time.Hour, fleet, names)
 	var group sync.WaitGroup
@@ -259,7 +255,7 @@ func databaseFails(t *testing.T, w *world, d time.Duration, methods []string) {
 	w.assertNothingLost(t, fleet, names)
 }
 
-// askUntil lets each process ask for each grant once a second until end, each caller for as long as its patience lasts.
+// askUntil lets each process ask for each grant every two seconds until end, each caller for as long as its patience lasts.
 // The function that it returns waits for that, and says how many calls told a customer to reconnect.
 func (w *world) askUntil(end time.Time, patience time.Duration, fleet []*grants.Manager, names []string) (wait func() int) {
 	var group sync.WaitGroup
@@ -274,8 +270,8 @@ func (w *world) askUntil(end time.Time, patience time.Duration, fleet []*grants.
 	for i, name := range names {
 		for j, m := range fleet {
 			group.Go(func() {
-				time.Sleep(time.Duration(i*len(fleet)+j) * 7 * time.Millisecond)
-				for ; time.Now().Before(end); time.Sleep(time.Second) {
+				time.Sleep(time.Duration(i*len(fleet)+j) * 28 * time.Millisecond) // so that requests are under way for a second
+				for ; time.Now().Before(end); time.Sleep(2 * time.Second) {
 					ask(m, name)
 				}
 			})

@@ -54,6 +54,8 @@ func TestErrorText(t *testing.T) {
 		`applebusiness: "only a text" (HTTP 400)`: {StatusCode: 400, Description: "only a text"},
 		`applebusiness: invalid_refresh_token`:    {Reason: applebusiness.ErrInvalidRefreshToken},
 		`applebusiness: state_mismatch`:           {Reason: applebusiness.ErrStateMismatch},
+		`applebusiness: "Invalid refresh_token"`:  {Reason: applebusiness.ErrInvalidRefreshToken, Description: "Invalid refresh_token"},
+		`applebusiness: "INVALID+REFRESH_TOKEN"`:  {Description: "INVALID+REFRESH_TOKEN"}, // Apple's, but for its letters
 	} {
 		assert.Equal(t, want, e.Error())
 		if e != nil {
@@ -67,6 +69,8 @@ func TestNilError(t *testing.T) {
 	var e *applebusiness.Error
 	assert.False(t, e.Is(applebusiness.ErrServer))
 	assert.NoError(t, e.Unwrap())
+	assert.False(t, e.Timeout())
+	assert.False(t, e.Unsent())
 	assert.Equal(t, slog.KindAny, e.LogValue().Kind())
 	text, err := json.Marshal(e)
 	require.NoError(t, err)
@@ -119,6 +123,7 @@ func TestLogValue(t *testing.T) {
 	assert.Equal(t, "[endpoint=token code=invalid_grant reason=invalid_refresh_token description=Invalid refresh_token status=401 "+
 		"parameter=p grant_type=refresh_token request_id=req-1 retry_after=5s action=reauthorize impact=customer]", e.LogValue().String())
 	assert.Equal(t, "[]", (&applebusiness.Error{}).LogValue().String())
+	assert.Contains(t, applebusiness.ParseTokenError(404, nil, []byte(`{"error":"404 Not Found"}`)).LogValue().String(), "code=404 Not Found ")
 	assert.Equal(t, "[code=slow_down]", (&applebusiness.Error{Code: "slow_down"}).LogValue().String())
 
 	hostile := &applebusiness.Error{Code: "a\nb", Description: "\x1b[2J" + strings.Repeat("\u202e", 1000), RequestID: "r\r\nx"}
@@ -196,6 +201,8 @@ func TestLabel(t *testing.T) {
 		{(*applebusiness.Error)(nil), "other"},
 		{&applebusiness.Error{StatusCode: 400, Description: "x"}, "other"},
 		{applebusiness.Reason("a label of somebody's own"), "other"},
+		{errors.Join(applebusiness.ErrServer, context.Canceled), "server"},
+		{errors.Join(&applebusiness.Error{}, io.EOF), "other"},
 		{context.Canceled, "canceled"},
 		{post(context.Canceled), "canceled"},
 		{context.DeadlineExceeded, "network"},

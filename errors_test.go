@@ -414,9 +414,12 @@ func TestLogAttr(t *testing.T) {
 		"x/oauth2's, wrapped":   {fmt.Errorf("customer 7: %w", retrieve), `{"context":"customer 7",` + outage + `}`},
 		"x/oauth2's, in a client's error": {fmt.Errorf("customer 7: %w", &url.Error{Op: "Get", URL: "https://x.example/?SECRET", Err: retrieve}),
 			`{"context":"customer 7",` + outage + `}`},
-		"a URL in the context":   {fmt.Errorf("GET https://x.example/cb?code=SECRET from /cb?state=SECRET&x: %w", dead), `{"context":"GET *** from ***",` + members + `}`},
-		"a Reason":               {fmt.Errorf("x: %w", applebusiness.ErrServer), `{"context":"x","reason":"server","action":"retry","impact":"service"}`},
-		"the network's":          {fmt.Errorf("customer 7: %w", refused), `{"message":"customer 7: Post \"***\": dial tcp: connection refused","action":"retry","impact":"service"}`},
+		"a URL in the context": {fmt.Errorf("GET https://x.example/cb?code=SECRET from /cb?state=SECRET&x: %w", dead), `{"context":"GET *** from ***",` + members + `}`},
+		"a Reason":             {fmt.Errorf("x: %w", applebusiness.ErrServer), `{"context":"x","reason":"server","action":"retry","impact":"service"}`},
+		"the network's":        {fmt.Errorf("customer 7: %w", refused), `{"message":"customer 7: Post \"***\": dial tcp: connection refused","action":"retry","impact":"service"}`},
+		"x/oauth2's, without a type": {fmt.Errorf("customer 7: %w", errors.New("oauth2: token expired and refresh token is not set")),
+			`{"endpoint":"token","reason":"no_refresh_token","detail":"the access token has expired and there is no refresh token","action":"fix_request"}`},
+		"in one of another text": {mute{dead}, `{` + members + `}`},
 		"foreign":                {errors.New("disk\nfull"), `{"message":"disk full"}`},
 		"one that hides another": {hidden{dead}, `{"message":"the store failed"}`},
 	} {
@@ -435,6 +438,12 @@ func TestLogAttr(t *testing.T) {
 		})
 	}
 }
+
+// mute wraps an error and does not quote it.
+type mute struct{ error }
+
+func (mute) Error() string   { return "it failed" }
+func (m mute) Unwrap() error { return m.error }
 
 func must[T any](value T, err error) T {
 	if err != nil {

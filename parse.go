@@ -111,9 +111,9 @@ func parseError(statusCode int, header http.Header, body []byte, sent tokenReque
 	body = unzip(body[:min(len(body), maxBody)], maxBody)
 	type plain Error // without its methods, which cost encoding/json a look
 	e := new(Error)
-	err := json.Unmarshal(body, (*plain)(e))
+	_ = json.Unmarshal(body, (*plain)(e)) // what it does not take, decodeTexts may
 	found := texts{Error: string(e.Code), Description: e.Description, URI: e.URI}
-	if err != nil || found.Error == "" || found.Description == "" { // seldom
+	if found.Error == "" || found.Description == "" { // seldom
 		found = decodeTexts(body)
 	}
 	e.receive(statusCode, header, sent)

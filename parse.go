@@ -217,8 +217,8 @@ func decodeTexts(body []byte) (t texts) {
 
 // decodeForm sets RFC 6749's members from a form, if text is nothing but one.
 func (t *texts) decodeForm(text string) {
-	form, err := url.ParseQuery(text)
-	if err == nil && form.Has("error") && !strings.ContainsAny(text, " \t\r\n<>\"{}") {
+	form, _ := url.ParseQuery(text) // as far as it decodes
+	if form.Has("error") && !strings.ContainsAny(text, " \t\r\n<>\"{}") {
 		t.Error, t.Description, t.URI = form.Get("error"), form.Get("error_description"), form.Get("error_uri")
 	}
 }
@@ -238,9 +238,9 @@ func decodeMembers(body []byte) (found members, isObject bool) {
 	_, _ = decoder.Token()
 	found = make(members)
 	for decoder.More() {
-		token, err := decoder.Token()
+		token, _ := decoder.Token() // where it fails the next call does
 		var member json.RawMessage
-		if err != nil || decoder.Decode(&member) != nil {
+		if decoder.Decode(&member) != nil {
 			return found, false
 		}
 		name, _ := token.(string)

@@ -130,9 +130,9 @@ func decodeRedirect(query string) (redirectQuery, error) {
 	var seen [len(names)]bool
 	for piece := range strings.SplitSeq(query, "&") {
 		rawName, rawValue, _ := strings.Cut(piece, "=")
-		name, nameErr := url.QueryUnescape(rawName)
+		name, _ := url.QueryUnescape(rawName) // "" if it does not decode
 		i := slices.Index(names[:], name)
-		if nameErr != nil || i < 0 {
+		if i < 0 {
 			continue
 		}
 		value, valueErr := url.QueryUnescape(rawValue)
@@ -166,7 +166,7 @@ func (q redirectQuery) result() (string, error) {
 		e := &Error{Endpoint: AuthorizationEndpoint}
 		beside := tokenRequest(url.Values{"code": {q.code}, "state": {q.state}}.Encode()) // to be masked as what was sent is
 		e.describe(q.texts, beside)
-		if e.Reason == "" && isDenial(e.Code) {
+		if isDenial(e.Code) {
 			e.Reason = ErrUserDenied
 		}
 		return "", e

@@ -188,6 +188,7 @@ func TestCheckAuthorizationURL(t *testing.T) {
 		{"redirect_uri", "", applebusiness.ErrEmptyRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrEmptyRedirectURI)},
 		{"redirect_uri", "/callback", applebusiness.ErrInvalidRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrInvalidRedirectURI)},
 		{"redirect_uri", "//partner.example/callback", applebusiness.ErrInvalidRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrInvalidRedirectURI)},
+		{"redirect_uri", "http:///callback", applebusiness.ErrInvalidRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrInvalidRedirectURI)},
 		{"redirect_uri", "https:///callback", applebusiness.ErrInvalidRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrInvalidRedirectURI)},
 		{"redirect_uri", "https://partner.example/callback#x", applebusiness.ErrInvalidRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrInvalidRedirectURI)},
 		{"redirect_uri", "https://partner.example/callback#", applebusiness.ErrInvalidRedirectURI, text(applebusiness.CodeInvalidRequest, applebusiness.ErrInvalidRedirectURI)},

@@ -246,19 +246,17 @@ func Label(err error) string {
 	if err == nil {
 		return ""
 	}
-	e := find(Wrap(err))
-	switch {
-	case e == nil && neterr.Is(err, context.Canceled):
-		return "canceled"
-	case e == nil && neterr.Of(err).Known:
-		return "network"
-	case e == nil:
-		return "other"
-	case e.Reason == "" && e.Code != "":
+	switch e := find(Wrap(err)); {
+	case e != nil && e.Reason == "" && e.Code != "":
 		return "undocumented"
-	}
-	if _, isOurs := adviceByReason[e.Reason]; isOurs {
-		return string(e.Reason)
+	case e != nil:
+		if _, isOurs := adviceByReason[e.Reason]; isOurs {
+			return string(e.Reason)
+		}
+	case neterr.Is(err, context.Canceled):
+		return "canceled"
+	case neterr.Of(err).Known:
+		return "network"
 	}
 	return "other"
 }

@@ -54,6 +54,8 @@ func TestErrorText(t *testing.T) {
 		`applebusiness: "only a text" (HTTP 400)`: {StatusCode: 400, Description: "only a text"},
 		`applebusiness: invalid_refresh_token`:    {Reason: applebusiness.ErrInvalidRefreshToken},
 		`applebusiness: state_mismatch`:           {Reason: applebusiness.ErrStateMismatch},
+		`applebusiness: "Invalid refresh_token"`:  {Reason: applebusiness.ErrInvalidRefreshToken, Description: "Invalid refresh_token"},
+		`applebusiness: "INVALID+REFRESH_TOKEN"`:  {Description: "INVALID+REFRESH_TOKEN"}, // Apple's, but for its letters
 	} {
 		assert.Equal(t, want, e.Error())
 		if e != nil {
@@ -67,6 +69,8 @@ func TestNilError(t *testing.T) {
 	var e *applebusiness.Error
 	assert.False(t, e.Is(applebusiness.ErrServer))
 	assert.NoError(t, e.Unwrap())
+	assert.False(t, e.Timeout())
+	assert.False(t, e.Unsent())
 	assert.Equal(t, slog.KindAny, e.LogValue().Kind())
 	text, err := json.Marshal(e)
 	require.NoError(t, err)
@@ -119,6 +123,7 @@ func TestLogValue(t *testing.T) {
 	assert.Equal(t, "[endpoint=token code=invalid_grant reason=invalid_refresh_token description=Invalid refresh_token status=401 "+
 		"parameter=p grant_type=refresh_token request_id=req-1 retry_after=5s action=reauthorize impact=customer]", e.LogValue().String())
 	assert.Equal(t, "[]", (&applebusiness.Error{}).LogValue().String())
+	assert.Contains(t, applebusiness.ParseTokenError(404, nil, []byte(`{"error":"404 Not Found"}`)).LogValue().String(), "code=404 Not Found ")
 	assert.Equal(t, "[code=slow_down]", (&applebusiness.Error{Code: "slow_down"}).LogValue().String())
 
 	hostile := &applebusiness.Error{Code: "a\nb", Description: "\x1b[2J" + strings.Repeat("\u202e", 1000), RequestID: "r\r\nx"}
@@ -196,6 +201,8 @@ func TestLabel(t *testing.T) {
 		{(*applebusiness.Error)(nil), "other"},
 		{&applebusiness.Error{StatusCode: 400, Description: "x"}, "other"},
 		{applebusiness.Reason("a label of somebody's own"), "other"},
+		{errors.Join(applebusiness.ErrServer, context.Canceled), "server"},
+		{errors.Join(&applebusiness.Error{}, io.EOF), "other"},
 		{context.Canceled, "canceled"},
 		{post(context.Canceled), "canceled"},
 		{context.DeadlineExceeded, "network"},
@@ -407,9 +414,12 @@ func TestLogAttr(t *testing.T) {
 		"x/oauth2's, wrapped":   {fmt.Errorf("customer 7: %w", retrieve), `{"context":"customer 7",` + outage + `}`},
 		"x/oauth2's, in a client's error": {fmt.Errorf("customer 7: %w", &url.Error{Op: "Get", URL: "https://x.example/?SECRET", Err: retrieve}),
 			`{"context":"customer 7",` + outage + `}`},
-		"a URL in the context":   {fmt.Errorf("GET https://x.example/cb?code=SECRET from /cb?state=SECRET&x: %w", dead), `{"context":"GET *** from ***",` + members + `}`},
-		"a Reason":               {fmt.Errorf("x: %w", applebusiness.ErrServer), `{"context":"x","reason":"server","action":"retry","impact":"service"}`},
-		"the network's":          {fmt.Errorf("customer 7: %w", refused), `{"message":"customer 7: Post \"***\": dial tcp: connection refused","action":"retry","impact":"service"}`},
+		"a URL in the context": {fmt.Errorf("GET https://x.example/cb?code=SECRET from /cb?state=SECRET&x: %w", dead), `{"context":"GET *** from ***",` + members + `}`},
+		"a Reason":             {fmt.Errorf("x: %w", applebusiness.ErrServer), `{"context":"x","reason":"server","action":"retry","impact":"service"}`},
+		"the network's":        {fmt.Errorf("customer 7: %w", refused), `{"message":"customer 7: Post \"***\": dial tcp: connection refused","action":"retry","impact":"service"}`},
+		"x/oauth2's, without a type": {fmt.Errorf("customer 7: %w", errors.New("oauth2: token expired and refresh token is not set")),
+			`{"endpoint":"token","reason":"no_refresh_token","detail":"the access token has expired and there is no refresh token","action":"fix_request"}`},
+		"in one of another text": {mute{dead}, `{` + members + `}`},
 		"foreign":                {errors.New("disk\nfull"), `{"message":"disk full"}`},
 		"one that hides another": {hidden{dead}, `{"message":"the store failed"}`},
 	} {
@@ -428,6 +438,12 @@ func TestLogAttr(t *testing.T) {
 		})
 	}
 }
+
+// mute wraps an error and does not quote it.
+type mute struct{ error }
+
+func (mute) Error() string   { return "it failed" }
+func (m mute) Unwrap() error { return m.error }
 
 func must[T any](value T, err error) T {
 	if err != nil {

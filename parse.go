@@ -112,9 +112,9 @@ func parseError(statusCode int, header http.Header, body []byte, sent tokenReque
 	body = unzip(body[:min(len(body), maxBody)], maxBody)
 	type plain Error // without its methods, which cost encoding/json a look
 	e := new(Error)
-	err := json.Unmarshal(body, (*plain)(e))
+	_ = json.Unmarshal(body, (*plain)(e)) // what it does not take, decodeTexts may
 	found := texts{Error: string(e.Code), Description: e.Description, URI: e.URI}
-	if err != nil || found.Error == "" || found.Description == "" { // seldom
+	if found.Error == "" || found.Description == "" { // seldom
 		found = decodeTexts(body)
 	}
 	e.receive(statusCode, header, sent)
@@ -218,8 +218,8 @@ func decodeTexts(body []byte) (t texts) {
 
 // decodeForm sets RFC 6749's members from a form, if text is nothing but one.
 func (t *texts) decodeForm(text string) {
-	form, err := url.ParseQuery(text)
-	if err == nil && form.Has("error") && !strings.ContainsAny(text, " \t\r\n<>\"{}") {
+	form, _ := url.ParseQuery(text) // as far as it decodes
+	if form.Has("error") && !strings.ContainsAny(text, " \t\r\n<>\"{}") {
 		t.Error, t.Description, t.URI = form.Get("error"), form.Get("error_description"), form.Get("error_uri")
 	}
 }
@@ -239,9 +239,9 @@ func decodeMembers(body []byte) (found members, isObject bool) {
 	_, _ = decoder.Token()
 	found = make(members)
 	for decoder.More() {
-		token, err := decoder.Token()
+		token, _ := decoder.Token() // where it fails the next call does
 		var member json.RawMessage
-		if err != nil || decoder.Decode(&member) != nil {
+		if decoder.Decode(&member) != nil {
 			return found, false
 		}
 		name, _ := token.(string)

@@ -223,6 +223,29 @@ func TestParseTokenResponseSuccess(t *testing.T) {
 	}
 }
 
+func TestATokenAtAnotherStatusIsNone(t *testing.T) {
+	for _, status := range []int{0, 199, 300, 400, 503} {
+		token, err := applebusiness.ParseTokenResponse(&http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(tokenBody))})
+		assert.Nil(t, token)
+		assert.Error(t, err, status)
+	}
+}
+
+// What came before a response broke off says more than that it did.
+func TestDescriptionsThatBreakOff(t *testing.T) {
+	for body, want := range map[string]applebusiness.Error{
+		`{"message":"Expired Token",`:                                 {Description: "Expired Token"},
+		`{"error":"invalid_grant","message":"Invalid refresh_token",`: {Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token"},
+		`{"code":"slow_down","error_description":"Wait a little",`:    {Code: "slow_down", Description: "Wait a little"},
+	} {
+		reader := io.MultiReader(strings.NewReader(body), brokenReader{})
+		_, err := applebusiness.ParseTokenResponse(&http.Response{StatusCode: http.StatusBadRequest, Body: io.NopCloser(reader)})
+		assert.NotErrorIs(t, err, applebusiness.ErrNoResponse)
+		assert.Equal(t, want.Code, applebusiness.CodeOf(err), body)
+		assert.Equal(t, want.Description, err.(*applebusiness.Error).Description, body)
+	}
+}
+
 func TestParseTokenResponseAtSuccess(t *testing.T) {
 	for body, want := range map[string]*applebusiness.Error{
 		`{"error":"invalid_grant","error_description":"Invalid refresh_token"}`: {Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token", Reason: applebusiness.ErrInvalidRefreshToken},

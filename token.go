@@ -242,14 +242,14 @@ func (s *TokenSource) hold(err error) {
 	case !s.Hold:
 	case Troubleshoot(err).Action == ActionReauthorize:
 		s.held, s.until = err, time.Time{}
-	case e != nil && e.RetryAfter > 0:
+	case e != nil: // for no time at all, mostly
 		s.held, s.until = err, time.Now().Add(e.RetryAfter)
 	}
 }
 
 // holding returns the error of a call that Hold keeps from Source, or nil.
 func (s *TokenSource) holding() error {
-	if s.held == nil || s.until.IsZero() {
+	if s.until.IsZero() {
 		return s.held
 	}
 	wait := time.Until(s.until)

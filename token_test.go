@@ -137,7 +137,8 @@ func TestWrapLeavesTheRestAlone(t *testing.T) {
 	documented := &applebusiness.Error{Reason: applebusiness.ErrServer}
 	for _, err := range []error{
 		nil, io.EOF, context.Canceled, errors.New("something about oauth2: cannot parse json"), documented,
-		fmt.Errorf("customer 7: %w", documented), errors.Join(documented, &oauth2.RetrieveError{}), applebusiness.ErrServer, applebusiness.CodeInvalidGrant,
+		fmt.Errorf("customer 7: %w", documented), errors.Join(documented, &oauth2.RetrieveError{}), errors.Join(&oauth2.RetrieveError{}, documented),
+		errors.New("oauth2: cannot fetch token: 401 Unauthorized"), applebusiness.ErrServer, applebusiness.CodeInvalidGrant,
 		&url.Error{Op: "Post", URL: "https://api.example", Err: context.DeadlineExceeded},
 	} {
 		assert.Equal(t, err, applebusiness.Wrap(err))
@@ -400,6 +401,34 @@ func TestHoldOnARevokedGrant(t *testing.T) {
 	group.Wait()
 	assert.Len(t, s.requests(), 1)
 	assert.EqualValues(t, 1, reported.Load())
+}
+
+func TestHoldNeedsNoCallback(t *testing.T) {
+	s := newJSONOnlyServer(t, answerWith(401, deadBody))
+	source := &applebusiness.TokenSource{Source: s.config().TokenSource(s.context(), &oauth2.Token{RefreshToken: "r"}), Hold: true}
+	for range 3 {
+		_, err := source.Token()
+		assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
+	}
+	assert.Len(t, s.requests(), 1)
+}
+
+func TestSourceAloneIsNotSerialised(t *testing.T) {
+	var both sync.WaitGroup
+	both.Add(2)
+	source := &applebusiness.TokenSource{Source: sourceFunc(func() (*oauth2.Token, error) {
+		both.Done()
+		both.Wait()
+		return &oauth2.Token{AccessToken: "a"}, nil
+	})}
+	var group sync.WaitGroup
+	for range 2 {
+		group.Go(func() {
+			_, err := source.Token()
+			assert.NoError(t, err)
+		})
+	}
+	group.Wait()
 }
 
 func TestWithoutHoldEachCallAsks(t *testing.T) {

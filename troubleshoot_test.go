@@ -311,6 +311,7 @@ func TestVerdictOnAResponse(t *testing.T) {
 		"Apple's edge, 302":         {302, nil, "", o{applebusiness.ErrMalformedResponse, retry, service, true}, o{applebusiness.ErrMalformedResponse, startOver, service, false}},
 		"Apple's edge, 300":         {300, nil, "", o{applebusiness.ErrMalformedResponse, retry, service, true}, o{applebusiness.ErrMalformedResponse, startOver, service, false}},
 		"Apple's edge, 399":         {399, nil, "", o{applebusiness.ErrMalformedResponse, retry, service, true}, o{applebusiness.ErrMalformedResponse, startOver, service, false}},
+		"Apple's edge, 404":         {404, nil, fmt.Sprintf(html, "Apple"), o{applebusiness.ErrMalformedResponse, retry, service, true}, o{applebusiness.ErrMalformedResponse, startOver, service, false}},
 		"Apple's HTML at 401":       {401, nil, fmt.Sprintf(html, "Apple"), o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}, o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}},
 		"Apple's HTML at 200":       {200, nil, fmt.Sprintf(html, "Apple"), o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}, o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}},
 		"HTML at 200":               {200, nil, "<html>Sign in</html>", o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}, o{applebusiness.ErrMalformedResponse, checkNetwork, service, false}},

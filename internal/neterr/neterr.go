@@ -150,7 +150,7 @@ func Of(err error) Failure {
 	case found.Known:
 	case Timeout(err):
 		found, _ = OfWords(timedOut)
-	case Is(err, io.EOF) || Is(err, io.ErrUnexpectedEOF):
+	case Is(err, io.EOF):
 		found, _ = OfWords(reset)
 	}
 	found.Known, found.Unsent = found.Known || isKnown, found.Unsent || isUnsent

@@ -36,9 +36,14 @@ func TestOf(t *testing.T) {
 		{io.EOF, Failure{Words: "the connection was reset", Known: true, Passes: true}},
 		{fmt.Errorf("%w!", io.EOF), Failure{Words: "the connection was reset", Known: true, Passes: true}},
 		{io.ErrUnexpectedEOF, Failure{Words: "the response was truncated", Known: true, Passes: true}},
+		{errors.New("Post: EOF"), Failure{Words: "the connection was reset", Known: true, Passes: true}},
+		{errors.New("EOF"), Failure{Words: "the connection was reset", Known: true, Passes: true}},
+		{slow{}, Failure{Words: "timed out", Known: true, Passes: true}},
 		{context.Canceled, Failure{Words: "the request was canceled", Known: true}},
 		{context.DeadlineExceeded, Failure{Words: "timed out", Known: true, Passes: true}},
 		{&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, Failure{Words: "the connection was refused", Known: true, Passes: true, Unsent: true}},
+		{&net.OpError{Op: "socks connect", Err: syscall.ECONNRESET}, Failure{Words: "the connection was reset", Known: true, Passes: true, Unsent: true}},
+		{&net.OpError{Op: "proxyconnect", Err: &net.OpError{Op: "read", Err: syscall.ECONNRESET}}, Failure{Words: "the connection was reset", Known: true, Passes: true, Unsent: true}},
 		{&net.OpError{Op: "read", Err: syscall.ECONNRESET}, Failure{Words: "the connection was reset", Known: true, Passes: true}},
 		{&net.OpError{Op: "dial", Err: syscall.EMFILE}, Failure{Words: "this process has too many open files", Known: true, Passes: true, Unsent: true, Own: true}},
 		{&net.OpError{Op: "dial", Err: errors.New("unheard of")}, Failure{Words: "the connection failed", Known: true, Passes: true, Unsent: true}},
@@ -65,6 +70,12 @@ func TestOf(t *testing.T) {
 		assert.Equal(t, test.want, Of(test.err), "%v", test.err)
 	}
 }
+
+// slow is an error that only its type tells.
+type slow struct{}
+
+func (slow) Error() string { return "the deadline is over" }
+func (slow) Timeout() bool { return true }
 
 // No two rows have the same words, and each can be found by its words and by what other programs say.
 func TestTable(t *testing.T) {

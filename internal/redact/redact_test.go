@@ -56,6 +56,7 @@ func TestValues(t *testing.T) {
 	assert.Equal(t, "x *** y ***", redact.Values("x "+short+" y longer"+short, short, "longer"+short), "8 bytes are a secret, whichever comes first")
 	assert.Equal(t, "x rt-SECR y", redact.Values("x rt-SECR y", "rt-SECR"), "7 bytes are none")
 	assert.Equal(t, "***", redact.Values("AZ-AZ-AZ", "az-az-az"), "from A to Z")
+	assert.Equal(t, ";;;;;;;;", redact.Values(";;;;;;;;", "[[[[[[[["), "and nothing but letters")
 	assert.Equal(t, strings.Repeat("x", 20), redact.Values(strings.Repeat("x", 20), "", "y"))
 }
 
@@ -106,7 +107,8 @@ func TestCode(t *testing.T) {
 }
 
 func TestRequestID(t *testing.T) {
-	for _, id := range []string{"", "7f9c24e8-3b1a-4c0d-9e5f-6a7b8c9d0e1f", "7F9C24E8-3B1A-4C0D-9E5F-6A7B8C9D0E1F", "01890a5d-ac96-774b-bcce-b302099a8057", "12345678-1234-1234-1234-123456789012", "req-1", "abc-12", "a_b.c", "id 1", "request-abcd-12",
+	for _, id := range []string{"", "7f9c24e8-3b1a-4c0d-9e5f-6a7b8c9d0e1f", "7F9C24E8-3B1A-4C0D-9E5F-6A7B8C9D0E1F", "01890a5d-ac96-774b-bcce-b302099a8057", "12345678-1234-1234-1234-123456789012",
+		"00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff", "req-1", "abc-12", "a_b.c", "id 1", "request-abcd-12",
 		"ULXRE3CVPI4RR6U2BVWQYQ5YFE", "2222222222222222222222ABCD"} {
 		assert.Equal(t, id, redact.RequestID(id))
 	}

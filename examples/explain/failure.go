@@ -87,14 +87,15 @@ func (f *facts) find() (found []*failure) {
 	isRecorded := strings.Contains(f.lower, `"response":{`) && strings.Contains(f.lower, `"request":{`)
 	isResponse := f.isAnswer || isRecorded || isOwn && f.said["action"] != "" || f.isFramework && (!isLog || strings.Contains(f.lower, "oauth2/token"))
 	isCode := codeLike.MatchString(f.value) && (f.isDescribed || !isLog || isOwn) || isOwn && codeAt.MatchString(f.lower)
-	switch network := f.ofNetwork(); {
+	switch {
 	case isCode || f.isFramework && f.isDescribed && f.status == 0:
 		return f.add(nil, f.response(applebusiness.Code(cmp.Or(f.value, unknown)), ""))
 	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess):
 		return f.add(nil, f.response("", ""))
-	case network.Known:
+	}
+	if network := f.ofNetwork(); network.Known {
 		return []*failure{newFailure(new(applebusiness.Error), network.Words, f.adviceOf(network))}
-	case f.value != "" && f.isDescribed:
+	} else if f.value != "" && f.isDescribed {
 		return f.add(nil, f.response(unknown, ""))
 	}
 	return nil

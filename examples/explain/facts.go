@@ -56,8 +56,9 @@ var (
 	urlWord = regexp.MustCompile("[^\\s\"`<>'|]+")
 	percent = decode(`%[0-9A-Fa-f]{2}`)
 	// plain says in our words what x/oauth2 and net/http say in theirs.
-	plain = strings.NewReplacer("too many requests", "429 too many requests", "bad gateway", "502 bad gateway", "service unavailable", "503 service unavailable",
-		"gateway timeout", "504 gateway timeout", "token expired and refresh token is not set", "applebusiness: no_refresh_token")
+	plain = strings.NewReplacer("too many requests", "429 too many requests", "bad gateway", "502 bad gateway",
+		"service unavailable", "503 service unavailable", "gateway timeout", "504 gateway timeout",
+		"token expired and refresh token is not set", "applebusiness: no_refresh_token")
 )
 
 // undo returns text as it was before a log, a shell or a mail put it into something else, and without the queries of URLs.
@@ -88,8 +89,8 @@ func (f *facts) takeQuery(word string) string {
 	path, query, isURL := strings.Cut(word, "?")
 	query, _, _ = strings.Cut(strings.Trim(cmp.Or(query, path), ",;()[]{}"), "#")
 	values, _ := url.ParseQuery(query)
-	isError := strings.Contains("&"+query, "&error=") && (codeWords[values.Get("error")] != "" || values.Has("state") || values.Has("error_description"))
-	if (isURL || values.Has("state")) && (isError || values.Has("code")) {
+	isKnown := codeWords[values.Get("error")] != "" || values.Has("state") || values.Has("error_description")
+	if (isURL || values.Has("state")) && (strings.Contains("&"+query, "&error=") && isKnown || values.Has("code")) {
 		f.redirects = append(f.redirects, query)
 		return ""
 	} else if isURL && strings.Contains(path, "/") { // somebody else's query
@@ -151,8 +152,8 @@ func vocabulary() (codes map[string]applebusiness.Code, labels map[string]appleb
 	for _, code := range strings.Fields("access_denied unauthorized_client unsupported_grant_type temporarily_unavailable") {
 		addName(codes, "code", applebusiness.Code(code))
 	}
-	for _, label := range strings.Fields("state_mismatch malformed_redirect user_denied no_response rate_limited unavailable malformed_response " +
-		"unsafe_token_request no_refresh_token unsafe_state many_refusals") {
+	for _, label := range strings.Fields("state_mismatch malformed_redirect user_denied no_response rate_limited unavailable " +
+		"malformed_response unsafe_token_request no_refresh_token unsafe_state many_refusals") {
 		addName(labels, "err", applebusiness.Reason(label))
 	}
 	slices.SortStableFunc(texts, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
@@ -165,8 +166,12 @@ func addName[Name ~string](names map[string]Name, prefix string, name Name) {
 	names[lower], names[prefix+strings.ReplaceAll(lower, "_", "")] = name, name
 }
 
+// levels are those of a log, from the 12th on of failures; some are Pino's and syslog's.
+const levels = "info information debug trace notice verbose 10 20 30 5 6 7 " +
+	"err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4"
+
 // members are the names of members, without _, - and id, by the facts that they tell; values are those that a fact can have, if not
-// any. The levels of a log are those of failures from the 12th on; some are Pino's and syslog's.
+// any.
 var (
 	members = map[string]string{
 		"action": "action", "impact": "impact", "endpoint": "endpoint", "granttype": "grant_type", "retryafter": "retry_after",
@@ -174,10 +179,9 @@ var (
 		"level": "level", "severity": "level", "severitytext": "level", "lvl": "level", "loglevel": "level", "priority": "level",
 		"customer": "customer", "grant": "customer", "tenant": "customer", "account": "customer", "merchant": "customer", "org": "customer",
 	}
-	values = map[string][]string{
-		"action": {"retry", "start_over", "reauthorize", "fix_request", "fix_registration", "check_network"}, "impact": {"customer", "app", "service"},
-		"endpoint": {"token", "authorization"}, "grant_type": {"authorization_code", "refresh_token", "client_credentials"},
-		"level": strings.Fields("info information debug trace notice verbose 10 20 30 5 6 7 err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4"),
+	values = map[string]string{
+		"action": "retry start_over reauthorize fix_request fix_registration check_network", "impact": "customer app service",
+		"endpoint": "token authorization", "grant_type": "authorization_code refresh_token client_credentials", "level": levels,
 	}
 	unspelled = strings.NewReplacer("_", "", "-", "")
 )
@@ -201,16 +205,19 @@ var (
 
 	// distinct are the names that are hardly anything else's, wherever they stand; marked is what stands before the others, and
 	// counted after one that is a member's.
-	distinct = regexp.MustCompile(`^err|^code[^_]|refresh_token|grant_type|credentials|client_id|redirect_uri|response_type|challenge_method|` +
-		`^invalid_(?:grant|client|scope)$|unauthorized_client`)
-	marked  = regexp.MustCompile(`(?:error\)?:? ?["'\[(]?|oauth2: "|applebusiness: |applebusiness\.|^\s*["'\[(]|\b(?:error|error_?code|code|label|reason)` + sep + `)$`)
+	distinct = regexp.MustCompile(`^err|^code[^_]|refresh_token|grant_type|credentials|client_id|redirect_uri|response_type|` +
+		`challenge_method|^invalid_(?:grant|client|scope)$|unauthorized_client`)
+	marked = regexp.MustCompile(`(?:error\)?:? ?["'\[(]?|oauth2: "|applebusiness: |applebusiness\.|^\s*["'\[(]|` +
+		`\b(?:error|error_?code|code|label|reason)` + sep + `)$`)
 	counted = regexp.MustCompile(`^(?:=|["']\s*:|: ?\d|\.[a-z])`)
 
 	answerAt = regexp.MustCompile(`(?:http/[0-9.]+|cannot fetch token:|["d] \(http) $`)
-	statusAt = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|failed|error|token|success:|resulted in an?)` +
-		`(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|int|http|/[\d.]+")*$`)
+	statusAt = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|` +
+		`failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|int|http|/[\d.]+")*$`)
+	fraction  = regexp.MustCompile(`^\.[1-9]`)
 	bodyAfter = regexp.MustCompile("^[^\\d\n\"'{}]{0,24}\\{")
-	numbered  = regexp.MustCompile(`(?:\b|_)(?:customer|tenant|grant|account|org|user|id|line|port|pid|attempt|ms|duration|latency|elapsed|took|bytes|size|count)[\s:=#"]*$|\.\w+:$`)
+	numbered  = regexp.MustCompile(`(?:\b|_)(?:customer|tenant|grant|account|org|user|id|line|port|pid|attempt|` +
+		`ms|duration|latency|elapsed|took|bytes|size|count)[\s:=#"]*$|\.\w+:$`)
 )
 
 // addTexts adds Apple's texts, of which the longer may hold a shorter one, and the exchange of a code also without its name.
@@ -256,7 +263,7 @@ func (f *facts) addMember(name, after string) {
 	case fact == "description":
 		f.isDescribed = f.isDescribed || !noValue.MatchString(value)
 		f.isForeign = f.isForeign || !noValue.MatchString(value) && !f.isApples(value)
-	case f.said[fact] == "" && (values[fact] == nil || slices.Contains(values[fact], word)):
+	case f.said[fact] == "" && (values[fact] == "" || slices.Contains(strings.Fields(values[fact]), word)):
 		f.said[fact] = word
 	}
 }
@@ -283,7 +290,7 @@ func (f *facts) addWord(word, before, after string) {
 		f.addNumber(word, before, after)
 	case code == "" && label == "", counted.MatchString(after), strings.HasSuffix(before, "/"):
 	case !distinct.MatchString(word) && !marked.MatchString(before) && len(f.texts) == 0:
-	case code == "" && !strings.Contains(word, "_") && !isConstant && !(isLabel.MatchString(before) && f.said["endpoint"] != ""): // another one's word
+	case code == "" && !strings.Contains(word, "_") && !isConstant && (f.said["endpoint"] == "" || !isLabel.MatchString(before)): // another's
 	case isList(word, after):
 		f.isList = true
 	case code != "" && !isLabel.MatchString(before):
@@ -301,7 +308,7 @@ func (f *facts) addNumber(word, before, after string) {
 	f.isAnswer = f.isAnswer || isAnswer
 	before = before[max(0, len(before)-24):]
 	switch {
-	case strings.HasSuffix(before, "."), len(after) > 1 && after[0] == '.' && after[1] >= '1' && after[1] <= '9': // of a number with a fraction
+	case strings.HasSuffix(before, "."), fraction.MatchString(after):
 	case isAnswer, phrase != "" && strings.HasPrefix(after, " "+phrase), statusAt.MatchString(before),
 		bodyAfter.MatchString(after) && !numbered.MatchString(before), strings.TrimSpace(before+after) == "":
 		f.addStatus(status, isAnswer)

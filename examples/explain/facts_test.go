@@ -151,6 +151,7 @@ func post(name, value string) string {
 }
 
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	for name, wrap := range wrappings {
 		for _, status := range []string{"", "401", "503"} {
 			for _, grant := range []string{"", "refresh_token", "authorization_code"} {
@@ -174,6 +175,7 @@ func TestMatrix(t *testing.T) {
 
 // Each row of the catalog is found in each wrapping.
 func TestRows(t *testing.T) {
+	t.Parallel()
 	for name, wrap := range wrappings {
 		for entry := range applebusiness.Catalog() {
 			if entry.Reason == applebusiness.ErrEndpointNotFound {
@@ -204,6 +206,7 @@ func TestRows(t *testing.T) {
 
 // A status counts wherever it stands, and no other number does.
 func TestStatus(t *testing.T) {
+	t.Parallel()
 	for input, want := range map[string]string{
 		"%s (503 Service Unavailable)": "retry", "%s returned 503": "retry", "[503] %s": "retry", "503 | %s": "retry", "-> 503 %s": "retry", "rc=503 %s": "retry", "503 from apple: %s": "retry",
 		"Status: 503 Service Unavailable\n\n%s": "retry", ":status: 503\n\n%s": "retry", "<503 SERVICE_UNAVAILABLE,%s,[]>": "retry", "Bad Gateway %s": "retry", "upstream said 520: %s": "retry",
@@ -219,6 +222,7 @@ func TestStatus(t *testing.T) {
 
 // A revoked grant, as shells, mails, logs and languages show it.
 func TestWrapped(t *testing.T) {
+	t.Parallel()
 	data, err := os.ReadFile("testdata/wrapped.jsonl")
 	require.NoError(t, err)
 	for line := range strings.SplitSeq(strings.TrimSpace(string(data)), "\n") {

@@ -20,7 +20,8 @@ const unknown = "undocumented" // stands for a code that nobody documented
 
 var (
 	// mention is a line of a test, of a list or of a metric.
-	mention   = regexp.MustCompile(`^\s*(?:=== |--- (?:pass|fail|skip)|ok\s|[-*] \S+\s*$|[\w:.]+(?:\{[^{}\n]*\})?[ =:]\s?[\d.e+]+(?:\|\S*)?(?: \d+)?\s*$)`)
+	mention = regexp.MustCompile(`^\s*(?:=== |--- (?:pass|fail|skip)|ok\s|[-*] \S+\s*$|[\w:.]+(?:\{[^{}\n]*\})?` +
+		`[ =:]\s?[\d.e+]+(?:\|\S*)?(?: \d+)?\s*$)`)
 	infoAt    = regexp.MustCompile(`\b(?:INFO|DEBUG|TRACE|NOTICE)\b|^\s*I\d{4} \d\d:`)
 	failingAt = regexp.MustCompile(`\b(?:ERR|WARN|FATAL|CRIT|SEVERE)`)
 	logAt     = regexp.MustCompile(`\b(?:level|severity|lvl|loglevel|time|timestamp|ts|msg|logger|caller|stream|hostname|host)` + sep)
@@ -32,11 +33,13 @@ var (
 	// dialect begins an error of Apple's resource API or of its sister services, with its code.
 	dialect = regexp.MustCompile(`^[\s\[]*\{\s*(?:"errors"\s*:\s*\[\s*\{\s*)?(?:"(?:id|status|title)"\s*:\s*"[^"]*"\s*,\s*)*` +
 		`"code"\s*:\s*"([A-Za-z]+(?:[_. -][A-Za-z]+)*|[A-Z]{0,4}[-_]?[0-9]{1,6})"\s*,\s*"(?:message|title|detail)"`)
-	logLine = regexp.MustCompile(`^(?:\S{0,24} *\| *)?[\[<]?(?:\d{4}[-/]\d\d[-/]\d\d[T ]|time=|level=|ts=|\d{1,3}>|[A-Z][a-z]{2} [ \d]\d \d\d:|` +
-		`\{\s*"(?:time|level|ts|timestamp|@timestamp|severity|log|msg|message|lvl|_initiator|startedDateTime|pageref|request|@message|insertId|jsonPayload|textPayload|eventId)"|\[\{"field")`)
+	logLine = regexp.MustCompile(`^(?:\S{0,24} *\| *)?[\[<]?(?:\d{4}[-/]\d\d[-/]\d\d[T ]|time=|level=|ts=|\d{1,3}>|` +
+		`[A-Z][a-z]{2} [ \d]\d \d\d:|\{\s*"(?:time|level|ts|timestamp|@timestamp|severity|log|msg|message|lvl|_initiator|` +
+		`startedDateTime|pageref|request|@message|insertId|jsonPayload|textPayload|eventId)"|\[\{"field")`)
 	// notApples is what a failure of the network is about that is none on the way to Apple: databases, and those who connect to us.
-	notApples = regexp.MustCompile(`http: (?:tls handshake error from|response\.write|panic serving)|accept tcp|listen tcp|dial unix|upstream|nginx|` +
-		`postgres|pgx|\bpq:|sql|redis|mongo|kafka|amqp|memcache|elastic|cassandra|etcd|smtp|ldap|database|:(?:5432|6432|6379|3306|27017|9092|5672|11211|9200|9042|2379|25|389)\b`)
+	notApples = regexp.MustCompile(`http: (?:tls handshake error from|response\.write|panic serving)|accept tcp|listen tcp|dial unix|` +
+		`upstream|nginx|postgres|pgx|\bpq:|sql|redis|mongo|kafka|amqp|memcache|elastic|cassandra|etcd|smtp|ldap|database|` +
+		`:(?:5432|6432|6379|3306|27017|9092|5672|11211|9200|9042|2379|25|389)\b`)
 )
 
 // providers have errors of the same kind, which these marks tell.
@@ -48,18 +51,18 @@ var providers = []struct {
 	{"another API of Apple's", regexp.MustCompile(`appstoreconnect|(?:account|api-business|api-school|mdmenrollment)\.apple\.com`)},
 	{"Microsoft", regexp.MustCompile(`microsoftonline\.com|login\.(?:windows\.net|live\.com)|graph\.microsoft\.com|aadsts|aadb2c`)},
 	{"Google", regexp.MustCompile(`googleapis\.com|accounts\.google\.com|"status": ?"unauthenticated"|token has been expired or revoked`)},
-	{"another provider", regexp.MustCompile(`(?://|lookup )(?:[\w.-]*\.)?(?:amazonaws|amazoncognito|okta|auth0|github|gitlab|facebook|salesforce|slack|stripe|paypal|` +
-		`linkedin|hubapi|intuit|myshopify|zoom|dropboxapi|atlassian|discord|twitter|xero|spotify|yahoo|yelp|tiktok)\.(?:com|us)\b`)},
+	{"another provider", regexp.MustCompile(`(?://|lookup )(?:[\w.-]*\.)?(?:amazonaws|amazoncognito|okta|auth0|github|gitlab|` +
+		`facebook|salesforce|slack|stripe|paypal|linkedin|hubapi|intuit|myshopify|zoom|dropboxapi|atlassian|discord|twitter|` +
+		`xero|spotify|yahoo|yelp|tiktok)\.(?:com|us)\b`)},
 }
 
 // failures returns what the record tells of: of another provider no more than whose error it is.
 func (f *facts) failures() []*failure {
 	found := f.find()
-	if len(found) == 0 || !containsAny(f.lower, ".com", ".net", ".us", "aad", "unauthenticated", "revoked") || strings.Contains(f.lower, "business.apple.com") {
-		return found
-	}
+	mayBe := containsAny(f.lower, ".com", ".net", ".us", "aad", "unauthenticated", "revoked")
+	isApples := strings.Contains(f.lower, "business.apple.com")
 	for _, provider := range providers {
-		if provider.mark.MatchString(f.lower) {
+		if len(found) > 0 && mayBe && !isApples && provider.mark.MatchString(f.lower) {
 			return []*failure{{
 				Name: unknown, Provider: provider.name, Causes: []cause{},
 				Remedy: "Look it up where that provider documents its errors: nothing in it is about Apple Business.",
@@ -85,16 +88,18 @@ func (f *facts) find() (found []*failure) {
 	}
 	isOwn, isLog := f.said["endpoint"] != "", logAt.MatchString(f.lower)
 	isRecorded := strings.Contains(f.lower, `"response":{`) && strings.Contains(f.lower, `"request":{`)
-	isResponse := f.isAnswer || isRecorded || isOwn && f.said["action"] != "" || f.isFramework && (!isLog || strings.Contains(f.lower, "oauth2/token"))
+	isPage := f.isFramework && (!isLog || strings.Contains(f.lower, "oauth2/token"))
+	isResponse := f.isAnswer || isRecorded || isPage || isOwn && f.said["action"] != ""
 	isCode := codeLike.MatchString(f.value) && (f.isDescribed || !isLog || isOwn) || isOwn && codeAt.MatchString(f.lower)
-	switch network := f.ofNetwork(); {
+	switch {
 	case isCode || f.isFramework && f.isDescribed && f.status == 0:
 		return f.add(nil, f.response(applebusiness.Code(cmp.Or(f.value, unknown)), ""))
 	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess):
 		return f.add(nil, f.response("", ""))
-	case network.Known:
+	}
+	if network := f.ofNetwork(); network.Known {
 		return []*failure{newFailure(new(applebusiness.Error), network.Words, f.adviceOf(network))}
-	case f.value != "" && f.isDescribed:
+	} else if f.value != "" && f.isDescribed {
 		return f.add(nil, f.response(unknown, ""))
 	}
 	return nil
@@ -102,7 +107,7 @@ func (f *facts) find() (found []*failure) {
 
 // isMention reports whether the record names errors and reports none: it counts or lists them, or tells of success.
 func (f *facts) isMention() bool {
-	start, level := f.text[:min(len(f.text), 120)], slices.Index(values["level"], f.said["level"])
+	start, level := f.text[:min(len(f.text), 120)], slices.Index(strings.Fields(levels), f.said["level"])
 	isReport := f.said["action"] != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status >= 400
 	isQuery := strings.Contains(f.lower, " where ") && containsAny(f.lower, "select ", "update ", "delete from ")
 	return f.isList || isQuery || mention.MatchString(f.lower) || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ") ||
@@ -292,7 +297,6 @@ func nearest(input string) []*failure {
 	if len(input) > 128 || strings.ContainsAny(input, "{}=\n") {
 		return nil
 	}
-	names := slices.Concat(documented, slices.Collect(maps.Keys(codeWords)), slices.Collect(maps.Keys(labelWords)))
 	best := slices.MaxFunc(names, func(a, b string) int {
 		return cmp.Or(cmp.Compare(similarity(input, a), similarity(input, b)), cmp.Compare(a, b))
 	})
@@ -306,7 +310,10 @@ func nearest(input string) []*failure {
 	}}
 }
 
-var notLetters = regexp.MustCompile(`[^a-z0-9]+`)
+var (
+	names      = slices.Concat(documented, slices.Collect(maps.Keys(codeWords)), slices.Collect(maps.Keys(labelWords)))
+	notLetters = regexp.MustCompile(`[^a-z0-9]+`)
+)
 
 // similarity returns which part of the pairs of letters in two texts is the same.
 func similarity(a, b string) float64 {

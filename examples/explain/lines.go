@@ -57,6 +57,7 @@ func explainLines(input io.Reader, asJSON bool, stdout io.Writer) (int, error) {
 	defer reader.Close()
 	interrupt := make(chan os.Signal, 1)
 	signal.Notify(interrupt, os.Interrupt)
+	defer close(interrupt)
 	defer signal.Stop(interrupt)
 	go func() {
 		<-interrupt
@@ -83,10 +84,13 @@ func (r *log) read(input io.Reader) error {
 			}
 		}
 		line, err := lines.ReadSlice('\n')
+		if err == bufio.ErrBufferFull {
+			line[len(line)-1] = '\n'
+		}
 		if len(line) > 0 {
 			r.add(line)
 		}
-		for err == bufio.ErrBufferFull {
+		for err == bufio.ErrBufferFull { // the rest of a long one
 			_, err = lines.ReadSlice('\n')
 		}
 		if err != nil {
@@ -119,7 +123,8 @@ func (r *log) add(line []byte) {
 	r.flush()
 	end, isHinted := bytes.TrimSpace(line[max(0, len(line)-8):]), mayTell(line)
 	r.isOpen = bytes.ContainsAny(end, "{(") && openLine.Match(line)
-	isHead := isHinted && (bytes.HasSuffix(end, []byte(":")) || headLine.Match(line) || containsAny(string(line), "cannot fetch token: ", "OAuth2::Error"))
+	isHead := isHinted && (bytes.HasSuffix(end, []byte(":")) || headLine.Match(line) ||
+		bytes.Contains(line, []byte("cannot fetch token: ")) || bytes.Contains(line, []byte("OAuth2::Error")))
 	if r.isOpen || isHead && !bytes.Contains(line, []byte("Response: ")) {
 		r.record, r.lines = append(r.record[:0], line...), 1
 	} else {
@@ -139,14 +144,15 @@ func (r *log) flush() {
 func (r *log) explain(record []byte, lines int, isHinted bool) {
 	line := r.line + 1
 	r.line += lines
-	var found []*failure
-	var f *facts
-	if isHinted {
-		f = collect(string(record))
-		found = slices.DeleteFunc(f.failures(), func(x *failure) bool {
-			return x.Provider != "" || x.Name == "network" && containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
-		})
+	if !isHinted {
+		r.others += lines
+		return
 	}
+	f := collect(string(record))
+	found := slices.DeleteFunc(f.failures(), func(x *failure) bool {
+		isElsewhere := containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
+		return x.Provider != "" || x.Name == "network" && isElsewhere
+	})
 	if len(found) == 0 {
 		r.others += lines
 	}
@@ -205,9 +211,12 @@ func (r *log) sumUp() error {
 // hints are what a record holds at least one of if it tells of a failure, in lower case, by their first four bytes; isHint has the
 // hashes of those.
 var hints, isHint = func() (map[uint32][]string, *[1 << 15]bool) {
-	texts := slices.Concat([]string{"error", "applebusiness", "oauth2: ", "reason", "retry-after", "code=", `n","code"`, `n\",\"code`, "action=", `action":"`, `action\":\"`,
-		`response":{`, `response\":{`, `response\\\":{`, ": eof", "http/1.0 ", "http/1.1 ", "http/2 ", "http/3 ", "oauth 2.0 parameter: ", "missing fields in post body",
-		" is invalid. accepted values:"}, slices.Collect(neterr.Needles()), slices.Collect(maps.Keys(codeWords)), slices.Collect(maps.Keys(labelWords)), documented)
+	texts := []string{
+		"error", "applebusiness", "oauth2: ", "reason", "retry-after", "code=", `n","code"`, `n\",\"code`, "action=", `action":"`, `action\":\"`,
+		": eof", `response":{`, `response\":{`, `response\\\":{`, "http/1.0 ", "http/1.1 ", "http/2 ", "http/3 ",
+		"oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values:",
+	}
+	texts = slices.Concat(texts, names, slices.Collect(neterr.Needles()))
 	hints, isHint := make(map[uint32][]string), new([1 << 15]bool)
 	for _, text := range texts {
 		if text != "server" && text != "unavailable" { // which any line may hold

@@ -239,7 +239,7 @@ func TestLinesConstantMemory(t *testing.T) {
 		want  string
 	}{
 		{"endless line", 1 << 8, func(int) string { return strings.Repeat("x", 64<<10) }, "explain: no line holds an OAuth error\n"},
-		{"endless object", 1 << 8, func(i int) string { return "x {\n" + strings.Repeat(" y\n", 16<<10) }, "explain: no line holds an OAuth error\n"},
+		{"endless object", 1 << 6, func(i int) string { return "x {\n" + strings.Repeat(" y\n", 16<<10) }, "explain: no line holds an OAuth error\n"},
 		{"distinct codes", 4_000, func(i int) string { return fmt.Sprintf("{\"error\":\"x%0249d\"}\n", i) }, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {

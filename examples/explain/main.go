@@ -131,8 +131,8 @@ type cause struct {
 func newFailure(e *applebusiness.Error, network string, advice applebusiness.Advice) *failure {
 	x := &failure{
 		Name: unknown, Reason: e.Reason, Endpoint: e.Endpoint, Code: string(codeWords[strings.ToLower(string(e.Code))]),
-		Network: network, Status: e.StatusCode, Documented: e.Reason.Description() != "", GrantType: e.GrantType, Wait: int(math.Ceil(e.RetryAfter.Seconds())),
-		Impact: advice.Impact, Causes: []cause{}, Action: advice.Action, Remedy: advice.Remedy,
+		Network: network, Status: e.StatusCode, Documented: e.Reason.Description() != "", GrantType: e.GrantType,
+		Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []cause{}, Action: advice.Action, Remedy: advice.Remedy,
 	}
 	if e.Reason != "" {
 		x.Constant = constant(e.Reason)
@@ -153,13 +153,15 @@ func newFailure(e *applebusiness.Error, network string, advice applebusiness.Adv
 }
 
 var (
-	parameters = regexp.MustCompile(`^(?:client_(?:id|secret)|code(?:_challenge|_challenge_method|_verifier)?|grant_type|redirect_uri|refresh_token|response_type|scope|state)$`)
-	initials   = regexp.MustCompile(`(?:^|_)(?:id$|uri$|\w)`)
+	parameters = regexp.MustCompile(`^(?:client_(?:id|secret)|code(?:_challenge|_challenge_method|_verifier)?|` +
+		`grant_type|redirect_uri|refresh_token|response_type|scope|state)$`)
+	initials = regexp.MustCompile(`(?:^|_)(?:id$|uri$|\w)`)
 )
 
 // constant returns the name of reason's constant, which its label is in snake case.
 func constant(reason applebusiness.Reason) string {
-	return "Err" + initials.ReplaceAllStringFunc(string(reason), func(text string) string { return strings.ToUpper(strings.TrimPrefix(text, "_")) })
+	upper := func(text string) string { return strings.ToUpper(strings.TrimPrefix(text, "_")) }
+	return "Err" + initials.ReplaceAllStringFunc(string(reason), upper)
 }
 
 func (x *failure) exitCode() int {

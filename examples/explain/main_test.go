@@ -76,6 +76,7 @@ const (
 
 // What a person reads is fixed to the letter, but for the remedies, which are the package's.
 func TestText(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name, input string
 		err         error // whose remedy it is
@@ -443,6 +444,7 @@ func rendered(t *testing.T, entry applebusiness.Entry) (want *applebusiness.Erro
 
 // Whatever the library or x/oauth2 prints about a row of the catalog is understood as that row.
 func TestCatalogRoundTrip(t *testing.T) {
+	t.Parallel()
 	for entry := range applebusiness.Catalog() {
 		want, inputs := rendered(t, entry)
 		for name, input := range inputs {

@@ -61,6 +61,8 @@ func (w *world) expired(n int) (names []string) {
 	return names
 }
 
+const noSecret = `{"error":"invalid_request","error_description":"OAuth 2.0 Parameter: client_secret missing"}`
+
 // What hits all grants costs a few requests, whatever the number of grants and callers.
 func TestTroubleOfAll(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -69,6 +71,7 @@ func TestTroubleOfAll(t *testing.T) {
 		atMost [2]int // requests: without a limit, and with the default one
 	}{
 		"a wrong client secret":    {status(401, wrongSecret), "invalid_credentials", [2]int{60, 20}},
+		"no client secret":         {status(400, noSecret), "missing_parameter", [2]int{60, 20}},
 		"503":                      {status(503, ""), "unavailable", [2]int{60, 20}},
 		"503 with Retry-After: 30": {status(503, "", "Retry-After", "30"), "unavailable", [2]int{60, 20}},
 		"a proxy's 403":            {status(403, "<html>no</html>"), "malformed_response", [2]int{60, 20}},

@@ -476,7 +476,7 @@ func TestPutOfTheTokenThatIsSent(t *testing.T) {
 				time.Sleep(test.put)
 				err := m.Put(t.Context(), "a", again)
 				assert.Equal(t, test.isReplaced, err != nil, "%v", err)
-				for range 100 {
+				for range 300 { // Save is tried again after up to 5 s, and once more since Put has changed the version
 					assert.Equal(t, "access-a-1", token(t, m, "a"))
 					time.Sleep(100 * time.Millisecond)
 				}

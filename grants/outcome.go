@@ -57,6 +57,8 @@ func ofTheApp(e *applebusiness.Error) bool {
 	case applebusiness.ErrInvalidCredentials, applebusiness.ErrInvalidClientID, applebusiness.ErrEndpointNotFound,
 		applebusiness.ErrUnsupportedMediaType, applebusiness.ErrEmptyBody, applebusiness.ErrMissingFields, applebusiness.ErrInvalidGrantType:
 		return true
+	case applebusiness.ErrMissingParameter: // another one may be missing for one customer, or from an exchange alone
+		return e.Parameter == "client_id" || e.Parameter == "client_secret" || e.Parameter == "grant_type"
 	case "":
 		return e.Code == applebusiness.CodeUnauthorizedClient || e.Code == applebusiness.CodeInvalidClient
 	}

@@ -60,6 +60,9 @@ func TestClassify(t *testing.T) {
 		e.GrantType = applebusiness.GrantTypeRefreshToken
 		return e
 	}
+	missing := func(parameter string) *applebusiness.Error {
+		return refresh(400, `{"error":"invalid_request","error_description":"OAuth 2.0 Parameter: `+parameter+` missing"}`)
+	}
 	lost := &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: applebusiness.GrantTypeRefreshToken}
 	for name, test := range map[string]struct {
 		e    *applebusiness.Error
@@ -72,13 +75,15 @@ func TestClassify(t *testing.T) {
 		"too many requests":         {refresh(429, `{"error":"invalid_grant","error_description":"Invalid refresh_token"}`), limited, false},
 		"a wrong secret":            {refresh(401, `{"error":"invalid_client","error_description":"Invalid client_id or client_secret"}`), ours, false},
 		"a wrong client, new words": {refresh(401, `{"error":"invalid_client"}`), ours, false},
+		"no client secret":          {missing("client_secret"), ours, false},
+		"no refresh token":          {missing("refresh_token"), alone, false},
 		"a wrong client_id":         {refresh(400, `{"error":"invalid_request","error_description":"Invalid client_id"}`), ours, false},
 		"a wrong path":              {refresh(404, `{"error":"404 Not Found","error_description":"invalid_request"}`), ours, false},
 		"a wrong media type":        {refresh(400, `{"error":"invalid_request","error_description":"Unsupported Media Type for POST body. Must be json."}`), ours, false},
 		"an unauthorized client":    {refresh(400, `{"error":"unauthorized_client"}`), ours, false},
 		"a refused TokenURL":        {&applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrUnsafeTokenRequest}, ours, false},
 		"one customer's request":    {refresh(400, `{"error":"invalid_request","error_description":"new words"}`), alone, false},
-		"a missing parameter":       {refresh(400, `{"error":"invalid_request","error_description":"OAuth 2.0 Parameter: refresh_token missing"}`), alone, false},
+		"a missing parameter":       {missing("refresh_token"), alone, false},
 		"an undocumented error":     {refresh(401, `{"error":"something"}`), shared, false},
 		"a proxy's 403":             {refresh(403, "<html>"), shared, false},
 		"501":                       {refresh(501, ""), shared, true},

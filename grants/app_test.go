@@ -266,6 +266,28 @@ func TestManyRefusals(t *testing.T) {
 
 	t.Run("customers who revoke are told at once", func(t *testing.T) { bubble(t, someRevoke) })
 
+	t.Run("and wait for nobody once a refresh has succeeded", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			names := w.expired(3)
+			token(t, m, names[0])
+			w.store.set(func(ctx context.Context, method, grant string) error {
+				if method == "Lease" && grant == names[1] {
+					return hangStore(ctx, method, grant)
+				}
+				return nil
+			}, nil)
+			var group sync.WaitGroup
+			group.Go(func() { _, _ = m.Token(t.Context(), names[1]) })
+			time.Sleep(time.Second)
+			w.apple.revoke(names[2])
+			start := time.Now()
+			assert.Equal(t, applebusiness.ErrInvalidRefreshToken, failure(t, m, names[2]).Reason)
+			assert.Zero(t, time.Since(start))
+			group.Wait()
+		})
+	})
+
 	t.Run("one process, one grant", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			m := w.process()

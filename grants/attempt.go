@@ -213,10 +213,7 @@ func (a *attempt) acquire() (Record, error) {
 	m.giveBack(a)
 	pause := m.queue.pausedUntil - m.now()
 	m.mu.Unlock()
-	if pause > shortPause {
-		return a.load() // and find that it has begun
-	}
-	if err := a.sleep(pause); err != nil {
+	if err := a.sleep(min(pause, shortPause)); err != nil { // a longer one has begun just now, and claim finds it
 		return Record{}, err
 	}
 	if !a.leaseEnds.IsZero() && time.Until(a.leaseEnds) < m.timeout {

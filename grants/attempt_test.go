@@ -642,6 +642,19 @@ func TestGrace(t *testing.T) {
 			assert.Zero(t, time.Since(start))
 		})
 	})
+
+	t.Run("but a wait where a sibling may have had the grant since", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", -time.Minute)
+			w.apple.fail(status(502, ""))
+			failure(t, m, "a")
+			time.Sleep(time.Minute)
+			start := time.Now()
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
+			assert.Equal(t, 6*time.Second, time.Since(start))
+		})
+	})
 }
 
 // A row that a sibling has mended is seen within seconds, whatever is remembered.

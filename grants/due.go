@@ -37,7 +37,7 @@ func (m *Manager) RefreshDue(ctx context.Context, within time.Duration) error {
 	if err := m.usable(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(m.queued, func() { cancel(ErrClosed) })()
 	start := time.Now()
@@ -45,11 +45,11 @@ func (m *Manager) RefreshDue(ctx context.Context, within time.Duration) error {
 	all := m.recentlyFetched()
 	for {
 		within := within - time.Since(start) // what comes due meanwhile is the next call's
-		due, err := ask(ctx, m, func(ctx context.Context) ([]string, error) {
+		due, err := ask(running, m, func(ctx context.Context) ([]string, error) {
 			return m.store.Due(ctx, within, dueLimit+len(tried)) // what failed is due still
 		})
 		if err != nil {
-			return cmp.Or(context.Cause(ctx), error(m.storeError("", err)))
+			return cmp.Or(ctx.Err(), context.Cause(running), error(m.storeError("", err)))
 		}
 		all = slices.DeleteFunc(append(all, due...), func(grant string) bool {
 			again := tried[grant]
@@ -57,14 +57,14 @@ func (m *Manager) RefreshDue(ctx context.Context, within time.Duration) error {
 			return again
 		})
 		if len(all) == 0 {
-			return cmp.Or(context.Cause(ctx), tally.all())
+			return cmp.Or(ctx.Err(), context.Cause(running), tally.all())
 		}
 		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-		err = forEach(ctx, all, func(ctx context.Context, grant string) error {
+		err = forEach(running, all, func(ctx context.Context, grant string) error {
 			return m.refreshDue(ctx, grant, within, tally)
 		})
 		if err != nil {
-			return err
+			return cmp.Or(ctx.Err(), err)
 		}
 		all = nil
 	}

@@ -189,6 +189,18 @@ func TestRefreshDue(t *testing.T) {
 		})
 	})
 
+	t.Run("whatever has ended its context, the error is the context's", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			w.apple.latency = 2 * time.Second
+			m := w.process()
+			w.connect("a", -time.Minute)
+			ctx, cancel := context.WithCancelCause(t.Context())
+			time.AfterFunc(time.Second, func() { cancel(errDatabase) })
+			assert.Equal(t, context.Canceled, m.RefreshDue(ctx, 0))
+			assert.Equal(t, context.Canceled, m.RefreshDue(ctx, 0))
+		})
+	})
+
 	t.Run("a caller is not kept waiting for it", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			w.apple.latency = 10 * time.Second

@@ -316,6 +316,29 @@ func TestLeaseOfAnUnsavedToken(t *testing.T) {
 	})
 }
 
+// One row that cannot be written holds up the others once, and not at each try.
+func TestOneRowThatCannotBeWritten(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		names := w.expired(3)
+		w.store.set(func(_ context.Context, method, grant string) error {
+			if method == "Save" && grant == names[0] {
+				return errDatabase
+			}
+			return nil
+		}, nil)
+		token(t, m, names[0])
+		synctest.Wait()
+		_, err := m.Token(t.Context(), names[1])
+		storeFailure(t, err)
+		time.Sleep(10 * time.Second)
+		token(t, m, names[1])
+		time.Sleep(6 * time.Second) // the next try has failed by then
+		token(t, m, names[2])
+		w.store.fail(nil)
+	})
+}
+
 // A token that is not stored yet outlives a Store that says, for a moment, that there is no such grant.
 func TestNoGrantThatIsNotTrue(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

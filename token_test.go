@@ -246,6 +246,12 @@ func TestTokenSourceZeroValues(t *testing.T) {
 	}
 }
 
+func TestATokenWithoutTextsIsPassedOn(t *testing.T) {
+	token, err := (&applebusiness.TokenSource{Source: fixed(&oauth2.Token{}, nil)}).Token()
+	assert.NoError(t, err)
+	assert.Equal(t, &oauth2.Token{}, token)
+}
+
 // A Source without Transport may return what no server will ever take: it is not saved over what works.
 func TestTokenSourceReturnsTokensAlone(t *testing.T) {
 	for want, token := range map[string]*oauth2.Token{
@@ -559,5 +565,15 @@ func TestWrapMasksWhatIsNotEncoded(t *testing.T) {
 		require.ErrorAs(t, applebusiness.Wrap(failed), &e)
 		assert.Equal(t, "*** is wrong", e.Description)
 		assert.Equal(t, applebusiness.GrantTypeRefreshToken, e.GrantType)
+	}
+}
+
+// A request whose body cannot be had again tells nothing, and does no harm.
+func TestWrapWithoutTheRequestsBody(t *testing.T) {
+	for _, err := range []error{nil, errBroken} {
+		request := &http.Request{GetBody: func() (io.ReadCloser, error) { return nil, err }}
+		wrapped := applebusiness.Wrap(&oauth2.RetrieveError{Response: &http.Response{StatusCode: http.StatusBadGateway, Request: request}})
+		assert.ErrorIs(t, wrapped, applebusiness.ErrUnavailable)
+		assert.Empty(t, wrapped.(*applebusiness.Error).GrantType)
 	}
 }

@@ -313,13 +313,13 @@ func readTokenRequest(request *http.Request) tokenRequest {
 	return tokenRequest(form.Encode())
 }
 
-// fields yields the name and the value of each field that decodes.
+// fields yields the name and the value of each field, "" for what does not decode.
 func (r tokenRequest) fields(yield func(name, value string) bool) {
 	for field := range strings.SplitSeq(string(r), "&") {
 		name, value, _ := strings.Cut(field, "=")
-		name, nameErr := url.QueryUnescape(name)
-		value, valueErr := url.QueryUnescape(value)
-		if field != "" && nameErr == nil && valueErr == nil && !yield(name, value) {
+		name, _ = url.QueryUnescape(name)
+		value, _ = url.QueryUnescape(value)
+		if field != "" && !yield(name, value) {
 			return
 		}
 	}

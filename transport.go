@@ -165,7 +165,7 @@ func lookForGrantType(r *http.Request) *Error {
 	}
 	for piece := range strings.FieldsFuncSeq(string(body), func(r rune) bool { return r == '&' || r == ';' }) {
 		name, _, _ := strings.Cut(piece, "=")
-		if name, err := url.QueryUnescape(name); err == nil && strings.EqualFold(strings.TrimSpace(name), "grant_type") {
+		if name, _ = url.QueryUnescape(name); strings.EqualFold(strings.TrimSpace(name), "grant_type") {
 			return unsafeRequest("a form with a grant_type goes to the TokenURL's host, and not to the TokenURL itself")
 		}
 	}
@@ -191,7 +191,7 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 		pace(out)
 	}
 	response, err := base.RoundTrip(out)
-	if err == nil && response != nil {
+	if response != nil {
 		return t.finish(response, r, form, writes.Load() > 1)
 	}
 	if e := find(err); e != nil { // another Transport's
@@ -250,7 +250,7 @@ func (t *Transport) forward(r *http.Request, base http.RoundTripper) (*http.Resp
 		}
 	}
 	response, err := base.RoundTrip(sent)
-	if response != nil && (response.Request == nil || sent != r && response.Request == sent) {
+	if response != nil && (response.Request == nil || response.Request == sent) {
 		response.Request = r // a redirect is judged by it
 	}
 	return response, err

@@ -299,7 +299,9 @@ func TestTransportLeavesOtherRequestsAlone(t *testing.T) {
 		"other host": formRequest("https://other.example/api/v1/oauth2/token", "a=b"),
 		"other path": formRequest("https://api.example/api/v1/oauth2/token/", "a=b"),
 		"other port": formRequest("https://api.example:8443/api/v1/oauth2/token", "a=b"),
+		"http":       httptest.NewRequest(http.MethodGet, "http://api.example/api/v1/oauth2/token", nil),
 		"JSON":       alreadyJSON,
+		"much":       httptest.NewRequest(http.MethodPost, "https://api.example/api/v1/me", strings.NewReader("grant_type=x&"+strings.Repeat("x", 65<<10))),
 	} {
 		t.Run(name, func(t *testing.T) {
 			base := &recordingBase{}
@@ -312,9 +314,12 @@ func TestTransportLeavesOtherRequestsAlone(t *testing.T) {
 			assert.Equal(t, 1, base.idle)
 		})
 	}
+	_, err := (&applebusiness.Transport{TokenURL: tokenURL, Base: roundTrip(func(*http.Request) (*http.Response, error) { return nil, errBroken })}).RoundTrip(alreadyJSON)
+	assert.ErrorIs(t, err, errBroken)
+
 	bare := formRequest("https://api.example/api/v1/oauth2/token/", "")
 	bare.Body = nil
-	_, err := (&applebusiness.Transport{TokenURL: tokenURL, Base: &recordingBase{}}).RoundTrip(bare)
+	_, err = (&applebusiness.Transport{TokenURL: tokenURL, Base: &recordingBase{}}).RoundTrip(bare)
 	require.NoError(t, err)
 	assert.Nil(t, bare.Body, "a form may have no body")
 }
@@ -629,6 +634,8 @@ func TestTransportFailsClosed(t *testing.T) {
 		"by http, another path":           {url: "http://api.example/token", form: secretful, refused: notItself},
 		"grant_type percent-encoded":      {url: tokenURL + "/", form: "a=b&grant%5Ftype=x", refused: notItself},
 		"Grant_Type":                      {url: tokenURL + "/", form: "Grant_Type=x", refused: notItself},
+		"after a semicolon":               {url: tokenURL + "/", form: "a=b;grant_type=x", refused: notItself},
+		"beside what does not decode":     {url: tokenURL + "/", form: "%zz=b&a=%zz", passed: true},
 		"too long to look through":        {url: tokenURL + "/", form: "a=" + strings.Repeat("x", 65<<10) + "&grant_type=x", refused: "its body is larger than 64 KiB"},
 		"no grant_type, another path":     {url: tokenURL + "/", form: "a=b&c=grant_type", passed: true},
 		"another host":                    {url: "https://other.example/api/v1/oauth2/token", form: secretful, passed: true},
@@ -743,6 +750,18 @@ func TestTransportFollowsNoRedirectOfAGrant(t *testing.T) {
 			assert.Zero(t, arrived.Load())
 		})
 	}
+}
+
+func TestAnErrorInARedirectIsThatError(t *testing.T) {
+	const tokenURL = "https://api.example/api/v1/oauth2/token"
+	base := roundTrip(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: http.StatusFound, Header: http.Header{"Location": {"/"}}, Body: io.NopCloser(strings.NewReader(deadBody))}, nil
+	})
+	response, err := (&applebusiness.Transport{TokenURL: tokenURL, Base: base}).RoundTrip(formRequest(tokenURL, "grant_type=refresh_token"))
+	require.NoError(t, err)
+	_, err = applebusiness.ParseTokenResponse(response)
+	assert.EqualError(t, err, `applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 302)`)
+	assert.Empty(t, response.Header["Location"])
 }
 
 // Whoever sends a request because of a redirect shows it by the chain of responses, which net/http keeps in the requests.

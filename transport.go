@@ -279,7 +279,8 @@ func (t *Transport) unkeptBase() http.RoundTripper {
 	if !ok {
 		return t.base()
 	}
-	if found := t.unkept.Load(); found != nil && found.like == base {
+	found := t.unkept.Load()
+	if found != nil && found.like == base {
 		return found.transport
 	}
 	unkept := base.Clone()
@@ -287,7 +288,9 @@ func (t *Transport) unkeptBase() http.RoundTripper {
 	if base.TLSNextProto["h2"] != nil { // it has base's connections of HTTP/2
 		unkept.TLSNextProto, unkept.ForceAttemptHTTP2 = nil, true
 	}
-	t.unkept.Store(&unkeptOne{base, unkept})
+	if !t.unkept.CompareAndSwap(found, &unkeptOne{base, unkept}) {
+		return t.unkeptBase() // another request was faster
+	}
 	return unkept
 }
 
@@ -381,8 +384,8 @@ func (t *Transport) endpoint() place {
 }
 
 func (p place) isLoopback() bool {
-	address, err := netip.ParseAddr(p.host)
-	return p.host == "localhost" || err == nil && address.IsLoopback()
+	address, _ := netip.ParseAddr(p.host)
+	return p.host == "localhost" || address.IsLoopback()
 }
 
 // headerBegins reports whether a value of a header, however its name is written in the map, begins with the word.

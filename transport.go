@@ -448,7 +448,7 @@ func withBody(response *http.Response, body []byte) *http.Response {
 	if strings.HasSuffix(strings.ToLower(response.Header.Get("Content-Encoding")), "gzip") {
 		response.Header.Del("Content-Encoding") // unzipped by now
 	}
-	if isSuccess(response.StatusCode) || len(body) > 0 && (body[0] == '{' || body[0] == '[') {
+	if len(body) > 0 && (body[0] == '{' || body[0] == '[') {
 		response.Header.Set("Content-Type", jsonType)
 	}
 	return response

@@ -2,7 +2,6 @@ package applebusiness
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -302,7 +301,7 @@ func networkAdvice(err error) Advice {
 		switch node := node.(type) {
 		case *url.Error:
 			isRequest = node.Op != "parse"
-		case net.Error:
+		case interface{ Timeout() bool }: // as each net.Error has
 			isConnection = true
 		}
 		return false
@@ -316,7 +315,7 @@ func networkAdvice(err error) Advice {
 		return adviceConnection
 	case isRequest:
 		return adviceUnreachable
-	case failed.Passes && (isConnection || neterr.Timeout(err)):
+	case failed.Passes && isConnection:
 		return adviceSomeConnection
 	}
 	return Advice{}

@@ -227,6 +227,29 @@ func TestInvalidGrantWithATextOfAnotherRow(t *testing.T) {
 	}
 }
 
+// slow is an error that says that it is about time, and nothing else.
+type slow struct{}
+
+func (slow) Error() string { return "slow" }
+func (slow) Timeout() bool { return true }
+
+// Whose connection a bare error is about it does not say, and a text alone may be anything.
+func TestBareErrorsOfTheNetwork(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want applebusiness.Action
+	}{
+		{&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, applebusiness.ActionRetry},
+		{slow{}, applebusiness.ActionRetry},
+		{&net.DNSError{Err: "no such host", IsNotFound: true}, applebusiness.ActionUnknown},
+		{errors.New("connection refused"), applebusiness.ActionUnknown},
+	} {
+		advice := applebusiness.Troubleshoot(test.err)
+		assert.Equal(t, test.want, advice.Action, test.err)
+		assert.Equal(t, applebusiness.ImpactUnknown, advice.Impact, test.err)
+	}
+}
+
 func TestOwnLimitIsTheApps(t *testing.T) {
 	transport := &applebusiness.Transport{TokenURL: "https://api.example/", Base: roundTrip(func(*http.Request) (*http.Response, error) {
 		return nil, &net.OpError{Op: "dial", Err: syscall.EMFILE}

@@ -284,8 +284,7 @@ func copyToken(source oauth2.TokenSource) (*oauth2.Token, error) {
 }
 
 func isSameToken(a, b *oauth2.Token) bool {
-	return a != nil && b != nil &&
-		a.AccessToken == b.AccessToken && a.RefreshToken == b.RefreshToken && a.Expiry.Equal(b.Expiry)
+	return b != nil && a.AccessToken == b.AccessToken && a.RefreshToken == b.RefreshToken && a.Expiry.Equal(b.Expiry)
 }
 
 // tokenRequest is the form that a token request carried, for its grant_type and for what has to be masked; "" if that is not
@@ -294,8 +293,8 @@ type tokenRequest string
 
 // readTokenRequest returns "" for a request whose body cannot be had again.
 func readTokenRequest(request *http.Request) tokenRequest {
-	if known := carried(request).sent; known != "" || request == nil || request.GetBody == nil {
-		return known
+	if request == nil || request.GetBody == nil {
+		return carried(request).sent
 	}
 	reader, err := request.GetBody()
 	if err != nil || reader == nil {
@@ -314,13 +313,13 @@ func readTokenRequest(request *http.Request) tokenRequest {
 	return tokenRequest(form.Encode())
 }
 
-// fields yields the name and the value of each field that decodes.
+// fields yields the name and the value of each field, "" for what does not decode.
 func (r tokenRequest) fields(yield func(name, value string) bool) {
 	for field := range strings.SplitSeq(string(r), "&") {
 		name, value, _ := strings.Cut(field, "=")
-		name, nameErr := url.QueryUnescape(name)
-		value, valueErr := url.QueryUnescape(value)
-		if field != "" && nameErr == nil && valueErr == nil && !yield(name, value) {
+		name, _ = url.QueryUnescape(name)
+		value, _ = url.QueryUnescape(value)
+		if field != "" && !yield(name, value) {
 			return
 		}
 	}

@@ -246,6 +246,12 @@ func TestTokenSourceZeroValues(t *testing.T) {
 	}
 }
 
+func TestATokenWithoutTextsIsPassedOn(t *testing.T) {
+	token, err := (&applebusiness.TokenSource{Source: fixed(&oauth2.Token{}, nil)}).Token()
+	assert.NoError(t, err)
+	assert.Equal(t, &oauth2.Token{}, token)
+}
+
 // A Source without Transport may return what no server will ever take: it is not saved over what works.
 func TestTokenSourceReturnsTokensAlone(t *testing.T) {
 	for want, token := range map[string]*oauth2.Token{
@@ -551,13 +557,24 @@ func TestCallbacksAreSerialised(t *testing.T) {
 
 // A request of somebody else's may hold what x/oauth2 would have encoded.
 func TestWrapMasksWhatIsNotEncoded(t *testing.T) {
-	for _, body := range []string{"grant_type=refresh_token&client_secret=one;two;three", `{"grant_type":"refresh_token","client_secret":"one;two;three","n":1}`} {
+	for _, body := range []string{"grant_type=refresh_token&scope=business_connect&client_secret=one;two;three",
+		`{"grant_type":"refresh_token","scope":"business_connect","client_secret":"one;two;three","n":1}`} {
 		request := httptest.NewRequest(http.MethodPost, "https://api.example"+tokenPath, nil)
 		request.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }
-		failed := &oauth2.RetrieveError{Response: &http.Response{StatusCode: 401, Request: request}, Body: []byte(`{"error":"invalid_client","error_description":"one;two;three is wrong"}`)}
+		failed := &oauth2.RetrieveError{Response: &http.Response{StatusCode: 401, Request: request}, Body: []byte(`{"error":"invalid_client","error_description":"one;two;three is wrong for business_connect"}`)}
 		var e *applebusiness.Error
 		require.ErrorAs(t, applebusiness.Wrap(failed), &e)
-		assert.Equal(t, "*** is wrong", e.Description)
+		assert.Equal(t, "*** is wrong for business_connect", e.Description)
 		assert.Equal(t, applebusiness.GrantTypeRefreshToken, e.GrantType)
+	}
+}
+
+// A request whose body cannot be had again tells nothing, and does no harm.
+func TestWrapWithoutTheRequestsBody(t *testing.T) {
+	for _, err := range []error{nil, errBroken} {
+		request := &http.Request{GetBody: func() (io.ReadCloser, error) { return nil, err }}
+		wrapped := applebusiness.Wrap(&oauth2.RetrieveError{Response: &http.Response{StatusCode: http.StatusBadGateway, Request: request}})
+		assert.ErrorIs(t, wrapped, applebusiness.ErrUnavailable)
+		assert.Empty(t, wrapped.(*applebusiness.Error).GrantType)
 	}
 }

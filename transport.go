@@ -165,7 +165,7 @@ func lookForGrantType(r *http.Request) *Error {
 	}
 	for piece := range strings.FieldsFuncSeq(string(body), func(r rune) bool { return r == '&' || r == ';' }) {
 		name, _, _ := strings.Cut(piece, "=")
-		if name, err := url.QueryUnescape(name); err == nil && strings.EqualFold(strings.TrimSpace(name), "grant_type") {
+		if name, _ = url.QueryUnescape(name); strings.EqualFold(strings.TrimSpace(name), "grant_type") {
 			return unsafeRequest("a form with a grant_type goes to the TokenURL's host, and not to the TokenURL itself")
 		}
 	}
@@ -191,7 +191,7 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 		pace(out)
 	}
 	response, err := base.RoundTrip(out)
-	if err == nil && response != nil {
+	if response != nil {
 		return t.finish(response, r, form, writes.Load() > 1)
 	}
 	if e := find(err); e != nil { // another Transport's
@@ -250,7 +250,7 @@ func (t *Transport) forward(r *http.Request, base http.RoundTripper) (*http.Resp
 		}
 	}
 	response, err := base.RoundTrip(sent)
-	if response != nil && (response.Request == nil || sent != r && response.Request == sent) {
+	if response != nil && (response.Request == nil || response.Request == sent) {
 		response.Request = r // a redirect is judged by it
 	}
 	return response, err
@@ -279,7 +279,8 @@ func (t *Transport) unkeptBase() http.RoundTripper {
 	if !ok {
 		return t.base()
 	}
-	if found := t.unkept.Load(); found != nil && found.like == base {
+	found := t.unkept.Load()
+	if found != nil && found.like == base {
 		return found.transport
 	}
 	unkept := base.Clone()
@@ -287,7 +288,9 @@ func (t *Transport) unkeptBase() http.RoundTripper {
 	if base.TLSNextProto["h2"] != nil { // it has base's connections of HTTP/2
 		unkept.TLSNextProto, unkept.ForceAttemptHTTP2 = nil, true
 	}
-	t.unkept.Store(&unkeptOne{base, unkept})
+	if !t.unkept.CompareAndSwap(found, &unkeptOne{base, unkept}) {
+		return t.unkeptBase() // another request was faster
+	}
 	return unkept
 }
 
@@ -381,8 +384,8 @@ func (t *Transport) endpoint() place {
 }
 
 func (p place) isLoopback() bool {
-	address, err := netip.ParseAddr(p.host)
-	return p.host == "localhost" || err == nil && address.IsLoopback()
+	address, _ := netip.ParseAddr(p.host)
+	return p.host == "localhost" || address.IsLoopback()
 }
 
 // headerBegins reports whether a value of a header, however its name is written in the map, begins with the word.
@@ -445,7 +448,7 @@ func withBody(response *http.Response, body []byte) *http.Response {
 	if strings.HasSuffix(strings.ToLower(response.Header.Get("Content-Encoding")), "gzip") {
 		response.Header.Del("Content-Encoding") // unzipped by now
 	}
-	if isSuccess(response.StatusCode) || len(body) > 0 && (body[0] == '{' || body[0] == '[') {
+	if len(body) > 0 && (body[0] == '{' || body[0] == '[') {
 		response.Header.Set("Content-Type", jsonType)
 	}
 	return response

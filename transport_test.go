@@ -299,7 +299,9 @@ func TestTransportLeavesOtherRequestsAlone(t *testing.T) {
 		"other host": formRequest("https://other.example/api/v1/oauth2/token", "a=b"),
 		"other path": formRequest("https://api.example/api/v1/oauth2/token/", "a=b"),
 		"other port": formRequest("https://api.example:8443/api/v1/oauth2/token", "a=b"),
+		"http":       httptest.NewRequest(http.MethodGet, "http://api.example/api/v1/oauth2/token", nil),
 		"JSON":       alreadyJSON,
+		"much":       httptest.NewRequest(http.MethodPost, "https://api.example/api/v1/me", strings.NewReader("grant_type=x&"+strings.Repeat("x", 65<<10))),
 	} {
 		t.Run(name, func(t *testing.T) {
 			base := &recordingBase{}
@@ -312,9 +314,17 @@ func TestTransportLeavesOtherRequestsAlone(t *testing.T) {
 			assert.Equal(t, 1, base.idle)
 		})
 	}
+	_, err := (&applebusiness.Transport{TokenURL: tokenURL, Base: roundTrip(func(*http.Request) (*http.Response, error) { return nil, errBroken })}).RoundTrip(alreadyJSON)
+	assert.ErrorIs(t, err, errBroken)
+	made, err := (&applebusiness.Transport{TokenURL: tokenURL, Base: roundTrip(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: http.StatusCreated, Header: http.Header{"Location": {"/x"}}}, nil
+	})}).RoundTrip(alreadyJSON)
+	require.NoError(t, err)
+	assert.Equal(t, "/x", made.Header.Get("Location"), "which is no redirect")
+
 	bare := formRequest("https://api.example/api/v1/oauth2/token/", "")
 	bare.Body = nil
-	_, err := (&applebusiness.Transport{TokenURL: tokenURL, Base: &recordingBase{}}).RoundTrip(bare)
+	_, err = (&applebusiness.Transport{TokenURL: tokenURL, Base: &recordingBase{}}).RoundTrip(bare)
 	require.NoError(t, err)
 	assert.Nil(t, bare.Body, "a form may have no body")
 }
@@ -629,6 +639,8 @@ func TestTransportFailsClosed(t *testing.T) {
 		"by http, another path":           {url: "http://api.example/token", form: secretful, refused: notItself},
 		"grant_type percent-encoded":      {url: tokenURL + "/", form: "a=b&grant%5Ftype=x", refused: notItself},
 		"Grant_Type":                      {url: tokenURL + "/", form: "Grant_Type=x", refused: notItself},
+		"after a semicolon":               {url: tokenURL + "/", form: "a=b;grant_type=x", refused: notItself},
+		"beside what does not decode":     {url: tokenURL + "/", form: "%zz=b&a=%zz", passed: true},
 		"too long to look through":        {url: tokenURL + "/", form: "a=" + strings.Repeat("x", 65<<10) + "&grant_type=x", refused: "its body is larger than 64 KiB"},
 		"no grant_type, another path":     {url: tokenURL + "/", form: "a=b&c=grant_type", passed: true},
 		"another host":                    {url: "https://other.example/api/v1/oauth2/token", form: secretful, passed: true},
@@ -639,6 +651,7 @@ func TestTransportFailsClosed(t *testing.T) {
 		"http, localhost":                 {tokenURL: "http://localhost/token", url: "http://LOCALHOST/token", form: secretful},
 		"http, a private network":         {tokenURL: "http://10.0.0.1/token", url: "http://10.0.0.1/token", form: secretful, refused: plainHTTP},
 		"http, a name like loopback's":    {tokenURL: "http://127.0.0.1.evil.example/", url: "http://127.0.0.1.evil.example/", form: secretful, refused: plainHTTP},
+		"TokenURL without a host":         {tokenURL: "https:///token", url: tokenURL, form: secretful, refused: "the Transport has no usable TokenURL"},
 		"TokenURL of another scheme":      {tokenURL: "ftp://api.example/token", url: "ftp://api.example/token", form: secretful, refused: "the Transport has no usable TokenURL"},
 		"TokenURL with a line end":        {tokenURL: tokenURL + "\n", url: tokenURL, form: secretful, refused: "the Transport has no usable TokenURL"},
 		"TokenURL with a space before it": {tokenURL: " " + tokenURL, url: tokenURL, form: secretful, refused: "the Transport has no usable TokenURL"},
@@ -745,6 +758,26 @@ func TestTransportFollowsNoRedirectOfAGrant(t *testing.T) {
 	}
 }
 
+func TestOnlyAuthorizationIsBasic(t *testing.T) {
+	const tokenURL = "https://api.example/api/v1/oauth2/token"
+	r := formRequest(tokenURL, "grant_type=refresh_token")
+	r.Header.Set("X-Note", "Basic facts")
+	_, err := (&applebusiness.Transport{TokenURL: tokenURL, Base: &recordingBase{}}).RoundTrip(r)
+	assert.NoError(t, err)
+}
+
+func TestAnErrorInARedirectIsThatError(t *testing.T) {
+	const tokenURL = "https://api.example/api/v1/oauth2/token"
+	base := roundTrip(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: http.StatusFound, Header: http.Header{"Location": {"/"}}, Body: io.NopCloser(strings.NewReader(deadBody))}, nil
+	})
+	response, err := (&applebusiness.Transport{TokenURL: tokenURL, Base: base}).RoundTrip(formRequest(tokenURL, "grant_type=refresh_token"))
+	require.NoError(t, err)
+	_, err = applebusiness.ParseTokenResponse(response)
+	assert.EqualError(t, err, `applebusiness: invalid_grant: "Invalid refresh_token" (HTTP 302)`)
+	assert.Empty(t, response.Header["Location"])
+}
+
 // Whoever sends a request because of a redirect shows it by the chain of responses, which net/http keeps in the requests.
 func TestTransportLooksAtTheChainOfRedirects(t *testing.T) {
 	const tokenURL = "https://api.example/api/v1/oauth2/token"
@@ -757,6 +790,7 @@ func TestTransportLooksAtTheChainOfRedirects(t *testing.T) {
 		{http.MethodGet, formRequest(tokenURL, "grant_type=refresh_token"), true},
 		{http.MethodPost, formRequest(tokenURL, "grant_type=refresh_token"), true},
 		{http.MethodPost, elsewhere, false},
+		{http.MethodGet, httptest.NewRequest(http.MethodGet, tokenURL, nil), false},
 		{http.MethodGet, elsewhere, false},
 		{http.MethodPost, nil, true}, // a RoundTripper has removed it
 		{http.MethodGet, nil, false},
@@ -785,6 +819,30 @@ func TestTransportUsesTheBaseOfToday(t *testing.T) {
 		assert.ErrorIs(t, err, io.ErrClosedPipe)
 	}
 	assert.Equal(t, []string{"first", "first", "second"}, dialed)
+}
+
+// A limit of Base's connections is one for all token requests.
+func TestTokenRequestsShareMaxConnsPerHost(t *testing.T) {
+	var inside, most atomic.Int32
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if now := inside.Add(1); now > most.Load() {
+			most.Store(now)
+		}
+		time.Sleep(10 * time.Millisecond)
+		inside.Add(-1)
+		io.WriteString(w, tokenBody)
+	}))
+	defer s.Close()
+	transport := &applebusiness.Transport{TokenURL: s.URL, Base: &http.Transport{MaxConnsPerHost: 1}}
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			_, err := transport.RoundTrip(formRequest(s.URL, "grant_type=refresh_token"))
+			assert.NoError(t, err)
+		})
+	}
+	group.Wait()
+	assert.EqualValues(t, 1, most.Load())
 }
 
 // nat forwards connections to a server, and can forget those that are open: what comes on them leads nowhere, and nobody
@@ -2073,4 +2131,8 @@ func TestCloseIdleConnectionsOfItsOwnBase(t *testing.T) {
 	transport := new(applebusiness.Transport)
 	transport.Base = transport
 	transport.CloseIdleConnections()
+}
+
+func TestCloseIdleConnectionsOfABaseThatHasNone(t *testing.T) {
+	assert.NotPanics(t, (&applebusiness.Transport{Base: roundTrip(nil)}).CloseIdleConnections)
 }

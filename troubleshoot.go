@@ -2,7 +2,6 @@ package applebusiness
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -214,9 +213,9 @@ func (e *Error) adviceOfRow() Advice {
 		return e.deadGrantAdvice()
 	case e.Reason == ErrNoResponse:
 		return e.noResponseAdvice()
-	case e.Reason == ErrMalformedResponse && e.edge:
+	case e.edge:
 		return adviceEdge
-	case e.Reason == ErrMissingParameter && slices.Contains(parametersOfOneSession, strings.ToLower(e.Parameter)):
+	case slices.Contains(parametersOfOneSession, strings.ToLower(e.Parameter)):
 		return adviceMissingOfOneSession
 	case hasReason:
 		return byReason
@@ -246,14 +245,13 @@ func (e *Error) isRateLimited() bool {
 
 // adviceOfAttempt makes a new start of what would be a retry, where a customer waits on a page and the code may be spent.
 func (e *Error) adviceOfAttempt(advice Advice) Advice {
-	isExchange := e.GrantType == GrantTypeAuthorizationCode
 	switch {
-	case advice.Action != ActionRetry, !isExchange && e.Endpoint != AuthorizationEndpoint:
+	case advice.Action != ActionRetry, e.GrantType != GrantTypeAuthorizationCode && e.Endpoint != AuthorizationEndpoint:
 	case e.isRateLimited():
-		if isExchange && e.RetryAfter >= time.Minute { // nobody waits that long on a page
+		if e.RetryAfter >= time.Minute { // nobody waits that long on a page
 			advice.Action = ActionStartOver
 		}
-	case isExchange && e.Unsent():
+	case e.Unsent():
 	default:
 		advice.Action, advice.Remedy = ActionStartOver, remedyStartOver
 	}
@@ -302,8 +300,8 @@ func networkAdvice(err error) Advice {
 	neterr.Visit(err, func(node error) bool {
 		switch node := node.(type) {
 		case *url.Error:
-			isRequest = isRequest || node.Op != "parse"
-		case net.Error:
+			isRequest = node.Op != "parse"
+		case interface{ Timeout() bool }: // as each net.Error has
 			isConnection = true
 		}
 		return false
@@ -317,7 +315,7 @@ func networkAdvice(err error) Advice {
 		return adviceConnection
 	case isRequest:
 		return adviceUnreachable
-	case failed.Passes && (isConnection || neterr.Timeout(err)):
+	case failed.Passes && isConnection:
 		return adviceSomeConnection
 	}
 	return Advice{}

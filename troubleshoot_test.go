@@ -217,6 +217,55 @@ func TestResponseLostIsTheLikeliestCause(t *testing.T) {
 	}
 }
 
+func TestInvalidGrantWithATextOfAnotherRow(t *testing.T) {
+	for grant, want := range map[string]applebusiness.Action{
+		applebusiness.GrantTypeRefreshToken: applebusiness.ActionUnknown, "": applebusiness.ActionFixRequest, applebusiness.GrantTypeClientCredentials: applebusiness.ActionFixRequest,
+	} {
+		e := applebusiness.ParseTokenError(400, nil, []byte(`{"error":"invalid_grant","error_description":"Invalid client_id"}`))
+		e.GrantType = grant
+		assert.Equal(t, want, applebusiness.Troubleshoot(e).Action, grant)
+	}
+}
+
+// slow is an error that says that it is about time, and nothing else.
+type slow struct{}
+
+func (slow) Error() string { return "slow" }
+func (slow) Timeout() bool { return true }
+
+// Whose connection a bare error is about it does not say, and a text alone may be anything.
+func TestBareErrorsOfTheNetwork(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want applebusiness.Action
+	}{
+		{&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, applebusiness.ActionRetry},
+		{slow{}, applebusiness.ActionRetry},
+		{&net.DNSError{Err: "no such host", IsNotFound: true}, applebusiness.ActionUnknown},
+		{errors.New("connection refused"), applebusiness.ActionUnknown},
+	} {
+		advice := applebusiness.Troubleshoot(test.err)
+		assert.Equal(t, test.want, advice.Action, test.err)
+		assert.Equal(t, applebusiness.ImpactUnknown, advice.Impact, test.err)
+	}
+}
+
+func TestOwnLimitIsTheApps(t *testing.T) {
+	transport := &applebusiness.Transport{TokenURL: "https://api.example/", Base: roundTrip(func(*http.Request) (*http.Response, error) {
+		return nil, &net.OpError{Op: "dial", Err: syscall.EMFILE}
+	})}
+	_, err := transport.RoundTrip(formRequest("https://api.example/", "grant_type=refresh_token"))
+	advice := applebusiness.Troubleshoot(err)
+	assert.Equal(t, applebusiness.ActionRetry, advice.Action)
+	assert.Equal(t, applebusiness.ImpactApp, advice.Impact)
+}
+
+func TestARateLimitNeedsNoStatus(t *testing.T) {
+	e := &applebusiness.Error{Reason: applebusiness.ErrRateLimited, GrantType: applebusiness.GrantTypeAuthorizationCode}
+	assert.Equal(t, applebusiness.ActionRetry, applebusiness.Troubleshoot(e).Action, "nothing was spent")
+	assert.True(t, applebusiness.Retryable(e))
+}
+
 // Over statuses, codes, texts and grant types: nobody is asked to reconnect, and no code is sent again, for anything else.
 func TestVerdictsEverywhere(t *testing.T) {
 	codes := map[applebusiness.Code]bool{"": true, "access_denied": true, "unauthorized_client": true, "invalid_token": true, "slow_down": true}

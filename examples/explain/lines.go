@@ -157,7 +157,7 @@ func (r *log) explain(record []byte, lines int, isHinted bool) {
 		r.others += lines
 	}
 	for _, x := range found {
-		r.code = max(r.code, x.exitCode())
+		r.code = max(r.code, exitCodes[x.Documented])
 		r.count(x, f, line)
 		if x.Line = line; r.asJSON {
 			_ = writeJSON(r.out, x, "")

@@ -111,7 +111,6 @@ type facts struct {
 	isAnswer    bool              // a status begins a response
 	value       string            // of an "error" that is not in our vocabulary
 	isBody      bool              // which stands in the body of a response
-	isFramework bool              // an "error" is the name of a status
 	isDescribed bool              // there is an "error_description"
 	isForeign   bool              // there is one that is not Apple's, or a client quotes what is not
 	isList      bool              // of names
@@ -211,7 +210,7 @@ var (
 		`\b(?:error|error_?code|code|label|reason)` + sep + `)$`)
 	counted = regexp.MustCompile(`^(?:=|["']\s*:|: ?\d|\.[a-z])`)
 
-	answerAt = regexp.MustCompile(`(?:http/[0-9.]+|cannot fetch token:|["d] \(http) $`)
+	answerAt = regexp.MustCompile("(?:(?:^|[\n\"'`=:>}])\\s*(?:< )?http/[0-9.]+|cannot fetch token:) $")
 	statusAt = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|` +
 		`failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|int|http|/[\d.]+")*$`)
 	fraction  = regexp.MustCompile(`^\.[1-9]`)
@@ -253,7 +252,9 @@ func (f *facts) addMember(name, after string) {
 	switch {
 	case between == "" && fact != "customer":
 	case fact == "error":
-		f.addError(quoted, word)
+		if codeWords[quoted] == "" && codeWords[word] == "" && labelWords[word] == "" && !noValue.MatchString(quoted) {
+			f.value, f.isBody = cmp.Or(f.value, quoted), f.isBody || f.isAnswer && neterr.StatusOf(quoted) == 0
+		}
 	case fact == "client":
 		if strings.HasSuffix(between, `: "`) && isWhole && codeWords[quoted] == "" && !f.isApples(value) {
 			if f.isForeign, f.value = true, `"`+quoted; !strings.Contains(quoted, " ") || strings.Contains(quoted, ": ") {
@@ -265,17 +266,6 @@ func (f *facts) addMember(name, after string) {
 		f.isForeign = f.isForeign || !noValue.MatchString(value) && !f.isApples(value)
 	case f.said[fact] == "" && (values[fact] == "" || slices.Contains(strings.Fields(values[fact]), word)):
 		f.said[fact] = word
-	}
-}
-
-// addError is about the value of an error that is none of our names.
-func (f *facts) addError(value, word string) {
-	switch {
-	case codeWords[value] != "", codeWords[word] != "", labelWords[word] != "", noValue.MatchString(value):
-	case neterr.StatusOf(value) != 0:
-		f.isFramework = true
-	default:
-		f.value, f.isBody = cmp.Or(f.value, value), f.isBody || f.isAnswer
 	}
 }
 

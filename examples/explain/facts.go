@@ -257,8 +257,10 @@ func (f *facts) addMember(name, after string) {
 		}
 	case fact == "client":
 		if strings.HasSuffix(between, `: "`) && isWhole && codeWords[quoted] == "" && !f.isApples(value) {
-			if f.isForeign, f.value = true, `"`+quoted; !strings.Contains(quoted, " ") || strings.Contains(quoted, ": ") {
+			if f.isForeign = true; !strings.Contains(quoted, " ") || strings.Contains(quoted, ": ") {
 				f.value, f.isDescribed = unknown, true
+			} else if f.value != "" { // it has the client's name
+				f.value = quoted
 			}
 		}
 	case fact == "description":

@@ -166,8 +166,8 @@ func addName[Name ~string](names map[string]Name, prefix string, name Name) {
 }
 
 // levels are those of a log, from the 12th on of failures; some are Pino's and syslog's.
-const levels = "info information debug trace notice verbose 10 20 30 5 6 7 " +
-	"err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4"
+var levels = strings.Fields("info information debug trace notice verbose 10 20 30 5 6 7 " +
+	"err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4")
 
 // members are the names of members, without _, - and id, by the facts that they tell; values are those that a fact can have, if not
 // any.
@@ -178,9 +178,10 @@ var (
 		"level": "level", "severity": "level", "severitytext": "level", "lvl": "level", "loglevel": "level", "priority": "level",
 		"customer": "customer", "grant": "customer", "tenant": "customer", "account": "customer", "merchant": "customer", "org": "customer",
 	}
-	values = map[string]string{
-		"action": "retry start_over reauthorize fix_request fix_registration check_network", "impact": "customer app service",
-		"endpoint": "token authorization", "grant_type": "authorization_code refresh_token client_credentials", "level": levels,
+	values = map[string][]string{
+		"action": {"retry", "start_over", "reauthorize", "fix_request", "fix_registration", "check_network"}, "level": levels,
+		"impact": {"customer", "app", "service"}, "endpoint": {"token", "authorization"},
+		"grant_type": {"authorization_code", "refresh_token", "client_credentials"},
 	}
 	unspelled = strings.NewReplacer("_", "", "-", "")
 )
@@ -266,7 +267,7 @@ func (f *facts) addMember(name, after string) {
 	case fact == "description":
 		f.isDescribed = f.isDescribed || !noValue.MatchString(value)
 		f.isForeign = f.isForeign || !noValue.MatchString(value) && !f.isApples(value)
-	case f.said[fact] == "" && (values[fact] == "" || slices.Contains(strings.Fields(values[fact]), word)):
+	case f.said[fact] == "" && (values[fact] == nil || slices.Contains(values[fact], word)):
 		f.said[fact] = word
 	}
 }

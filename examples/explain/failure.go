@@ -111,7 +111,7 @@ func (f *facts) find() (found []*failure) {
 
 // isMention reports whether the record names errors and reports none: it counts or lists them, or tells of success.
 func (f *facts) isMention() bool {
-	start, level := f.text[:min(len(f.text), 120)], slices.Index(strings.Fields(levels), f.said["level"])
+	start, level := f.text[:min(len(f.text), 120)], slices.Index(levels, f.said["level"])
 	isReport := f.said["action"] != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status >= 400
 	isQuery := strings.Contains(f.lower, " where ") && containsAny(f.lower, "select ", "update ", "delete from ")
 	return f.isList || isQuery || mention.MatchString(f.lower) || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ") ||

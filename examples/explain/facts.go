@@ -111,7 +111,6 @@ type facts struct {
 	isAnswer    bool              // a status begins a response
 	value       string            // of an "error" that is not in our vocabulary
 	isBody      bool              // which stands in the body of a response
-	isFramework bool              // an "error" is the name of a status
 	isDescribed bool              // there is an "error_description"
 	isForeign   bool              // there is one that is not Apple's, or a client quotes what is not
 	isList      bool              // of names
@@ -167,8 +166,8 @@ func addName[Name ~string](names map[string]Name, prefix string, name Name) {
 }
 
 // levels are those of a log, from the 12th on of failures; some are Pino's and syslog's.
-const levels = "info information debug trace notice verbose 10 20 30 5 6 7 " +
-	"err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4"
+var levels = strings.Fields("info information debug trace notice verbose 10 20 30 5 6 7 " +
+	"err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4")
 
 // members are the names of members, without _, - and id, by the facts that they tell; values are those that a fact can have, if not
 // any.
@@ -179,9 +178,10 @@ var (
 		"level": "level", "severity": "level", "severitytext": "level", "lvl": "level", "loglevel": "level", "priority": "level",
 		"customer": "customer", "grant": "customer", "tenant": "customer", "account": "customer", "merchant": "customer", "org": "customer",
 	}
-	values = map[string]string{
-		"action": "retry start_over reauthorize fix_request fix_registration check_network", "impact": "customer app service",
-		"endpoint": "token authorization", "grant_type": "authorization_code refresh_token client_credentials", "level": levels,
+	values = map[string][]string{
+		"action": {"retry", "start_over", "reauthorize", "fix_request", "fix_registration", "check_network"}, "level": levels,
+		"impact": {"customer", "app", "service"}, "endpoint": {"token", "authorization"},
+		"grant_type": {"authorization_code", "refresh_token", "client_credentials"},
 	}
 	unspelled = strings.NewReplacer("_", "", "-", "")
 )
@@ -211,7 +211,7 @@ var (
 		`\b(?:error|error_?code|code|label|reason)` + sep + `)$`)
 	counted = regexp.MustCompile(`^(?:=|["']\s*:|: ?\d|\.[a-z])`)
 
-	answerAt = regexp.MustCompile(`(?:http/[0-9.]+|cannot fetch token:|["d] \(http) $`)
+	answerAt = regexp.MustCompile("(?:(?:^|[\n\"'`=:>}])\\s*(?:< )?http/[0-9.]+|cannot fetch token:) $")
 	statusAt = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|` +
 		`failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|int|http|/[\d.]+")*$`)
 	fraction  = regexp.MustCompile(`^\.[1-9]`)
@@ -253,29 +253,22 @@ func (f *facts) addMember(name, after string) {
 	switch {
 	case between == "" && fact != "customer":
 	case fact == "error":
-		f.addError(quoted, word)
+		if codeWords[quoted] == "" && codeWords[word] == "" && labelWords[word] == "" && !noValue.MatchString(quoted) {
+			f.value, f.isBody = cmp.Or(f.value, quoted), f.isBody || f.isAnswer && neterr.StatusOf(quoted) == 0
+		}
 	case fact == "client":
 		if strings.HasSuffix(between, `: "`) && isWhole && codeWords[quoted] == "" && !f.isApples(value) {
-			if f.isForeign, f.value = true, `"`+quoted; !strings.Contains(quoted, " ") || strings.Contains(quoted, ": ") {
+			if f.isForeign = true; !strings.Contains(quoted, " ") || strings.Contains(quoted, ": ") {
 				f.value, f.isDescribed = unknown, true
+			} else if f.value != "" { // it has the client's name
+				f.value = quoted
 			}
 		}
 	case fact == "description":
 		f.isDescribed = f.isDescribed || !noValue.MatchString(value)
 		f.isForeign = f.isForeign || !noValue.MatchString(value) && !f.isApples(value)
-	case f.said[fact] == "" && (values[fact] == "" || slices.Contains(strings.Fields(values[fact]), word)):
+	case f.said[fact] == "" && (values[fact] == nil || slices.Contains(values[fact], word)):
 		f.said[fact] = word
-	}
-}
-
-// addError is about the value of an error that is none of our names.
-func (f *facts) addError(value, word string) {
-	switch {
-	case codeWords[value] != "", codeWords[word] != "", labelWords[word] != "", noValue.MatchString(value):
-	case neterr.StatusOf(value) != 0:
-		f.isFramework = true
-	default:
-		f.value, f.isBody = cmp.Or(f.value, value), f.isBody || f.isAnswer
 	}
 }
 

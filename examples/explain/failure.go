@@ -26,6 +26,7 @@ var (
 	failingAt = regexp.MustCompile(`\b(?:ERR|WARN|FATAL|CRIT|SEVERE)`)
 	logAt     = regexp.MustCompile(`\b(?:level|severity|lvl|loglevel|time|timestamp|ts|msg|logger|caller|stream|hostname|host)` + sep)
 	codeAt    = regexp.MustCompile(`\bcode` + sep + `[a-z]+(?:_[a-z]+)*\b`)
+	received  = regexp.MustCompile(`applebusiness: (?:no oauth error was received|"[^"]*") \(http`) // and no more
 	codeLike  = regexp.MustCompile(`^[\w.-]+$`)
 	detailAt  = regexp.MustCompile(`(?s).*(?:detail` + sep + `|no_response: )(.*)`)
 	request   = regexp.MustCompile(`(?i)(?:post|get) ["']?(?:https?:|\*\*\*)[^\s"']*["']?: ([^"\n]*)`)
@@ -88,12 +89,15 @@ func (f *facts) find() (found []*failure) {
 	}
 	isOwn, isLog := f.said["endpoint"] != "", logAt.MatchString(f.lower)
 	isRecorded := strings.Contains(f.lower, `"response":{`) && strings.Contains(f.lower, `"request":{`)
-	isPage := f.isFramework && (!isLog || strings.Contains(f.lower, "oauth2/token"))
-	isResponse := f.isAnswer || isRecorded || isPage || isOwn && f.said["action"] != ""
-	isCode := codeLike.MatchString(f.value) && (f.isDescribed || !isLog || isOwn) || isOwn && codeAt.MatchString(f.lower)
+	isStatus := neterr.StatusOf(f.value) != 0 // as frameworks have it
+	isPage := isStatus && (!isLog || strings.Contains(f.lower, "oauth2/token"))
+	isResponse := f.isAnswer || received.MatchString(f.lower) || isRecorded || isPage || isOwn && f.said["action"] != ""
+	isCode := !isStatus && codeLike.MatchString(f.value) && (f.isDescribed || !isLog || isOwn) || isOwn && codeAt.MatchString(f.lower)
 	switch {
-	case isCode || f.isFramework && f.isDescribed && f.status == 0:
+	case isCode && !isStatus:
 		return f.add(nil, f.response(applebusiness.Code(cmp.Or(f.value, unknown)), ""))
+	case isCode || isStatus && f.isDescribed && f.status == 0:
+		return f.add(nil, f.response(unknown, ""))
 	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess):
 		return f.add(nil, f.response("", ""))
 	}
@@ -107,7 +111,7 @@ func (f *facts) find() (found []*failure) {
 
 // isMention reports whether the record names errors and reports none: it counts or lists them, or tells of success.
 func (f *facts) isMention() bool {
-	start, level := f.text[:min(len(f.text), 120)], slices.Index(strings.Fields(levels), f.said["level"])
+	start, level := f.text[:min(len(f.text), 120)], slices.Index(levels, f.said["level"])
 	isReport := f.said["action"] != "" && f.isOwn() || f.isDescribed && !f.isForeign && len(f.codes) > 0 && f.status >= 400
 	isQuery := strings.Contains(f.lower, " where ") && containsAny(f.lower, "select ", "update ", "delete from ")
 	return f.isList || isQuery || mention.MatchString(f.lower) || containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ") ||

@@ -101,7 +101,6 @@ func (r *log) read(input io.Reader) error {
 }
 
 var (
-	openLine = regexp.MustCompile(`^(?:\S.*)?[{(]\s*$`)
 	headLine = regexp.MustCompile(`^\w*Error: `)
 	moreLine = regexp.MustCompile(`^(?:[ \t]|[})])`)
 	bodyLine = regexp.MustCompile(`^\{"error(?:_description|_uri)?": ?"[^{}]*\}\)?:?\s*$|^[^{]{0,80}(?:\{"log":")?Response: `)
@@ -121,8 +120,8 @@ func (r *log) add(line []byte) {
 		return
 	}
 	r.flush()
-	end, isHinted := bytes.TrimSpace(line[max(0, len(line)-8):]), mayTell(line)
-	r.isOpen = bytes.ContainsAny(end, "{(") && openLine.Match(line)
+	end, isHinted := bytes.TrimSpace(line), mayTell(line)
+	r.isOpen = (bytes.HasSuffix(end, []byte("{")) || bytes.HasSuffix(end, []byte("("))) && !moreLine.Match(line)
 	isHead := isHinted && (bytes.HasSuffix(end, []byte(":")) || headLine.Match(line) ||
 		bytes.Contains(line, []byte("cannot fetch token: ")) || bytes.Contains(line, []byte("OAuth2::Error")))
 	if r.isOpen || isHead && !bytes.Contains(line, []byte("Response: ")) {
@@ -157,7 +156,7 @@ func (r *log) explain(record []byte, lines int, isHinted bool) {
 		r.others += lines
 	}
 	for _, x := range found {
-		r.code = max(r.code, x.exitCode())
+		r.code = max(r.code, exitCodes[x.Documented])
 		r.count(x, f, line)
 		if x.Line = line; r.asJSON {
 			_ = writeJSON(r.out, x, "")

@@ -326,6 +326,8 @@ func TestLinesOfOthers(t *testing.T) {
 		`{"level":"error","error":"rpc error: code = Unavailable desc = unavailable"}`,
 		`192.0.2.1 - - [24/Nov/2026:11:30:00 +0000] "POST /api HTTP/1.1" 503 5`,
 		`{"level":"error","error":"invalid credentials","code":"402"}`,
+		`level=error msg="call to \"billing\" (HTTP 500)"`,
+		`level=error msg="billing answered HTTP/1.1 500 twice"`,
 	}, "\n"), "-lines")
 	assert.Empty(t, stdout)
 	assert.Equal(t, exitUnusable, code)

@@ -83,7 +83,7 @@ func explainOne(input io.Reader, asJSON bool, stdout io.Writer) (code int, err e
 	}
 	found, err := understand(string(text))
 	for i, x := range found {
-		code = max(code, x.exitCode())
+		code = max(code, exitCodes[x.Documented])
 		if asJSON {
 			err = writeJSON(stdout, x, "  ")
 			continue
@@ -164,12 +164,8 @@ func constant(reason applebusiness.Reason) string {
 	return "Err" + initials.ReplaceAllStringFunc(string(reason), upper)
 }
 
-func (x *failure) exitCode() int {
-	if x.Documented {
-		return exitDocumented
-	}
-	return exitUndocumented
-}
+// exitCodes are by whether Apple documents what was found.
+var exitCodes = map[bool]int{true: exitDocumented, false: exitUndocumented}
 
 func writeJSON(w io.Writer, object any, indent string) error {
 	encoder := json.NewEncoder(w)

@@ -88,6 +88,7 @@ func TestTroubleOfAll(t *testing.T) {
 							o.Limit = nil
 						}
 					})
+					time.Sleep(time.Hour) // an instant is no wait
 					w.apple.latency = 100 * time.Millisecond
 					w.apple.always(test.answer)
 					w.connect("valid", time.Hour)
@@ -101,6 +102,7 @@ func TestTroubleOfAll(t *testing.T) {
 					e, ok := errors.AsType[*applebusiness.Error](err)
 					require.True(t, ok, "%v", err)
 					assert.Positive(t, e.RetryAfter)
+					assert.LessOrEqual(t, e.RetryAfter, 30*time.Second)
 					assert.NotEqual(t, applebusiness.ActionReauthorize, applebusiness.Troubleshoot(err).Action)
 					assert.Equal(t, "access-valid-0", token(t, m, "valid"), "valid tokens are handed out as ever")
 					assert.Equal(t, 1, strings.Count(w.logged(), "are held back"), "told once")

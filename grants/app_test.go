@@ -141,6 +141,24 @@ func TestRetryAfterHoldsAll(t *testing.T) {
 	})
 }
 
+// A Retry-After that comes while the app is held, for a request that was sent before, is kept, too.
+func TestRetryAfterOfWhatWasSentBefore(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		names := w.expired(3)
+		later := status(503, "", "Retry-After", "60")
+		w.apple.fail(func(r *http.Request) (*http.Response, error) { time.Sleep(2 * time.Second); return later(r) }, status(401, wrongSecret))
+		var first sync.WaitGroup
+		first.Go(func() { failure(t, m, names[0]) })
+		time.Sleep(time.Second / 2)
+		failure(t, m, names[1])
+		first.Wait()
+		time.Sleep(50 * time.Second)
+		assert.LessOrEqual(t, failure(t, m, names[2]).RetryAfter, 10*time.Second)
+		assert.Equal(t, 2, w.apple.requests())
+	})
+}
+
 // It takes three failures in a row, with no success in between, to hold the app.
 func TestFewFailuresHoldNothing(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -109,8 +108,7 @@ func (m *Manager) shut(g *gate, a *attempt, cause error, retryAfter time.Duratio
 		return false
 	}
 	g.cause, g.probe = cause, nil
-	wait := doubled(g.least, g.most, g.probes)
-	g.next = now + max(retryAfter, wait*3/4+rand.N(wait/4+1))
+	g.next = now + max(retryAfter, jitter(doubled(g.least, g.most, g.probes)))
 	return wasOpen
 }
 

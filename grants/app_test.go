@@ -233,6 +233,7 @@ func TestManyRefusals(t *testing.T) {
 		names := w.expired(200)
 		w.apple.latency = 50 * time.Millisecond
 		wrong := w.process()
+		time.Sleep(time.Hour) // an instant is no wait
 		w.apple.always(status(401, refusal))
 		failed := w.callers(wrong, names, 10*time.Second)
 		t.Logf("%d requests, %v", w.apple.requests(), failed)
@@ -243,6 +244,7 @@ func TestManyRefusals(t *testing.T) {
 		require.True(t, ok)
 		assert.Equal(t, applebusiness.ErrManyRefusals, e.Reason)
 		assert.Positive(t, e.RetryAfter)
+		assert.LessOrEqual(t, e.RetryAfter, 30*time.Second)
 		assert.Equal(t, applebusiness.ActionFixRegistration, applebusiness.Troubleshoot(err).Action)
 		assert.Equal(t, applebusiness.ImpactApp, applebusiness.Troubleshoot(err).Impact)
 		synctest.Wait()
@@ -308,6 +310,24 @@ func TestManyRefusals(t *testing.T) {
 		})
 	})
 
+	t.Run("half of them are enough", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			for i, name := range w.expired(6) {
+				if i < 3 {
+					token(t, m, name)
+					continue
+				}
+				w.apple.revoke(name)
+				want := applebusiness.ErrInvalidRefreshToken
+				if i == 5 {
+					want = applebusiness.ErrManyRefusals
+				}
+				assert.Equal(t, want, failure(t, m, name).Reason)
+			}
+		})
+	})
+
 	t.Run("one process, one grant", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			m := w.process()
@@ -351,6 +371,7 @@ func verdictsTakenBack(t *testing.T, w *world) {
 // What is refused for 24 hours is believed.
 func refusedForADay(t *testing.T, w *world) {
 	m := w.process()
+	time.Sleep(3 * time.Hour)
 	names := w.expired(4)
 	for _, name := range names {
 		w.apple.revoke(name)
@@ -434,6 +455,7 @@ func (p *pausing) Pause(_ context.Context, d time.Duration) error {
 func TestAPIRefusesAll(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		m := w.process()
+		time.Sleep(time.Hour)
 		var names []string
 		for i := range 300 {
 			names = append(names, fmt.Sprint("g", i))
@@ -455,6 +477,24 @@ func TestAPIRefusesAll(t *testing.T) {
 		assert.LessOrEqual(t, w.apple.requests(), 10)
 		assert.Equal(t, 1, strings.Count(w.logged(), "the API refuses tokens"))
 	})
+
+	for pause, held := range map[time.Duration]int{0: 1, 6 * time.Minute: 0} {
+		t.Run(fmt.Sprint("three grants, ", pause, " apart"), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				m := w.process()
+				for _, name := range w.expired(3) {
+					for range 2 {
+						got, err := m.Token(t.Context(), name)
+						require.NoError(t, err)
+						m.Invalidate(name, got)
+					}
+					time.Sleep(pause)
+				}
+				synctest.Wait()
+				assert.Equal(t, held, strings.Count(w.logged(), "the API refuses tokens"))
+			})
+		})
+	}
 }
 
 // Close waits until the verdicts that nobody believes any more are taken back.

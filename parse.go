@@ -253,10 +253,10 @@ func decodeMembers(body []byte) (found members, isObject bool) {
 
 // get returns a member whose name may have other letters, and nil for null and for an empty text.
 func (m members) get(name string) json.RawMessage {
-	member := m[name]
+	member, spelled := m[name], ""
 	for other := range m {
-		if member == nil && strings.EqualFold(other, name) {
-			member = m[other]
+		if (member == nil || spelled != "") && other > spelled && strings.EqualFold(other, name) { // in no order
+			member, spelled = m[other], other
 		}
 	}
 	if text := string(member); text == "null" || text == `""` {

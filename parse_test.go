@@ -637,6 +637,7 @@ func TestTwoPathsToAToken(t *testing.T) {
 		"error is an empty object":     {`{"access_token":"a","refresh_token":"r","error":{},"expires_in":3600}`, time.Hour, ""},
 		"error is an empty list":       {`{"access_token":"a","refresh_token":"r","error":[],"expires_in":3600}`, time.Hour, ""},
 		"names in capitals":            {`{"Access_Token":"a","REFRESH_TOKEN":"r","expires_in":3600}`, time.Hour, ""},
+		"two spellings of one name":    {`{"access_token":"a","Refresh_Token":"r","REFRESH_TOKEN":"x","expires_in":3600}`, time.Hour, ""},
 		"a later duplicate":            {`{"access_token":"x","access_token":"a","refresh_token":"r","expires_in":1,"expires_in":3600}`, time.Hour, ""},
 		"byte order mark":              {"\ufeff" + `{"access_token":"a","refresh_token":"r","expires_in":3600}`, time.Hour, ""},
 		"byte order mark after space":  {"\r\n \ufeff" + `{"access_token":"a","refresh_token":"r","expires_in":3600}`, time.Hour, ""},

@@ -105,7 +105,9 @@ func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
 	}
 	if known := carried(response.Request).failure; known != nil {
 		e := *known // the other one is shared
-		e.err = errors.Join(err, known.err)
+		if e.err = err; known.err != nil {
+			e.err = errors.Join(err, known.err)
+		}
 		return &e
 	}
 	sent := readTokenRequest(response.Request)

@@ -186,6 +186,11 @@ func TestWrapRetrieveError(t *testing.T) {
 			var failed *oauth2.RetrieveError
 			require.ErrorAs(t, err, &failed)
 			assert.Equal(t, "invalid_grant", failed.ErrorCode)
+			var below error = e
+			for below != nil && below != error(failed) {
+				below = errors.Unwrap(below)
+			}
+			assert.NotNil(t, below, "errors.Unwrap alone finds it, too")
 			assert.Same(t, err, applebusiness.Wrap(err))
 		})
 	}

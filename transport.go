@@ -191,7 +191,7 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 		pace(out)
 	}
 	response, err := base.RoundTrip(out)
-	if response != nil {
+	if response != nil && (err == nil || response.StatusCode != 0) {
 		return t.finish(response, r, form, writes.Load() > 1)
 	}
 	if e := find(err); e != nil { // another Transport's
@@ -250,7 +250,10 @@ func (t *Transport) forward(r *http.Request, base http.RoundTripper) (*http.Resp
 		}
 	}
 	response, err := base.RoundTrip(sent)
-	if response != nil && (response.Request == nil || response.Request == sent) {
+	switch {
+	case response == nil && err == nil:
+		return nil, errNoResult
+	case response != nil && (response.Request == nil || response.Request == sent):
 		response.Request = r // a redirect is judged by it
 	}
 	return response, err

@@ -988,6 +988,19 @@ func TestTokenRequestsHaveAConnectionOfTheirOwn(t *testing.T) {
 	}
 }
 
+// Also where Transport only forwards a request, it returns a response or an error.
+func TestBaseThatReturnsNothing(t *testing.T) {
+	transport := &applebusiness.Transport{TokenURL: "https://api.example/token", Base: roundTrip(func(*http.Request) (*http.Response, error) { return nil, nil })}
+	for _, r := range []*http.Request{
+		httptest.NewRequest(http.MethodGet, "https://api.example/api/v1/me", nil),
+		httptest.NewRequest(http.MethodPost, "https://api.example/token", strings.NewReader("{}")),
+	} {
+		response, err := transport.RoundTrip(r)
+		assert.Nil(t, response)
+		assert.EqualError(t, err, "applebusiness: the Transport's Base returned neither a response nor an error")
+	}
+}
+
 // A Base that sends again spends the refresh token: what the second request is told is not the whole truth.
 func TestTransportSeesASecondWrite(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -1378,6 +1391,15 @@ func TestNetworkConnections(t *testing.T) {
 			},
 			refresh:  outcome{reason: applebusiness.ErrNoResponse},
 			exchange: startsOver, cause: context.Canceled,
+		},
+		"Base returns an empty response beside its error": {
+			start: func(*testing.T) way {
+				return way{url: "https://api.example", client: &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+					return new(http.Response), &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+				})}}
+			},
+			refresh:  outcome{applebusiness.ErrNoResponse, applebusiness.ActionRetry, applebusiness.ImpactService, true},
+			exchange: outcome{applebusiness.ErrNoResponse, applebusiness.ActionRetry, applebusiness.ImpactService, true},
 		},
 		"Base returns nothing": {
 			start: func(*testing.T) way {

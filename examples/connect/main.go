@@ -132,9 +132,8 @@ func (s *settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	stopped := make(chan error, 1)
 	context.AfterFunc(ctx, func() {
-		stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
-		defer cancel()
-		stopped <- errors.Join(server.Shutdown(stopping), app.manager.Close(stopping))
+		err := within(stopTimeout, server.Shutdown) // the handlers use the Manager
+		stopped <- errors.Join(err, within(stopTimeout, app.manager.Close))
 	})
 	go app.keepAlive(ctx)
 	fmt.Fprintf(stdout, "Open %s\n", app.home)
@@ -142,9 +141,16 @@ func (s *settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 		fmt.Fprintf(stdout, "Apple Business is the fake at %s\n", fake.URL)
 	}
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return err
+		return errors.Join(err, within(stopTimeout, app.manager.Close))
 	}
 	return <-stopped
+}
+
+// within calls f with a context that ends after d.
+func within(d time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	return f(ctx)
 }
 
 // check returns all that is wrong with the settings, before a customer meets it.

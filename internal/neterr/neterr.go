@@ -82,8 +82,8 @@ var failures = []row{
 	{"the redirects do not end", lasts, "stopped after 10 redirects"},
 	{"this process has too many open files", passes | unsent | own, "too many open files|emfile"},
 	{"this process has no free port", passes | unsent | own,
-		"cannot assign requested address|can't assign requested address|only one usage of each socket address|eaddrnotavail|" +
-			"no buffer space available|lacked sufficient buffer space"},
+		"cannot assign requested address|can't assign requested address|only one usage of each socket address|eaddrnotavail"},
+	{"this process has no buffer space", passes | own, "no buffer space available|lacked sufficient buffer space"},
 	{noDNS, passes | unsent,
 		"server misbehaving|temporary failure in name resolution|temporary error during hostname resolution|eai_again"},
 	{"the connection was refused", passes, "connection refused|actively refused|econnrefused|err_connection_refused"},
@@ -150,7 +150,7 @@ func Of(err error) Failure {
 	case found.Known:
 	case Timeout(err):
 		found, _ = OfWords(timedOut)
-	case Is(err, io.EOF):
+	case Is(err, io.EOF), Is(err, io.ErrUnexpectedEOF):
 		found, _ = OfWords(reset)
 	}
 	found.Known, found.Unsent = found.Known || isKnown, found.Unsent || isUnsent
@@ -165,7 +165,8 @@ func connects(operation string) bool {
 // OfText returns what is known about the failure that text tells of, the text of an error without the URL around it.
 // Where nothing is known it is the zero Failure but for Words and Passes.
 func OfText(text string) Failure {
-	found, ok := OfWords(text) // which is all that an error of Err has
+	found, ok := OfWords(text)
+	ok = ok && text == found.Words // which is all that an error of Err has
 	lower, status := strings.ToLower(text), StatusOf(text)
 	for i := 0; !ok && i < len(failures); i++ {
 		for needle := range strings.SplitSeq(failures[i].needles, "|") {

@@ -46,6 +46,10 @@ func TestOf(t *testing.T) {
 		{&net.OpError{Op: "proxyconnect", Err: &net.OpError{Op: "read", Err: syscall.ECONNRESET}}, Failure{Words: "the connection was reset", Known: true, Passes: true, Unsent: true}},
 		{&net.OpError{Op: "read", Err: syscall.ECONNRESET}, Failure{Words: "the connection was reset", Known: true, Passes: true}},
 		{&net.OpError{Op: "dial", Err: syscall.EMFILE}, Failure{Words: "this process has too many open files", Known: true, Passes: true, Unsent: true, Own: true}},
+		{&net.OpError{Op: "dial", Err: syscall.ENOBUFS}, Failure{Words: "this process has no buffer space", Known: true, Passes: true, Unsent: true, Own: true}},
+		{&net.OpError{Op: "write", Err: syscall.ENOBUFS}, Failure{Words: "this process has no buffer space", Known: true, Passes: true, Own: true}},
+		{errors.New("timed out waiting for a lock"), Failure{Words: "the connection failed", Passes: true}},
+		{quiet{io.ErrUnexpectedEOF}, Failure{Words: "the connection was reset", Known: true, Passes: true}},
 		{&net.OpError{Op: "dial", Err: errors.New("unheard of")}, Failure{Words: "the connection failed", Known: true, Passes: true, Unsent: true}},
 		{dns("no such host", true), Failure{Words: "DNS does not know the host", Known: true, Unsent: true}},
 		{dns("server misbehaving", false), Failure{Words: "DNS failed", Known: true, Passes: true, Unsent: true}},
@@ -70,6 +74,12 @@ func TestOf(t *testing.T) {
 		assert.Equal(t, test.want, Of(test.err), "%v", test.err)
 	}
 }
+
+// quiet does not quote what it wraps.
+type quiet struct{ error }
+
+func (quiet) Error() string   { return "quiet" }
+func (q quiet) Unwrap() error { return q.error }
 
 // slow is an error that only its type tells.
 type slow struct{}

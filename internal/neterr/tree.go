@@ -14,18 +14,18 @@ const maxNodes = 10_000
 // its branch.
 func Visit(err error, f func(error) bool) bool {
 	left := maxNodes
-	return visit(err, f, &left)
+	return visit(err, f, isForeign, &left)
 }
 
-func visit(err error, f func(error) bool, left *int) bool {
-	for err != nil && *left > 0 && !isSkipped(err) {
+func visit(err error, f, skip func(error) bool, left *int) bool {
+	for err != nil && *left > 0 && !isNilPointer(err) && !skip(err) {
 		*left--
 		if f(err) {
 			return true
 		}
 		several, next := unwrap(err)
 		for _, err := range several {
-			if visit(err, f, left) {
+			if visit(err, f, skip, left) {
 				return true
 			}
 		}
@@ -34,10 +34,14 @@ func visit(err error, f func(error) bool, left *int) bool {
 	return false
 }
 
-func isSkipped(err error) bool {
+func isForeign(err error) bool {
 	_, foreign := err.(interface{ Foreign() })
+	return foreign
+}
+
+func isNilPointer(err error) bool {
 	value := reflect.ValueOf(err)
-	return foreign || value.Kind() == reflect.Pointer && value.IsNil()
+	return value.Kind() == reflect.Pointer && value.IsNil()
 }
 
 // unwrap returns what err wraps: several errors, or one.
@@ -80,16 +84,17 @@ func Text(err error) (text string) {
 	if err == nil {
 		return ""
 	}
-	nodes := 0
-	if Visit(err, func(error) bool { nodes++; return nodes == maxNodes }); nodes < maxNodes {
+	left := maxNodes
+	if visit(err, func(error) bool { return false }, isNilPointer, &left); left > 0 { // texts of foreign errors double, too
 		return err.Error()
 	}
 	var ends []string
-	Visit(err, func(node error) bool {
+	left = maxNodes
+	visit(err, func(node error) bool {
 		if several, next := unwrap(node); next == nil && several == nil {
 			ends = append(ends, Text(node))
 		}
 		return len(ends) == 100
-	})
+	}, isNilPointer, &left)
 	return strings.Join(slices.Compact(ends), "\n")
 }

@@ -82,6 +82,8 @@ func TestJoinedTreesAreBounded(t *testing.T) {
 	Of(values)
 	assert.False(t, Timeout(values))
 
+	assert.Equal(t, "EOF", Text(foreign{pointers}), "its text doubles, too")
+
 	several := errors.Join(io.EOF, io.ErrClosedPipe)
 	assert.Equal(t, several.Error(), Text(several))
 }

@@ -118,8 +118,21 @@ var (
 
 // add puts a line to the record that it belongs to, or begins one.
 func (r *log) add(line []byte) {
-	isHinted := mayTell(line)
-	next, more := nextOf(line, isHinted), []int(nil)
+	isHinted, end := mayTell(line), bytes.TrimSpace(line)
+	end = end[max(0, len(end)-1):]
+	var next, more = (*regexp.Regexp)(nil), []int(nil)
+	switch {
+	case isHinted && statusLine.Match(line):
+		next = afterStatus
+	case isHinted && earlyLine.Match(line):
+		next = afterOther
+	case bytes.ContainsAny(end, "{(") && !afterOpen.Match(line):
+		next = afterOpen
+	case bytes.Contains(line, []byte("Response: ")):
+	case string(end) == ":", isHinted && (headLine.Match(line) ||
+		bytes.Contains(line, []byte("cannot fetch token: ")) || bytes.Contains(line, []byte("OAuth2::Error"))):
+		next = afterHead
+	}
 	if r.lines > 0 && r.lines < maxLines && len(r.record)+len(line) <= maxLine && !otherLine.Match(line) {
 		more = r.next.FindSubmatchIndex(line)
 	}
@@ -138,23 +151,6 @@ func (r *log) add(line []byte) {
 		r.next = nil // it is whole
 		r.flush()
 	}
-}
-
-// nextOf returns what may follow a line, nil for nothing.
-func nextOf(line []byte, isHinted bool) *regexp.Regexp {
-	end := bytes.TrimSpace(line)
-	switch end = end[max(0, len(end)-1):]; {
-	case isHinted && statusLine.Match(line):
-		return afterStatus
-	case isHinted && earlyLine.Match(line):
-		return afterOther
-	case bytes.ContainsAny(end, "{(") && !afterOpen.Match(line):
-		return afterOpen
-	case !bytes.Contains(line, []byte("Response: ")) && (string(end) == ":" || isHinted && (headLine.Match(line) ||
-		bytes.Contains(line, []byte("cannot fetch token: ")) || bytes.Contains(line, []byte("OAuth2::Error")))):
-		return afterHead
-	}
-	return nil
 }
 
 // flush explains the record: of a head that nothing ended the lines, each for itself.

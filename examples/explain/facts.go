@@ -55,9 +55,11 @@ func decode(pattern string) func(string) string {
 var (
 	urlWord = regexp.MustCompile("[^\\s\"`<>'|]+")
 	percent = decode(`%[0-9A-Fa-f]{2}`)
-	// plain says in our words what x/oauth2 and net/http say in theirs.
+	// plain says in our words what x/oauth2, net/http and gateways say in theirs.
 	plain = strings.NewReplacer("too many requests", "429 too many requests", "bad gateway", "502 bad gateway",
-		"service unavailable", "503 service unavailable", "gateway timeout", "504 gateway timeout",
+		"service unavailable", "503 service unavailable", "service temporarily unavailable", "503 service unavailable",
+		"gateway timeout", "504 gateway timeout", "gateway time-out", "504 gateway timeout",
+		"upstream connect error", "503 service unavailable", "endpoint request timed out", "504 gateway timeout",
 		"token expired and refresh token is not set", "applebusiness: no_refresh_token")
 )
 
@@ -109,6 +111,7 @@ type facts struct {
 	said        map[string]string // what the members say
 	status      int               // one that passes, if there are several
 	isAnswer    bool              // a status begins a response
+	phrase      int               // the status whose reason phrase a member is
 	value       string            // of an "error" that is not in our vocabulary
 	isBody      bool              // which stands in the body of a response
 	isDescribed bool              // there is an "error_description"
@@ -174,7 +177,8 @@ var levels = strings.Fields("info information debug trace notice verbose 10 20 3
 var (
 	members = map[string]string{
 		"action": "action", "impact": "impact", "endpoint": "endpoint", "granttype": "grant_type", "retryafter": "retry_after",
-		"error": "error", "errorcode": "error", "errordescription": "description", "oauth2": "client", "applebusiness": "client",
+		"error": "error", "errorcode": "error", "message": "message", "title": "message", "detail": "message",
+		"errordescription": "description", "oauth2": "client", "applebusiness": "client",
 		"level": "level", "severity": "level", "severitytext": "level", "lvl": "level", "loglevel": "level", "priority": "level",
 		"customer": "customer", "grant": "customer", "tenant": "customer", "account": "customer", "merchant": "customer", "org": "customer",
 	}
@@ -250,6 +254,9 @@ func (f *facts) addMember(name, after string) {
 	value := strings.TrimLeft(after[len(between):], " #")
 	word := wordAt(value)
 	quoted, _, isWhole := strings.Cut(value, `"`)
+	if fact == "error" || fact == "message" {
+		f.phrase = cmp.Or(f.phrase, neterr.StatusOf(quoted))
+	}
 	switch {
 	case between == "" && fact != "customer":
 	case fact == "error":

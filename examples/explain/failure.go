@@ -258,8 +258,11 @@ func understand(input string) (found []*failure, err error) {
 	seen, isOther := make(map[string]bool), false
 	for _, record := range records {
 		f := collect(record)
-		more, names := f.failures(), len(f.codes)+len(f.texts)+len(f.labels)
-		if len(more) == 0 && names == 0 && neterr.StatusPasses(f.status) && len(input) < 300 { // in a log it could be about any server
+		more, names := f.failures(), len(f.codes)+len(f.labels)
+		isPhrase := f.phrase != 0 && !logAt.MatchString(f.lower)
+		f.addStatus(f.phrase, false)
+		isBare := isPhrase || neterr.StatusPasses(f.status) || f.status == http.StatusNetworkAuthenticationRequired
+		if len(more) == 0 && names == 0 && isBare && len(input) < 300 { // in a log it could be about any server
 			more = f.add(nil, f.response("", ""))
 		}
 		for _, x := range more {
@@ -267,7 +270,7 @@ func understand(input string) (found []*failure, err error) {
 				seen[kind], found = true, append(found, x)
 			}
 		}
-		isOther = isOther || f.status != 0 || f.isList || names > 0 && f.isMention()
+		isOther = isOther || f.status != 0 || f.isList || names+len(f.texts) > 0 && f.isMention()
 	}
 	if len(found) == 0 && !isOther {
 		found = nearest(input)

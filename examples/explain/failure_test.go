@@ -133,9 +133,21 @@ func TestNotApples(t *testing.T) {
 		`{"timestamp":"2026-11-24","status":400,"error":"Bad Request","path":"/api/v1/oauth2/token"}`:         "check_network",
 		`{"timestamp":"2026-11-24","status":503,"error":"Service Unavailable","path":"/api/v1/oauth2/token"}`: "retry",
 		`{"statusCode":401,"message":"Unauthorized","error":"Unauthorized"}`:                                  "check_network",
-		`503 Service Unavailable`: "retry", `HTTP 429`: "retry", `401 Unauthorized`: "nothing",
+		`503 Service Unavailable`: "retry", `HTTP 429`: "retry", `401 Unauthorized`: "nothing", `HTTP 511`: "check_network",
 	} {
 		assert.Equal(t, want, actionOf(input), input)
+	}
+	for input, want := range map[string]string{
+		`{"code":500,"message":"server error"}`: "retry", `{"message":"Internal server error"}`: "retry", `{"message":"Endpoint request timed out"}`: "retry",
+		"upstream connect error or disconnect/reset before headers. reset reason: connection timeout":                                           "retry",
+		"<html>\n<head><title>503 Service Temporarily Unavailable</title></head>\n<body>\n<center><h1>503 Service Temporarily Unavailable</h1>": "retry",
+		"<title>504 Gateway Time-out</title>": "retry", `{"message":"Bad Request"}`: "check_network", `{"error":"Bad Request"}`: "check_network",
+		`{"message":"Forbidden"}`: "check_network", `{"title":"Not Found","status":404}`: "check_network", `{"code":400,"message":"bad request"}`: "check_network",
+		`{"level":"error","message":"Forbidden"}`: "nothing", `{"message":"Forbidden request"}`: "nothing",
+	} {
+		assert.Equal(t, want, actionOf(input), input)
+		stdout, _, _ := execute(t, input+"\n", "-lines")
+		assert.Empty(t, stdout, "of any server: %s", input)
 	}
 }
 

@@ -30,11 +30,11 @@ const (
 type log struct {
 	out    *bufio.Writer
 	asJSON bool
-	record []byte // lines that may go on
-	lines  int    // how many these are
-	isOpen bool   // the first one ends in a bracket
-	line   int    // the number of the one before
-	others int    // lines that tell of no failure
+	record []byte         // lines that may go on
+	lines  int            // how many these are
+	next   *regexp.Regexp // what may follow
+	line   int            // the number of the one before
+	others int            // lines that tell of no failure
 	code   int
 	counts map[string]*count
 }
@@ -100,41 +100,67 @@ func (r *log) read(input io.Reader) error {
 	}
 }
 
+// A record of several lines goes on while the next one matches what may follow, and ends with what the group of that matches.
 var (
-	headLine = regexp.MustCompile(`^\w*Error: `)
-	moreLine = regexp.MustCompile(`^(?:[ \t]|[})])`)
-	bodyLine = regexp.MustCompile(`^\{"error(?:_description|_uri)?": ?"[^{}]*\}\)?:?\s*$|^[^{]{0,80}(?:\{"log":")?Response: `)
+	object      = `\{\s*(?:$|"(?:error": ?"[\w .-]*"|error_description"|error_uri"|access_token"))`
+	header      = `^(?:[ \t]|[<>*] |[<>]?\s*$|[{}] \[|[\w-]+:\s|[0-9a-f]{1,4}\s*$|`
+	afterOpen   = regexp.MustCompile(`^(?:[ \t"]|([})]))`)
+	afterHead   = regexp.MustCompile(`^(?:[ \t]|([})]|` + object + `|[^{]{0,80}(?:\{"log":")?Response: ))`)
+	afterStatus = regexp.MustCompile(header + `(` + object + `))`)
+	afterOther  = regexp.MustCompile(header + `HTTP/|\S*grant_type=|(` + object + `))`) // a request, or a response before the last one
+
+	statusLine = regexp.MustCompile(`^(?:< )?HTTP/[0-9.]+ [45][0-9]{2}[\w' -]*\s*$`)
+	earlyLine  = regexp.MustCompile(`^(?:[<>$+] )?(?:HTTP/[0-9.]+ [123]|curl .*\bgrant_type=|[\w=&%.:/+*-]*\bgrant_type=\S*\s*$)`)
+	headLine   = regexp.MustCompile(`^\w*Error: `)
+	// otherLine belongs to no line before it, whatever it looks like.
+	otherLine = regexp.MustCompile(`^(?:(?:\w*[Ee]rror|[A-Z]{4,}|applebusiness|oauth2): |\{"error.*` + logAt.String() + `)`)
 )
 
-// add puts a line to the record that it belongs to: what is indented or a body after a line that may have more. Or it begins one.
+// add puts a line to the record that it belongs to, or begins one.
 func (r *log) add(line []byte) {
-	isBody := r.lines == 1 && !r.isOpen && bodyLine.Match(line)
-	if r.lines > 0 && (isBody || moreLine.Match(line)) {
-		r.record, r.lines = append(r.record, line...), r.lines+1
-		if isBody || line[0] == '}' || line[0] == ')' {
-			r.explain(r.record, r.lines, mayTell(r.record))
-			r.lines = 0
-		} else if r.lines == maxLines {
-			r.flush()
-		}
-		return
+	isHinted, end := mayTell(line), bytes.TrimSpace(line)
+	end = end[max(0, len(end)-1):]
+	var next, more = (*regexp.Regexp)(nil), []int(nil)
+	switch {
+	case isHinted && statusLine.Match(line):
+		next = afterStatus
+	case isHinted && earlyLine.Match(line):
+		next = afterOther
+	case bytes.ContainsAny(end, "{(") && !afterOpen.Match(line):
+		next = afterOpen
+	case bytes.Contains(line, []byte("Response: ")):
+	case string(end) == ":", isHinted && (headLine.Match(line) ||
+		bytes.Contains(line, []byte("cannot fetch token: ")) || bytes.Contains(line, []byte("OAuth2::Error"))):
+		next = afterHead
 	}
-	r.flush()
-	end, isHinted := bytes.TrimSpace(line), mayTell(line)
-	r.isOpen = (bytes.HasSuffix(end, []byte("{")) || bytes.HasSuffix(end, []byte("("))) && !moreLine.Match(line)
-	isHead := isHinted && (bytes.HasSuffix(end, []byte(":")) || headLine.Match(line) ||
-		bytes.Contains(line, []byte("cannot fetch token: ")) || bytes.Contains(line, []byte("OAuth2::Error")))
-	if r.isOpen || isHead && !bytes.Contains(line, []byte("Response: ")) {
-		r.record, r.lines = append(r.record[:0], line...), 1
-	} else {
-		r.explain(line, 1, isHinted)
+	if r.lines > 0 && r.lines < maxLines && len(r.record)+len(line) <= maxLine && !otherLine.Match(line) {
+		more = r.next.FindSubmatchIndex(line)
+	}
+	if more == nil {
+		r.flush()
+		if next == nil {
+			r.explain(line, 1, isHinted)
+			return
+		}
+		r.record = r.record[:0]
+	}
+	r.record, r.lines = append(r.record, line...), r.lines+1
+	if more == nil || next != nil && next != afterHead {
+		r.next = next
+	} else if more[2] >= 0 {
+		r.next = nil // it is whole
+		r.flush()
 	}
 }
 
-// flush explains the lines of a record that did not become whole, each for itself.
+// flush explains the record: of a head that nothing ended the lines, each for itself.
 func (r *log) flush() {
-	for line := range bytes.Lines(r.record[:len(r.record)*min(r.lines, 1)]) {
-		r.explain(line, 1, mayTell(line))
+	if r.lines > 0 && r.next != afterHead {
+		r.explain(r.record, r.lines, mayTell(r.record))
+	} else if r.lines > 0 {
+		for line := range bytes.Lines(r.record) {
+			r.explain(line, 1, mayTell(line))
+		}
 	}
 	r.lines = 0
 }
@@ -211,7 +237,7 @@ func (r *log) sumUp() error {
 // hashes of those.
 var hints, isHint = func() (map[uint32][]string, *[1 << 15]bool) {
 	texts := []string{
-		"error", "applebusiness", "oauth2: ", "reason", "retry-after", "code=", `n","code"`, `n\",\"code`, "action=", `action":"`, `action\":\"`,
+		"error", "applebusiness", "oauth2: ", "reason", "retry-after", "authorization_code", "code=", `n","code"`, `n\",\"code`, "action=", `action":"`, `action\":\"`,
 		": eof", `response":{`, `response\":{`, `response\\\":{`, "http/1.0 ", "http/1.1 ", "http/2 ", "http/3 ",
 		"oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values:",
 	}

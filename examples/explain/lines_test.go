@@ -88,6 +88,12 @@ func (p *portions) Read(b []byte) (int, error) { return p.Reader.Read(b[:min(len
 
 // What a log writes over several lines counts once, with the number of the first line, however the lines arrive.
 func TestRecords(t *testing.T) {
+	const (
+		indented    = "{\n  \"error\": \"invalid_grant\",\n  \"error_description\": \"Invalid refresh_token\"\n}"
+		refused503  = `: ErrInvalidRefreshToken: retry: invalid_grant: "Invalid refresh_token" (HTTP 503)`
+		startOver   = `: ErrInvalidRefreshToken: start_over: invalid_grant: "Invalid refresh_token" (HTTP 401)`
+		unavailable = "1: ErrUnavailable: retry (HTTP 503)"
+	)
 	for _, test := range []struct {
 		name, log string
 		want      []string
@@ -123,6 +129,29 @@ func TestRecords(t *testing.T) {
 			[]string{`1: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`}, 0},
 		{"no object", "if x {\n" + body + "\n",
 			[]string{`2: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`}, 1},
+		{"a response", "a\nHTTP/1.1 503 Service Unavailable\r\nA: b\r\nEmpty:\r\nRetry-After: 5\r\n\r\n" + body + "\r\nb\n", []string{"2" + refused503}, 2},
+		{"a response with chunks", "HTTP/1.1 503 X\nA: b\n\n45\n" + body + "\n0\n", []string{"1" + refused503}, 1},
+		{"a response with an indented body", "HTTP/1.1 503 X\nA: b\n\n" + indented + "\nb\n", []string{"1" + refused503}, 1},
+		{"a response with lines of a body", "HTTP/1.1 503 X\n\n" + strings.ReplaceAll(indented, "  ", "") + "\nb\n", []string{"1" + refused503}, 1},
+		{"a response that is cut", "HTTP/1.1 503 X\n\n" + indented[:len(indented)-1], []string{"1" + refused503}, 0},
+		{"curl -v", "* Connected\n> POST /x HTTP/2\n> host: x\n>\n} [5 bytes data]\n< HTTP/2 503 \n< date: x\n<\n{ [69 bytes data]\n* left intact\n" + body,
+			[]string{"6" + refused503}, 5},
+		{"curl -v, the body first", "< HTTP/2 503\n< date: x\n< \n" + body + "* Connection #0 left intact\n", []string{"1" + refused503}, 0},
+		{"a status and a body", "status 503, body:\n" + body + "\nstatus 503, body:\n" + indented + "\nb\n", []string{"1" + refused503, "3" + refused503}, 1},
+		{"x/oauth2 with an indented body", "oauth2: cannot fetch token: 503 Service Unavailable\nResponse: " + indented + "\n", []string{"1" + refused503}, 0},
+		{"an exchange", "POST /token HTTP/1.1\nHost: x\n\ngrant_type=authorization_code\n\nHTTP/1.1 401 Unauthorized\nA: b\n\n" + body + "\n" + body + "\n",
+			[]string{"4" + startOver, `10: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`}, 3},
+		{"an exchange of curl's", "$ curl -i https://x -d grant_type=authorization_code\nHTTP/1.1 401 Unauthorized\n\n" + indented, []string{"1" + startOver}, 0},
+		{"a form and another line", "grant_type=authorization_code&code=x\n2026-11-24 hello\n" + body, []string{`3: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`}, 2},
+		{"a tunnel first", "HTTP/1.1 200 Connection established\n\nHTTP/1.1 503 X\n\n" + body, []string{"1" + refused503}, 0},
+		{"a success", "HTTP/1.1 200 OK\n\n{\"access_token\":\"x\"}\n" + body, []string{`4: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`}, 3},
+		{"two responses", "HTTP/1.1 503 X\n\nHTTP/1.1 401 Unauthorized\n\n" + body,
+			[]string{unavailable, `3: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token" (HTTP 401)`}, 0},
+		{"a response and a line of a log", "HTTP/1.1 503 X\nA: b\n\n" + `{"error":"invalid_client","level":"error","msg":"x"}` + "\n", []string{unavailable, "4: undocumented: fix_registration: invalid_client"}, 0},
+		{"a response and a text", "HTTP/1.1 503 X\n" + `{"error":"applebusiness: invalid_client","customer":7}` + "\n", []string{unavailable, "2: undocumented: fix_registration: invalid_client"}, 0},
+		{"a response and an error", "HTTP/1.1 503 X\napplebusiness: invalid_client\nINFO: x\n", []string{unavailable, "2: undocumented: fix_registration: invalid_client"}, 1},
+		{"a response with a page", "HTTP/1.1 503 X\n\n<html>\n<title>503 Service Temporarily Unavailable</title>\n", []string{unavailable}, 2},
+		{"a response without end", "HTTP/1.1 503 X\n" + strings.Repeat("a: b\n", maxLines) + "b\n", []string{unavailable}, 2},
 		{"an object without end", "if x {\n" + strings.Repeat("  y\n", maxLines) + body + "\n",
 			[]string{fmt.Sprintf(`%d: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`, maxLines+2)}, maxLines + 1},
 	} {
@@ -240,6 +269,7 @@ func TestLinesConstantMemory(t *testing.T) {
 	}{
 		{"endless line", 1 << 8, func(int) string { return strings.Repeat("x", 64<<10) }, "explain: no line holds an OAuth error\n"},
 		{"endless object", 1 << 6, func(i int) string { return "x {\n" + strings.Repeat(" y\n", 16<<10) }, "explain: no line holds an OAuth error\n"},
+		{"long lines of an object", 1 << 4, func(i int) string { return "x {\n" + strings.Repeat(" "+strings.Repeat("y", 60<<10)+"\n", 60) }, "explain: no line holds an OAuth error\n"},
 		{"distinct codes", 4_000, func(i int) string { return fmt.Sprintf("{\"error\":\"x%0249d\"}\n", i) }, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -338,9 +368,10 @@ func TestLinesOfOthers(t *testing.T) {
 // A line that begins with an object is another one's body only if it is one.
 func TestLinesThatFollow(t *testing.T) {
 	record := `{"level":"error","msg":"refresh failed","error":"applebusiness: invalid_client: \"Invalid client_id or client_secret\" (HTTP 401)"}` + "\n"
+	record = `{"error":"invalid_client: Invalid client_id or client_secret","level":"error","msg":"refresh failed"}` + "\n" + record
 	for _, first := range []string{"OAuth2::Error: invalid_grant\n", "oauth2: cannot fetch token: 503 Service Unavailable\n", "refresh failed: invalid_grant:\n", "TokenError: invalid_grant\n"} {
 		stdout, _, _ := execute(t, first+record+record, "-lines")
-		assert.Equal(t, 2, strings.Count(stdout, ": ErrInvalidCredentials: fix_registration: "), stdout)
+		assert.Equal(t, 4, strings.Count(stdout, ": ErrInvalidCredentials: fix_registration: "), stdout)
 		assert.True(t, strings.HasPrefix(stdout, "1: "), stdout)
 	}
 	stdout, _, _ := execute(t, "Client error: `POST https://x.example/token` resulted in a `400 Bad Request` response:\n"+body+"\n"+record, "-lines")

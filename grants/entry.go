@@ -123,7 +123,7 @@ func (m *Manager) forgettable(e *entry, now time.Duration) bool {
 		return idle >= idleTime+fetchedTime // known until it comes due, also if it is used once an hour
 	case e.line.fetched != 0:
 		return now-e.line.fetched >= fetchedTime
-	case e.current.Load() != nil:
+	case e.current.Load() != nil || e.bad != "":
 		return idle >= idleTime
 	case e.failure != nil && e.row.sent:
 		return now >= e.until+maxMemory // or the next failure would count as the first

@@ -366,26 +366,22 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 	if found, ok := m.entries.Load(grant); ok {
 		line = found.(*entry).line
 	}
-	replaced := line.older(m, stored)
+	replaced := m.isReplaced(grant, stored)
 	m.mu.Unlock()
 	if replaced {
 		return errReplaced
 	}
 	err := m.through(ctx, "the Store", func(ctx context.Context) error { return m.store.Put(ctx, grant, stored) })
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.isReplaced(grant, stored) { // it was sent meanwhile
+		return errReplaced
+	}
 	if err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	e := m.entry(grant)
-	isSent := e.attempt != nil && e.line.newest != nil && e.line.newest.RefreshToken == stored.RefreshToken
-	switch {
-	case e.line.older(m, stored): // it was sent meanwhile: what came is saved over it
-		if e.attempt == nil && !m.closed() {
-			m.begin(grant, e, want{due: true})
-		}
-		return errReplaced
-	case !isSent: // what is under way is about another token
+	if e.attempt == nil || e.line.newest == nil || e.line.newest.RefreshToken != stored.RefreshToken { // what is under way is about another token
 		m.entries.Delete(grant)
 		e = m.entry(grant)
 		e.line = line
@@ -393,6 +389,19 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 	e.line.follow(m, stored, max(m.now(), 1))
 	m.use(e, stored, false) // no caller needs the Store for what was put just now
 	return nil
+}
+
+// isReplaced reports whether token was replaced by the grant's newest, which is saved over it then if the row holds it, as
+// after a Put that took effect although it failed; m.mu is held.
+func (m *Manager) isReplaced(grant string, token *oauth2.Token) bool {
+	found, ok := m.entries.Load(grant)
+	if !ok || !found.(*entry).line.older(m, token) {
+		return false
+	}
+	if e := found.(*entry); e.attempt == nil && !m.closed() {
+		m.begin(grant, e, want{due: true})
+	}
+	return true
 }
 
 // Delete removes the grant from the Store and from memory: from then on Token returns [ErrNoGrant]. It returns nil if

@@ -450,11 +450,13 @@ func TestPut(t *testing.T) {
 func TestPutOfTheTokenThatIsSent(t *testing.T) {
 	for name, test := range map[string]struct {
 		put, putTakes, saveFails time.Duration // after the request has begun; how long
+		putFails                 error         // although it takes effect
 		isReplaced               bool
 	}{
-		"before the response": {put: time.Second},
-		"and Save fails":      {put: time.Second, saveFails: 5 * time.Second},
-		"around the response": {put: time.Second, putTakes: 3 * time.Second, isReplaced: true},
+		"before the response":      {put: time.Second},
+		"and Save fails":           {put: time.Second, saveFails: 5 * time.Second},
+		"around the response":      {put: time.Second, putTakes: 3 * time.Second, isReplaced: true},
+		"and seems to have failed": {put: time.Second, putTakes: 3 * time.Second, putFails: errDatabase, isReplaced: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
@@ -470,12 +472,21 @@ func TestPutOfTheTokenThatIsSent(t *testing.T) {
 						return errDatabase
 					}
 					return nil
-				}, nil)
+				}, func(method, _ string) error {
+					if method == "Put" {
+						return test.putFails
+					}
+					return nil
+				})
 				var first sync.WaitGroup
 				first.Go(func() { assert.Equal(t, "access-a-1", token(t, m, "a")) })
 				time.Sleep(test.put)
 				err := m.Put(t.Context(), "a", again)
 				assert.Equal(t, test.isReplaced, err != nil, "%v", err)
+				if test.isReplaced {
+					synctest.Wait()
+					assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken, "no sibling sends the spent one")
+				}
 				for range 300 { // Save is tried again after up to 5 s, and once more since Put has changed the version
 					assert.Equal(t, "access-a-1", token(t, m, "a"))
 					time.Sleep(100 * time.Millisecond)
@@ -520,5 +531,18 @@ func TestInvalidateDuringRefreshDue(t *testing.T) {
 		m.Invalidate("a", got)
 		assert.Equal(t, "access-a-1", token(t, m, "a"))
 		group.Wait()
+	})
+}
+
+// What Invalidate has named is not returned again, also if nobody asks for a while.
+func TestInvalidatedIsRemembered(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", time.Hour)
+		got, err := m.Token(t.Context(), "a")
+		require.NoError(t, err)
+		m.Invalidate("a", got)
+		time.Sleep(3 * time.Minute)
+		assert.Equal(t, "access-a-1", token(t, m, "a"))
 	})
 }

@@ -159,6 +159,20 @@ func TestRetryAfterOfWhatWasSentBefore(t *testing.T) {
 	})
 }
 
+// A probe whose outcome says nothing of the app is followed by another one at once, also if its lease cannot be ended.
+func TestProbeBesideALeaseThatCannotBeEnded(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		names := w.expired(3)
+		w.apple.fail(status(401, wrongSecret), status(400, `{"error":"invalid_request","error_description":"new words"}`))
+		failure(t, m, names[0])
+		time.Sleep(2 * time.Second)
+		w.store.fail(errDatabase, "Release")
+		failure(t, m, names[1])
+		assert.Equal(t, "access-g2-1", token(t, m, names[2]))
+	})
+}
+
 // It takes three failures in a row, with no success in between, to hold the app.
 func TestFewFailuresHoldNothing(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

@@ -346,6 +346,9 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 	a.event.Duration = time.Since(a.event.Start)
 	a.event.Err = err
 	a.detach()
+	if a.unsaved == nil { // otherwise it is a probe of Save
+		m.giveBack(a)
+	}
 	e.lookAt = m.now() + lookAgain
 	var again time.Duration // until what comes due is refreshed again
 	switch {

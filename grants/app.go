@@ -26,6 +26,8 @@ const (
 	beliefTime     = 24 * time.Hour             // after which a grant that is still refused is dead all the same
 	evidenceTime   = leaseAgain + 3*time.Second // for which the first refusal of a process waits for the verdicts beside it
 
+	tellAgain = time.Minute // until the Logger is told of the same trouble again
+
 	apiRefusals  = 3 // of fresh tokens, of different grants
 	apiRefusedIn = 10 * time.Minute
 )
@@ -82,6 +84,8 @@ type gate struct {
 	probes int           // that have failed
 	next   time.Duration // when the next probe may be sent, by Manager.now
 	probe  *attempt      // which is under way
+	told   bool          // the Logger was told
+	toldAt time.Duration // when; 0: never
 }
 
 // refusal returns why a may not send now, or nil.
@@ -99,7 +103,10 @@ func (m *Manager) shut(g *gate, a *attempt, cause error, retryAfter time.Duratio
 	switch {
 	case wasOpen:
 		g.probes = 0
-		m.tell(slog.LevelError, g.shutText, attrs...)
+		if g.told = g.toldAt == 0 || now-g.toldAt >= tellAgain; g.told { // a gate may flap
+			g.toldAt = max(now, 1)
+			m.tell(slog.LevelError, g.shutText, attrs...)
+		}
 		m.app.held.wake()
 	case g.probe == a:
 		g.probes++
@@ -116,7 +123,9 @@ func (m *Manager) shut(g *gate, a *attempt, cause error, retryAfter time.Duratio
 func (m *Manager) open(g *gate) {
 	if g.cause != nil {
 		g.cause, g.probe = nil, nil
-		m.tell(slog.LevelInfo, g.openText)
+		if g.told {
+			m.tell(slog.LevelInfo, g.openText)
+		}
 	}
 }
 

@@ -119,7 +119,7 @@ func (m *Manager) panicked(what string, value any) error {
 	now := m.now()
 	again := now < m.panics[what]
 	if !again {
-		m.panics[what] = now + time.Minute
+		m.panics[what] = now + tellAgain
 	}
 	m.mu.Unlock()
 	if !again {

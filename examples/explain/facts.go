@@ -111,7 +111,6 @@ type facts struct {
 	said        map[string]string // what the members say
 	status      int               // one that passes, if there are several
 	isAnswer    bool              // a status begins a response
-	phrase      int               // the status whose reason phrase a member is
 	value       string            // of an "error" that is not in our vocabulary
 	isBody      bool              // which stands in the body of a response
 	isDescribed bool              // there is an "error_description"
@@ -177,8 +176,7 @@ var levels = strings.Fields("info information debug trace notice verbose 10 20 3
 var (
 	members = map[string]string{
 		"action": "action", "impact": "impact", "endpoint": "endpoint", "granttype": "grant_type", "retryafter": "retry_after",
-		"error": "error", "errorcode": "error", "message": "message", "title": "message", "detail": "message",
-		"errordescription": "description", "oauth2": "client", "applebusiness": "client",
+		"error": "error", "errorcode": "error", "errordescription": "description", "oauth2": "client", "applebusiness": "client",
 		"level": "level", "severity": "level", "severitytext": "level", "lvl": "level", "loglevel": "level", "priority": "level",
 		"customer": "customer", "grant": "customer", "tenant": "customer", "account": "customer", "merchant": "customer", "org": "customer",
 	}
@@ -254,9 +252,6 @@ func (f *facts) addMember(name, after string) {
 	value := strings.TrimLeft(after[len(between):], " #")
 	word := wordAt(value)
 	quoted, _, isWhole := strings.Cut(value, `"`)
-	if fact == "error" || fact == "message" {
-		f.phrase = cmp.Or(f.phrase, neterr.StatusOf(quoted))
-	}
 	switch {
 	case between == "" && fact != "customer":
 	case fact == "error":

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"hash/maphash"
 	"io"
@@ -55,14 +56,9 @@ type count struct {
 func explainLines(input io.Reader, asJSON bool, stdout io.Writer) (int, error) {
 	reader, writer := io.Pipe()
 	defer reader.Close()
-	interrupt := make(chan os.Signal, 1)
-	signal.Notify(interrupt, os.Interrupt)
-	defer close(interrupt)
-	defer signal.Stop(interrupt)
-	go func() {
-		<-interrupt
-		_ = writer.Close()
-	}()
+	interrupted, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	context.AfterFunc(interrupted, func() { _ = writer.Close() })
 	go func() {
 		_, err := io.Copy(writer, input)
 		_ = writer.CloseWithError(err)

@@ -133,12 +133,10 @@ func (r *log) add(line []byte) {
 		more = r.next.FindSubmatchIndex(line)
 	}
 	if more == nil {
-		r.flush()
-		if next == nil {
+		if r.flush(); next == nil {
 			r.explain(line, 1, isHinted)
 			return
 		}
-		r.record = r.record[:0]
 	}
 	r.record, r.lines = append(r.record, line...), r.lines+1
 	if more == nil || next != nil && next != afterHead {
@@ -153,12 +151,12 @@ func (r *log) add(line []byte) {
 func (r *log) flush() {
 	if r.lines > 0 && r.next != afterHead {
 		r.explain(r.record, r.lines, mayTell(r.record))
-	} else if r.lines > 0 {
-		for line := range bytes.Lines(r.record) {
-			r.explain(line, 1, mayTell(line))
-		}
+		r.record = r.record[:0]
 	}
-	r.lines = 0
+	for line := range bytes.Lines(r.record) {
+		r.explain(line, 1, mayTell(line))
+	}
+	r.record, r.lines = r.record[:0], 0
 }
 
 // explain explains one record.

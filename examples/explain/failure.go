@@ -262,7 +262,8 @@ func understand(input string) (found []*failure, err error) {
 		more, names := f.failures(), len(f.codes)+len(f.labels)
 		phrase := neterr.StatusOf(append(phraseAt.FindStringSubmatch(f.lower), "", "")[1])
 		f.addStatus(phrase, false)
-		isBare := phrase != 0 && !logAt.MatchString(f.lower) || neterr.StatusPasses(f.status) || f.status == http.StatusNetworkAuthenticationRequired
+		isBare := phrase != 0 && !logAt.MatchString(f.lower) || neterr.StatusPasses(f.status) ||
+			f.status == http.StatusNetworkAuthenticationRequired
 		if len(more) == 0 && names == 0 && isBare && len(input) < 300 { // in a log it could be about any server
 			more = f.add(nil, f.response("", ""))
 		}

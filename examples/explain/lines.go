@@ -231,9 +231,9 @@ func (r *log) sumUp() error {
 // hashes of those.
 var hints, isHint = func() (map[uint32][]string, *[1 << 15]bool) {
 	texts := []string{
-		"error", "applebusiness", "oauth2: ", "reason", "retry-after", "authorization_code", "code=", `n","code"`, `n\",\"code`, "action=", `action":"`, `action\":\"`,
+		"error", "applebusiness", "oauth2: ", "reason", "retry-after", "code=", `n","code"`, `n\",\"code`, "action=", `action":"`, `action\":\"`,
 		": eof", `response":{`, `response\":{`, `response\\\":{`, "http/1.0 ", "http/1.1 ", "http/2 ", "http/3 ",
-		"oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values:",
+		"oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values:", "authorization_code",
 	}
 	texts = slices.Concat(texts, names, slices.Collect(neterr.Needles()))
 	hints, isHint := make(map[uint32][]string), new([1 << 15]bool)

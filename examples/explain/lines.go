@@ -101,15 +101,15 @@ var (
 	object      = `\{\s*(?:$|"(?:error": ?"[\w .-]*"|error_description"|error_uri"|access_token"))`
 	header      = `^(?:[ \t]|[<>*] |[<>]?\s*$|[{}] \[|[\w-]+:\s|[0-9a-f]{1,4}\s*$|`
 	afterOpen   = regexp.MustCompile(`^(?:[ \t"]|([})]))`)
-	afterHead   = regexp.MustCompile(`^(?:[ \t]|([})]|` + object + `|[^{]{0,80}(?:\{"log":")?Response: ))`)
+	afterHead   = regexp.MustCompile(`^(?:\s|([})]|` + object + `|[^{]{0,80}(?:\{"log":")?Response: ))`)
 	afterStatus = regexp.MustCompile(header + `(` + object + `))`)
 	afterOther  = regexp.MustCompile(header + `HTTP/|\S*grant_type=|(` + object + `))`) // a request, or a response before the last one
 
-	statusLine = regexp.MustCompile(`^(?:< )?HTTP/[0-9.]+ [45][0-9]{2}[\w' -]*\s*$`)
+	statusLine = regexp.MustCompile(`^(?:< )?(?:HTTP/[0-9.]+|(?i:(?:http )?status(?:[ _]?code)?[:=]?)) ?[45][0-9]{2}[\w' -]*\s*$`)
 	earlyLine  = regexp.MustCompile(`^(?:[<>$+] )?(?:HTTP/[0-9.]+ [123]|curl .*\bgrant_type=|[\w=&%.:/+*-]*\bgrant_type=\S*\s*$)`)
 	headLine   = regexp.MustCompile(`^\w*Error: `)
 	// otherLine belongs to no line before it, whatever it looks like.
-	otherLine = regexp.MustCompile(`^(?:(?:\w*[Ee]rror|[A-Z]{4,}|applebusiness|oauth2): |\{"error.*` + logAt.String() + `)`)
+	otherLine = regexp.MustCompile(`^(?:(?:\w*[Ee]rror|[A-Z]{4,}|(?:[^\s{].*)?(?:applebusiness|oauth2)): |\{"error.*` + logAt.String() + `)`)
 )
 
 // add puts a line to the record that it belongs to, or begins one.
@@ -118,7 +118,7 @@ func (r *log) add(line []byte) {
 	end = end[max(0, len(end)-1):]
 	var next, more = (*regexp.Regexp)(nil), []int(nil)
 	switch {
-	case isHinted && statusLine.Match(line):
+	case len(line) < 80 && statusLine.Match(line):
 		next = afterStatus
 	case isHinted && earlyLine.Match(line):
 		next = afterOther

@@ -111,7 +111,6 @@ type facts struct {
 	said        map[string]string // what the members say
 	status      int               // one that passes, if there are several
 	isAnswer    bool              // a status begins a response
-	phrase      int               // the status whose reason phrase a member is
 	value       string            // of an "error" that is not in our vocabulary
 	isBody      bool              // which stands in the body of a response
 	isDescribed bool              // there is an "error_description"
@@ -144,28 +143,26 @@ var codeWords, labelWords, documented = vocabulary()
 func vocabulary() (codes map[string]applebusiness.Code, labels map[string]applebusiness.Reason, texts []string) {
 	codes, labels = map[string]applebusiness.Code{"codenotfound": applebusiness.CodeNotFound}, make(map[string]applebusiness.Reason)
 	for entry := range applebusiness.Catalog() {
-		addName(codes, "code", entry.Code)
-		addName(labels, "err", entry.Reason)
+		addNames(codes, "code", entry.Code)
+		addNames(labels, "err", entry.Reason)
 		text := strings.TrimRight(strings.ToLower(entry.Description), ".")
 		if !common.MatchString(text) {
 			texts = append(texts, text)
 		}
 	}
-	for _, code := range strings.Fields("access_denied unauthorized_client unsupported_grant_type temporarily_unavailable") {
-		addName(codes, "code", applebusiness.Code(code))
-	}
-	for _, label := range strings.Fields("state_mismatch malformed_redirect user_denied no_response rate_limited unavailable " +
-		"malformed_response unsafe_token_request no_refresh_token unsafe_state many_refusals") {
-		addName(labels, "err", applebusiness.Reason(label))
-	}
+	addNames(codes, "code", "access_denied", "unauthorized_client", "unsupported_grant_type", "temporarily_unavailable")
+	addNames(labels, "err", "state_mismatch", "malformed_redirect", "user_denied", "no_response", "rate_limited", "unavailable",
+		"malformed_response", "unsafe_token_request", "no_refresh_token", "unsafe_state", "many_refusals")
 	slices.SortStableFunc(texts, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
 	return codes, labels, texts
 }
 
-// addName adds a name by itself and by its constant's name.
-func addName[Name ~string](names map[string]Name, prefix string, name Name) {
-	lower := strings.ToLower(string(name))
-	names[lower], names[prefix+strings.ReplaceAll(lower, "_", "")] = name, name
+// addNames adds each name by itself and by its constant's name.
+func addNames[Name ~string](words map[string]Name, prefix string, names ...Name) {
+	for _, name := range names {
+		lower := strings.ToLower(string(name))
+		words[lower], words[prefix+strings.ReplaceAll(lower, "_", "")] = name, name
+	}
 }
 
 // levels are those of a log, from the 12th on of failures; some are Pino's and syslog's.
@@ -177,8 +174,7 @@ var levels = strings.Fields("info information debug trace notice verbose 10 20 3
 var (
 	members = map[string]string{
 		"action": "action", "impact": "impact", "endpoint": "endpoint", "granttype": "grant_type", "retryafter": "retry_after",
-		"error": "error", "errorcode": "error", "message": "message", "title": "message", "detail": "message",
-		"errordescription": "description", "oauth2": "client", "applebusiness": "client",
+		"error": "error", "errorcode": "error", "errordescription": "description", "oauth2": "client", "applebusiness": "client",
 		"level": "level", "severity": "level", "severitytext": "level", "lvl": "level", "loglevel": "level", "priority": "level",
 		"customer": "customer", "grant": "customer", "tenant": "customer", "account": "customer", "merchant": "customer", "org": "customer",
 	}
@@ -254,9 +250,6 @@ func (f *facts) addMember(name, after string) {
 	value := strings.TrimLeft(after[len(between):], " #")
 	word := wordAt(value)
 	quoted, _, isWhole := strings.Cut(value, `"`)
-	if fact == "error" || fact == "message" {
-		f.phrase = cmp.Or(f.phrase, neterr.StatusOf(quoted))
-	}
 	switch {
 	case between == "" && fact != "customer":
 	case fact == "error":

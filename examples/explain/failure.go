@@ -28,6 +28,7 @@ var (
 	codeAt    = regexp.MustCompile(`\bcode` + sep + `[a-z]+(?:_[a-z]+)*\b`)
 	received  = regexp.MustCompile(`applebusiness: (?:no oauth error was received|"[^"]*") \(http`) // and no more
 	codeLike  = regexp.MustCompile(`^[\w.-]+$`)
+	phraseAt  = regexp.MustCompile(`\b(?:error|message|title|detail)` + sep + `([a-z -]+)"`)
 	detailAt  = regexp.MustCompile(`(?s).*(?:detail` + sep + `|no_response: )(.*)`)
 	request   = regexp.MustCompile(`(?i)(?:post|get) ["']?(?:https?:|\*\*\*)[^\s"']*["']?: ([^"\n]*)`)
 	dialing   = regexp.MustCompile(`\b(?:dial|proxyconnect|socks connect) (?:tcp|udp).*`)
@@ -259,9 +260,10 @@ func understand(input string) (found []*failure, err error) {
 	for _, record := range records {
 		f := collect(record)
 		more, names := f.failures(), len(f.codes)+len(f.labels)
-		isPhrase := f.phrase != 0 && !logAt.MatchString(f.lower)
-		f.addStatus(f.phrase, false)
-		isBare := isPhrase || neterr.StatusPasses(f.status) || f.status == http.StatusNetworkAuthenticationRequired
+		phrase := neterr.StatusOf(append(phraseAt.FindStringSubmatch(f.lower), "", "")[1])
+		f.addStatus(phrase, false)
+		isBare := phrase != 0 && !logAt.MatchString(f.lower) || neterr.StatusPasses(f.status) ||
+			f.status == http.StatusNetworkAuthenticationRequired
 		if len(more) == 0 && names == 0 && isBare && len(input) < 300 { // in a log it could be about any server
 			more = f.add(nil, f.response("", ""))
 		}

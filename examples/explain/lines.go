@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"hash/maphash"
 	"io"
@@ -55,14 +56,9 @@ type count struct {
 func explainLines(input io.Reader, asJSON bool, stdout io.Writer) (int, error) {
 	reader, writer := io.Pipe()
 	defer reader.Close()
-	interrupt := make(chan os.Signal, 1)
-	signal.Notify(interrupt, os.Interrupt)
-	defer close(interrupt)
-	defer signal.Stop(interrupt)
-	go func() {
-		<-interrupt
-		_ = writer.Close()
-	}()
+	interrupted, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	context.AfterFunc(interrupted, func() { _ = writer.Close() })
 	go func() {
 		_, err := io.Copy(writer, input)
 		_ = writer.CloseWithError(err)
@@ -105,15 +101,15 @@ var (
 	object      = `\{\s*(?:$|"(?:error": ?"[\w .-]*"|error_description"|error_uri"|access_token"))`
 	header      = `^(?:[ \t]|[<>*] |[<>]?\s*$|[{}] \[|[\w-]+:\s|[0-9a-f]{1,4}\s*$|`
 	afterOpen   = regexp.MustCompile(`^(?:[ \t"]|([})]))`)
-	afterHead   = regexp.MustCompile(`^(?:[ \t]|([})]|` + object + `|[^{]{0,80}(?:\{"log":")?Response: ))`)
+	afterHead   = regexp.MustCompile(`^(?:\s|([})]|` + object + `|[^{]{0,80}(?:\{"log":")?Response: ))`)
 	afterStatus = regexp.MustCompile(header + `(` + object + `))`)
 	afterOther  = regexp.MustCompile(header + `HTTP/|\S*grant_type=|(` + object + `))`) // a request, or a response before the last one
 
-	statusLine = regexp.MustCompile(`^(?:< )?HTTP/[0-9.]+ [45][0-9]{2}[\w' -]*\s*$`)
+	statusLine = regexp.MustCompile(`^(?:< )?(?:HTTP/[0-9.]+|(?i:(?:http )?status(?:[ _]?code)?[:=]?)) ?[45][0-9]{2}[\w' -]*\s*$`)
 	earlyLine  = regexp.MustCompile(`^(?:[<>$+] )?(?:HTTP/[0-9.]+ [123]|curl .*\bgrant_type=|[\w=&%.:/+*-]*\bgrant_type=\S*\s*$)`)
 	headLine   = regexp.MustCompile(`^\w*Error: `)
 	// otherLine belongs to no line before it, whatever it looks like.
-	otherLine = regexp.MustCompile(`^(?:(?:\w*[Ee]rror|[A-Z]{4,}|applebusiness|oauth2): |\{"error.*` + logAt.String() + `)`)
+	otherLine = regexp.MustCompile(`^(?:(?:\w*[Ee]rror|[A-Z]{4,}|(?:[^\s{].*)?(?:applebusiness|oauth2)): |\{"error.*` + logAt.String() + `)`)
 )
 
 // add puts a line to the record that it belongs to, or begins one.
@@ -122,7 +118,7 @@ func (r *log) add(line []byte) {
 	end = end[max(0, len(end)-1):]
 	var next, more = (*regexp.Regexp)(nil), []int(nil)
 	switch {
-	case isHinted && statusLine.Match(line):
+	case len(line) < 80 && statusLine.Match(line):
 		next = afterStatus
 	case isHinted && earlyLine.Match(line):
 		next = afterOther
@@ -137,12 +133,10 @@ func (r *log) add(line []byte) {
 		more = r.next.FindSubmatchIndex(line)
 	}
 	if more == nil {
-		r.flush()
-		if next == nil {
+		if r.flush(); next == nil {
 			r.explain(line, 1, isHinted)
 			return
 		}
-		r.record = r.record[:0]
 	}
 	r.record, r.lines = append(r.record, line...), r.lines+1
 	if more == nil || next != nil && next != afterHead {
@@ -157,12 +151,12 @@ func (r *log) add(line []byte) {
 func (r *log) flush() {
 	if r.lines > 0 && r.next != afterHead {
 		r.explain(r.record, r.lines, mayTell(r.record))
-	} else if r.lines > 0 {
-		for line := range bytes.Lines(r.record) {
-			r.explain(line, 1, mayTell(line))
-		}
+		r.record = r.record[:0]
 	}
-	r.lines = 0
+	for line := range bytes.Lines(r.record) {
+		r.explain(line, 1, mayTell(line))
+	}
+	r.record, r.lines = r.record[:0], 0
 }
 
 // explain explains one record.
@@ -237,9 +231,9 @@ func (r *log) sumUp() error {
 // hashes of those.
 var hints, isHint = func() (map[uint32][]string, *[1 << 15]bool) {
 	texts := []string{
-		"error", "applebusiness", "oauth2: ", "reason", "retry-after", "authorization_code", "code=", `n","code"`, `n\",\"code`, "action=", `action":"`, `action\":\"`,
+		"error", "applebusiness", "oauth2: ", "reason", "retry-after", "code=", `n","code"`, `n\",\"code`, "action=", `action":"`, `action\":\"`,
 		": eof", `response":{`, `response\":{`, `response\\\":{`, "http/1.0 ", "http/1.1 ", "http/2 ", "http/3 ",
-		"oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values:",
+		"oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values:", "authorization_code",
 	}
 	texts = slices.Concat(texts, names, slices.Collect(neterr.Needles()))
 	hints, isHint := make(map[uint32][]string), new([1 << 15]bool)

@@ -51,6 +51,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	input, err := append(flags.Args(), "-")[0], error(nil)
 	if file, openErr := os.Open(input); openErr == nil {
 		input, stdin = "-", file
+	} else if input != "-" && !*lines {
+		stdin = strings.NewReader(input)
 	}
 	switch {
 	case flags.NArg() > 1:
@@ -59,8 +61,6 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 		err = errors.New("the argument is no file that can be read") // it may be a pasted line
 	case *lines:
 		code, err = explainLines(stdin, *asJSON, stdout)
-	case input != "-":
-		code, err = explainOne(strings.NewReader(input), *asJSON, stdout)
 	default:
 		code, err = explainOne(stdin, *asJSON, stdout)
 	}
@@ -88,12 +88,10 @@ func explainOne(input io.Reader, asJSON bool, stdout io.Writer) (code int, err e
 			err = writeJSON(stdout, x, "  ")
 			continue
 		}
-		var shown strings.Builder
 		if len(found) > 1 {
-			fmt.Fprintf(&shown, "Error %d of %d different ones: ", i+1, len(found))
+			fmt.Fprintf(stdout, "Error %d of %d different ones: ", i+1, len(found))
 		}
-		_ = report.ExecuteTemplate(&shown, "text", x)
-		_, err = io.WriteString(stdout, shown.String())
+		err = report.ExecuteTemplate(stdout, "text", x)
 	}
 	return code, err
 }

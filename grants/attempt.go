@@ -213,13 +213,11 @@ func (a *attempt) acquire() (Record, error) {
 	m.giveBack(a)
 	pause := m.queue.pausedUntil - m.now()
 	m.mu.Unlock()
-	if err := a.sleep(min(pause, shortPause)); err != nil { // a longer one has begun just now, and claim finds it
-		return Record{}, err
+	if pause > shortPause { // which has begun just now
+		return a.load()
 	}
-	if !a.leaseEnds.IsZero() && time.Until(a.leaseEnds) < m.timeout {
-		if a.rounds++; a.rounds > maxRounds {
-			return Record{}, a.storeError(errUnsettled)
-		}
+	if err := a.sleep(pause); err != nil {
+		return Record{}, err
 	}
 	if time.Now().Before(a.leaseAt) {
 		return a.waitForSibling()

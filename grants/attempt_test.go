@@ -632,6 +632,7 @@ func TestGrace(t *testing.T) {
 	t.Run("no wait where this process has lost the response itself", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			m := w.process()
+			time.Sleep(time.Hour)
 			w.connect("a", -time.Minute)
 			w.apple.fail(status(502, ""))
 			failure(t, m, "a")
@@ -654,6 +655,23 @@ func TestGrace(t *testing.T) {
 			assert.Equal(t, "access-a-1", token(t, m, "a"))
 			assert.Equal(t, 6*time.Second, time.Since(start))
 		})
+	})
+}
+
+// A Store that once has no such grant, as a replica or a restored one, costs no knowledge of the token that was fetched.
+func TestNoGrantForAMoment(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		backup := w.row("a").Token
+		token(t, m, "a")
+		time.Sleep(time.Hour)
+		require.NoError(t, w.store.Store.Delete(t.Context(), "a"))
+		_, err := m.Token(t.Context(), "a")
+		require.ErrorIs(t, err, grants.ErrNoGrant)
+		require.NoError(t, w.store.Store.Put(t.Context(), "a", backup))
+		assert.Equal(t, "access-a-2", token(t, m, "a"))
+		assert.Equal(t, []string{"refresh-a-0", "refresh-a-1"}, w.apple.sent)
 	})
 }
 

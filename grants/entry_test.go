@@ -49,6 +49,9 @@ func TestWhatNobodyUsesIsForgotten(t *testing.T) {
 		}
 		_, err := m.Token(t.Context(), "failing")
 		require.ErrorIs(t, err, applebusiness.ErrNoResponse)
+		_, err = m.Token(t.Context(), "none")
+		require.ErrorIs(t, err, ErrNoGrant)
+		assert.False(t, knows("none"))
 
 		time.Sleep(30 * time.Second)
 		assert.True(t, knows("failing"), "not swept yet")

@@ -109,7 +109,7 @@ var (
 	earlyLine  = regexp.MustCompile(`^(?:[<>$+] )?(?:HTTP/[0-9.]+ [123]|curl .*\bgrant_type=|[\w=&%.:/+*-]*\bgrant_type=\S*\s*$)`)
 	headLine   = regexp.MustCompile(`^\w*Error: `)
 	// otherLine belongs to no line before it, whatever it looks like.
-	otherLine = regexp.MustCompile(`^(?:(?:\w*[Ee]rror|[A-Z]{4,}|(?:[^\s{].*)?(?:applebusiness|oauth2)): |\{"error.*` + logAt.String() + `)`)
+	otherLine = regexp.MustCompile(`^(?:(?:\w*[Ee]rror|[A-Z]{4,}|(?:[^\s{][^{]*)?(?:applebusiness|oauth2)): |\{"error.*` + logAt.String() + `)`)
 )
 
 // add puts a line to the record that it belongs to, or begins one.

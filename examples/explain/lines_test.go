@@ -141,6 +141,7 @@ func TestRecords(t *testing.T) {
 		{"a status, an empty line and a body", "response 503:\n\n" + body + "\nb\n", []string{"1" + refused503}, 1},
 		{"a status on its line", "Status: 503 Service Unavailable\nA: b\n\n" + body + "\nstatus=503\n" + body + "\n", []string{"1" + refused503, "5" + refused503}, 0},
 		{"a status and other lines", "status=503\nworker: applebusiness: invalid_client\nb\n", []string{"2: undocumented: fix_registration: invalid_client"}, 2},
+		{"x/oauth2 with a body that quotes it", "oauth2: cannot fetch token: 503 X\nResponse: " + body[:len(body)-1] + `,"x":"oauth2: y"}` + "\n", []string{"1" + refused503}, 0},
 		{"x/oauth2 with an indented body", "oauth2: cannot fetch token: 503 Service Unavailable\nResponse: " + indented + "\n", []string{"1" + refused503}, 0},
 		{"an exchange", "POST /token HTTP/1.1\nHost: x\n\ngrant_type=authorization_code\n\nHTTP/1.1 401 Unauthorized\nA: b\n\n" + body + "\n" + body + "\n",
 			[]string{"4" + startOver, `10: ErrInvalidRefreshToken: reauthorize: invalid_grant: "Invalid refresh_token"`}, 3},

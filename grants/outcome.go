@@ -245,8 +245,9 @@ func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 	dead := *v.err
 	err := a.mark(record.Version, Mark{Dead: &dead, Unfinished: record.Unfinished})
 	m.mu.Lock()
-	if a.e.at(v.version).verdict = v; err == nil {
-		a.e.row.verdict = nil
+	row := a.e.at(v.version)
+	if row.verdict = nil; err != nil {
+		row.verdict = v // and recorded later
 	}
 	m.mu.Unlock()
 	if outdated(err) {

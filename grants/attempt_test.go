@@ -249,6 +249,22 @@ func TestEarlyRefresh(t *testing.T) {
 
 	t.Run("spread over minutes", func(t *testing.T) { bubble(t, earlyRefreshesSpread) })
 
+	t.Run("tried again in the background", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", time.Hour)
+			token(t, m, "a")
+			time.Sleep(58 * time.Minute)
+			w.apple.fail(status(503, ""), status(403, "<html>"))
+			for range 60 {
+				token(t, m, "a")
+				time.Sleep(time.Second)
+			}
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
+			assert.Equal(t, 3, w.apple.requests())
+		})
+	})
+
 	t.Run("a valid token in the Store, beside a verdict", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			m := w.process()

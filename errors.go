@@ -178,8 +178,8 @@ func formatText(state fmt.State, verb rune, text string) {
 	fmt.Fprintf(state, fmt.FormatString(state, verb), text)
 }
 
-// MarshalJSON returns an object with the members of RFC 6749 section 5.2 that are known, as [Error.Error] shows them. An
-// error_uri is shown if it is an https URL of nothing but words.
+// MarshalJSON returns an object with the members of RFC 6749 section 5.2 (error, error_description and error_uri) that are
+// known, as [Error.Error] shows them. An error_uri is shown if it is an https URL of nothing but words.
 func (e Error) MarshalJSON() ([]byte, error) {
 	return json.Marshal(texts{Error: e.Code.shown(), Description: e.shownDescription(), URI: redact.URI(e.URI)})
 }

@@ -152,9 +152,9 @@ type oauth2Failure = *oauth2.RetrieveError
 // TokenSource is an [oauth2.TokenSource] around another: it turns failures into an [*Error], saves what has to be
 // saved, and can stop sending requests that must fail.
 //
-// Set the fields before the first call of Token. Callbacks run one at a time, in the goroutine that called Token; other
-// calls wait for them, so a callback must not call Token of the same TokenSource. A panic in a callback or in Source
-// reaches the caller of Token and leaves nothing locked.
+// Set the fields before the first call of Token and leave them alone after it. Callbacks run one at a time, in the
+// goroutine that called Token; other calls wait for them, so a callback must not call Token of the same TokenSource. A
+// panic in a callback or in Source reaches the caller of Token and leaves nothing locked.
 //
 // A TokenSource knows of no other process. Where several processes refresh one grant and refresh tokens are replaced, only
 // the first one succeeds and the others are told "Invalid refresh_token": use package grants there.

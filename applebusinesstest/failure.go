@@ -41,8 +41,7 @@ type Failure struct {
 
 // Fail lets the next request to an endpoint fail with the row of Apple's tables that is about the reason; of two it is the first
 // ("Invalid refresh_token" with status 400, the token endpoint's "server error"), and [Server.FailEntry] takes the other. It panics
-// for a Reason that is in no row. Failures queue, for each endpoint by itself. A request that fails so has no
-// effect: its code is not spent.
+// for a Reason in no row. Failures queue, for each endpoint by itself. A request that fails so has no effect: its code is not spent.
 func (s *Server) Fail(reason applebusiness.Reason) {
 	entry := findEntry("", reason, 0)
 	panicIf("Fail", entry.Code == "", "no row of Apple's tables has the Reason %q; applebusiness.Catalog has them all", string(reason))

@@ -24,10 +24,8 @@ func names(c *check) {
 	} {
 		one.grant, one.row, one.done = pair[0], row{}, []string{fmt.Sprintf("with names such as %q and %q", pair[0][len(name):], pair[1][len(name)-1:])}
 		other.grant, other.row, other.done = pair[1], row{}, one.done
-		if len(pair[0]) > 200 {
-			if _, err := one.call(context.Background(), put); err != nil {
-				continue // it is refused, and so not taken for another one
-			}
+		if _, err := one.call(context.Background(), put); err != nil && len(pair[0]) > 200 {
+			continue // it is refused, and so not taken for another one
 		}
 		one.prepare(put)
 		other.try(load)

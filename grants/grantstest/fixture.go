@@ -238,11 +238,7 @@ func same(err, want error, r row) bool {
 	return errors.Is(err, want) || want == grants.ErrConflict && r.token == "" && errors.Is(err, grants.ErrNoGrant)
 }
 
-const (
-	fewestRaces = 3 // of two calls
-	mostRaces   = 25
-	raceTime    = 2 * time.Second // no more races after that
-)
+const fewestRaces, mostRaces, raceTime = 3, 25, 2 * time.Second // of two calls; after that time there are no more
 
 // race returns a check that calls two methods at the same time, again and again, on a grant of a state. What they return
 // and leave behind has to be what one after the other, in one order or in the other, would have.

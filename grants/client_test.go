@@ -193,9 +193,11 @@ func TestClient(t *testing.T) {
 
 			api.answers = []func(*http.Request) *http.Response{
 				func(*http.Request) *http.Response { return response(403, "a gateway's") },
+				func(*http.Request) *http.Response { return response(400, "") },
 				func(*http.Request) *http.Response { return response(503, "") },
 			}
 			assert.Equal(t, 403, get("20"))
+			assert.Equal(t, 400, get("20"))
 			assert.Equal(t, 503, get("20"))
 			synctest.Wait()
 			assert.Empty(t, w.logged(), "that says nothing about the token")

@@ -147,12 +147,14 @@ func TestDirStore(t *testing.T) {
 		dir := t.TempDir()
 		store := openDir(t, dir, nil)
 		for i, expiry := range []time.Time{{}, time.Date(12026, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(-12026, 1, 1, 0, 0, 0, 0, time.UTC),
-			time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -90000)), time.Unix(0, 0)} {
+			time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -90000)), time.Unix(0, 0),
+			time.Date(9999, 1, 2, 0, 0, 0, 0, time.UTC), time.Date(0, 1, 2, 0, 0, 0, 0, time.UTC)} {
 			require.NoError(t, store.Put(t.Context(), fmt.Sprint(i), &oauth2.Token{Expiry: expiry}))
 		}
 		require.NoError(t, store.Close())
 		store = openDir(t, dir, nil)
-		for i, want := range []string{"0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0000-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "1970-01-01T00:00:00Z"} {
+		for i, want := range []string{"0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0000-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "1970-01-01T00:00:00Z",
+			"9999-01-02T00:00:00Z", "0000-01-02T00:00:00Z"} {
 			record, err := store.Load(t.Context(), fmt.Sprint(i))
 			require.NoError(t, err)
 			assert.Equal(t, want, record.Token.Expiry.UTC().Format(time.RFC3339))

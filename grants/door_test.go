@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -82,9 +83,16 @@ func panicsBesideTheStore(t *testing.T, w *world) {
 		assert.Contains(t, log, word)
 	}
 	assert.NotContains(t, log, "unter2")
+	assert.Equal(t, 1, strings.Count(log, "panic in OnRefresh"), "once a minute")
 	assert.True(t, w.row("a").Unfinished)
 	time.Sleep(2 * time.Second)
 	assert.Equal(t, "access-a-1", token(t, m, "a"))
+	synctest.Wait()
+	assert.NotContains(t, w.logged(), "panic in OnRefresh")
+	time.Sleep(time.Hour)
+	assert.Equal(t, "access-a-2", token(t, m, "a"))
+	synctest.Wait()
+	assert.Equal(t, 1, strings.Count(w.logged(), "panic in OnRefresh"))
 }
 
 // panicsIn lets one method of the Store panic.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -339,6 +340,30 @@ func TestOneRowThatCannotBeRead(t *testing.T) {
 			assert.Equal(t, i != 7, w.row(name).Token.RefreshToken == "refresh-"+name+"-1", name)
 		}
 	})
+}
+
+// Three rows in a row that cannot be read are the Store as a whole, also if others could be read before.
+func TestThreeRowsThatCannotBeRead(t *testing.T) {
+	for broken := 2; broken <= 3; broken++ {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			names := w.expired(10)
+			w.store.set(func(_ context.Context, _, grant string) error {
+				if !slices.Contains(names[:broken], grant) {
+					return nil
+				}
+				time.Sleep(time.Second) // all others are refreshed by then
+				return errDatabase
+			}, nil)
+			err := m.RefreshDue(t.Context(), 0)
+			if broken == 3 {
+				assert.ErrorIs(t, storeFailure(t, err), errDatabase)
+			} else {
+				assert.NoError(t, err)
+			}
+			assert.Equal(t, 10-broken, w.apple.requests())
+		})
+	}
 }
 
 // RefreshDue waits as its grants have to.

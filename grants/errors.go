@@ -1,7 +1,6 @@
 package grants
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -104,14 +103,6 @@ func shown(text string, tokens ...*oauth2.Token) string {
 		}
 	}
 	return redact.Show(redact.Values(strings.TrimPrefix(text, prefix), secrets...), maxErrorText)
-}
-
-// callerError is what a method returns that called the Store with the caller's own context.
-func (m *Manager) callerError(ctx context.Context, grant string, err error) error {
-	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
-		return ended
-	}
-	return m.storeError(grant, err)
 }
 
 func (m *Manager) storeError(grant string, err error, secrets ...*oauth2.Token) *StoreError {

@@ -415,7 +415,10 @@ func (m *Manager) Delete(ctx context.Context, grant string) error {
 	}
 	err := m.through(ctx, "the Store", func(ctx context.Context) error { return m.store.Delete(ctx, grant) })
 	if err != nil && !errors.Is(err, ErrNoGrant) {
-		return m.callerError(ctx, grant, err)
+		if ended := ctx.Err(); errors.Is(err, ended) { // no error is nil
+			return ended
+		}
+		return m.storeError(grant, err)
 	}
 	m.forget(grant)
 	return nil

@@ -401,6 +401,12 @@ func TestCallersContextAndTheStore(t *testing.T) {
 			}, nil)
 			err := m.Put(ctx, "a", &oauth2.Token{RefreshToken: "refresh-a-0"})
 			assert.ErrorIs(t, storeFailure(t, err), cause)
+			err = m.Delete(ctx, "a")
+			if cause == errDatabase {
+				assert.ErrorIs(t, storeFailure(t, err), cause)
+			} else {
+				assert.Equal(t, context.Canceled, err, "whether the row is gone is told by the next call")
+			}
 			calls := w.store.total()
 			assert.Equal(t, context.Canceled, m.Put(ctx, "a", &oauth2.Token{RefreshToken: "refresh-a-0"}))
 			assert.Equal(t, calls, w.store.total())
@@ -442,6 +448,8 @@ func TestPut(t *testing.T) {
 		assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
 		require.NoError(t, m.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh-b-0"}), "the customer has connected again")
 		assert.Equal(t, "access-b-1", token(t, m, "a"))
+		require.NoError(t, m.Put(t.Context(), "c", &oauth2.Token{RefreshToken: "!~", AccessToken: "!~", Expiry: time.Now().Add(time.Hour)}))
+		assert.Equal(t, "!~", w.row("c").Token.AccessToken, "the first and the last character that a token can have")
 	})
 }
 

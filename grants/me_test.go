@@ -41,6 +41,7 @@ func TestMe(t *testing.T) {
 		"503 for ever":             {answers: []answer{status(503, "")}, takes: 30 * time.Second, text: "status 503"},
 		"429 for ever":             {answers: []answer{status(429, "")}, takes: 30 * time.Second, text: "status 429"},
 		"503 for longer than that": {answers: []answer{status(503, "", "Retry-After", "60")}, requests: 1, text: "status 503"},
+		"503 for just as long":     {answers: []answer{status(503, "", "Retry-After", "30")}, requests: 1, text: "status 503"},
 		"hangs for ever":           {answers: []answer{hang}, requests: 3, takes: 30 * time.Second, text: "there is no response"},
 		"breaks for ever":          {answers: []answer{broken(reset)}, takes: 30 * time.Second, text: "there is no response"},
 		"401": {

@@ -162,6 +162,17 @@ func TestDirStore(t *testing.T) {
 		}
 	})
 
+	t.Run("closes the folder above", func(t *testing.T) {
+		above := t.TempDir()
+		openDir(t, filepath.Join(above, "grants"), nil)
+		files, err := filepath.Glob("/proc/self/fd/*") // where the system has it
+		require.NoError(t, err)
+		for _, file := range files {
+			path, _ := os.Readlink(file)
+			assert.NotEqual(t, above, path)
+		}
+	})
+
 	t.Run("modes", func(t *testing.T) {
 		if runtime.GOOS == "windows" {
 			t.Skip("it has none")

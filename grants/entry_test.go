@@ -147,6 +147,7 @@ func TestInstantsOfAnEntry(t *testing.T) {
 			"a refusal that is not believed": {&entry{row: rowMemory{refusedSince: 1}}, 25*time.Hour + 1},
 			"a verdict":                      {&entry{row: rowMemory{verdict: new(verdict)}}, time.Hour + 10*time.Minute},
 			"a failure":                      {&entry{until: time.Minute}, time.Minute},
+			"a failure that counts":          {&entry{until: time.Minute, failure: errGivenUp, row: rowMemory{sent: true}}, time.Minute + maxMemory},
 		} {
 			assert.False(t, m.forgettable(test.entry, test.after-1), name)
 			assert.True(t, m.forgettable(test.entry, test.after), name)

@@ -389,7 +389,7 @@ func (s *scripted) Dead(context.Context, time.Duration, grants.DeadGrant, int) (
 }
 
 // Put returns a *StoreError, which its context may have caused: the token may be stored or not. A context that had ended
-// before is returned as it is, with nothing done.
+// before is returned as it is, with nothing done. Delete returns it whenever it is the cause.
 func TestCallersContextAndTheStore(t *testing.T) {
 	for _, cause := range []error{errDatabase, context.Canceled} {
 		bubble(t, func(t *testing.T, w *world) {
@@ -405,7 +405,7 @@ func TestCallersContextAndTheStore(t *testing.T) {
 			if cause == errDatabase {
 				assert.ErrorIs(t, storeFailure(t, err), cause)
 			} else {
-				assert.Equal(t, context.Canceled, err, "whether the row is gone is told by the next call")
+				assert.Equal(t, context.Canceled, err, "as it is")
 			}
 			calls := w.store.total()
 			assert.Equal(t, context.Canceled, m.Put(ctx, "a", &oauth2.Token{RefreshToken: "refresh-a-0"}))

@@ -60,6 +60,7 @@ func TestMe(t *testing.T) {
 		"a number":             {answers: []answer{named(`7`)}, requests: 1, text: "the response is not the documented JSON"},
 		"an empty name":        {answers: []answer{named(`""`)}, requests: 1, text: "the response is not the documented JSON"},
 		"a blank name":         {answers: []answer{named(`" "`)}, requests: 1, text: "the response is not the documented JSON"},
+		"the longest name":     {answers: []answer{named(`"` + strings.Repeat("o", 256) + `"`)}, requests: 1, grant: strings.Repeat("o", 256)},
 		"a long name":          {answers: []answer{named(`"` + strings.Repeat("o", 257) + `"`)}, requests: 1, text: "the response is not the documented JSON"},
 		"NUL":                  {answers: []answer{named(`"org\u0000"`)}, requests: 1, text: "the response is not the documented JSON"},
 		"not UTF-8":            {answers: []answer{named("\"org\xff\"")}, requests: 1, text: "the response is not the documented JSON"},

@@ -67,7 +67,7 @@ func ofTheApp(e *applebusiness.Error) bool {
 
 // undocumented reports whether e is a response, but none that can be one customer's.
 func undocumented(e *applebusiness.Error) bool {
-	return e.StatusCode >= 400 && e.StatusCode < 500 && e.Reason == "" && e.Code != applebusiness.CodeInvalidRequest
+	return e.StatusCode >= 400 && e.Reason == "" && e.Code != applebusiness.CodeInvalidRequest
 }
 
 // mayBeLost reports whether Apple may have replaced the refresh token in a response that did not arrive.

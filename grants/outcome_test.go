@@ -2,8 +2,10 @@ package grants
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
@@ -85,6 +87,8 @@ func TestClassify(t *testing.T) {
 		"one customer's request":    {refresh(400, `{"error":"invalid_request","error_description":"new words"}`), alone, false},
 		"a missing parameter":       {missing("refresh_token"), alone, false},
 		"an undocumented error":     {refresh(401, `{"error":"something"}`), shared, false},
+		"an undocumented 400":       {refresh(400, `{"error":"something"}`), shared, false},
+		"an undocumented 399":       {refresh(399, `{"error":"something"}`), alone, false},
 		"a proxy's 403":             {refresh(403, "<html>"), shared, false},
 		"501":                       {refresh(501, ""), shared, true},
 		"a success without a token": {refresh(200, "{}"), shared, true},
@@ -92,11 +96,26 @@ func TestClassify(t *testing.T) {
 		"500":                       {refresh(500, `{"error":"internal_server_error","error_description":"server error"}`), outage, true},
 		"408":                       {refresh(408, ""), outage, false},
 		"no response":               {lost, outage, true},
+		"a wrong secret at 500":     {refresh(500, `{"error":"invalid_client","error_description":"Invalid client_id or client_secret"}`), outage, true},
 		"a wrong secret at 503":     {refresh(503, `{"error":"invalid_client","error_description":"Invalid client_id or client_secret"}`), outage, false},
 	} {
 		kind, lost := classify(test.e)
 		assert.Equal(t, test.kind, kind, name)
 		assert.Equal(t, test.lost, lost, name)
+	}
+}
+
+func TestLabel(t *testing.T) {
+	for want, r := range map[string]Refresh{
+		"ok":               {},
+		"held":             {Err: waitError(applebusiness.ErrUnavailable, 1)},
+		"unavailable":      {Err: waitError(applebusiness.ErrUnavailable, time.Minute), Sent: true},
+		"no_refresh_token": {Err: noRefreshToken()},
+		"store":            {Err: newStoreError("a", ErrNoGrant)},
+		"no_grant":         {Err: fmt.Errorf("the Store: %w", ErrNoGrant)},
+		"closed":           {Err: ErrClosed},
+	} {
+		assert.Equal(t, want, r.Label())
 	}
 }
 

@@ -269,7 +269,8 @@ func TestBurstOf429(t *testing.T) {
 		fleet := &pausing{}
 		m := w.process(func(o *grants.Options) { o.Limit = fleet })
 		names := w.expired(8)
-		w.apple.fail(forever(status(429, ""))[:8]...)
+		w.apple.fail(forever(status(429, ""))[:4]...)
+		w.apple.fail(forever(status(429, "", "Retry-After", "1"))[:4]...)
 		var group sync.WaitGroup
 		for _, name := range names {
 			group.Go(func() { failure(t, m, name) })
@@ -345,6 +346,33 @@ func TestHeldWhileLimitIsAsked(t *testing.T) {
 				require.Greater(t, len(sent), 1)
 				assert.GreaterOrEqual(t, sent[1].Sub(sent[0]), w.apple.latency+test.least)
 			})
+		})
+	}
+}
+
+// A long pause is told at once to those who wait in the queue. A short one is none of their business.
+func TestPauseWhileOthersWait(t *testing.T) {
+	for retryAfter, loads := range map[string]int{"1": 3, "2": 4} {
+		bubble(t, func(t *testing.T, w *world) {
+			asked := 0
+			m := w.process(func(o *grants.Options) {
+				o.Limit = limit(func(context.Context) error {
+					if asked++; asked == 2 {
+						time.Sleep(500 * time.Millisecond)
+					}
+					return nil
+				})
+			})
+			w.apple.latency = 100 * time.Millisecond
+			w.apple.fail(status(429, "", "Retry-After", retryAfter))
+			var group sync.WaitGroup
+			for _, name := range w.expired(3) { // one is sent, one asks Limit, and one waits
+				group.Go(func() { _, _ = m.Token(t.Context(), name) })
+				synctest.Wait()
+			}
+			time.Sleep(200 * time.Millisecond)
+			assert.Equal(t, loads, w.store.count("Load"), retryAfter)
+			group.Wait()
 		})
 	}
 }

@@ -494,30 +494,34 @@ func TestAPIRefusesAll(t *testing.T) {
 		assert.LessOrEqual(t, w.apple.requests(), 10)
 		assert.Equal(t, 1, strings.Count(w.logged(), "the API refuses tokens"))
 	})
+}
 
-	t.Run("of half of them", func(t *testing.T) {
-		bubble(t, func(t *testing.T, w *world) {
-			w.apple.api = func(r *http.Request) (*http.Response, error) {
-				if strings.HasSuffix(r.URL.Path, "/refused") {
-					return response(401, ""), nil
-				}
-				return response(200, "{}"), nil
+// An API that refuses half of the grants opens and shuts its gate again and again.
+func TestAPIRefusesHalf(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.apple.api = func(r *http.Request) (*http.Response, error) {
+			if strings.HasSuffix(r.URL.Path, "/refused") {
+				return response(401, ""), nil
 			}
-			m := w.process()
-			names := w.expired(40)
-			for range 600 {
-				for i, name := range names {
-					response, err := m.Client(name).Get(apiURL + []string{"", "/refused"}[i/20])
-					require.NoError(t, err)
-					response.Body.Close()
-				}
-				time.Sleep(time.Second)
+			return response(200, "{}"), nil
+		}
+		m := w.process()
+		names := w.expired(40)
+		for range 600 {
+			for i, name := range names {
+				response, err := m.Client(name).Get(apiURL + []string{"", "/refused"}[i/20])
+				require.NoError(t, err)
+				response.Body.Close()
 			}
-			synctest.Wait()
-			assert.LessOrEqual(t, strings.Count(w.logged(), "\n"), 20, "twice a minute")
-		})
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		assert.LessOrEqual(t, strings.Count(w.logged(), "\n"), 20, "twice a minute")
 	})
+}
 
+// It takes three grants within ten minutes.
+func TestAPIRefusesSeveral(t *testing.T) {
 	for pause, held := range map[time.Duration]int{0: 1, 6 * time.Minute: 0} {
 		t.Run(fmt.Sprint("three grants, ", pause, " apart"), func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {

@@ -370,6 +370,23 @@ func TestNoGrantThatIsNotTrue(t *testing.T) {
 	})
 }
 
+// A token that is not stored yet is given up when its grant has been gone for a while.
+func TestUnsavedTokenOfAGrantThatIsGone(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		w.store.fail(errDatabase, "Save")
+		token(t, m, "a")
+		require.NoError(t, w.store.Store.Delete(t.Context(), "a"))
+		w.store.fail(nil)
+		time.Sleep(2 * time.Minute)
+		tries := w.store.count("Save")
+		assert.Greater(t, tries, 2)
+		time.Sleep(time.Hour)
+		assert.Equal(t, tries, w.store.count("Save"))
+	})
+}
+
 // A process that fetched a token and cannot save it for longer than its lease lasts: a sibling sends the spent refresh
 // token, and records a verdict that heals.
 func TestSaveAfterASiblingsVerdict(t *testing.T) {

@@ -302,6 +302,9 @@ func TestLeaseOfAnUnsavedToken(t *testing.T) {
 		w.connect("a", -time.Minute)
 		w.store.fail(errDatabase, "Save")
 		token(t, m, "a")
+		before := w.store.count("Lease")
+		time.Sleep(10 * time.Minute)
+		assert.InDelta(t, 35, w.store.count("Lease")-before, 8, "it is renewed when a third of it is over")
 		for range 10 {
 			time.Sleep(time.Minute)
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)

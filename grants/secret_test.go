@@ -73,6 +73,7 @@ func TestClientSecret(t *testing.T) {
 			m := w.process(func(o *grants.Options) {
 				o.ClientSecret = func(context.Context) (string, error) { n++; return "", cause }
 			})
+			time.Sleep(time.Hour) // the age of the process is no wait
 			names := w.expired(300)
 			w.callers(m, names, 8*time.Second)
 			_, err := m.Token(t.Context(), names[0])

@@ -302,6 +302,9 @@ func TestLeaseOfAnUnsavedToken(t *testing.T) {
 		w.connect("a", -time.Minute)
 		w.store.fail(errDatabase, "Save")
 		token(t, m, "a")
+		before := w.store.count("Lease")
+		time.Sleep(10 * time.Minute)
+		assert.InDelta(t, 35, w.store.count("Lease")-before, 8, "it is renewed when a third of it is over")
 		for range 10 {
 			time.Sleep(time.Minute)
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -367,6 +370,23 @@ func TestNoGrantThatIsNotTrue(t *testing.T) {
 		assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
 		assert.Equal(t, "access-a-2", token(t, m, "a"))
 		assert.Zero(t, w.apple.refused)
+	})
+}
+
+// A token that is not stored yet is given up when its grant has been gone for a while.
+func TestUnsavedTokenOfAGrantThatIsGone(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		w.store.fail(errDatabase, "Save")
+		token(t, m, "a")
+		require.NoError(t, w.store.Store.Delete(t.Context(), "a"))
+		w.store.fail(nil)
+		time.Sleep(2 * time.Minute)
+		tries := w.store.count("Save")
+		assert.Greater(t, tries, 2)
+		time.Sleep(time.Hour)
+		assert.Equal(t, tries, w.store.count("Save"))
 	})
 }
 

@@ -86,7 +86,6 @@ func (m *Manager) begin(grant string, e *entry, want want) {
 		a.want.replaces = c.token.AccessToken
 	}
 	e.attempt = a
-	e.lookAt = m.now() + lookAgain
 	m.attempts[a] = struct{}{}
 	m.spawn(a.run)
 }
@@ -273,8 +272,8 @@ func (a *attempt) waitForSibling() (Record, error) {
 	if idle {
 		return Record{}, errSkipped
 	}
-	a.polls++
-	return a.loadAfter(jitter(doubled(minPoll, maxPoll, a.polls-1)))
+	defer func() { a.polls++ }()
+	return a.loadAfter(jitter(doubled(minPoll, maxPoll, a.polls)))
 }
 
 func (a *attempt) loadAfter(wait time.Duration) (Record, error) {

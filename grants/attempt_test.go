@@ -691,6 +691,19 @@ func TestNoGrantForAMoment(t *testing.T) {
 	})
 }
 
+// Without a refresh token nothing is sent, and the row is not looked at for each caller.
+func TestNoRefreshToken(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		require.NoError(t, w.store.Store.Put(t.Context(), "a", &oauth2.Token{AccessToken: "a", Expiry: time.Now().Add(-time.Minute)}))
+		for range 100 {
+			assert.Equal(t, applebusiness.ErrNoRefreshToken, failure(t, m, "a").Reason)
+		}
+		assert.LessOrEqual(t, w.store.total(), 2)
+		assert.Zero(t, w.apple.requests())
+	})
+}
+
 // A row that a sibling has mended is seen within seconds, whatever is remembered.
 func TestGoodNewsIsSeen(t *testing.T) {
 	for name, answer := range map[string]func(*http.Request) (*http.Response, error){

@@ -74,21 +74,18 @@ func Wrap(err error) error {
 	}
 	var failed *oauth2.RetrieveError
 	var plain *Error
-	isWrapped := neterr.Visit(err, func(node error) bool {
+	for _, node := range neterr.Tree(err) {
 		switch node := node.(type) {
 		case *Error:
-			return true
+			return err
 		case *oauth2.RetrieveError:
 			failed = cmp.Or(failed, node)
 		case interface{ Unwrap() error }, interface{ Unwrap() []error }: // a plain one wraps nothing
 		default:
 			plain = cmp.Or(plain, plainError(neterr.Text(node)))
 		}
-		return false
-	})
+	}
 	switch {
-	case isWrapped:
-		return err
 	case failed != nil:
 		return wrapRetrieveError(failed, err)
 	case plain != nil:

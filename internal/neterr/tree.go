@@ -9,29 +9,19 @@ import (
 // maxNodes bounds the work on one tree: an error that unwraps to itself has no end.
 const maxNodes = 10_000
 
-// Visit calls f for err and each error in its tree, in the order of errors.Is, until f returns true, and for 10,000 at
-// most. It skips nil pointers and errors with a method Foreign, whatever they wrap, and a panic of an Unwrap method ends
-// its branch.
-func Visit(err error, f func(error) bool) bool {
-	left := maxNodes
-	return visit(err, f, isForeign, &left)
-}
+// Tree returns err and each error in its tree, in the order of errors.Is, and 10,000 at most. It leaves out nil pointers, and
+// errors with a method Foreign with what they wrap. A panic of an Unwrap method ends its branch.
+func Tree(err error) []error { return appendTree(nil, err, false) }
 
-func visit(err error, f, skip func(error) bool, left *int) bool {
-	for err != nil && *left > 0 && !isNilPointer(err) && !skip(err) {
-		*left--
-		if f(err) {
-			return true
-		}
-		several, next := unwrap(err)
-		for _, err := range several {
-			if visit(err, f, skip, left) {
-				return true
-			}
-		}
-		err = next
+func appendTree(nodes []error, err error, withForeign bool) []error {
+	if err == nil || len(nodes) == maxNodes || isNilPointer(err) || !withForeign && isForeign(err) {
+		return nodes
 	}
-	return false
+	nodes = append(nodes, err)
+	for _, wrapped := range unwrap(err) {
+		nodes = appendTree(nodes, wrapped, withForeign)
+	}
+	return nodes
 }
 
 func isForeign(err error) bool {
@@ -44,21 +34,21 @@ func isNilPointer(err error) bool {
 	return value.Kind() == reflect.Pointer && value.IsNil()
 }
 
-// unwrap returns what err wraps: several errors, or one.
-func unwrap(err error) (several []error, next error) {
+// unwrap returns what err wraps, which may hold a nil.
+func unwrap(err error) []error {
 	defer func() { _ = recover() }() // foreign code, which may not expect to be asked
 	switch wrapper := err.(type) {
 	case interface{ Unwrap() error }:
-		next = wrapper.Unwrap()
+		return []error{wrapper.Unwrap()}
 	case interface{ Unwrap() []error }:
-		several = wrapper.Unwrap()
+		return wrapper.Unwrap()
 	}
-	return several, next
+	return nil
 }
 
-// Is is errors.Is by way of Visit. A panic of an Is method counts as false.
+// Is is errors.Is by way of Tree. A panic of an Is method counts as false.
 func Is(err, target error) bool {
-	return Visit(err, func(node error) (same bool) {
+	return slices.ContainsFunc(Tree(err), func(node error) (same bool) {
 		defer func() { _ = recover() }()
 		if node == target { // panics for two structs that cannot be compared
 			return true
@@ -70,7 +60,7 @@ func Is(err, target error) bool {
 
 // Timeout reports whether an error in err's tree is about something that took too long.
 func Timeout(err error) bool {
-	return Visit(err, func(node error) (found bool) {
+	return slices.ContainsFunc(Tree(err), func(node error) (found bool) {
 		defer func() { _ = recover() }() // a *url.Error asks what it wraps, which may be a nil pointer
 		timeout, ok := node.(interface{ Timeout() bool })
 		return ok && timeout.Timeout()
@@ -84,17 +74,15 @@ func Text(err error) (text string) {
 	if err == nil {
 		return ""
 	}
-	left := maxNodes
-	if visit(err, func(error) bool { return false }, isNilPointer, &left); left > 0 { // texts of foreign errors double, too
+	nodes := appendTree(nil, err, true) // texts of foreign errors double, too
+	if len(nodes) < maxNodes {
 		return err.Error()
 	}
 	var ends []string
-	left = maxNodes
-	visit(err, func(node error) bool {
-		if several, next := unwrap(node); next == nil && several == nil {
+	for _, node := range nodes {
+		if wrapped := unwrap(node); len(ends) < 100 && (len(wrapped) == 0 || wrapped[0] == nil) {
 			ends = append(ends, Text(node))
 		}
-		return len(ends) == 100
-	}, isNilPointer, &left)
+	}
 	return strings.Join(slices.Compact(ends), "\n")
 }

@@ -70,7 +70,7 @@ func WithJSON(ctx context.Context, tokenURL string) context.Context {
 // errors.Is and errors.As still reach err. Of the request that failed, the *Error shows the grant_type and nothing else.
 func Wrap(err error) error {
 	if failed, ok := err.(*oauth2.RetrieveError); ok && failed == nil {
-		return parseError(0, nil, nil, "") // without err, whose nil pointer panics when it is printed
+		return ParseTokenError(0, nil, nil) // without err, whose nil pointer panics when it is printed
 	}
 	var failed *oauth2.RetrieveError
 	var plain *Error
@@ -100,22 +100,15 @@ func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
 	if response == nil {
 		response = new(http.Response)
 	}
-	if known := carried(response.Request).failure; known != nil {
+	if known := carried(response.Request); known != nil {
 		e := *known // the other one is shared
 		if e.err = err; known.err != nil {
 			e.err = errors.Join(err, known.err)
 		}
 		return &e
 	}
-	sent := readTokenRequest(response.Request)
-	e := new(Error)
-	if failed.ErrorCode != "" { // the body was decoded before
-		e.receive(response.StatusCode, response.Header, sent)
-		e.describe(texts{Error: failed.ErrorCode, Description: failed.ErrorDescription, URI: failed.ErrorURI}, sent)
-		e.classify(failed.ErrorCode, response.Header, failed.Body)
-	} else {
-		e = parseError(response.StatusCode, response.Header, failed.Body, sent)
-	}
+	found := texts{Error: failed.ErrorCode, Description: failed.ErrorDescription, URI: failed.ErrorURI}
+	e := parseError(response.StatusCode, response.Header, failed.Body, readTokenRequest(response.Request), found)
 	e.err = err
 	return e
 }
@@ -286,63 +279,43 @@ func isSameToken(a, b *oauth2.Token) bool {
 	return b != nil && a.AccessToken == b.AccessToken && a.RefreshToken == b.RefreshToken && a.Expiry.Equal(b.Expiry)
 }
 
-// tokenRequest is the form that a token request carried, for its grant_type and for what has to be masked; "" if that is not
-// known.
-type tokenRequest string
+// tokenRequest is the form that a token request carried, for its grant_type and for what has to be masked; empty if that is
+// not known.
+type tokenRequest struct{ url.Values }
 
-// readTokenRequest returns "" for a request whose body cannot be had again.
+// readTokenRequest returns nothing for a request whose body cannot be had again.
 func readTokenRequest(request *http.Request) tokenRequest {
 	if request == nil || request.GetBody == nil {
-		return carried(request).sent
+		return tokenRequest{}
 	}
 	reader, err := request.GetBody()
 	if err != nil || reader == nil {
-		return ""
+		return tokenRequest{}
 	}
 	defer reader.Close()
 	body, _ := readAll(reader, maxBody)
-	found, _ := decodeMembers(body)
-	if found == nil {
-		return tokenRequest(body)
-	}
-	form := make(url.Values)
-	for name := range found {
-		form.Set(name, found.text(name))
-	}
-	return tokenRequest(form.Encode())
-}
-
-// fields yields the name and the value of each field, "" for what does not decode.
-func (r tokenRequest) fields(yield func(name, value string) bool) {
-	for field := range strings.SplitSeq(string(r), "&") {
-		name, value, _ := strings.Cut(field, "=")
-		name, _ = url.QueryUnescape(name)
-		value, _ = url.QueryUnescape(value)
-		if field != "" && !yield(name, value) {
-			return
+	form, _ := url.ParseQuery(strings.ReplaceAll(string(body), ";", "%3B")) // as far as it decodes
+	if found, _ := decodeMembers(body); found != nil {
+		form = make(url.Values)
+		for name := range found {
+			form.Set(name, found.text(name))
 		}
 	}
+	return tokenRequest{form}
 }
 
 // grantType returns the grant_type, "" if there is none.
-func (r tokenRequest) grantType() string {
-	for name, value := range r.fields {
-		if name == "grant_type" {
-			return redact.Cut(value, maxCode)
-		}
-	}
-	return ""
-}
+func (r tokenRequest) grantType() string { return redact.Cut(r.Get("grant_type"), maxCode) }
 
 // mask returns at most limit bytes of text without the values of the request, but for the public grant_type and scope.
 func (r tokenRequest) mask(text string, limit int) string {
-	if text == "" || r == "" {
-		return redact.Cut(text, limit)
+	if text == "" {
+		return ""
 	}
 	var secrets []string
-	for name, value := range r.fields {
+	for name, values := range r.Values {
 		if name != "grant_type" && name != "scope" {
-			secrets = append(secrets, value)
+			secrets = append(secrets, values...)
 		}
 	}
 	return redact.Cut(redact.Values(text, secrets...), limit)
@@ -356,25 +329,24 @@ func publicRequest(r *http.Request, grantType string, failure *Error) *http.Requ
 	public.URL = &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path, RawPath: r.URL.RawPath}
 	public.Host, public.Response = r.Host, r.Response
 	public.Header.Set("Content-Type", formType)
-	public.Body = &publicBody{public.Body, tokenRequest(form), failure}
+	public.Body = &publicBody{public.Body, failure}
 	return public
 }
 
-// publicBody is the body of a public request, which tells the form where a RoundTripper dropped GetBody.
+// publicBody is the body of a public request, which keeps the failure where a RoundTripper copies the request.
 type publicBody struct {
 	io.ReadCloser
-	sent    tokenRequest
 	failure *Error
 }
 
-// carried returns the body of a public request, and the zero publicBody for another request.
-func carried(request *http.Request) publicBody {
+// carried returns the failure that a public request holds, and nil for another request.
+func carried(request *http.Request) *Error {
 	if request != nil {
 		if body, ok := request.Body.(*publicBody); ok {
-			return *body
+			return body.failure
 		}
 	}
-	return publicBody{}
+	return nil
 }
 
 // fitToken returns the body of a success, whose token is given, so that x/oauth2 reads the same token from it.

@@ -355,11 +355,12 @@ func trimMark(body []byte) []byte {
 
 func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 299 }
 
-// readBody returns the body of a request, or why it is not to be sent.
+// readBody returns the body of a request, which it closes, or why it is not to be sent.
 func readBody(r *http.Request) ([]byte, *Error) {
 	if r.Body == nil {
 		return nil, nil
 	}
+	defer r.Body.Close()
 	body, err := readAll(r.Body, maxBody+1)
 	switch {
 	case err != nil:
@@ -372,9 +373,8 @@ func readBody(r *http.Request) ([]byte, *Error) {
 	return body, nil
 }
 
-// readForm returns the body of a token request, which has each field once, and closes it.
+// readForm returns the body of a token request, which has each field once.
 func readForm(r *http.Request) (form tokenRequest, failure *Error) {
-	defer closeBody(r)
 	body, failure := readBody(r)
 	if failure != nil {
 		return form, failure

@@ -85,52 +85,49 @@ func Wrap(err error) error {
 			plain = cmp.Or(plain, plainError(neterr.Text(node)))
 		}
 	}
+	e := plain
+	if failed != nil {
+		e = readRetrieveError(failed)
+	}
 	switch {
-	case failed != nil:
-		return wrapRetrieveError(failed, err)
-	case plain != nil:
-		plain.err = err
-		return plain
+	case e == nil:
+		return err
+	case e.err != nil:
+		e.err = errors.Join(err, e.err)
+	default:
+		e.err = err
 	}
-	return err
-}
-
-func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
-	response := failed.Response
-	if response == nil {
-		response = new(http.Response)
-	}
-	if known := carried(response.Request); known != nil {
-		e := *known // the other one is shared
-		if e.err = err; known.err != nil {
-			e.err = errors.Join(err, known.err)
-		}
-		return &e
-	}
-	found := texts{Error: failed.ErrorCode, Description: failed.ErrorDescription, URI: failed.ErrorURI}
-	e := parseError(response.StatusCode, response.Header, failed.Body, readTokenRequest(response.Request), found)
-	e.err = err
 	return e
 }
 
+// readRetrieveError returns a new *Error for the response that failed holds.
+func readRetrieveError(failed *oauth2.RetrieveError) *Error {
+	response := cmp.Or(failed.Response, new(http.Response))
+	if known := carried(response.Request); known != nil {
+		e := *known // the other one is shared
+		return &e
+	}
+	found := texts{Error: failed.ErrorCode, Description: failed.ErrorDescription, URI: failed.ErrorURI}
+	return parseError(response.StatusCode, response.Header, failed.Body, readTokenRequest(response.Request), found)
+}
+
 // plainErrors are the errors of x/oauth2 that have no type, by the beginning of their text.
-var plainErrors = []struct {
-	text   string
-	reason Reason
-	detail string
-}{
-	{"oauth2: token expired and refresh token is not set", ErrNoRefreshToken, "the access token has expired and there is no refresh token"},
-	{"oauth2: server response missing access_token", ErrMalformedResponse, "the response holds no access_token"},
-	{"oauth2: cannot parse", ErrMalformedResponse, "the response is not JSON"},
-	{"oauth2: cannot fetch token", ErrNoResponse, "the response could not be read"},
+var plainErrors = map[string]Error{
+	"oauth2: token expired and refresh token is not set": {
+		Reason: ErrNoRefreshToken, detail: "the access token has expired and there is no refresh token", unsent: true,
+	},
+	"oauth2: server response missing access_token": {Reason: ErrMalformedResponse, detail: "the response holds no access_token"},
+	"oauth2: cannot parse":                         {Reason: ErrMalformedResponse, detail: "the response is not JSON"},
+	"oauth2: cannot fetch token":                   {Reason: ErrNoResponse, detail: "the response could not be read"},
 }
 
 // plainError returns an *Error for the text of one of plainErrors, else nil.
 func plainError(text string) *Error {
-	for _, plain := range plainErrors {
+	for beginning, e := range plainErrors {
 		// What follows is a status if the text was a RetrieveError's.
-		if after, found := strings.CutPrefix(text, plain.text); found && strings.IndexAny(after, "0123456789") != len(": ") {
-			return &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, unsent: plain.reason == ErrNoRefreshToken}
+		if after, found := strings.CutPrefix(text, beginning); found && strings.IndexAny(after, "0123456789") != len(": ") {
+			e.Endpoint = TokenEndpoint
+			return &e
 		}
 	}
 	return nil
@@ -241,12 +238,11 @@ func (s *TokenSource) hold(err error) {
 
 // holding returns the error of a call that Hold keeps from Source, or nil.
 func (s *TokenSource) holding() error {
-	if s.until.IsZero() {
-		return s.held
-	}
 	wait := time.Until(s.until)
-	if wait <= 0 {
-		s.held = nil
+	switch {
+	case s.until.IsZero():
+		return s.held
+	case wait <= 0:
 		return nil
 	}
 	remaining := *find(s.held)

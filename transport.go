@@ -158,10 +158,7 @@ func lookForGrantType(r *http.Request) *Error {
 	}
 	body, failure := readBody(r)
 	if len(body) > 0 { // a RoundTripper may consume a body, and the next one has to find it whole
-		r.Body = struct {
-			io.Reader
-			io.Closer
-		}{bytes.NewReader(body), r.Body}
+		r.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	for piece := range strings.FieldsFuncSeq(string(body), func(r rune) bool { return r == '&' || r == ';' }) {
 		name, _, _ := strings.Cut(piece, "=")

@@ -32,10 +32,15 @@ const (
 	lasts kind = 0
 )
 
+// row is a Failure with the texts that tell of it.
 type row struct {
-	words   string
-	kind    kind
-	needles string // with "|" between them
+	Failure
+	needles []string
+}
+
+// told returns a row. The needles have "|" between them.
+func told(words string, kind kind, needles string) row {
+	return row{Failure{words, true, kind&passes != 0, kind&unsent != 0, kind&own != 0}, strings.Split(needles, "|")}
 }
 
 const (
@@ -49,64 +54,64 @@ const (
 // in lower case, and "…" in one stands for anything. The first row that matches is it: those that do not pass come
 // first, for their text may hold another one's, and the more exact before the less exact.
 var failures = []row{
-	{canceled, lasts, "context canceled|operation was canceled"},
-	{"the response is not HTTP", lasts, "malformed http|malformed mime header|malformed chunked encoding|multiple content-length|" +
-		"bad content-length|unsupported transfer encoding|too many transfer encodings|server response headers exceeded|" +
-		"invalid byte in chunk length"},
-	{"DNS does not know the host", unsent, "no such host|could not resolve host|name or service not known|enotfound|" +
-		"nodename nor servname|unknownhostexception|err_name_not_resolved|no address associated with hostname"},
-	{notTrusted + ": it is not valid yet, or the clock of this machine is slow", unsent, "" +
-		"certificate has expired or is not yet valid…is before|certificate is not yet valid|cert_not_yet_valid|certificatenotyetvalid"},
-	{notTrusted + ": it has expired", unsent, "certificate has expired|certificate is expired|cert_has_expired|certificateexpired|" +
-		"err_cert_date_invalid"},
-	{notTrusted + ": it is for another host", unsent, "certificate is valid for|certificate is not valid for|" +
-		"cannot validate certificate for|certificate name does not match|relies on legacy common name|" +
-		"no alternative certificate subject name|certificate's altnames|hostname mismatch|no subject alternative|" +
-		"err_cert_common_name_invalid"},
-	{notTrusted + ": its authority is unknown", unsent, "certificate signed by unknown authority|certificate is not trusted|" +
-		"failed to load system roots|self-signed certificate|self signed certificate|unable to get local issuer|" +
-		"unable to verify the first certificate|unable_to_verify_leaf|unable_to_get_issuer|self_signed_cert|pkix path|" +
-		"err_cert_authority_invalid"},
-	{notTrusted, unsent, "x509: |tls: failed to verify certificate|certificate verify failed|certificate verification failed|" +
-		"certificate problem|err_cert_"},
-	{"TLS: the server does not speak it", lasts, "tls: first record does not look like a tls handshake|http response to https client|" +
-		"wrong version number"},
-	{"the TLS connection broke", passes, "tls: internal error|tls: bad record mac|tls: use of closed connection"},
-	{"the TLS handshake timed out", passes | unsent, "tls handshake timeout"},
-	{"TLS failed", lasts, "tls: |ssl routines|ssl_error|sslhandshake|err_ssl_"},
-	{"the URL's scheme is not HTTP", unsent, "unsupported protocol scheme"},
-	{"the URL has no host", unsent, "no host in request url"},
-	{"the redirects do not end", lasts, "stopped after 10 redirects"},
-	{"this process has too many open files", passes | unsent | own, "too many open files|emfile"},
-	{"this process has no free port", passes | unsent | own, "cannot assign requested address|can't assign requested address|" +
-		"only one usage of each socket address|eaddrnotavail"},
-	{"this process has no buffer space", passes | own, "no buffer space available|lacked sufficient buffer space"},
-	{"DNS failed", passes | unsent, "server misbehaving|temporary failure in name resolution|" +
-		"temporary error during hostname resolution|eai_again"},
-	{"the connection was refused", passes, "connection refused|actively refused|econnrefused|err_connection_refused"},
-	{"the network is unreachable", passes, "network is unreachable|no route to host|network is down|host is down|unreachable network|" +
-		"unreachable host|enetunreach|ehostunreach"},
-	{"timed out", passes, "i/o timeout|context deadline exceeded|client.timeout|timeout awaiting response headers|connection timed out|" +
-		"operation timed out|read timed out|connect timed out|did not properly respond|etimedout|econnaborted|execution expired|" +
-		"err_timed_out|err_connection_timed_out"},
-	{"the connection was reset: HTTP/2 GOAWAY", passes, "goaway"},
-	{"the connection was reset: HTTP/2 stream error", passes, "stream error: |http/2 stream "},
-	{"the connection was reset: HTTP/2 connection error", passes, "connection error: "},
-	{"the connection was reset: HTTP/2", passes, "http2: "},
-	{"the connection was reset", passes, "connection reset|connection was reset|broken pipe|forcibly closed|" +
-		"use of closed network connection|connection abort|connection was aborted|socket hang up|server closed idle connection|" +
-		"transport connection broken|remote end closed connection|empty reply from server|econnreset|epipe|err_connection_reset|" +
-		"err_connection_closed"},
-	{"the response was truncated", passes, "unexpected eof|err_incomplete"},
-	{proxyRefusesNow, passes, proxyRefusesNow}, // of a real one there is the status: see OfText
-	{proxyRefuses, lasts, proxyRefuses},
+	told(canceled, lasts, "context canceled|operation was canceled"),
+	told("the response is not HTTP", lasts, "malformed http|malformed mime header|malformed chunked encoding|multiple content-length|"+
+		"bad content-length|unsupported transfer encoding|too many transfer encodings|server response headers exceeded|"+
+		"invalid byte in chunk length"),
+	told("DNS does not know the host", unsent, "no such host|could not resolve host|name or service not known|enotfound|"+
+		"nodename nor servname|unknownhostexception|err_name_not_resolved|no address associated with hostname"),
+	told(notTrusted+": it is not valid yet, or the clock of this machine is slow", unsent, ""+
+		"certificate has expired or is not yet valid…is before|certificate is not yet valid|cert_not_yet_valid|certificatenotyetvalid"),
+	told(notTrusted+": it has expired", unsent, "certificate has expired|certificate is expired|cert_has_expired|certificateexpired|"+
+		"err_cert_date_invalid"),
+	told(notTrusted+": it is for another host", unsent, "certificate is valid for|certificate is not valid for|"+
+		"cannot validate certificate for|certificate name does not match|relies on legacy common name|"+
+		"no alternative certificate subject name|certificate's altnames|hostname mismatch|no subject alternative|"+
+		"err_cert_common_name_invalid"),
+	told(notTrusted+": its authority is unknown", unsent, "certificate signed by unknown authority|certificate is not trusted|"+
+		"failed to load system roots|self-signed certificate|self signed certificate|unable to get local issuer|"+
+		"unable to verify the first certificate|unable_to_verify_leaf|unable_to_get_issuer|self_signed_cert|pkix path|"+
+		"err_cert_authority_invalid"),
+	told(notTrusted, unsent, "x509: |tls: failed to verify certificate|certificate verify failed|certificate verification failed|"+
+		"certificate problem|err_cert_"),
+	told("TLS: the server does not speak it", lasts, "tls: first record does not look like a tls handshake|http response to https client|"+
+		"wrong version number"),
+	told("the TLS connection broke", passes, "tls: internal error|tls: bad record mac|tls: use of closed connection"),
+	told("the TLS handshake timed out", passes|unsent, "tls handshake timeout"),
+	told("TLS failed", lasts, "tls: |ssl routines|ssl_error|sslhandshake|err_ssl_"),
+	told("the URL's scheme is not HTTP", unsent, "unsupported protocol scheme"),
+	told("the URL has no host", unsent, "no host in request url"),
+	told("the redirects do not end", lasts, "stopped after 10 redirects"),
+	told("this process has too many open files", passes|unsent|own, "too many open files|emfile"),
+	told("this process has no free port", passes|unsent|own, "cannot assign requested address|can't assign requested address|"+
+		"only one usage of each socket address|eaddrnotavail"),
+	told("this process has no buffer space", passes|own, "no buffer space available|lacked sufficient buffer space"),
+	told("DNS failed", passes|unsent, "server misbehaving|temporary failure in name resolution|"+
+		"temporary error during hostname resolution|eai_again"),
+	told("the connection was refused", passes, "connection refused|actively refused|econnrefused|err_connection_refused"),
+	told("the network is unreachable", passes, "network is unreachable|no route to host|network is down|host is down|unreachable network|"+
+		"unreachable host|enetunreach|ehostunreach"),
+	told("timed out", passes, "i/o timeout|context deadline exceeded|client.timeout|timeout awaiting response headers|connection timed out|"+
+		"operation timed out|read timed out|connect timed out|did not properly respond|etimedout|econnaborted|execution expired|"+
+		"err_timed_out|err_connection_timed_out"),
+	told("the connection was reset: HTTP/2 GOAWAY", passes, "goaway"),
+	told("the connection was reset: HTTP/2 stream error", passes, "stream error: |http/2 stream "),
+	told("the connection was reset: HTTP/2 connection error", passes, "connection error: "),
+	told("the connection was reset: HTTP/2", passes, "http2: "),
+	told("the connection was reset", passes, "connection reset|connection was reset|broken pipe|forcibly closed|"+
+		"use of closed network connection|connection abort|connection was aborted|socket hang up|server closed idle connection|"+
+		"transport connection broken|remote end closed connection|empty reply from server|econnreset|epipe|err_connection_reset|"+
+		"err_connection_closed"),
+	told("the response was truncated", passes, "unexpected eof|err_incomplete"),
+	told(proxyRefusesNow, passes, proxyRefusesNow), // of a real one there is the status: see OfText
+	told(proxyRefuses, lasts, proxyRefuses),
 }
 
 // Needles returns the texts in lower case of which OfText looks for any, for a reader of many lines. It knows a little
 // more than that: the end of a connection, and what a proxy says.
 func Needles() (needles []string) {
 	for _, row := range failures {
-		for needle := range strings.SplitSeq(row.needles, "|") {
+		for _, needle := range row.needles {
 			needle, _, _ = strings.Cut(needle, "…")
 			needles = append(needles, needle)
 		}
@@ -156,7 +161,7 @@ func connects(operation string) bool {
 // OfText returns what is known about the failure that text tells of, the text of an error without the URL around it.
 // Where nothing is known it is the zero Failure but for Words and Passes.
 func OfText(text string) Failure {
-	lower, found := strings.ToLower(text), Failure{Words: "the connection failed", Passes: true}
+	lower := strings.ToLower(text)
 	switch status := StatusOf(text); {
 	case StatusPasses(status): // net/http says no more of a proxy that refuses CONNECT
 		lower = proxyRefusesNow
@@ -165,8 +170,11 @@ func OfText(text string) Failure {
 	case text == "EOF", strings.HasSuffix(text, ": EOF"):
 		lower += " connection reset"
 	}
-	if i := slices.IndexFunc(failures, func(row row) bool { return row.isIn(lower) }); i >= 0 {
-		found = failures[i].failure()
+	found, ok := first(func(row row) bool {
+		return slices.ContainsFunc(row.needles, func(needle string) bool { return contains(lower, needle) })
+	})
+	if !ok {
+		found = Failure{Words: "the connection failed", Passes: true}
 	}
 	operation, _, _ := strings.Cut(text, " tcp") // of a *net.OpError of which only the text is left
 	found.Unsent = found.Unsent || connects(operation)
@@ -175,26 +183,14 @@ func OfText(text string) Failure {
 
 // OfWords returns the failure that this package calls so, and whether there is one. Other words may follow.
 func OfWords(words string) (found Failure, ok bool) {
-	for _, row := range failures {
-		if strings.HasPrefix(words, row.words) {
-			return row.failure(), true
-		}
-	}
-	return Failure{}, false
+	return first(func(row row) bool { return strings.HasPrefix(words, row.Words) })
 }
 
-func (r row) failure() Failure {
-	return Failure{r.words, true, r.kind&passes != 0, r.kind&unsent != 0, r.kind&own != 0}
-}
-
-// isIn reports whether text, in lower case, holds one of the needles.
-func (r row) isIn(text string) bool {
-	for needle := range strings.SplitSeq(r.needles, "|") {
-		if contains(text, needle) {
-			return true
-		}
+func first(is func(row) bool) (found Failure, ok bool) {
+	if i := slices.IndexFunc(failures, is); i >= 0 {
+		return failures[i].Failure, true
 	}
-	return false
+	return found, false
 }
 
 // contains is strings.Contains of a needle at the beginning of a word, in which "…" stands for anything.

@@ -3,7 +3,6 @@ package neterr
 import (
 	"reflect"
 	"slices"
-	"strings"
 )
 
 // maxNodes bounds the work on one tree: an error that unwraps to itself has no end.
@@ -14,7 +13,10 @@ const maxNodes = 10_000
 func Tree(err error) []error { return appendTree(nil, err, false) }
 
 func appendTree(nodes []error, err error, withForeign bool) []error {
-	if err == nil || len(nodes) == maxNodes || isNilPointer(err) || !withForeign && isForeign(err) {
+	value := reflect.ValueOf(err)
+	_, isForeign := err.(interface{ Foreign() })
+	isNil := err == nil || value.Kind() == reflect.Pointer && value.IsNil()
+	if isNil || isForeign && !withForeign || len(nodes) == maxNodes {
 		return nodes
 	}
 	nodes = append(nodes, err)
@@ -22,16 +24,6 @@ func appendTree(nodes []error, err error, withForeign bool) []error {
 		nodes = appendTree(nodes, wrapped, withForeign)
 	}
 	return nodes
-}
-
-func isForeign(err error) bool {
-	_, foreign := err.(interface{ Foreign() })
-	return foreign
-}
-
-func isNilPointer(err error) bool {
-	value := reflect.ValueOf(err)
-	return value.Kind() == reflect.Pointer && value.IsNil()
 }
 
 // unwrap returns what err wraps, which may hold a nil.
@@ -68,7 +60,7 @@ func Timeout(err error) bool {
 }
 
 // Text returns err's text, and "" for one whose Error method panics, as a zero *oauth2.RetrieveError's does. Of a tree in
-// which errors are joined again and again, whose text doubles at each level, it is the texts of the errors at its ends.
+// which errors are joined again and again, whose text doubles at each level, it is the text of the first error at an end.
 func Text(err error) (text string) {
 	defer func() { _ = recover() }()
 	if err == nil {
@@ -78,11 +70,10 @@ func Text(err error) (text string) {
 	if len(nodes) < maxNodes {
 		return err.Error()
 	}
-	var ends []string
 	for _, node := range nodes {
-		if wrapped := unwrap(node); len(ends) < 100 && (len(wrapped) == 0 || wrapped[0] == nil) {
-			ends = append(ends, Text(node))
+		if wrapped := unwrap(node); len(wrapped) == 0 || wrapped[0] == nil {
+			return node.Error()
 		}
 	}
-	return strings.Join(slices.Compact(ends), "\n")
+	return ""
 }

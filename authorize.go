@@ -164,8 +164,7 @@ func (q redirectQuery) result() (string, error) {
 		return "", malformedRedirect(q.repeated + " is repeated")
 	case q.Error != "":
 		e := &Error{Endpoint: AuthorizationEndpoint}
-		beside := tokenRequest(url.Values{"code": {q.code}, "state": {q.state}}.Encode()) // to be masked as what was sent is
-		e.describe(q.texts, beside)
+		e.describe(q.texts, tokenRequest{url.Values{"code": {q.code}, "state": {q.state}}}) // masked as what was sent is
 		if isDenial(e.Code) {
 			e.Reason = ErrUserDenied
 		}

@@ -286,13 +286,12 @@ func LogAttr(err error) slog.Attr {
 // wrapper with a text.
 func addedContext(err error) string {
 	var failure error
-	neterr.Visit(err, func(node error) bool {
+	for _, node := range neterr.Tree(err) {
 		switch node.(type) {
 		case *Error, Reason, Code, *url.Error, oauth2Failure:
-			failure = node
+			failure = cmp.Or(failure, node)
 		}
-		return failure != nil
-	})
+	}
 	before, after, found := strings.Cut(neterr.Text(err), neterr.Text(failure))
 	if failure == nil || !found {
 		return ""
@@ -302,17 +301,16 @@ func addedContext(err error) string {
 
 // find returns the first *Error in err's tree, else one for the first bare Reason or Code in it, else nil.
 func find(err error) *Error {
-	var found, bare *Error
-	neterr.Visit(err, func(node error) bool {
+	var bare *Error
+	for _, node := range neterr.Tree(err) {
 		switch node := node.(type) {
 		case *Error:
-			found = node
+			return node
 		case Reason:
 			bare = cmp.Or(bare, &Error{Reason: node})
 		case Code:
 			bare = cmp.Or(bare, &Error{Code: node})
 		}
-		return found != nil
-	})
-	return cmp.Or(found, bare)
+	}
+	return bare
 }

@@ -55,7 +55,7 @@ func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 	if token != nil {
 		return token, nil
 	}
-	return nil, cmp.Or(carried(response.Request).failure, failure)
+	return nil, cmp.Or(carried(response.Request), failure)
 }
 
 // parseResponse reads a response and closes it. It returns the body, unzipped if need be, and the token that it holds or
@@ -74,7 +74,7 @@ func parseResponse(response *http.Response, sent tokenRequest) (body []byte, tok
 	if token, _ = parseToken(body); token != nil && isSuccess(response.StatusCode) {
 		return body, token, nil
 	}
-	e = parseError(response.StatusCode, response.Header, body, sent)
+	e = parseError(response.StatusCode, response.Header, body, sent, texts{})
 	if e.err = readErr; readErr == nil || e.Code != "" || e.Description != "" {
 		return body, nil, e
 	}
@@ -104,32 +104,24 @@ func parseResponse(response *http.Response, sent tokenRequest) (body []byte, tok
 // framework's page and no OAuth error. A response without an OAuth error has a Reason of its own: [ErrRateLimited] at 429,
 // [ErrUnavailable] at 408, 425 and 5xx except 501, 505 and 511, else [ErrMalformedResponse].
 func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
-	return parseError(statusCode, header, body, "")
+	return parseError(statusCode, header, body, tokenRequest{}, texts{})
 }
 
-// parseError is ParseTokenError with the request, whose values are masked in the texts of the response.
-func parseError(statusCode int, header http.Header, body []byte, sent tokenRequest) *Error {
+// parseError is ParseTokenError with the request, whose values are masked in the texts of the response, and with what x/oauth2
+// has found in the body, if it has.
+func parseError(statusCode int, header http.Header, body []byte, sent tokenRequest, found texts) *Error {
 	body = unzip(body[:min(len(body), maxBody)], maxBody)
-	type plain Error // without its methods, which cost encoding/json a look
-	e := new(Error)
-	_ = json.Unmarshal(body, (*plain)(e)) // what it does not take, decodeTexts may
-	found := texts{Error: string(e.Code), Description: e.Description, URI: e.URI}
-	if found.Error == "" || found.Description == "" { // seldom
+	if found.Error == "" {
 		found = decodeTexts(body)
 	}
-	e.receive(statusCode, header, sent)
-	e.describe(found, sent)
-	e.classify(found.Error, header, body)
-	return e
-}
-
-// receive sets what the request, and the status and the header of the token endpoint's response to it, say.
-func (e *Error) receive(statusCode int, header http.Header, sent tokenRequest) {
-	e.Endpoint, e.StatusCode, e.GrantType = TokenEndpoint, statusCode, sent.grantType()
+	e := &Error{Endpoint: TokenEndpoint, StatusCode: statusCode, GrantType: sent.grantType()}
 	e.RequestID = sent.mask(header.Get("Apple-Request-Id"), maxCode)
 	if wait := header.Get("Retry-After"); wait != "" {
 		e.RetryAfter = neterr.RetryAfter(wait, header.Get("Date"))
 	}
+	e.describe(found, sent)
+	e.classify(found.Error, header, body)
+	return e
 }
 
 // describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
@@ -201,9 +193,16 @@ type texts struct {
 
 // decodeTexts returns whatever can be read from body, members or a form.
 func decodeTexts(body []byte) (t texts) {
+	if _ = json.Unmarshal(body, &t); t.Error != "" && t.Description != "" { // mostly; what it does not take is looked for below
+		return t
+	}
 	found, _ := decodeMembers(body)
 	if found == nil {
-		t.decodeForm(string(bytes.TrimSpace(trimMark(body))))
+		text := string(bytes.TrimSpace(trimMark(body)))
+		form, _ := url.ParseQuery(text)                                       // as far as it decodes
+		if form.Has("error") && !strings.ContainsAny(text, " \t\r\n<>\"{}") { // nothing but a form
+			t = texts{Error: form.Get("error"), Description: form.Get("error_description"), URI: form.Get("error_uri")}
+		}
 		return t
 	}
 	t = texts{found.text("error"), found.text("error_description"), found.text("error_uri"), found.text("code"), found.text("message")}
@@ -214,14 +213,6 @@ func decodeTexts(body []byte) (t texts) {
 		}
 	}
 	return t
-}
-
-// decodeForm sets RFC 6749's members from a form, if text is nothing but one.
-func (t *texts) decodeForm(text string) {
-	form, _ := url.ParseQuery(text) // as far as it decodes
-	if form.Has("error") && !strings.ContainsAny(text, " \t\r\n<>\"{}") {
-		t.Error, t.Description, t.URI = form.Get("error"), form.Get("error_description"), form.Get("error_uri")
-	}
 }
 
 // members are those of a JSON object.
@@ -307,20 +298,17 @@ func parseToken(body []byte) (token *oauth2.Token, instead string) {
 // kindOf says what a body without an access_token is, unless it is an object or unknown.
 func kindOf(body []byte) string {
 	text := bytes.TrimSpace(trimMark(body))
-	isValid := json.Valid(text)
-	switch {
-	case body == nil:
+	switch isValid := json.Valid(text); {
+	case body == nil, isValid && text[0] == '{':
 		return ""
+	case isValid:
+		return ": the body is JSON, but no object"
 	case len(text) == 0:
 		return ": the body is empty"
 	case text[0] == '<':
 		return ": the body is HTML or XML"
-	case text[0] == '{' && isValid:
-		return ""
 	case text[0] == '{':
 		return ": the body is broken JSON"
-	case isValid:
-		return ": the body is JSON, but no object"
 	}
 	return ": the body is not JSON"
 }
@@ -367,11 +355,12 @@ func trimMark(body []byte) []byte {
 
 func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 299 }
 
-// readBody returns the body of a request, or why it is not to be sent.
+// readBody returns the body of a request, which it closes, or why it is not to be sent.
 func readBody(r *http.Request) ([]byte, *Error) {
 	if r.Body == nil {
 		return nil, nil
 	}
+	defer r.Body.Close()
 	body, err := readAll(r.Body, maxBody+1)
 	switch {
 	case err != nil:
@@ -384,24 +373,23 @@ func readBody(r *http.Request) ([]byte, *Error) {
 	return body, nil
 }
 
-// readForm returns the body of a token request, which has each field once, and closes it.
-func readForm(r *http.Request) (tokenRequest, *Error) {
-	defer closeBody(r)
+// readForm returns the body of a token request, which has each field once.
+func readForm(r *http.Request) (form tokenRequest, failure *Error) {
 	body, failure := readBody(r)
 	if failure != nil {
-		return "", failure
+		return form, failure
 	}
-	form, err := url.ParseQuery(string(body))
+	values, err := url.ParseQuery(string(body))
 	if err != nil {
-		return "", unsafeRequest("its form does not decode")
+		return form, unsafeRequest("its form does not decode")
 	}
-	for name, values := range form {
-		if len(values) > 1 {
-			return "", unsafeRequest("a field of its form is repeated")
+	for name, several := range values {
+		if len(several) > 1 {
+			return form, unsafeRequest("a field of its form is repeated")
 		}
-		if !utf8.ValidString(name) || !utf8.ValidString(values[0]) {
-			return "", unsafeRequest("a field of its form is not UTF-8")
+		if !utf8.ValidString(name) || !utf8.ValidString(several[0]) {
+			return form, unsafeRequest("a field of its form is not UTF-8")
 		}
 	}
-	return tokenRequest(body), nil
+	return tokenRequest{values}, nil
 }

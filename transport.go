@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unicode"
@@ -70,11 +71,10 @@ type Transport struct {
 	OnError func(*Error)
 
 	forwarding atomic.Int32 // requests that are forwarded at the moment
-	unkept     atomic.Pointer[unkeptOne]
-}
 
-// unkeptOne is an *http.Transport like another one, without its connections and without keeping any.
-type unkeptOne struct{ like, transport *http.Transport }
+	mu           sync.Mutex
+	like, unkept *http.Transport // Base, and one like it without its connections, which keeps none
+}
 
 // Format writes the type and nothing of what it holds, whatever the verb. It implements [fmt.Formatter].
 func (*Transport) Format(state fmt.State, verb rune) {
@@ -158,10 +158,7 @@ func lookForGrantType(r *http.Request) *Error {
 	}
 	body, failure := readBody(r)
 	if len(body) > 0 { // a RoundTripper may consume a body, and the next one has to find it whole
-		r.Body = struct {
-			io.Reader
-			io.Closer
-		}{bytes.NewReader(body), r.Body}
+		r.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	for piece := range strings.FieldsFuncSeq(string(body), func(r rune) bool { return r == '&' || r == ';' }) {
 		name, _, _ := strings.Cut(piece, "=")
@@ -268,12 +265,7 @@ func (t *Transport) CloseIdleConnections() {
 	}
 }
 
-func (t *Transport) base() http.RoundTripper {
-	if t.Base == nil {
-		return http.DefaultTransport
-	}
-	return t.Base
-}
+func (t *Transport) base() http.RoundTripper { return cmp.Or(t.Base, http.DefaultTransport) }
 
 // unkeptBase returns Base, or instead of an *http.Transport one like it that keeps no connections. Request.Close alone
 // would still take one that a request to the API has left there.
@@ -282,19 +274,16 @@ func (t *Transport) unkeptBase() http.RoundTripper {
 	if !ok {
 		return t.base()
 	}
-	found := t.unkept.Load()
-	if found != nil && found.like == base {
-		return found.transport
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.like != base {
+		t.like, t.unkept = base, base.Clone()
+		t.unkept.DisableKeepAlives = true
+		if base.TLSNextProto["h2"] != nil { // it has base's connections of HTTP/2
+			t.unkept.TLSNextProto, t.unkept.ForceAttemptHTTP2 = nil, true
+		}
 	}
-	unkept := base.Clone()
-	unkept.DisableKeepAlives = true
-	if base.TLSNextProto["h2"] != nil { // it has base's connections of HTTP/2
-		unkept.TLSNextProto, unkept.ForceAttemptHTTP2 = nil, true
-	}
-	if !t.unkept.CompareAndSwap(found, &unkeptOne{base, unkept}) {
-		return t.unkeptBase() // another request was faster
-	}
-	return unkept
+	return t.unkept
 }
 
 // pace makes net/http wait before it sends r again: what HTTP/2 refuses unprocessed, each time on a new connection.
@@ -351,8 +340,8 @@ func redirectOfToken(r *http.Request, endpoint place) *http.Response {
 
 // redirectRefused returns the error for a redirect of the token request r.
 func redirectRefused(response *http.Response, r *http.Request) *Error {
-	e := &Error{Reason: ErrMalformedResponse, detail: redirected}
-	e.receive(response.StatusCode, response.Header, readTokenRequest(r))
+	e := parseError(response.StatusCode, response.Header, nil, readTokenRequest(r), texts{})
+	e.Reason, e.detail, e.edge = ErrMalformedResponse, redirected, false
 	return e
 }
 
@@ -418,8 +407,8 @@ const (
 // jsonRequest returns a copy of r that carries form as one flat JSON object, on a connection of its own.
 func jsonRequest(ctx context.Context, r *http.Request, form tokenRequest) *http.Request {
 	fields := make(map[string]string)
-	for name, value := range form.fields {
-		fields[name] = value
+	for name := range form.Values {
+		fields[name] = form.Get(name)
 	}
 	body, _ := json.Marshal(fields) // strings always marshal
 	out := r.Clone(ctx)

@@ -297,15 +297,14 @@ func (e *Error) deadGrantAdvice() Advice {
 func networkAdvice(err error) Advice {
 	failed := neterr.Of(err)
 	var isRequest, isConnection bool
-	neterr.Visit(err, func(node error) bool {
+	for _, node := range neterr.Tree(err) {
 		switch node := node.(type) {
 		case *url.Error:
 			isRequest = node.Op != "parse"
 		case interface{ Timeout() bool }: // as each net.Error has
 			isConnection = true
 		}
-		return false
-	})
+	}
 	switch {
 	case !failed.Known || neterr.Is(err, context.Canceled):
 		return Advice{}

@@ -229,7 +229,7 @@ func (f *facts) ofNetwork() neterr.Failure {
 
 // adviceOf returns what to do about a failure of the network: what Troubleshoot says of the same failure of a request to Apple.
 func (f *facts) adviceOf(known neterr.Failure) applebusiness.Advice {
-	advice := applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known.Err()})
+	advice := applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known})
 	if strings.Contains(known.Words, "canceled") { // by whoever sent it
 		return applebusiness.Advice{}
 	} else if advice.Action == applebusiness.ActionRetry && !known.Unsent {

@@ -132,7 +132,7 @@ func (m *Manager) allLeft(ctx context.Context) map[string]left {
 		all[u.a.grant] = left{u.token, cmp.Or(u.err, ended)}
 	}
 	for _, c := range m.connects {
-		if c.sent && !c.over {
+		if c.pending {
 			all[c.connection.Grant] = left{c.token, cmp.Or(c.failure, ctx.Err(), errGivenUp)}
 		}
 	}

@@ -123,10 +123,5 @@ func associatedData(grant string, version int64) []byte {
 
 // copyToken returns what a Store keeps of token.
 func copyToken(token *oauth2.Token) *oauth2.Token {
-	return &oauth2.Token{
-		AccessToken:  token.AccessToken,
-		TokenType:    token.TokenType,
-		RefreshToken: token.RefreshToken,
-		Expiry:       token.Expiry,
-	}
+	return &oauth2.Token{AccessToken: token.AccessToken, TokenType: token.TokenType, RefreshToken: token.RefreshToken, Expiry: token.Expiry}
 }

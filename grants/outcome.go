@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -90,7 +91,7 @@ func tokenFailure(err error) (*applebusiness.Error, error) {
 	}
 	e := waitError(applebusiness.ErrNoResponse, 0)
 	if foreign, ok := errors.AsType[*panicError](err); ok {
-		return e, &transportPanic{e, foreign}
+		return e, fmt.Errorf("%w: %w", e, foreign)
 	}
 	return e, e
 }

@@ -359,8 +359,8 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 	if !isToken(stored.AccessToken) {
 		stored.AccessToken = ""
 	}
-	if stored.Expiry.IsZero() || stored.AccessToken == "" {
-		stored.Expiry = time.Now()
+	if now := time.Now(); stored.Expiry.IsZero() || stored.AccessToken == "" && stored.Expiry.After(now) {
+		stored.Expiry = now
 	}
 	var line lineage
 	m.mu.Lock()

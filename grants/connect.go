@@ -218,7 +218,7 @@ func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt tim
 		m.pause(sentAt, e.RetryAfter)
 		return
 	}
-	if e.Reason == applebusiness.ErrInvalidCredentials {
+	if refusesSecret(&e) {
 		if other, err := m.clientSecret(m.work, sentSecret{secret, sentAt}); err != nil || other != secret {
 			return // the next request may be sent with another one
 		}

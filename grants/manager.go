@@ -49,9 +49,10 @@ type Options struct {
 
 	// ClientSecret returns the app's current client secret, from a vault for example, so that one that was replaced
 	// reaches every process without a restart; nil means config's. It is asked before the first token request and after
-	// each response that says "Invalid client_id or client_secret", once for all who wait, and never more often; it has 10
-	// seconds. While it fails nothing is sent, and it is asked again after a second, later after a minute. The error of
-	// Token or Connect then has no advice, and does not say why, which may be secret: let ClientSecret log that itself.
+	// each response that says invalid_client, as "Invalid client_id or client_secret" does, once for all who wait, and never
+	// more often; it has 10 seconds. While it fails, or returns "", nothing is sent, and it is asked again after a second,
+	// later after a minute. The error of Token or Connect then has no advice, and does not say why, which may be secret: let
+	// ClientSecret log that itself.
 	ClientSecret func(ctx context.Context) (string, error)
 
 	// Origins are where, besides TokenURL's origin, [Manager.Client] may send a grant's token: each a scheme and a host,
@@ -358,8 +359,8 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 	if !isToken(stored.AccessToken) {
 		stored.AccessToken = ""
 	}
-	if stored.Expiry.IsZero() || stored.AccessToken == "" {
-		stored.Expiry = time.Now()
+	if now := time.Now(); stored.Expiry.IsZero() || stored.AccessToken == "" && stored.Expiry.After(now) {
+		stored.Expiry = now
 	}
 	var line lineage
 	m.mu.Lock()

@@ -66,6 +66,11 @@ func ofTheApp(e *applebusiness.Error) bool {
 	return false
 }
 
+// refusesSecret reports whether another client secret may help, whatever words the server has for it.
+func refusesSecret(e *applebusiness.Error) bool {
+	return e.Reason == applebusiness.ErrInvalidCredentials || e.Code == applebusiness.CodeInvalidClient
+}
+
 // undocumented reports whether e is a response, but none that can be one customer's.
 func undocumented(e *applebusiness.Error) bool {
 	return e.StatusCode >= 400 && e.Reason == "" && e.Code != applebusiness.CodeInvalidRequest
@@ -185,7 +190,7 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 		dead.ResponseLost = e.ResponseLost || record.Unfinished
 		return a.condemn(record, m.noteRefusal(a, record, &dead))
 	}
-	if k == ours && e.Reason == applebusiness.ErrInvalidCredentials {
+	if k == ours && refusesSecret(e) {
 		switch other, err := m.clientSecret(a.ctx, sentSecret{secret, a.sentAt}); {
 		case a.ctx.Err() != nil: // the answer is Apple's
 		case err != nil:

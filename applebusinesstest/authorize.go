@@ -80,7 +80,7 @@ func (s *Server) Authorize(authURL string) (redirectURL string, err error) {
 	return sent.url(), nil
 }
 
-// authorize judges a new request, with asked in the place of ConsentAsk; a redirect without params is to ask the user.
+// authorize judges a new request, with asked in the place of ConsentAsk.
 func (s *Server) authorize(rawQuery string, asked Consent, request Request) redirect {
 	query, _ := url.ParseQuery(rawQuery)
 	now := s.now()
@@ -88,21 +88,21 @@ func (s *Server) authorize(rawQuery string, asked Consent, request Request) redi
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	arrived := s.record(request)
-	var sent redirect
-	if failure, fails := s.next(Failure{Endpoint: applebusiness.AuthorizationEndpoint, ClientID: query.Get("client_id")}); fails {
-		sent = s.refuse(query, failure.Entry)
-	} else {
-		sent = s.judge(rawQuery, cmp.Or(s.consent, asked), now)
+	failure, fails := s.next(Failure{Endpoint: applebusiness.AuthorizationEndpoint, ClientID: query.Get("client_id")})
+	params := errorParams(failure.Entry)
+	if !fails {
+		params = s.judge(rawQuery, cmp.Or(s.consent, asked), now)
 	}
+	sent := s.redirect(query, params)
 	arrived.StatusCode, _ = sent.response(s.options.Deliver)
 	return sent
 }
 
-// judge finds what is wrong with an authorization request, or does what the user wants; s.mu is held.
-func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect {
+// judge finds what is wrong with an authorization request, or does what the user wants: nil asks the user. s.mu is held.
+func (s *Server) judge(rawQuery string, consent Consent, now time.Time) (params url.Values) {
 	query, _ := url.ParseQuery(rawQuery) // the check says what does not decode
-	fail := func(reason applebusiness.Reason) redirect {
-		return s.refuse(query, findEntry(applebusiness.AuthorizationEndpoint, reason, 0))
+	fail := func(reason applebusiness.Reason) url.Values {
+		return errorParams(findEntry(applebusiness.AuthorizationEndpoint, reason, 0))
 	}
 	err := applebusiness.CheckAuthorizationURL("https://apple.example" + authorizePath + "?" + rawQuery)
 	if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
@@ -114,7 +114,7 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect
 			}
 			return fail(applebusiness.ErrBadRequest) // the check is stricter than Apple's table
 		}
-		return s.refuse(query, applebusiness.Entry{Code: failed.Code, Description: failed.Description})
+		return errorParams(applebusiness.Entry{Code: failed.Code, Description: failed.Description})
 	}
 	clientID, redirectURI := query.Get("client_id"), query.Get("redirect_uri")
 	registered, ok := s.clients[clientID]
@@ -126,15 +126,15 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect
 	case !slices.Contains(registered.RedirectURIs, redirectURI):
 		return fail(applebusiness.ErrUnregisteredRedirectURI)
 	case consent == ConsentDeny:
-		return s.refuse(query, applebusiness.Entry{Code: applebusiness.CodeAccessDenied})
+		return errorParams(applebusiness.Entry{Code: applebusiness.CodeAccessDenied})
 	case consent == ConsentAsk:
-		return s.redirect(query, nil)
+		return nil
 	}
 	code := rand.Text()
 	s.codes[code] = &credential{
 		grant: s.newGrant(clientID), expires: now.Add(5 * time.Minute), redirectURI: redirectURI, challenge: query.Get("code_challenge"),
 	}
-	return s.redirect(query, url.Values{"code": {code}})
+	return url.Values{"code": {code}}
 }
 
 // redirect addresses params to the partner, with the state that came; s.mu is held.
@@ -147,13 +147,13 @@ func (s *Server) redirect(query url.Values, params url.Values) redirect {
 	return redirect{redirectURI, registered, params}
 }
 
-// refuse addresses an error to the partner; s.mu is held.
-func (s *Server) refuse(query url.Values, entry applebusiness.Entry) redirect {
+// errorParams say an error to the partner.
+func errorParams(entry applebusiness.Entry) url.Values {
 	params := url.Values{"error": {string(entry.Code)}}
 	if entry.Description != "" {
 		params.Set("error_description", entry.Description)
 	}
-	return s.redirect(query, params)
+	return params
 }
 
 func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
@@ -163,7 +163,7 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 		chosen := map[string]Consent{"allow": ConsentAllow, "deny": ConsentDeny}[r.PostFormValue("consent")] // anything else: asked again
 		now := s.now()
 		s.mu.Lock()
-		response = s.judge(r.URL.RawQuery, chosen, now)
+		response = s.redirect(r.URL.Query(), s.judge(r.URL.RawQuery, chosen, now))
 		s.mu.Unlock()
 	} else {
 		response = s.authorize(r.URL.RawQuery, ConsentAsk, Request{ContentType: r.Header.Get("Content-Type"), RequestID: w.Header().Get(requestIDHeader)})

@@ -189,7 +189,7 @@ func (s *Server) judgeToken(params url.Values, now time.Time) response {
 	case registered.serviceAccount != isService:
 		return errorResponse(applebusiness.Entry{StatusCode: http.StatusBadRequest, Code: applebusiness.CodeUnauthorizedClient})
 	case isService:
-		return jsonResponse(http.StatusOK, s.issue(s.newGrant(clientID), "", now))
+		return jsonResponse(http.StatusOK, s.issue(s.newGrant(clientID), "", now, 0))
 	case grantType == applebusiness.GrantTypeRefreshToken:
 		return s.refresh(params, now)
 	}

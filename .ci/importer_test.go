@@ -1,11 +1,9 @@
-// A program of somebody who requires the tagged modules. It uses each package, and ends with status 1 if one does not work.
-package main
+// The test of somebody who requires the tagged modules. It uses each package.
+package importer
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"log"
+	"testing"
 
 	"golang.org/x/oauth2"
 
@@ -16,8 +14,13 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/grants/pgxstore"
 )
 
-func main() {
-	ctx := context.Background()
+func TestEachPackage(t *testing.T) {
+	ctx := t.Context()
+	check := func(what string, err error) {
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
 	server := applebusinesstest.NewServer(nil)
 	defer server.Close()
 	config := &oauth2.Config{ClientID: server.App.ClientID, ClientSecret: server.App.ClientSecret, Endpoint: server.Endpoint()}
@@ -30,7 +33,7 @@ func main() {
 	server.Revoke(token.RefreshToken)
 	manager.Invalidate("customer", token)
 	if _, err := manager.Token(ctx, "customer"); applebusiness.Troubleshoot(err).Action != applebusiness.ActionReauthorize {
-		log.Fatalf("a customer who has disconnected: %v", err)
+		t.Errorf("a customer who has disconnected: %v", err)
 	}
 	check("Close", manager.Close(ctx))
 
@@ -38,13 +41,6 @@ func main() {
 
 	var store grants.Store = pgxstore.New(nil, nil) // without a database it says so
 	if _, err := store.Load(ctx, "customer"); err == nil || errors.Is(err, grants.ErrNoGrant) {
-		log.Fatalf("a Store without a database: %v", err)
-	}
-	fmt.Println("each package works")
-}
-
-func check(what string, err error) {
-	if err != nil {
-		log.Fatalf("%s: %v", what, err)
+		t.Errorf("a Store without a database: %v", err)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 )
 
@@ -51,19 +50,18 @@ func VerifyRedirect(r *http.Request, state string) (code string, err error) {
 	if sender := noPerson(r); sender != "" {
 		return "", malformedRedirect(sender + " is no user who comes back from Apple")
 	}
-	found, err := decodeRedirect(r.URL.RawQuery)
-	if err == nil {
-		if wrong := found.wrongState(r, state); wrong != "" {
-			err = &Error{Endpoint: AuthorizationEndpoint, Reason: ErrStateMismatch, detail: wrong}
-		}
+	found := decodeRedirect(r.URL.RawQuery)
+	reason, wrong := ErrMalformedRedirect, found.malformed
+	if wrong == "" {
+		reason, wrong = ErrStateMismatch, found.wrongState(r, state)
 	}
-	if err != nil {
-		if claimed := Code(found.Error); claimed.isKnown() {
-			err.(*Error).detail += " (unverified: the redirect claims " + string(claimed) + ")"
-		}
-		return "", err
+	if wrong == "" {
+		return found.result()
 	}
-	return found.result()
+	if claimed := Code(found.Error); claimed.isKnown() {
+		wrong += " (unverified: the redirect claims " + string(claimed) + ")"
+	}
+	return "", &Error{Endpoint: AuthorizationEndpoint, Reason: reason, detail: wrong}
 }
 
 // noPerson returns what sent r, if it was nobody who looks at a page.
@@ -102,64 +100,61 @@ func (q redirectQuery) wrongState(r *http.Request, expected string) string {
 // error. Other parameters are ignored, and one that cannot be decoded counts as absent. State is set even then, unless it
 // is repeated.
 func ParseRedirect(query string) (Redirect, error) {
-	found, err := decodeRedirect(strings.TrimPrefix(query, "?"))
-	redirect := Redirect{State: found.state}
-	if err == nil {
-		redirect.Code, err = found.result()
-	}
-	return redirect, err
+	found := decodeRedirect(strings.TrimPrefix(query, "?"))
+	code, err := found.result()
+	return Redirect{code, found.state}, err
 }
 
 // redirectQuery is what a redirect's query says.
 type redirectQuery struct {
 	texts
 	code, state           string
-	repeated, undecodable string // a parameter other than state that is there twice, or that says nothing
+	malformed             string // what is wrong with state, or with the whole
+	repeated, undecodable string // another parameter that is there twice, or that says nothing
 }
 
-// decodeRedirect decodes a redirect's query piece by piece, so that one that does not decode spoils only itself. The
-// error is about state; the rest is decoded even then.
-func decodeRedirect(query string) (redirectQuery, error) {
-	var found redirectQuery
-	var err error
+// decodeRedirect decodes a redirect's query piece by piece, so that one that does not decode spoils only itself.
+func decodeRedirect(query string) (found redirectQuery) {
 	if len(query) > maxBody {
-		return found, malformedRedirect("the query is too long")
+		return redirectQuery{malformed: "the query is too long"}
 	}
-	names := [...]string{"state", "code", "error", "error_description", "error_uri"}
-	values := [...]*string{&found.state, &found.code, &found.Error, &found.Description, &found.URI}
-	var seen [len(names)]bool
+	fields := map[string]*string{ // nil for one that was seen
+		"state": &found.state, "code": &found.code, "error": &found.Error, "error_description": &found.Description, "error_uri": &found.URI,
+	}
 	for piece := range strings.SplitSeq(query, "&") {
 		rawName, rawValue, _ := strings.Cut(piece, "=")
 		name, _ := url.QueryUnescape(rawName) // "" if it does not decode
-		i := slices.Index(names[:], name)
-		if i < 0 {
+		field, isOurs := fields[name]
+		if !isOurs {
 			continue
 		}
-		value, valueErr := url.QueryUnescape(rawValue)
-		decodes := valueErr == nil && !strings.Contains(rawValue, ";") // as url.ParseQuery has it
+		fields[name] = nil
+		value, err := url.QueryUnescape(rawValue)
+		decodes := err == nil && !strings.Contains(rawValue, ";") // as url.ParseQuery has it
 		switch {
-		case seen[i] && name == "state":
-			err = malformedRedirect("state is repeated")
-		case seen[i]:
+		case field == nil && name == "state":
+			found.malformed = "state is repeated"
+		case field == nil:
 			found.repeated = cmp.Or(found.repeated, name)
 		case !decodes && name == "state":
-			err = malformedRedirect("state cannot be decoded")
+			found.malformed = "state cannot be decoded"
 		case !decodes:
 			found.undecodable = name
 		default:
-			*values[i] = value
+			*field = value
 		}
-		seen[i] = true
 	}
-	if err != nil {
+	if found.malformed != "" {
 		found.state = ""
 	}
-	return found, err
+	return found
 }
 
 // result returns the code that the redirect brings, or its error.
 func (q redirectQuery) result() (string, error) {
 	switch {
+	case q.malformed != "":
+		return "", malformedRedirect(q.malformed)
 	case q.repeated != "":
 		return "", malformedRedirect(q.repeated + " is repeated")
 	case q.Error != "":
@@ -206,7 +201,7 @@ func CheckAuthorizationURL(rawURL string) error {
 		query, err = url.ParseQuery(parsed.RawQuery)
 	}
 	if err != nil {
-		return documentedError(ErrBadRequest)
+		return documentedError(ErrBadRequest, "")
 	}
 	var errs []error
 	for _, parameter := range authorizationParameters {
@@ -219,14 +214,9 @@ func CheckAuthorizationURL(rawURL string) error {
 		case parameter.required:
 			wrong = ErrMissingParameter
 		}
-		if wrong == "" {
-			continue
+		if wrong != "" {
+			errs = append(errs, documentedError(wrong, parameter.name))
 		}
-		e := documentedError(wrong)
-		if wrong == ErrMissingParameter {
-			e.Parameter, e.Description = parameter.name, strings.Replace(e.Description, "<parameter name>", parameter.name, 1)
-		}
-		errs = append(errs, e)
 	}
 	return errors.Join(errs...)
 }
@@ -279,10 +269,13 @@ func checkRedirectURI(redirectURI string) Reason {
 }
 
 // documentedError returns the error that the authorization endpoint would send for reason.
-func documentedError(reason Reason) *Error {
+func documentedError(reason Reason, parameter string) *Error {
 	entry := reason.entry()
 	e := &Error{Endpoint: AuthorizationEndpoint, Code: entry.Code, Description: entry.Description, Reason: reason}
-	if reason == ErrUnsafeState {
+	switch reason {
+	case ErrMissingParameter:
+		e.Parameter, e.Description = parameter, strings.Replace(e.Description, "<parameter name>", parameter, 1)
+	case ErrUnsafeState:
 		e.detail = "state holds characters that need percent-encoding"
 	}
 	return e

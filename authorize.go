@@ -30,12 +30,10 @@ func (Redirect) LogValue() slog.Value { return slog.StringValue(redirectText) }
 // reads the URL's query whatever the method: Apple documents a POST with the parameters in the query.
 //
 // HEAD, OPTIONS and what a browser fetches ahead (Sec-Purpose, Purpose or X-Moz with "prefetch") are no user who comes back
-// from Apple: the error is [ErrMalformedRedirect], before anything else is looked at. So it is for a state that cannot be
-// decoded or is repeated. If the state differs from the expected one, compared in constant time, or that is empty, it is
-// [ErrStateMismatch]. Only then is the rest looked at, as [ParseRedirect] does.
-//
-// A redirect that is refused for its state may come from anybody. If it claims an error, the text names the claimed code,
-// marked as unverified; errors.Is does not find it.
+// from Apple: the error is [ErrMalformedRedirect], as for a state that cannot be decoded or is repeated. If the state
+// differs from the expected one, compared in constant time, or that is empty, it is [ErrStateMismatch]. Only then is the
+// rest looked at, as [ParseRedirect] does. A redirect that is refused for its state may come from anybody: the text names
+// an error that it claims, marked as unverified, and errors.Is does not find it.
 //
 // The expected state must come from the browser that started the flow. Forget it after its first use, but only once
 // VerifyRedirect has returned no error or an error of Apple's, or what a scanner fetches first ends the user's attempt.
@@ -96,9 +94,8 @@ func (q redirectQuery) wrongState(r *http.Request, expected string) string {
 // state: use [VerifyRedirect] in a handler.
 //
 // The error is an *Error: the one that Apple sent, also where a code stands beside it, or [ErrMalformedRedirect] if the
-// query is longer than 64 KiB, its state cannot be decoded, it repeats an OAuth parameter or has neither a code nor an
-// error. Other parameters are ignored, and one that cannot be decoded counts as absent. State is set even then, unless it
-// is repeated.
+// query is longer than 64 KiB, its state cannot be decoded, it repeats an OAuth parameter or has neither code nor error.
+// Other parameters are ignored, and one that does not decode counts as absent. State is set even then, unless repeated.
 func ParseRedirect(query string) (Redirect, error) {
 	found := decodeRedirect(strings.TrimPrefix(query, "?"))
 	code, err := found.result()

@@ -171,9 +171,7 @@ func (q redirectQuery) result() (string, error) {
 
 // isDenial reports whether a code of the authorization endpoint says that somebody declined: RFC 6749's, and the one
 // that clients of Sign in with Apple meet. Apple documents neither for Apple Business.
-func isDenial(code Code) bool {
-	return code == CodeAccessDenied || code == "user_cancelled_authorize"
-}
+func isDenial(code Code) bool { return code == CodeAccessDenied || code == "user_cancelled_authorize" }
 
 func malformedRedirect(detail string) *Error {
 	return &Error{Endpoint: AuthorizationEndpoint, Reason: ErrMalformedRedirect, detail: detail}
@@ -206,10 +204,12 @@ func CheckAuthorizationURL(rawURL string) error {
 		switch values := query[parameter.name]; {
 		case len(values) > 1:
 			wrong = ErrBadRequest
-		case len(values) == 1:
-			wrong = parameter.check(values[0])
-		case parameter.required:
+		case len(values) == 0 && parameter.required:
 			wrong = ErrMissingParameter
+		case len(values) == 1 && values[0] == "":
+			wrong = parameter.empty
+		case len(values) == 1 && parameter.check != nil:
+			wrong = parameter.check(values[0])
 		}
 		if wrong != "" {
 			errs = append(errs, documentedError(wrong, parameter.name))
@@ -218,19 +218,21 @@ func CheckAuthorizationURL(rawURL string) error {
 	return errors.Join(errs...)
 }
 
-// authorizationParameters are the parameters of an authorization URL. check returns what is wrong with a value, or "".
+// authorizationParameters are the parameters of an authorization URL: what is wrong if one is empty, and a check that returns
+// what is wrong with another value, or "".
 var authorizationParameters = [...]struct {
 	name     string
 	required bool
+	empty    Reason
 	check    func(value string) Reason
 }{
-	{"response_type", true, func(value string) Reason { return unless(value == "code", ErrInvalidResponseType) }},
-	{"client_id", true, func(value string) Reason { return unless(value != "", ErrEmptyClientID) }},
-	{"redirect_uri", true, checkRedirectURI},
-	{"state", true, checkState},
-	{"code_challenge", true, func(value string) Reason { return unless(value != "", ErrMissingParameter) }},
-	{"code_challenge_method", false, func(value string) Reason { return unless(value == "S256", ErrInvalidChallengeMethod) }},
-	{"scope", false, func(value string) Reason { return unless(value != "", ErrEmptyScope) }},
+	{"response_type", true, ErrInvalidResponseType, func(value string) Reason { return unless(value == "code", ErrInvalidResponseType) }},
+	{"client_id", true, ErrEmptyClientID, nil},
+	{"redirect_uri", true, ErrEmptyRedirectURI, checkRedirectURI},
+	{"state", true, ErrMissingParameter, func(value string) Reason { return unless(strings.Trim(value, unreserved) == "", ErrUnsafeState) }},
+	{"code_challenge", true, ErrMissingParameter, nil},
+	{"code_challenge_method", false, ErrInvalidChallengeMethod, func(value string) Reason { return unless(value == "S256", ErrInvalidChallengeMethod) }},
+	{"scope", false, ErrEmptyScope, nil},
 }
 
 func unless(good bool, otherwise Reason) Reason {
@@ -243,17 +245,7 @@ func unless(good bool, otherwise Reason) Reason {
 // unreserved are the characters that a URL never percent-encodes (RFC 3986 section 2.3).
 const unreserved = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 
-func checkState(state string) Reason {
-	if state == "" {
-		return ErrMissingParameter
-	}
-	return unless(strings.Trim(state, unreserved) == "", ErrUnsafeState)
-}
-
 func checkRedirectURI(redirectURI string) Reason {
-	if redirectURI == "" {
-		return ErrEmptyRedirectURI
-	}
 	parsed, err := url.Parse(redirectURI)
 	isWeb := err == nil && (parsed.Scheme == "http" || parsed.Scheme == "https")
 	switch {

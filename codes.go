@@ -225,17 +225,15 @@ var patterns = [...]struct {
 const list = ` ?[\w.-]*(?: ?(?:,| and | or ) ?[\w.-]*)* ?`
 
 // reasons is the catalog arranged for matching: by Apple's text, as it is and as foldText leaves it.
-var reasons = newIndex()
-
-func newIndex() map[string]Reason {
-	reasons := make(map[string]Reason)
+var reasons = func() map[string]Reason {
+	found := make(map[string]Reason)
 	for _, entry := range catalog {
 		if entry.Reason != ErrEndpointNotFound { // its text is a code too: see isNotFound
-			reasons[entry.Description], reasons[foldText(entry.Description)] = entry.Reason, entry.Reason
+			found[entry.Description], found[foldText(entry.Description)] = entry.Reason, entry.Reason
 		}
 	}
-	return reasons
-}
+	return found
+}()
 
 // match returns the Reason that a code and a description mean, and the parameter that the description names.
 func match(statusCode int, code Code, description string) (reason Reason, parameter string) {

@@ -347,9 +347,7 @@ func unzip(body []byte, limit int) []byte {
 }
 
 // trimMark returns body without a byte order mark and leading space.
-func trimMark(body []byte) []byte {
-	return bytes.TrimLeft(body, "\ufeff \t\r\n")
-}
+func trimMark(body []byte) []byte { return bytes.TrimLeft(body, "\ufeff \t\r\n") }
 
 func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 299 }
 

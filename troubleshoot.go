@@ -189,13 +189,24 @@ func Retryable(err error) bool {
 	return e == nil || e.Endpoint != AuthorizationEndpoint
 }
 
-// advice is Troubleshoot for one Error, with shared Causes.
+// advice is Troubleshoot for one Error, with shared Causes. It makes a new start of what would be a retry, where a customer
+// waits on a page and the code may be spent.
 func (e *Error) advice() Advice {
 	advice := e.adviceOfRow()
-	if e.ResponseLost && (advice.Action == ActionReauthorize || e.Reason == ErrInvalidRefreshToken && advice.Action == ActionStartOver) {
+	isLost := advice.Action == ActionReauthorize || e.Reason == ErrInvalidRefreshToken && advice.Action == ActionStartOver
+	isOnPage := e.GrantType == GrantTypeAuthorizationCode || e.Endpoint == AuthorizationEndpoint
+	switch {
+	case e.ResponseLost && isLost:
 		advice.Causes = append([]Cause{CauseResponseLost}, advice.Causes...)
+	case advice.Action != ActionRetry || !isOnPage:
+	case e.isRateLimited():
+		if e.RetryAfter >= time.Minute { // nobody waits that long on a page
+			advice.Action = ActionStartOver
+		}
+	case !e.Unsent():
+		advice.Action, advice.Remedy = ActionStartOver, remedyStartOver
 	}
-	return e.adviceOfAttempt(advice)
+	return advice
 }
 
 // adviceOfRow looks at the status first, then at the Reason, then at the Code.
@@ -241,21 +252,6 @@ func (e *Error) isDeadGrant() bool {
 
 func (e *Error) isRateLimited() bool {
 	return e.StatusCode == http.StatusTooManyRequests || e.Reason == ErrRateLimited
-}
-
-// adviceOfAttempt makes a new start of what would be a retry, where a customer waits on a page and the code may be spent.
-func (e *Error) adviceOfAttempt(advice Advice) Advice {
-	switch {
-	case advice.Action != ActionRetry, e.GrantType != GrantTypeAuthorizationCode && e.Endpoint != AuthorizationEndpoint:
-	case e.isRateLimited():
-		if e.RetryAfter >= time.Minute { // nobody waits that long on a page
-			advice.Action = ActionStartOver
-		}
-	case e.Unsent():
-	default:
-		advice.Action, advice.Remedy = ActionStartOver, remedyStartOver
-	}
-	return advice
 }
 
 // noResponseAdvice is about ErrNoResponse. A failure that Transport does not know is treated as one that passes.

@@ -167,15 +167,9 @@ func isCode(member string) bool {
 // isEdge reports whether a response looks like those by which the edge in front of Apple's services drops a request: an
 // empty 204, a 3xx without Location, or HTML of its own that ends in "Apple".
 func isEdge(statusCode int, header http.Header, body []byte) bool {
-	switch {
-	case statusCode == http.StatusNoContent:
-		return len(body) == 0
-	case statusCode >= 300 && statusCode <= 399:
-		return len(header["Location"]) == 0
-	case statusCode == http.StatusForbidden || statusCode == http.StatusNotFound:
-		return edgePage.Match(body)
-	}
-	return false
+	return statusCode == http.StatusNoContent && len(body) == 0 ||
+		statusCode >= 300 && statusCode <= 399 && len(header["Location"]) == 0 ||
+		(statusCode == http.StatusForbidden || statusCode == http.StatusNotFound) && edgePage.Match(body)
 }
 
 var edgePage = regexp.MustCompile(`(?s)^\s*<.*Apple\s*(<[^<]*>\s*)*$`)
@@ -284,12 +278,8 @@ func parseToken(body []byte) (token *oauth2.Token, instead string) {
 	if name := found.text("token_type"); isToken(name) {
 		token.TokenType = name
 	}
-	all := make(map[string]any)
-	for name, member := range found {
-		var value any
-		_ = json.Unmarshal(member, &value)
-		all[name] = value
-	}
+	var all map[string]any
+	_ = json.NewDecoder(bytes.NewReader(trimMark(body))).Decode(&all) // a number that no float64 holds is left out
 	return token.WithExtra(all), ""
 }
 
@@ -314,11 +304,7 @@ func kindOf(body []byte) string {
 // parseLife returns the life of an access token: what expires_in says in any number or numeric text of seconds, never
 // negative and at most a day; else the documented one.
 func parseLife(member json.RawMessage) time.Duration {
-	var text string
-	if json.Unmarshal(member, &text) != nil {
-		text = string(member)
-	}
-	seconds, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+	seconds, err := strconv.ParseFloat(strings.Trim(string(member), `" `), 64)
 	if err != nil && !errors.Is(err, strconv.ErrRange) || math.IsNaN(seconds) || seconds > longestLife.Seconds() { // milliseconds, or an instant
 		return documentedLife
 	}

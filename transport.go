@@ -14,12 +14,10 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode"
 
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
@@ -226,7 +224,7 @@ func (t *Transport) finish(response *http.Response, r *http.Request, sent tokenR
 
 // withFailure reports failure, and returns response with it, and without what would make http.Client follow a redirect.
 func (t *Transport) withFailure(r *http.Request, response *http.Response, failure *Error) *http.Response {
-	deleteHeader(response.Header, "Location")
+	response.Header.Del("Location")
 	_ = t.report(failure)
 	response.Request = publicRequest(r, failure.GrantType, failure)
 	return response
@@ -375,24 +373,20 @@ func (p place) isLoopback() bool {
 	return p.host == "localhost" || address.IsLoopback()
 }
 
-// headerBegins reports whether a value of a header, however its name is written in the map, begins with the word.
-func headerBegins(header http.Header, name, word string) bool {
+// headerBegins reports whether a value of a header, however its name is written in the map, has a beginning.
+func headerBegins(header http.Header, name, beginning string) bool {
 	for key, values := range header {
-		if strings.EqualFold(key, name) && slices.ContainsFunc(values, func(value string) bool {
-			fields := strings.FieldsFunc(value, func(r rune) bool { return r == ';' || unicode.IsSpace(r) })
-			return len(fields) > 0 && strings.EqualFold(fields[0], word)
-		}) {
-			return true
+		for _, value := range values {
+			value = strings.TrimSpace(value)
+			if strings.EqualFold(key, name) && strings.EqualFold(value[:min(len(value), len(beginning))], beginning) {
+				return true
+			}
 		}
 	}
 	return false
 }
 
 func isForm(r *http.Request) bool { return headerBegins(r.Header, "Content-Type", formType) }
-
-func deleteHeader(header http.Header, name string) {
-	maps.DeleteFunc(header, func(key string, _ []string) bool { return strings.EqualFold(key, name) })
-}
 
 const (
 	formType = "application/x-www-form-urlencoded"
@@ -409,7 +403,7 @@ func jsonRequest(ctx context.Context, r *http.Request, form tokenRequest) *http.
 	out := r.Clone(ctx)
 	out.Method = http.MethodPost
 	for name, value := range map[string]string{"Content-Type": jsonType, "Accept": jsonType, "Accept-Encoding": "identity"} {
-		deleteHeader(out.Header, name)
+		maps.DeleteFunc(out.Header, func(key string, _ []string) bool { return strings.EqualFold(key, name) })
 		out.Header.Set(name, value)
 	}
 	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }

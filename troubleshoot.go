@@ -219,14 +219,14 @@ func (e *Error) adviceOfRow() Advice {
 	case neterr.StatusPasses(e.StatusCode):
 		return adviceTransient
 	case e.StatusCode >= 500:
-		return adviceForeign
+		return adviceByReason[ErrMalformedResponse]
 	case e.isDeadGrant():
 		return e.deadGrantAdvice()
 	case e.Reason == ErrNoResponse:
 		return e.noResponseAdvice()
 	case e.edge:
 		return adviceEdge
-	case slices.Contains(parametersOfOneSession, strings.ToLower(e.Parameter)):
+	case slices.Contains([]string{"code", "code_verifier", "refresh_token"}, strings.ToLower(e.Parameter)): // which one session may lack
 		return adviceMissingOfOneSession
 	case hasReason:
 		return byReason
@@ -237,13 +237,10 @@ func (e *Error) adviceOfRow() Advice {
 	case e.Code != "":
 		return adviceUndocumented
 	case e.StatusCode >= 300:
-		return adviceForeign
+		return adviceByReason[ErrMalformedResponse]
 	}
 	return Advice{}
 }
-
-// parametersOfOneSession are those that a single lost session lacks.
-var parametersOfOneSession = []string{"code", "code_verifier", "refresh_token"}
 
 // isDeadGrant reports whether the refresh token or the code that was sent may be dead.
 func (e *Error) isDeadGrant() bool {
@@ -267,7 +264,7 @@ func (e *Error) noResponseAdvice() Advice {
 	case !failed.Passes && !neterr.Is(e.err, context.Canceled):
 		return adviceUnreachable
 	}
-	return adviceConnection
+	return adviceByReason[ErrNoResponse]
 }
 
 // deadGrantAdvice is about "Invalid refresh_token", and about an invalid_grant whose text is not known. A refresh sends a
@@ -307,7 +304,7 @@ func networkAdvice(err error) Advice {
 	case failed.Own:
 		return adviceOwnLimit
 	case isRequest && failed.Passes:
-		return adviceConnection
+		return adviceByReason[ErrNoResponse]
 	case isRequest:
 		return adviceUnreachable
 	case failed.Passes && isConnection:
@@ -327,20 +324,14 @@ func fixRegistration(remedy string) Advice { return advise(ActionFixRegistration
 // The advice that several errors share.
 var (
 	adviceTransient           = advise(ActionRetry, ImpactService, "Apple's service fails or is overloaded. Try again later with a backoff; nobody has to reconnect.")
-	adviceConnection          = advise(ActionRetry, ImpactService, "The connection to the endpoint failed or took too long. Try again later with a backoff; nobody has to reconnect.")
 	adviceSomeConnection      = advise(ActionRetry, ImpactUnknown, "A connection failed or took too long, and the error does not say whose. Try again later with a backoff.")
 	adviceOwnLimit            = advise(ActionRetry, ImpactApp, "This process has no file descriptor or port left for a connection. Close what is not used, or raise the limit.")
 	adviceEdge                = advise(ActionRetry, ImpactService, "The response looks like one by which the edge in front of Apple's services drops a request. Try again in a few minutes; nobody has to reconnect.")
 	adviceUnreachable         = advise(ActionCheckNetwork, ImpactService, "The endpoint cannot be reached. Check the host in the token URL, name resolution, the proxy and the trusted certificates. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile.")
-	adviceForeign             = advise(ActionCheckNetwork, ImpactService, "The response does not come from Apple's OAuth endpoint. Check the token URL, and what proxy, firewall or gateway stands before it. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile.")
 	adviceContextEnded        = advise(ActionFixRequest, ImpactUnknown, "Nothing was sent, because the context of the request had ended. x/oauth2 keeps the context that it is given: give it the process's, not that of a request, and leave a request enough of its time.")
 	adviceNoResult            = fixRequest("Correct the Transport's Base: it returned neither a response nor an error.")
 	adviceUndocumented        = advise(ActionUnknown, ImpactUnknown, "Apple does not document this error. Read its code and description, and ask nobody to reconnect because of it.")
-	adviceCredentials         = advise(ActionFixRegistration, ImpactApp, "Configure the current client_id and client secret in every process. All customers are affected, and none has to reconnect; on a code exchange a customer waits on a page meanwhile.", CauseClientSecretReplaced, CauseAppRemoved)
 	adviceClientID            = advise(ActionFixRegistration, ImpactApp, "Configure the client_id of the app as registered at Apple for this environment.", CauseAppRemoved)
-	adviceResponseType        = fixRequest("Send response_type=code in the authorization URL.")
-	adviceGrantType           = fixRequest("Send grant_type as authorization_code, refresh_token or client_credentials.")
-	adviceTokenURL            = fixRequest("Correct the token URL: it is the URL that Apple mailed for this environment, followed by /api/v1/oauth2/token.")
 	adviceMissingOfOneSession = advise(ActionFixRequest, ImpactUnknown, "Send the parameter that the description names. If it is missing for one customer only, their session or their stored token was lost; if for all, the code that builds the request is wrong.")
 	adviceDeadCode            = advise(ActionStartOver, ImpactCustomer, "The authorization code is expired, was used, or does not belong to the code_verifier. Let the user start over with a new authorization request, and exchange its code once, within 5 minutes, with the verifier of the same attempt.", CauseAuthorizationCodeExpired, CauseAuthorizationCodeUsed, CauseVerifierMismatch)
 	adviceDeadGrant           = advise(ActionReauthorize, ImpactCustomer, "Read the stored token again. If its refresh token is another one by now, another process has replaced it and the customer is still connected; if it is the same, ask this customer to reconnect.", CauseAccessRevoked, CauseRefreshTokenReplaced)
@@ -352,7 +343,7 @@ const remedyStartOver = "Apple's service or the way to it failed while this cust
 // adviceByReason holds the advice for each Reason.
 var adviceByReason = map[Reason]Advice{
 	// Token endpoint
-	ErrInvalidGrantType:     adviceGrantType,
+	ErrInvalidGrantType:     fixRequest("Send grant_type as authorization_code, refresh_token or client_credentials."),
 	ErrInvalidRefreshToken:  advise(ActionReauthorize, ImpactCustomer, "Read the stored token again. If its refresh token is another one by now, the grant is alive; if it is the same, ask this customer to reconnect. If an authorization code was sent, let the user start over.", CauseAccessRevoked, CauseAuthorizationCodeExpired, CauseRefreshTokenReplaced),
 	ErrInvalidClientID:      adviceClientID,
 	ErrMissingFields:        fixRequest("Send client_id, client_secret, grant_type and scope in the body."),
@@ -360,13 +351,13 @@ var adviceByReason = map[Reason]Advice{
 	ErrEmptyBody:            fixRequest("Send the parameters as a JSON object in the request body; a redirect or a proxy may have dropped it."),
 	ErrUnsupportedMediaType: fixRequest("Send the request body as JSON with Content-Type: application/json; plain x/oauth2 sends a form."),
 	ErrScopeNotAccepted:     fixRequest("Send the scope that the description lists; Apple's pages name business_connect and business."),
-	ErrInvalidCredentials:   adviceCredentials,
-	ErrEndpointNotFound:     adviceTokenURL,
+	ErrInvalidCredentials:   advise(ActionFixRegistration, ImpactApp, "Configure the current client_id and client secret in every process. All customers are affected, and none has to reconnect; on a code exchange a customer waits on a page meanwhile.", CauseClientSecretReplaced, CauseAppRemoved),
+	ErrEndpointNotFound:     fixRequest("Correct the token URL: it is the URL that Apple mailed for this environment, followed by /api/v1/oauth2/token."),
 	ErrUnknownServerError:   adviceTransient,
 	ErrServer:               adviceTransient,
 
 	// Authorization endpoint
-	ErrInvalidResponseType:     adviceResponseType,
+	ErrInvalidResponseType:     fixRequest("Send response_type=code in the authorization URL."),
 	ErrInvalidChallengeMethod:  fixRequest("Send code_challenge_method=S256 in the authorization URL, with the SHA-256 of the code verifier."),
 	ErrUnregisteredClientID:    adviceClientID,
 	ErrBadRequest:              fixRequest("Compare each parameter of the authorization URL with Apple's page; CheckAuthorizationURL finds the known mistakes."),
@@ -382,10 +373,10 @@ var adviceByReason = map[Reason]Advice{
 	ErrStateMismatch:      advise(ActionStartOver, ImpactCustomer, "Refuse the redirect, change nothing that is stored, and let the user start over. If many users see this, their state gets lost: a redirect that arrives by POST brings no SameSite=Lax cookie."),
 	ErrMalformedRedirect:  advise(ActionStartOver, ImpactCustomer, "Refuse the redirect, change nothing that is stored, and let the user start over."),
 	ErrUserDenied:         advise(ActionStartOver, ImpactCustomer, "Nothing is broken. The user declined on Apple's consent page, or Apple denied the request because the user may not connect this organisation. Say that the connection was not made, and offer to start over.", CauseUserDenied),
-	ErrNoResponse:         adviceConnection,
+	ErrNoResponse:         advise(ActionRetry, ImpactService, "The connection to the endpoint failed or took too long. Try again later with a backoff; nobody has to reconnect."),
 	ErrRateLimited:        advise(ActionRetry, ImpactApp, "The app sends more requests than Apple allows. Wait as long as Retry-After says, and send fewer in all processes together; nobody has to reconnect."),
 	ErrUnavailable:        adviceTransient,
-	ErrMalformedResponse:  adviceForeign,
+	ErrMalformedResponse:  advise(ActionCheckNetwork, ImpactService, "The response does not come from Apple's OAuth endpoint. Check the token URL, and what proxy, firewall or gateway stands before it. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile."),
 	ErrUnsafeTokenRequest: fixRequest("Nothing was sent. Send the credentials in the body (oauth2.AuthStyleInParams), each field once, by https and to the token URL itself. On a code exchange a customer waits on a page meanwhile."),
 	ErrNoRefreshToken:     advise(ActionFixRequest, ImpactUnknown, "Read the stored token again, with its refresh token, and store none without one. If there never was one, ask this customer to connect again; a Service Account asks for a new token with its client credentials instead."),
 	ErrManyRefusals:       fixRegistration("Apple refuses the refresh tokens of many customers at once, which is nobody's revocation. Look for the token URL or the client_id of another environment, for a database that was restored from a backup, and whether Apple has a fault. Ask nobody to reconnect: nothing was written, and the grants work again once this is mended."),
@@ -396,14 +387,14 @@ var adviceByReason = map[Reason]Advice{
 // token endpoint it is no user who declined.
 var adviceByCode = map[Code]Advice{
 	CodeInvalidRequest:          fixRequest("Compare each parameter of the request with Apple's page; the description may name the wrong one."),
-	CodeInvalidClient:           adviceCredentials,
+	CodeInvalidClient:           adviceByReason[ErrInvalidCredentials],
 	CodeInvalidGrant:            advise(ActionFixRequest, ImpactUnknown, "Look at grant_type first: this code stands for a wrong grant_type and for a dead grant alike, so ask nobody to reconnect on it alone."),
 	CodeInvalidScope:            fixRequest("Correct scope: a Service Account sends business_connect or business, an authorization URL sends none."),
-	CodeUnsupportedResponseType: adviceResponseType,
+	CodeUnsupportedResponseType: adviceByReason[ErrInvalidResponseType],
 	CodeServerError:             adviceTransient,
 	CodeInternalServerError:     adviceTransient,
-	CodeNotFound:                adviceTokenURL,
+	CodeNotFound:                adviceByReason[ErrEndpointNotFound],
 	CodeUnauthorizedClient:      fixRegistration("Have the app enabled for this grant at Apple, and check that its client_id is the one for this environment."),
-	CodeUnsupportedGrantType:    adviceGrantType,
+	CodeUnsupportedGrantType:    adviceByReason[ErrInvalidGrantType],
 	CodeTemporarilyUnavailable:  adviceTransient,
 }

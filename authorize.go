@@ -64,13 +64,12 @@ func VerifyRedirect(r *http.Request, state string) (code string, err error) {
 
 // noPerson returns what sent r, if it was nobody who looks at a page.
 func noPerson(r *http.Request) string {
-	if r.Method == http.MethodHead || r.Method == http.MethodOptions {
+	purposes := fmt.Sprint(r.Header["Sec-Purpose"], r.Header["Purpose"], r.Header["X-Moz"])
+	switch {
+	case r.Method == http.MethodHead || r.Method == http.MethodOptions:
 		return r.Method
-	}
-	for _, name := range [...]string{"Sec-Purpose", "Purpose", "X-Moz"} {
-		if strings.Contains(strings.ToLower(strings.Join(r.Header.Values(name), " ")), "prefetch") {
-			return "what a browser fetches ahead"
-		}
+	case strings.Contains(strings.ToLower(purposes), "prefetch"):
+		return "what a browser fetches ahead"
 	}
 	return ""
 }

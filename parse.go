@@ -158,10 +158,8 @@ func (e *Error) classify(member string, header http.Header, body []byte) {
 // isCode reports whether an "error" member can be the code of an OAuth error. A sentence is none, nor a number, nor the
 // reason phrase of an HTTP status, which frameworks put there.
 func isCode(member string) bool {
-	if Code(member).isKnown() {
-		return true
-	}
-	return strings.Trim(member, "0123456789") != "" && !strings.ContainsFunc(member, unicode.IsSpace) && neterr.StatusOf(member) == 0
+	return Code(member).isKnown() ||
+		strings.Trim(member, "0123456789") != "" && !strings.ContainsFunc(member, unicode.IsSpace) && neterr.StatusOf(member) == 0
 }
 
 // isEdge reports whether a response looks like those by which the edge in front of Apple's services drops a request: an
@@ -319,10 +317,7 @@ func readAll(reader io.Reader, limit int) ([]byte, error) {
 // unzip returns at most limit bytes of what body, if it is gzip, holds as far as it goes; else body. A server and a proxy
 // may both have zipped it.
 func unzip(body []byte, limit int) []byte {
-	for range 2 {
-		if !bytes.HasPrefix(body, []byte("\x1f\x8b")) {
-			break
-		}
+	for i := 0; i < 2 && bytes.HasPrefix(body, []byte("\x1f\x8b")); i++ {
 		reader, err := gzip.NewReader(bytes.NewReader(body))
 		if err != nil {
 			break

@@ -50,7 +50,7 @@ import (
 // The zero Transport refuses every POST. A Transport is safe for concurrent use if Base is; it must not be copied.
 type Transport struct {
 	// TokenURL is the token endpoint, compared by scheme, host, port and path. If it is no absolute http or https URL, every
-	// POST is refused rather than let a form pass.
+	// POST is refused.
 	TokenURL string
 	// Base sends the requests; nil means [http.DefaultTransport]. Of an *http.Transport the settings are used (but not what
 	// RegisterProtocol added) and no kept connection; another RoundTripper is told by Request.Close to keep none. A

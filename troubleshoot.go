@@ -11,34 +11,31 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
 
-// Action says what the caller should do about an error.
+// Action says what the caller should do about an error. On a code exchange a customer waits on a page while an engineer looks.
 type Action string
 
 const (
 	// ActionUnknown is for an error that neither Apple's tables nor this package know: read its description, and write
 	// nothing on it.
 	ActionUnknown Action = ""
-	// ActionRetry means that Apple, or the way to it, fails at the moment: try again later. Whether the very same request
-	// may be sent again is what [Retryable] says. Write nothing on it but when to try again.
+	// ActionRetry means that Apple, or the way to it, fails at the moment: try again later. Whether the very same request may
+	// be sent again is what [Retryable] says. Write nothing on it but when to try again.
 	ActionRetry Action = "retry"
 	// ActionStartOver means that this attempt to connect failed, by its state, a denial, a code that is spent or expired, or
-	// an outage on the way: let the user start again with a new authorization request. On it a caller may forget the state
-	// and the verifier of this attempt, and may not touch a stored grant, which may be alive.
+	// an outage on the way: let the user start again with a new authorization request. A caller may forget the state and the
+	// verifier of this attempt, and may not touch a stored grant, which may be alive.
 	ActionStartOver Action = "start_over"
 	// ActionReauthorize means that the stored grant is dead, and that the customer has to go through Apple's consent page
-	// again. It is the only Action on which a caller may write into its database that the customer is disconnected, and
-	// only if the refresh token that was sent is still the stored one. Nothing that arrives at the redirect URI, no code
-	// exchange and no 5xx gives it.
+	// again. On no other Action may a caller write that the customer is disconnected, and on it only if the refresh token
+	// that was sent is still the stored one. No redirect, no code exchange and no 5xx gives it.
 	ActionReauthorize Action = "reauthorize"
-	// ActionFixRequest means that the code that builds the request, or its configuration, is wrong. If it was a code
-	// exchange, a customer waits on a page meanwhile.
+	// ActionFixRequest means that the code that builds the request, or its configuration, is wrong. An engineer should look.
 	ActionFixRequest Action = "fix_request"
-	// ActionFixRegistration means that the request does not fit what is registered at Apple: client_id, client secret
-	// or redirect URI. If it was a code exchange, a customer waits on a page meanwhile.
+	// ActionFixRegistration means that the request does not fit what is registered at Apple: client_id, client secret or
+	// redirect URI. An engineer should look.
 	ActionFixRegistration Action = "fix_registration"
 	// ActionCheckNetwork means that something other than Apple's OAuth endpoint sent the response, or that there is no way
-	// to the endpoint: an engineer should look. It is not final, so try again at the next schedule. If it was a code
-	// exchange, a customer waits on a page meanwhile.
+	// to the endpoint: an engineer should look. It is not final, so try again at the next schedule.
 	ActionCheckNetwork Action = "check_network"
 )
 
@@ -77,8 +74,8 @@ const (
 	CauseClientSecretReplaced Cause = "client_secret_replaced"
 	// CauseAppRemoved means that the partner's app was deleted at Apple, which ends all grants for good.
 	CauseAppRemoved Cause = "app_removed"
-	// CauseResponseLost means that the response to an earlier request with the same token or code was lost, and with it the
-	// refresh token that it brought.
+	// CauseResponseLost means that the response to an earlier request with the same token or code was lost, with the refresh
+	// token that it brought.
 	CauseResponseLost Cause = "response_lost"
 	// CauseVerifierMismatch means that the code_verifier does not belong to the code_challenge of the authorization request.
 	CauseVerifierMismatch Cause = "verifier_mismatch"
@@ -109,9 +106,9 @@ type Advice struct {
 	Remedy string  // sentences for engineers, whose wording may change; what a customer reads is yours to write, by Action
 }
 
-// Troubleshoot returns what to do about the first *Error in err's tree, or else about the first bare [Reason] or
-// [Code], or else about the failure of a context or of the network. It returns the zero Advice for nil, for
-// context.Canceled and for errors that it does not know.
+// Troubleshoot returns what to do about the first *Error in err's tree, or else about the first bare [Reason] or [Code], or
+// else about the failure of a context or of the network. It returns the zero Advice for nil, for context.Canceled and for
+// errors that it does not know.
 //
 // A transient status (408, 425, 429, and 5xx except 501, 505 and 511) beats the code, so that during an outage nobody is
 // asked to reconnect: errors.Is(err, ErrInvalidRefreshToken) can be true at a 503, and only the Action says that a grant is
@@ -178,9 +175,8 @@ func Troubleshoot(err error) Advice {
 //
 // It is true where [Troubleshoot] says [ActionRetry], except for an error of the authorization endpoint, since sending the
 // browser back at once makes a redirect loop, and once a context was canceled. An authorization_code request may be sent
-// again only after a 429 that asks for less than a minute, or if nothing was sent: [Transport] knows that no connection was
-// made. Without Transport a failure of the network does not tell the grant_type; let the user start over rather than send a
-// code again.
+// again only after a 429 that asks for less than a minute, or if nothing was sent, which [Transport] knows. Without
+// Transport a failure of the network does not tell the grant_type: let the user start over rather than send a code again.
 func Retryable(err error) bool {
 	if Troubleshoot(err).Action != ActionRetry || neterr.Is(err, context.Canceled) {
 		return false
@@ -301,12 +297,8 @@ func networkAdvice(err error) Advice {
 	switch {
 	case !failed.Known || neterr.Is(err, context.Canceled):
 		return Advice{}
-	case failed.Own:
-		return adviceOwnLimit
-	case isRequest && failed.Passes:
-		return adviceByReason[ErrNoResponse]
-	case isRequest:
-		return adviceUnreachable
+	case isRequest || failed.Own:
+		return (&Error{err: err}).noResponseAdvice()
 	case failed.Passes && isConnection:
 		return adviceSomeConnection
 	}

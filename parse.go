@@ -38,14 +38,14 @@ const (
 // of a 2xx body and 64 KiB of any other, and closes it.
 //
 // A success is a 2xx whose body is a JSON object with an access_token and without an error. A token is a text of printable
-// ASCII without space (RFC 6749 appendix A): a response whose access_token or refresh_token is anything else is no success,
+// ASCII without space (RFC 6749 appendix A): with anything else as access_token or refresh_token a response is no success,
 // lest it replace a token that works. A refresh_token of null or "" counts as absent. Expiry comes from expires_in, any
 // number or numeric text of seconds: 0 or less means expired at once, and where it is absent, cannot be read or is over 24
 // hours (milliseconds, or an instant) it is Apple's documented 60 minutes. Token.Extra gives the other members. A 2xx with
 // an error is that error, and with anything else [ErrMalformedResponse].
 //
-// A body that breaks off is searched too; if it holds neither a token nor an error, the *Error is [ErrNoResponse] and
-// unwraps to what the read returned. See [ParseTokenError] for the rest. Values of response.Request's body are masked as
+// A body that breaks off is searched too; if it holds neither a token nor an error, the *Error is [ErrNoResponse] around
+// what the read returned. The rest is as [ParseTokenError] has it. Values of response.Request's body are masked as
 // [Transport] masks them, and its grant_type becomes [Error.GrantType].
 func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 	if response == nil {
@@ -91,14 +91,13 @@ func parseResponse(response *http.Response, sent tokenRequest) (body []byte, tok
 // ParseTokenError returns the error that a response of the token endpoint holds; never nil. The body is searched up to
 // 64 KiB, whatever its content type says.
 //
-// Besides RFC 6749's members it understands a form-encoded error and three other dialects: code and message as of
-// Apple's resource API, also in an array; errors with code and detail; and error with code and message. An error is found
-// although another member has a wrong type, a byte order mark precedes, the body is gzip without a label, or it is cut
-// after the error.
+// Besides RFC 6749's members it understands a form-encoded error and three other dialects: code and message as of Apple's
+// resource API, also in an array; errors with code and detail; and error with code and message. An error is found although
+// another member has a wrong type, a byte order mark precedes, the body is gzip without a label, or it is cut after it.
 //
 // Retry-After becomes [Error.RetryAfter] at whatever status: seconds, also with a fraction or the first of a list, a date in
-// any of HTTP's forms or with a numeric zone, less the response's own Date where it has one, and an instant in seconds or
-// milliseconds since 1970.
+// any of HTTP's forms or with a numeric zone, and an instant in seconds or milliseconds since 1970. Of a date or an instant
+// the response's own Date is subtracted, where it has one.
 //
 // An "error" of several words, or one that is the reason phrase of an HTTP status ("Bad Request", "Unauthorized"), is a
 // framework's page and no OAuth error. A response without an OAuth error has a Reason of its own: [ErrRateLimited] at 429,
@@ -107,8 +106,7 @@ func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
 	return parseError(statusCode, header, body, tokenRequest{}, texts{})
 }
 
-// parseError is ParseTokenError with the request, whose values are masked in the texts of the response, and with what x/oauth2
-// has found in the body, if it has.
+// parseError is ParseTokenError with the request, whose values are masked, and with what x/oauth2 has found in the body.
 func parseError(statusCode int, header http.Header, body []byte, sent tokenRequest, found texts) *Error {
 	body = unzip(body[:min(len(body), maxBody)], maxBody)
 	if found.Error == "" {
@@ -160,24 +158,16 @@ func (e *Error) classify(member string, header http.Header, body []byte) {
 // isCode reports whether an "error" member can be the code of an OAuth error. A sentence is none, nor a number, nor the
 // reason phrase of an HTTP status, which frameworks put there.
 func isCode(member string) bool {
-	if Code(member).isKnown() {
-		return true
-	}
-	return strings.Trim(member, "0123456789") != "" && !strings.ContainsFunc(member, unicode.IsSpace) && neterr.StatusOf(member) == 0
+	return Code(member).isKnown() ||
+		strings.Trim(member, "0123456789") != "" && !strings.ContainsFunc(member, unicode.IsSpace) && neterr.StatusOf(member) == 0
 }
 
 // isEdge reports whether a response looks like those by which the edge in front of Apple's services drops a request: an
 // empty 204, a 3xx without Location, or HTML of its own that ends in "Apple".
 func isEdge(statusCode int, header http.Header, body []byte) bool {
-	switch {
-	case statusCode == http.StatusNoContent:
-		return len(body) == 0
-	case statusCode >= 300 && statusCode <= 399:
-		return len(header["Location"]) == 0
-	case statusCode == http.StatusForbidden || statusCode == http.StatusNotFound:
-		return edgePage.Match(body)
-	}
-	return false
+	return statusCode == http.StatusNoContent && len(body) == 0 ||
+		statusCode >= 300 && statusCode <= 399 && len(header["Location"]) == 0 ||
+		(statusCode == http.StatusForbidden || statusCode == http.StatusNotFound) && edgePage.Match(body)
 }
 
 var edgePage = regexp.MustCompile(`(?s)^\s*<.*Apple\s*(<[^<]*>\s*)*$`)
@@ -286,12 +276,8 @@ func parseToken(body []byte) (token *oauth2.Token, instead string) {
 	if name := found.text("token_type"); isToken(name) {
 		token.TokenType = name
 	}
-	all := make(map[string]any)
-	for name, member := range found {
-		var value any
-		_ = json.Unmarshal(member, &value)
-		all[name] = value
-	}
+	var all map[string]any
+	_ = json.NewDecoder(bytes.NewReader(trimMark(body))).Decode(&all) // a number that no float64 holds is left out
 	return token.WithExtra(all), ""
 }
 
@@ -316,11 +302,7 @@ func kindOf(body []byte) string {
 // parseLife returns the life of an access token: what expires_in says in any number or numeric text of seconds, never
 // negative and at most a day; else the documented one.
 func parseLife(member json.RawMessage) time.Duration {
-	var text string
-	if json.Unmarshal(member, &text) != nil {
-		text = string(member)
-	}
-	seconds, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+	seconds, err := strconv.ParseFloat(strings.Trim(string(member), `" `), 64)
 	if err != nil && !errors.Is(err, strconv.ErrRange) || math.IsNaN(seconds) || seconds > longestLife.Seconds() { // milliseconds, or an instant
 		return documentedLife
 	}
@@ -335,10 +317,7 @@ func readAll(reader io.Reader, limit int) ([]byte, error) {
 // unzip returns at most limit bytes of what body, if it is gzip, holds as far as it goes; else body. A server and a proxy
 // may both have zipped it.
 func unzip(body []byte, limit int) []byte {
-	for range 2 {
-		if !bytes.HasPrefix(body, []byte("\x1f\x8b")) {
-			break
-		}
+	for i := 0; i < 2 && bytes.HasPrefix(body, []byte("\x1f\x8b")); i++ {
 		reader, err := gzip.NewReader(bytes.NewReader(body))
 		if err != nil {
 			break
@@ -349,9 +328,7 @@ func unzip(body []byte, limit int) []byte {
 }
 
 // trimMark returns body without a byte order mark and leading space.
-func trimMark(body []byte) []byte {
-	return bytes.TrimLeft(body, "\ufeff \t\r\n")
-}
+func trimMark(body []byte) []byte { return bytes.TrimLeft(body, "\ufeff \t\r\n") }
 
 func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 299 }
 

@@ -30,9 +30,8 @@ const (
 
 // OAuth2Endpoint returns the endpoint for [oauth2.Config], with the paths of Apple's pages on the [authorization request]
 // and the [token request]. Both base URLs are configuration, with or without a slash at the end: Apple mails the API's to
-// the partner, one for each environment, and does not document the host of the authorization page.
-//
-// AuthStyle is AuthStyleInParams: with the zero value x/oauth2 reacts to a failure by sending the single-use code again.
+// the partner, one for each environment, and does not document the authorization page's. AuthStyle is AuthStyleInParams:
+// with the zero value x/oauth2 reacts to a failure by sending the single-use code again.
 //
 // [authorization request]: https://business.apple.com/docs/api/v1/oauth_apps/request_auth_code
 // [token request]: https://business.apple.com/docs/api/v1/oauth_apps/request_oauth20_token
@@ -44,13 +43,12 @@ func OAuth2Endpoint(authBaseURL, apiBaseURL string) oauth2.Endpoint {
 	}
 }
 
-// WithJSON returns a copy of ctx with which x/oauth2 sends JSON to tokenURL. It puts a [Transport] around the client that
-// ctx holds under [oauth2.HTTPClient], or around [http.DefaultClient]. That client is not changed, and its Timeout, Jar and
-// CheckRedirect stay in force. To apply WithJSON twice does no harm.
+// WithJSON returns a copy of ctx with which x/oauth2 sends JSON to tokenURL. It puts a [Transport] around a copy of the
+// client that ctx holds under [oauth2.HTTPClient], or of [http.DefaultClient], with its Timeout, Jar and CheckRedirect. To
+// apply WithJSON twice does no harm.
 //
 // That client must send a request once (see [Transport.Base]) and should have a Timeout, which http.DefaultClient has not.
-// And give Config.TokenSource a context of the process, not of a request: x/oauth2 keeps it, and every refresh after the
-// request's end would fail.
+// Give Config.TokenSource a context of the process: x/oauth2 keeps it, and after the end of a request's every refresh fails.
 func WithJSON(ctx context.Context, tokenURL string) context.Context {
 	client, _ := ctx.Value(oauth2.HTTPClient).(*http.Client)
 	if client == nil {
@@ -62,9 +60,8 @@ func WithJSON(ctx context.Context, tokenURL string) context.Context {
 }
 
 // Wrap returns an *Error around err if a failure of golang.org/x/oauth2 is anywhere in err's tree: an
-// [*oauth2.RetrieveError], or one of its plain errors, which become [ErrMalformedResponse], [ErrNoResponse] or
-// [ErrNoRefreshToken]. Anything else is returned unchanged: an error with an *Error in its tree, a context's or the
-// network's error, nil.
+// [*oauth2.RetrieveError], or a plain error, which becomes [ErrMalformedResponse], [ErrNoResponse] or [ErrNoRefreshToken].
+// Anything else is returned unchanged: an error with an *Error in its tree, a context's or the network's error, nil.
 //
 // Wrap first, add context after: the text of the *Error is its own, so context that was added before does not show.
 // errors.Is and errors.As still reach err. Of the request that failed, the *Error shows the grant_type and nothing else.
@@ -139,29 +136,26 @@ type oauth2Failure = *oauth2.RetrieveError
 // TokenSource is an [oauth2.TokenSource] around another: it turns failures into an [*Error], saves what has to be
 // saved, and can stop sending requests that must fail.
 //
-// Set the fields before the first call of Token and leave them alone after it. Callbacks run one at a time, in the
-// goroutine that called Token; other calls wait for them, so a callback must not call Token of the same TokenSource. A
-// panic in a callback or in Source reaches the caller of Token and leaves nothing locked.
+// Set the fields before the first call of Token, and not after it. Callbacks run one at a time, in the goroutine that
+// called Token; other calls wait, so a callback must not call Token of the same TokenSource. A panic in a callback or in
+// Source reaches the caller of Token and leaves nothing locked.
 //
 // A TokenSource knows of no other process. Where several processes refresh one grant and refresh tokens are replaced, only
 // the first one succeeds and the others are told "Invalid refresh_token": use package grants there.
 type TokenSource struct {
-	// Source is the source of tokens, such as oauth2.Config.TokenSource. Where only Source is set, it must be safe for
-	// concurrent use; else its calls are serialised.
+	// Source is the source of tokens, such as oauth2.Config.TokenSource. Its calls are serialised unless only Source is set.
 	Source oauth2.TokenSource
 	// Stored is the token that is already saved: it is not reported to OnToken again.
 	Stored *oauth2.Token
-	// OnToken is called with a copy of each token whose access token, refresh token or expiry differs from the last
-	// one's, before that token is returned: save it. If it returns an error, Token returns that error, and the next
-	// call of Token saves again, without a second request.
+	// OnToken is called with a copy of each token whose access token, refresh token or expiry differs from the last one's,
+	// before it is returned: save it. Token returns an error of OnToken's, and its next call saves again without a request.
 	OnToken func(*oauth2.Token) error
-	// OnError is called with each failure that Source returned, as Token will return it, network errors included. It is
-	// not called for the errors by which Hold keeps Token from calling Source.
+	// OnError is called with each failure of Source, as Token will return it, network errors included, and not for those by
+	// which Hold keeps Token from calling Source.
 	OnError func(error)
-	// Hold keeps Token from calling Source when that cannot succeed: after an error with [ActionReauthorize] for the
-	// life of this value, so make a new TokenSource when the customer has reconnected; after one with a RetryAfter
-	// until that has passed, returning a copy of it that shows the remaining wait. Nothing else holds: a wrong client
-	// secret, for one, heals when it is corrected.
+	// Hold keeps Token from calling Source when that cannot succeed: after an error with [ActionReauthorize] for the life of
+	// this value, so make a new one when the customer has reconnected; after one with a RetryAfter until that has passed,
+	// returning a copy that shows the remaining wait. Nothing else holds: a wrong client secret heals when it is corrected.
 	Hold bool
 
 	mu      sync.Mutex
@@ -275,8 +269,7 @@ func isSameToken(a, b *oauth2.Token) bool {
 	return b != nil && a.AccessToken == b.AccessToken && a.RefreshToken == b.RefreshToken && a.Expiry.Equal(b.Expiry)
 }
 
-// tokenRequest is the form that a token request carried, for its grant_type and for what has to be masked; empty if that is
-// not known.
+// tokenRequest is the form that a token request carried, for its grant_type and for what has to be masked; empty if unknown.
 type tokenRequest struct{ url.Values }
 
 // readTokenRequest returns nothing for a request whose body cannot be had again.

@@ -14,12 +14,10 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode"
 
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
@@ -27,47 +25,44 @@ import (
 // Transport is an [http.RoundTripper] that sends the form of a token request as JSON, the only content that Apple's
 // token endpoint takes, and gives each failure a type. [WithJSON] hands one to x/oauth2.
 //
-// It acts on POSTs of a form to TokenURL, and passes other requests to Base as they are. It refuses, with
-// [ErrUnsafeTokenRequest] and nothing sent, what could carry a secret to where it does not belong: a form with a grant_type
-// that goes to TokenURL's host but not to TokenURL itself (a slash more, other letters, another port), a token request by
-// plain http to a host that is not loopback, HTTP Basic credentials (x/oauth2 sends them first to find out the AuthStyle,
-// and then sends the request again without them), a repeated field, a form that does not decode, and one over 64 KiB.
-// No redirect of a token request is followed: the response loses its Location, which http.Client would show in an error,
-// and a request that such a redirect caused is refused with [ErrMalformedResponse] and the status of the redirect.
+// It acts on POSTs of a form to TokenURL, and passes other requests to Base as they are. With [ErrUnsafeTokenRequest] and
+// nothing sent it refuses what could carry a secret to where it does not belong: a form with a grant_type that goes to
+// TokenURL's host but not to TokenURL itself (a slash more, other letters, another port), plain http to a host that is not
+// loopback, HTTP Basic credentials (x/oauth2 tries them first to find out the AuthStyle, and then goes without), a repeated
+// field, a form that does not decode, and one over 64 KiB. No redirect of a token request is followed: the response loses
+// its Location, which http.Client would show in an error, and a request that such a redirect caused is refused with
+// [ErrMalformedResponse] and the status of the redirect.
 //
-// A token request has a connection of its own, and asks for no encoding. A kept connection can be dead without a word, or
+// A token request has a connection of its own, and asks for no encoding. A kept connection can be dead without a word or
 // lead to a server that fails, and a refresh that times out on it may have spent its refresh token. The price is a TCP and
-// TLS handshake for each token request: one an hour and grant.
+// TLS handshake an hour and grant.
 //
-// A whole response is returned whatever its status. It is read inside RoundTrip, 1 MiB of a 2xx and 64 KiB of any other.
-// A response that breaks off is returned if it is no 2xx, or if what came is a whole JSON object with an access token.
-// Where nothing can be returned the error is an *Error with [ErrNoResponse], the grant_type and, for errors.Is, the cause.
-// RoundTrip ends before its request's deadline, by a quarter of the time that is left and half a second at most, because
-// http.Client would replace its error at the deadline by one that has lost all that.
+// A whole response is returned whatever its status, read inside RoundTrip: 1 MiB of a 2xx and 64 KiB of any other. One that
+// breaks off is returned if it is no 2xx, or if what came is a whole JSON object with an access token. Otherwise the error
+// is an *Error with [ErrNoResponse], the grant_type and, for errors.Is, the cause. RoundTrip ends before its request's
+// deadline, by a quarter of the time left and half a second at most: there http.Client replaces its error by a poorer one.
 //
 // x/oauth2 loses what it does not expect, so the body that it gets is made to fit: a gzip is read, JSON is labelled
 // application/json, a token is as [ParseTokenResponse] reads it, and a 2xx that holds none gets an "error" member. The
-// response's Request holds the URL and the grant_type, and none of the secrets. Values of the request that have 8 bytes
-// and more, other than grant_type and scope, stand as *** in the Code, Description, URI, Parameter and RequestID of the
-// *Error, unless that is a text or code of the catalog.
+// response's Request holds the URL and the grant_type, and none of the secrets. In the texts of the *Error that are not of
+// the catalog, values of the request of 8 bytes and more, other than grant_type and scope, stand as ***.
 //
 // The zero Transport refuses every POST. A Transport is safe for concurrent use if Base is; it must not be copied.
 type Transport struct {
 	// TokenURL is the token endpoint, compared by scheme, host, port and path. If it is no absolute http or https URL, every
-	// POST is refused rather than let a form pass.
+	// POST is refused.
 	TokenURL string
-	// Base sends the requests; nil means [http.DefaultTransport]. An *http.Transport is used with its settings (but not
-	// with what RegisterProtocol added), and none of its kept connections takes a token request; another RoundTripper is
-	// told by Request.Close to keep none. A Transport that would be its own Base, also through another RoundTripper,
-	// returns an error.
+	// Base sends the requests; nil means [http.DefaultTransport]. Of an *http.Transport the settings are used (but not what
+	// RegisterProtocol added) and no kept connection; another RoundTripper is told by Request.Close to keep none. A
+	// Transport that would be its own Base, also through another RoundTripper, returns an error.
 	//
 	// Base must send a request once: whoever sends a refresh again spends the refresh token, whose successor was in the lost
 	// response, and reports the refusal of the second. So do, as they come, go-retryablehttp, failsafe-go, resty v2 and
 	// heimdall. Where Base supports net/http/httptrace, a refusal after a second write has [Error.ResponseLost].
 	Base http.RoundTripper
-	// OnError is called with each token request that failed, with a response or without, but not with a refused Basic
-	// one. It is for libraries that hide why, such as zitadel/oidc, goth, rclone and oauth2-proxy: give them an http.Client
-	// with this Transport. It is called before RoundTrip returns, in its goroutine, and maybe concurrently.
+	// OnError is called for each token request that failed, but not for a refused Basic one, before RoundTrip returns, in
+	// its goroutine, and maybe concurrently. It is for libraries that hide why, such as zitadel/oidc, goth, rclone and
+	// oauth2-proxy: give them an http.Client with this Transport.
 	OnError func(*Error)
 
 	forwarding atomic.Int32 // requests that are forwarded at the moment
@@ -133,12 +128,9 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 func judge(r *http.Request, endpoint place) (isToken bool, failure *Error) {
 	target := placeOf(r.URL)
 	switch {
-	case endpoint == place{}:
-		if isPost(r) {
-			failure = unsafeRequest("the Transport has no usable TokenURL")
-		}
-		return false, failure
-	case target.host != endpoint.host:
+	case endpoint == place{} && isPost(r):
+		return false, unsafeRequest("the Transport has no usable TokenURL")
+	case endpoint == place{}, target.host != endpoint.host:
 		return false, nil
 	case isPost(r) && target.path == endpoint.path && target.scheme != endpoint.scheme:
 		return false, unsafeRequest("its scheme is not the TokenURL's")
@@ -178,11 +170,12 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	var writes atomic.Int32           // several where Base sends again
 	ctx, cancel := earlierDeadline(context.WithValue(r.Context(), ownBase{t}, true))
 	defer cancel()
-	out := jsonRequest(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn:      func(string) { looked.Store(true) },
 		GotConn:      func(httptrace.GotConnInfo) { connected.Store(true) },
 		WroteHeaders: func() { writes.Add(1) },
-	}), r, form)
+	})
+	out := jsonRequest(ctx, r, form)
 	base := t.unkeptBase()
 	if _, ok := base.(*http.Transport); ok {
 		pace(out)
@@ -231,7 +224,7 @@ func (t *Transport) finish(response *http.Response, r *http.Request, sent tokenR
 
 // withFailure reports failure, and returns response with it, and without what would make http.Client follow a redirect.
 func (t *Transport) withFailure(r *http.Request, response *http.Response, failure *Error) *http.Response {
-	deleteHeader(response.Header, "Location")
+	response.Header.Del("Location")
 	_ = t.report(failure)
 	response.Request = publicRequest(r, failure.GrantType, failure)
 	return response
@@ -267,8 +260,8 @@ func (t *Transport) CloseIdleConnections() {
 
 func (t *Transport) base() http.RoundTripper { return cmp.Or(t.Base, http.DefaultTransport) }
 
-// unkeptBase returns Base, or instead of an *http.Transport one like it that keeps no connections. Request.Close alone
-// would still take one that a request to the API has left there.
+// unkeptBase returns Base, or instead of an *http.Transport one like it that keeps no connections: Request.Close alone would
+// still take one that a request to the API has left.
 func (t *Transport) unkeptBase() http.RoundTripper {
 	base, ok := t.base().(*http.Transport)
 	if !ok {
@@ -380,24 +373,20 @@ func (p place) isLoopback() bool {
 	return p.host == "localhost" || address.IsLoopback()
 }
 
-// headerBegins reports whether a value of a header, however its name is written in the map, begins with the word.
-func headerBegins(header http.Header, name, word string) bool {
+// headerBegins reports whether a value of a header, however its name is written in the map, has a beginning.
+func headerBegins(header http.Header, name, beginning string) bool {
 	for key, values := range header {
-		if strings.EqualFold(key, name) && slices.ContainsFunc(values, func(value string) bool {
-			fields := strings.FieldsFunc(value, func(r rune) bool { return r == ';' || unicode.IsSpace(r) })
-			return len(fields) > 0 && strings.EqualFold(fields[0], word)
-		}) {
-			return true
+		for _, value := range values {
+			value = strings.TrimSpace(value)
+			if strings.EqualFold(key, name) && strings.EqualFold(value[:min(len(value), len(beginning))], beginning) {
+				return true
+			}
 		}
 	}
 	return false
 }
 
 func isForm(r *http.Request) bool { return headerBegins(r.Header, "Content-Type", formType) }
-
-func deleteHeader(header http.Header, name string) {
-	maps.DeleteFunc(header, func(key string, _ []string) bool { return strings.EqualFold(key, name) })
-}
 
 const (
 	formType = "application/x-www-form-urlencoded"
@@ -414,7 +403,7 @@ func jsonRequest(ctx context.Context, r *http.Request, form tokenRequest) *http.
 	out := r.Clone(ctx)
 	out.Method = http.MethodPost
 	for name, value := range map[string]string{"Content-Type": jsonType, "Accept": jsonType, "Accept-Encoding": "identity"} {
-		deleteHeader(out.Header, name)
+		maps.DeleteFunc(out.Header, func(key string, _ []string) bool { return strings.EqualFold(key, name) })
 		out.Header.Set(name, value)
 	}
 	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }

@@ -42,7 +42,7 @@ func Cut(text string, limit int) string {
 // a form, HTML, JSON or a Go string, and in the place of each part of one from 12 bytes on. Secrets of fewer than 8 bytes
 // are left.
 func Values(text string, secrets ...string) string {
-	lower, hidden := lowerASCII(text), make([]bool, len(text))
+	lower, hidden := lowerASCII.Replace(text), make([]bool, len(text))
 	for _, secret := range secrets {
 		if len(secret) < leastSecret {
 			continue
@@ -51,7 +51,7 @@ func Values(text string, secrets ...string) string {
 			secret, url.QueryEscape(secret), url.PathEscape(secret), strings.ReplaceAll(secret, "+", " "),
 			html.EscapeString(secret), strings.Trim(strconv.Quote(secret), `"`),
 		} {
-			hide(hidden, lower, lowerASCII(form))
+			hide(hidden, lower, lowerASCII.Replace(form))
 		}
 	}
 	var out strings.Builder
@@ -78,15 +78,7 @@ func hide(hidden []bool, text, secret string) {
 }
 
 // lowerASCII leaves every byte in its place, as strings.ToLower does not.
-func lowerASCII(text string) string {
-	lower := []byte(text)
-	for i, b := range lower {
-		if b >= 'A' && b <= 'Z' {
-			lower[i] = b + 'a' - 'A'
-		}
-	}
-	return string(lower)
-}
+var lowerASCII = strings.NewReplacer(strings.Split("AaBbCcDdEeFfGgHhIiJjKkLlMmNnOoPpQqRrSsTtUuVvWwXxYyZz", "")...)
 
 // Show returns one line of at most limit bytes with what may be shown of text: words (ASCII letters, at most 15, in lower
 // case or with a capital first, with ' or - between them), numbers of up to 3 digits, the vocabulary of OAuth and the code
@@ -120,16 +112,13 @@ func show(piece string) (shown string, scrap bool) {
 	before := piece[:len(piece)-len(inner)]
 	inner = strings.TrimRight(inner, `)"']}>.,:;!?`)
 	after := piece[len(before)+len(inner):]
-	if len(before) > 2 || len(after) > 3 {
-		return Mask, true
-	}
 	switch {
-	case len(piece) == 1 && inner == "", len(inner) == 1 && strings.Contains("-/=&+|", inner), number.MatchString(inner):
+	case len(before) > 2, len(after) > 3, inner == "" && len(piece) > 1:
+		return Mask, true
+	case inner == "", len(inner) == 1 && strings.Contains("-/=&+|", inner), number.MatchString(inner):
 		return piece, true
 	case isWord(inner):
 		return piece, len(inner) == 1
-	case inner == "":
-		return Mask, true
 	}
 	return before + Mask + after, true
 }
@@ -137,11 +126,12 @@ func show(piece string) (shown string, scrap bool) {
 var (
 	word     = regexp.MustCompile(`^[A-Za-z][a-z]*(['-][a-z]+)*$`)
 	number   = regexp.MustCompile(`^[0-9]{1,3}$`)
+	name     = regexp.MustCompile(`^[a-z_]{0,64}$`)
+	sqlState = regexp.MustCompile(`^[0-9A-Z]{5}\)?$`)
+
 	uuid     = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 	base32ID = regexp.MustCompile(`^[A-Z2-7]{26}$`)
-	name     = regexp.MustCompile(`^[a-z_]{1,64}$`)
-
-	sqlState = regexp.MustCompile(`^[0-9A-Z]{5}\)?$`)
+	shortID  = regexp.MustCompile(`^[-_.]*([A-Za-z][a-z]*[-_.]+)*([A-Za-z][a-z]*|[0-9]{1,3})?([-_.]+[A-Za-z][a-z]*)*[-_.]*$`)
 )
 
 func isWord(text string) bool {
@@ -160,7 +150,7 @@ var vocabulary = strings.Fields(`
 
 // Code returns code if it may be shown as the code of an error: up to 64 letters from a to z and underscores.
 func Code(code string) string {
-	if code == "" || name.MatchString(code) {
+	if name.MatchString(code) {
 		return code
 	}
 	return Mask
@@ -170,26 +160,6 @@ func Code(code string) string {
 // as Apple's x-apple-jingle-correlation-key) that are no text in disguise, or at most 15 bytes of words and a number with
 // '-', '_' or '.' between them, such as "req-1". Of any other it returns what [Show] does: a secret can look like it.
 func RequestID(id string) string {
-	if numbers, ok := recognise(id, "-_."); ok && numbers <= 1 && len(id) <= longestWord || isRandom(id) {
-		return id
-	}
-	return Show(id, 64)
-}
-
-// recognise reports whether there is nothing but words and numbers between separators, and how many are numbers.
-func recognise(text, separators string) (numbers int, ok bool) {
-	for part := range strings.FieldsFuncSeq(text, func(r rune) bool { return strings.ContainsRune(separators, r) }) {
-		if number.MatchString(part) {
-			numbers++
-		} else if !isWord(part) {
-			return numbers, false
-		}
-	}
-	return numbers, true
-}
-
-// isRandom reports whether id is 128 bits that are no text.
-func isRandom(id string) bool {
 	var bits []byte
 	switch {
 	case uuid.MatchString(id):
@@ -197,14 +167,21 @@ func isRandom(id string) bool {
 	case base32ID.MatchString(id):
 		bits, _ = base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(id)
 	}
-	return bytes.ContainsFunc(bits, func(r rune) bool { return r < ' ' || r > '~' })
+	isText := !bytes.ContainsFunc(bits, func(r rune) bool { return r < ' ' || r > '~' })
+	if isText && (len(id) > longestWord || !shortID.MatchString(id)) {
+		return Show(id, 64)
+	}
+	return id
 }
 
 // URI returns uri if it is an absolute URL of nothing but words and numbers, without a query, a fragment or a user;
 // else ***.
 func URI(uri string) string {
-	rest, isWeb := strings.CutPrefix(uri, "https://")
-	if _, ok := recognise(rest, "/."); uri == "" || isWeb && ok && len(uri) <= 256 {
+	rest, isShown := strings.CutPrefix(uri, "https://")
+	for part := range strings.FieldsFuncSeq(rest, func(r rune) bool { return r == '/' || r == '.' }) {
+		isShown = isShown && (number.MatchString(part) || isWord(part))
+	}
+	if uri == "" || isShown && len(uri) <= 256 {
 		return uri
 	}
 	return Mask

@@ -65,8 +65,7 @@ func (s *Store) Migrate(ctx context.Context) error {
 		"{dead}", s.sibling("_dead"), "{dead index}", pgx.Identifier{name + "_dead"}.Sanitize(),
 	).Replace
 	_, err := s.exec(ctx, "migrate", fill(migration))
-	var database *pgconn.PgError
-	if errors.As(err, &database) && slices.Contains([]string{undefinedColumn, undefinedOperator}, database.Code) {
+	if database, ok := errors.AsType[*pgconn.PgError](err); ok && slices.Contains([]string{undefinedColumn, undefinedOperator}, database.Code) {
 		for _, table := range []string{s.table, s.limit} {
 			if strings.Contains(database.InternalQuery, table) {
 				return misused("migrate", "the table "+table+" is another program's: it has other columns (SQLSTATE "+database.Code+")")

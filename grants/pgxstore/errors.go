@@ -40,8 +40,12 @@ func failed(method string, err error) error {
 func misused(method, text string) error { return &storeError{method, text, errors.New(text)} }
 
 const (
-	undefinedTable = "42P01" // PostgreSQL's code for a table that is not there
-	maxText        = 512     // bytes
+	maxText = 512 // bytes
+
+	// PostgreSQL's codes for a table that is not there, for a name that no column has, and for two types that do not go together.
+	undefinedTable    = "42P01"
+	undefinedColumn   = "42703"
+	undefinedOperator = "42883"
 )
 
 // What is printed of a Store and its Options is the table's name: a pool knows the database's password, and an AEAD the key.

@@ -63,9 +63,7 @@ var validTable = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][
 // New returns a Store on the database of pool, whose table [Migrate] or [Store.Migrate] has created. It sends nothing. With a
 // nil pool, or a Table that cannot be one, each method of the Store returns an error that says so.
 func New(pool *pgxpool.Pool, options *Options) *Store {
-	if options == nil {
-		options = new(Options)
-	}
+	options = cmp.Or(options, new(Options))
 	s := &Store{pool: pool, name: cmp.Or(options.Table, DefaultTable), options: new(*options)}
 	s.table, s.limit = s.sibling(""), s.sibling("_limit")
 	switch {
@@ -89,11 +87,6 @@ const (
 		(extract(epoch FROM retry_at - clock_timestamp()) * 1000000)::bigint`
 
 	noMark = `unfinished = false, retry_at = NULL, dead = NULL, dead_since = NULL`
-
-	endLease = `holder = CASE WHEN holder = $2::text OR leased_until <= clock_timestamp() THEN NULL ELSE holder END,
-		leased_until = CASE WHEN holder = $2::text OR leased_until <= clock_timestamp() THEN NULL ELSE leased_until END`
-
-	ofVersion = ` WHERE name = $1::text AND version = $3::bigint RETURNING true`
 )
 
 // Load implements [grants.Store].
@@ -124,9 +117,8 @@ func (s *Store) Save(ctx context.Context, grant, holder string, version int64, t
 	if err != nil {
 		return failed("save", err)
 	}
-	return orConflict(s.exec(ctx, "save", `UPDATE `+s.table+` SET
-			token = $4::bytea, expiry = clock_timestamp() + $5::interval, version = $6::bigint, `+noMark+`, `+endLease+ofVersion,
-		grant, holder, version, sealed, token.Expiry, next))
+	return s.update(ctx, "save", `token = $4::bytea, expiry = clock_timestamp() + $5::interval, version = $6::bigint, `+noMark,
+		grant, holder, version, sealed, token.Expiry, next)
 }
 
 // Mark implements [grants.Store].
@@ -135,10 +127,10 @@ func (s *Store) Mark(ctx context.Context, grant, holder string, version int64, m
 	if mark.Dead != nil {
 		dead = new(string(grants.MarshalVerdict(mark.Dead)))
 	}
-	return orConflict(s.exec(ctx, "mark", `UPDATE `+s.table+` SET
+	return s.update(ctx, "mark", `
 			dead = $4::json, dead_since = CASE WHEN $4::text IS NOT NULL THEN coalesce(dead_since, clock_timestamp()) END,
-			retry_at = clock_timestamp() + $5::interval, unfinished = $6::boolean, `+endLease+ofVersion,
-		grant, holder, version, dead, mark.RetryAt, mark.Unfinished))
+			retry_at = clock_timestamp() + $5::interval, unfinished = $6::boolean`,
+		grant, holder, version, dead, mark.RetryAt, mark.Unfinished)
 }
 
 // Release implements [grants.Store].
@@ -234,8 +226,12 @@ func (s *Store) exec(ctx context.Context, method, sql string, values ...any) (in
 	return len(changed), err
 }
 
-// orConflict returns ErrConflict if a conditional update has changed nothing.
-func orConflict(changed int, err error) error {
+// update changes a grant whose version is $3, and ends the lease of the holder $2. If there is none it returns ErrConflict.
+func (s *Store) update(ctx context.Context, method, set string, values ...any) error {
+	changed, err := s.exec(ctx, method, `UPDATE `+s.table+` SET `+set+`,
+			holder = CASE WHEN holder = $2::text OR leased_until <= clock_timestamp() THEN NULL ELSE holder END,
+			leased_until = CASE WHEN holder = $2::text OR leased_until <= clock_timestamp() THEN NULL ELSE leased_until END
+		WHERE name = $1::text AND version = $3::bigint RETURNING true`, values...)
 	if err == nil && changed == 0 {
 		return grants.ErrConflict
 	}

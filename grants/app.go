@@ -41,10 +41,9 @@ type app struct {
 
 	failed []string // the grants of the last failures that were no single grant's, with no answer since
 
-	recent  []*verdict // each of another grant; the oldest first
-	proven  bool       // a refresh has succeeded
-	changed signal     // there is another verdict, or an attempt ends without one
-	held    signal     // something is held back, which those look at who wait in the queue
+	recent []*verdict // each of another grant; the oldest first
+	proven bool       // a refresh has succeeded
+	held   signal     // something is held back, which those look at who wait in the queue
 
 	apiRefused map[string]time.Duration // the grants whose fresh tokens the API has refused, and when
 }
@@ -61,7 +60,6 @@ func newApp() app {
 			shutText: "a token cannot be stored, and no other is fetched meanwhile", openText: "tokens can be stored again"},
 		api: gate{least: minAPIProbe, most: maxAPIProbe,
 			shutText: "the API refuses tokens that are seconds old: its 401s refresh no tokens now", openText: "the API takes tokens again"},
-		changed:    make(signal),
 		held:       make(signal),
 		apiRefused: make(map[string]time.Duration),
 	}
@@ -216,7 +214,7 @@ func (m *Manager) noteVerdict(v *verdict) {
 	p.recent = append(p.recent, v)
 	p.recent = slices.Delete(p.recent, 0, max(0, len(p.recent)-recentVerdicts))
 	m.noteAnswer()
-	p.changed.wake()
+	m.changed.wake()
 }
 
 // many reports whether the recent refusals are nobody's revocation; m.mu is held.
@@ -228,13 +226,6 @@ func (p *app) many() bool {
 		}
 	}
 	return refusals >= manyRefusals && 2*refusals >= len(p.recent)
-}
-
-// noteSuccess notes that Apple has taken a's refresh token, and opens what held the app; m.mu is held.
-func (m *Manager) noteSuccess(a *attempt) {
-	m.app.proven = true
-	m.noteVerdict(&verdict{a: a})
-	m.open(&m.app.refusals)
 }
 
 // noteRefusal notes that Apple has refused the record's refresh token, and waits for evidence.
@@ -260,25 +251,13 @@ func (m *Manager) awaitEvidence(a *attempt) {
 	a.judged = true
 	ctx, cancel := context.WithTimeout(m.work, evidenceTime) // what was sent brings evidence also while Close waits
 	defer cancel()
-	for ctx.Err() == nil && !m.app.proven && !m.app.many() && m.anyUnjudged() {
-		changed := m.app.changed
-		m.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
+	m.until(ctx, func() bool {
+		unjudged := false
+		for a := range m.attempts {
+			unjudged = unjudged || !a.judged
 		}
-		m.mu.Lock()
-	}
-}
-
-// anyUnjudged reports whether an attempt is under way whose outcome nobody knows; m.mu is held.
-func (m *Manager) anyUnjudged() bool {
-	for a := range m.attempts {
-		if !a.judged {
-			return true
-		}
-	}
-	return false
+		return m.app.proven || m.app.many() || !unjudged
+	})
 }
 
 // doubted returns what callers get because v is one of many refusals, and holds the app; or nil: then it is recorded next,

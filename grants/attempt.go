@@ -40,19 +40,19 @@ type attempt struct {
 	sent    bool     // a request whose response must not be lost
 	judged  bool     // its outcome is known
 	turn    *turn
+	unsaved unsaved
 
 	// The goroutine's own, until a is finished.
 	event       Refresh
 	held        bool // the error is a pause's, or the held app's: RefreshDue waits for its end
 	known       bool // the error is what others were told
 	rounds      int
-	leaseEnds   time.Time // zero: a has no lease
+	leaseEnds   time.Time // zero: a has no lease; guarded by Manager.mu once there is an unsaved token
 	leasedSince time.Time // a sibling has the lease
 	leaseAt     time.Time // when to try for it again
 	polls       int
 	graced      int64 // the version whose successor had time to be stored
 	sentAt      time.Duration
-	unsaved     *unsavedToken
 	remember    time.Duration // how long a failure is remembered; 0: by the number of failures, and for
 	retryAfter  time.Duration // at least
 	seen        []*oauth2.Token
@@ -94,21 +94,19 @@ func (m *Manager) begin(grant string, e *entry, want want) {
 func (a *attempt) run() {
 	m := a.m
 	token, err := a.refresh()
-	a.settle(token, err)
+	unsaved := a.settle(token, err)
+	a.cancel()
 	switch {
-	case a.unsaved != nil:
-		if a.event.Unsaved = !m.save(m.work, a.unsaved); a.event.Unsaved {
-			m.saveLater(a.unsaved, minSaveBackoff)
+	case unsaved:
+		if a.event.Unsaved = !m.save(m.work, a); a.event.Unsaved {
+			m.saveLater(a, minSaveBackoff)
 		}
+		m.mu.Lock()
+		m.giveBack(a) // which was a probe of Save, too
+		m.mu.Unlock()
 	case !a.leaseEnds.IsZero():
 		m.release(a, a.leaseEnds)
 	}
-	m.mu.Lock()
-	a.cancel()
-	delete(m.attempts, a)
-	m.giveBack(a)
-	a.e.drop()
-	m.mu.Unlock()
 	close(a.finished)
 	if err != errSkipped && err != errAbandoned {
 		m.report(a.event)
@@ -175,7 +173,7 @@ func (a *attempt) decide(record Record) decision {
 	}
 	a.want.callers = a.outcome.callers > 0
 	d := decide(record, memory{
-		now: time.Now(), older: m.see(e, record.Token), bad: e.bad, verdict: row.verdict, refusal: refusal,
+		now: time.Now(), older: e.line.see(record.Token), bad: e.bad, verdict: row.verdict, refusal: refusal,
 	}, a.want)
 	if d.good {
 		m.use(e, record.Token, false)
@@ -309,7 +307,7 @@ func (a *attempt) repair(record Record) (Record, error) {
 	m.mu.Unlock()
 	holder := a.holder
 	if unsaved != nil {
-		holder = unsaved.a.holder // whose lease ends with its token's Save
+		holder = unsaved.holder // whose lease ends with its token's Save
 	}
 	err := m.call(a.ctx, func(ctx context.Context) error {
 		return m.store.Save(ctx, a.grant, holder, record.Version, copyToken(newest))
@@ -325,26 +323,30 @@ func (a *attempt) repair(record Record) (Record, error) {
 	}
 	m.mu.Lock()
 	if e.line.fetched == 0 && e.line.newest == newest {
-		e.line.yielded = m.fingerprints(record.Token)
+		e.line.yielded = fingerprintsOf(record.Token)
 	}
-	if unsaved != nil && unsaved.token == newest {
+	if unsaved != nil && unsaved.unsaved.token == newest {
 		m.settleSave(unsaved, true)
 	}
 	m.mu.Unlock()
 	return a.again(errUnsettled)
 }
 
-// settle gives the outcome to all who wait, and remembers a failure.
-func (a *attempt) settle(token *oauth2.Token, err error) {
+// settle gives the outcome to all who wait, and remembers a failure. It reports whether a token has to be stored.
+func (a *attempt) settle(token *oauth2.Token, err error) (unsaved bool) {
 	m, e := a.m, a.e
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a.judged, a.sent = true, false
+	a.judged, a.sent = true, a.sent && err == ErrClosed // its response is lost, and every Close says so
 	a.event.Duration = time.Since(a.event.Start)
 	a.event.Err = err
 	a.detach()
-	if a.unsaved == nil { // otherwise it is a probe of Save
+	if unsaved = a.unsaved.token != nil; !unsaved {
 		m.giveBack(a)
+		e.drop()
+		if !a.sent {
+			delete(m.attempts, a)
+		}
 	}
 	e.lookAt = m.now() + lookAgain
 	var again time.Duration // until what comes due is refreshed again
@@ -362,8 +364,9 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 	if c := e.current.Load(); c != nil && again > 0 && c.token.AccessToken == a.want.replaces {
 		c.refreshAt.Store(int64(m.now() + again))
 	}
-	m.app.changed.wake()
+	m.changed.wake()
 	a.give(token, err)
+	return unsaved
 }
 
 // rememberFailure keeps callers from asking again at once, the longer the more often the grant has failed alone. It returns

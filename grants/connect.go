@@ -289,7 +289,7 @@ func (m *Manager) putConnected(ctx context.Context, grant string, token *oauth2.
 	if again {
 		row, err := ask(ctx, m, func(ctx context.Context) (Record, error) { return m.store.Load(ctx, grant) })
 		if err == nil && row.Token != nil && row.Dead == nil && (same(row.Token, token) || row.Token.Expiry.After(token.Expiry)) {
-			m.forget(grant)
+			m.entries.Delete(grant)
 			return nil
 		}
 	}

@@ -154,19 +154,17 @@ func (a *attempt) keep(record Record, token *oauth2.Token) *oauth2.Token {
 	m, e := a.m, a.e
 	token = copyToken(token)
 	token.RefreshToken = cmp.Or(token.RefreshToken, record.Token.RefreshToken)
-	ends := a.leaseEnds
-	a.leaseEnds = time.Time{} // Save ends the lease
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if a.sentAt >= m.queue.pauseBegan { // otherwise it belongs to the burst
 		m.queue.pauses = 0
 	}
-	e.line.follow(m, token, max(m.now(), 1))
+	e.line.follow(token, max(m.now(), 1))
 	m.use(e, token, true)
-	m.noteSuccess(a)
-	a.unsaved = &unsavedToken{a: a, version: record.Version, token: token, leaseEnds: ends, since: time.Now()}
-	e.unsaved = a.unsaved
-	m.unsaved[a.unsaved] = struct{}{}
+	m.app.proven = true
+	m.noteVerdict(&verdict{a: a})
+	m.open(&m.app.refusals)
+	m.owe(a, token, record.Version)
 	return token
 }
 

@@ -143,28 +143,6 @@ func (m *Manager) refusal(a *attempt) error {
 
 func (p *app) gates() []*gate { return []*gate{&p.refusals, &p.trouble, &p.saves} }
 
-// claim makes a the probe of the gates that are closed, or returns errLookAgain if it may not send now; m.mu is held.
-func (m *Manager) claim(a *attempt) error {
-	if m.now() < m.queue.pausedUntil || m.refusal(a) != nil {
-		return errLookAgain
-	}
-	for _, g := range m.app.gates() {
-		if g.cause != nil {
-			g.probe = a
-		}
-	}
-	return nil
-}
-
-// unclaim ends a's probe, whose outcome nobody has noted; m.mu is held.
-func (m *Manager) unclaim(a *attempt) {
-	for _, g := range m.app.gates() {
-		if g.probe == a {
-			g.probe = nil
-		}
-	}
-}
-
 // noteAnswer notes that Apple has answered as if nothing were wrong with the app; m.mu is held.
 func (m *Manager) noteAnswer() {
 	m.app.failed = nil

@@ -35,14 +35,15 @@ type attempt struct {
 	finished chan struct{} // closed when the token is stored, too, or the lease is ended
 
 	// Guarded by Manager.mu.
-	outcome *outcome // for callers of Token
-	due     int      // calls of RefreshDue that wait until a is finished
-	sent    bool     // a request whose response must not be lost
-	judged  bool     // its outcome is known
-	turn    *turn
+	outcome *outcome      // for callers of Token
+	due     int           // calls of RefreshDue that wait until a is finished
+	sent    bool          // a request whose response must not be lost
+	judged  bool          // its outcome is known
+	come    chan struct{} // closed when it is a's turn
 	unsaved unsaved
 
 	// The goroutine's own, until a is finished.
+	granted     bool // by Limit, and not used yet
 	event       Refresh
 	held        bool // the error is a pause's, or the held app's: RefreshDue waits for its end
 	known       bool // the error is what others were told
@@ -195,30 +196,19 @@ func (a *attempt) give(token *oauth2.Token, err error) {
 	a.outcome = &outcome{done: make(chan struct{})}
 }
 
-// ready reports whether a has the lease and the turn, and enough of the lease is left to store what comes.
-func (a *attempt) ready() bool {
-	a.m.mu.Lock()
-	defer a.m.mu.Unlock()
-	return a.turn != nil && a.turn.granted && time.Until(a.leaseEnds) >= a.m.timeout
-}
+// ready reports whether a may send a request, and enough of its lease is left to store what comes.
+func (a *attempt) ready() bool { return a.granted && time.Until(a.leaseEnds) >= a.m.timeout }
 
 // acquire waits until a request may be sent, and takes the lease: the first write comes before the request, since where it
 // fails, Save would fail too, with the only refresh token. It returns the row as it is then, or as it is meanwhile.
 func (a *attempt) acquire() (Record, error) {
-	m := a.m
-	m.mu.Lock()
-	m.giveBack(a)
-	pause := m.queue.pausedUntil - m.now()
-	m.mu.Unlock()
-	if pause > shortPause { // which has begun just now
-		return a.load()
-	}
-	if err := a.sleep(pause); err != nil {
-		return Record{}, err
-	}
 	if time.Now().Before(a.leaseAt) {
 		return a.waitForSibling()
 	}
+	m := a.m
+	m.mu.Lock()
+	m.giveBack(a) // where a lease has become too short
+	m.mu.Unlock()
 	var record Record
 	err := m.takeTurn(a)
 	if err == nil {

@@ -128,8 +128,8 @@ func (a *attempt) commit() bool {
 		return false
 	}
 	a.sent, a.event.Sent, a.sentAt = true, true, max(m.now(), 1) // as the answer of ClientSecret has it
-	m.pass(a.turn)
-	a.turn = nil
+	m.pass(a)
+	a.granted = false
 	return true
 }
 

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
-
-	"github.com/seed-a5f25c57/applebusiness"
 )
 
 const (
@@ -54,8 +52,7 @@ type attempt struct {
 	polls       int
 	graced      int64 // the version whose successor had time to be stored
 	sentAt      time.Duration
-	remember    time.Duration // how long a failure is remembered; 0: by the number of failures, and for
-	retryAfter  time.Duration // at least
+	remember    time.Duration // how long a failure is remembered that is not a's alone; 0: by the number of failures
 	seen        []*oauth2.Token
 }
 
@@ -281,8 +278,11 @@ func (a *attempt) sleep(d time.Duration) error {
 
 func (a *attempt) addWaited(since time.Time) { a.event.Waited += time.Since(since) }
 
-// again counts the rounds, so that a Store which breaks its contract does not keep anybody in a loop, and loads the row.
+// again loads the row. It counts the rounds, so that a Store which breaks its contract does not keep anybody in a loop.
 func (a *attempt) again(err error) (Record, error) {
+	a.m.mu.Lock()
+	a.sent = false // or there is nothing to lose any more
+	a.m.mu.Unlock()
 	if a.rounds++; a.rounds > maxRounds {
 		return Record{}, a.storeError(err)
 	}
@@ -362,18 +362,16 @@ func (a *attempt) settle(token *oauth2.Token, err error) (unsaved bool) {
 // rememberFailure keeps callers from asking again at once, the longer the more often the grant has failed alone. It returns
 // how long what comes due is left alone; m.mu is held.
 func (a *attempt) rememberFailure(err error) time.Duration {
-	e, now, sent := a.e, a.m.now(), a.event.Sent
+	e, sent, wait, remember := a.e, a.event.Sent, waitOf(err), failureMemory
 	e.failure, e.row.sent = err, sent
-	if failed, ok := err.(*applebusiness.Error); ok && !sent && failed.RetryAfter > 0 { // of the row, and no failure of its own
-		e.until = now + failed.RetryAfter
-		return min(failed.RetryAfter, maxBackoff)
-	}
-	remember := max(failureMemory, a.retryAfter)
 	if _, ok := err.(*StoreError); sent && !ok {
-		remember = max(remember, doubled(failureMemory, maxMemory, e.failures))
+		remember = doubled(failureMemory, maxMemory, e.failures)
 	}
-	remember = cmp.Or(a.remember, remember)
-	e.until = now + remember
+	remember = cmp.Or(a.remember, max(wait, remember))
+	e.until = a.m.now() + remember
+	if wait > 0 && !sent { // it is the row's, and no failure of its own
+		return min(wait, maxBackoff)
+	}
 	again := max(remember, jitter(2*backoff(e.failures)))
 	e.failures++
 	return again

@@ -219,7 +219,7 @@ func (c *connecting) redeem(code, verifier string) error {
 func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt time.Duration) {
 	m, e := c.m, *failed
 	e.GrantType = applebusiness.GrantTypeRefreshToken // others are told of it as if it were a refresh
-	k, _ := classify(&e)
+	k := classify(&e)
 	if k == limited {
 		m.pause(sentAt, e.RetryAfter)
 		return

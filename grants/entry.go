@@ -190,10 +190,21 @@ func (m *Manager) remembered(e *entry) error {
 	if e.failure == nil || now >= e.until {
 		return nil
 	}
-	if failed, ok := e.failure.(*applebusiness.Error); ok && failed.RetryAfter == 0 {
-		return failed
+	if waitOf(e.failure) == 0 {
+		return e.failure
 	}
 	return withWait(e.failure, e.until-now)
+}
+
+// waitOf returns what the error of a failed refresh has in RetryAfter.
+func waitOf(err error) time.Duration {
+	if foreign, ok := err.(*transportPanic); ok {
+		return foreign.failed.RetryAfter
+	}
+	if failed, ok := err.(*applebusiness.Error); ok {
+		return failed.RetryAfter
+	}
+	return 0
 }
 
 // lastResort returns the current token in the last seconds of its life, or err, with which a refresh has failed.

@@ -99,7 +99,7 @@ func (m *Manager) askLimit(a *attempt) error {
 	case a.ctx.Err() != nil:
 		return a.ended()
 	case errors.Is(err, context.DeadlineExceeded): // it would let this one wait too long: a pause of the fleet's, say
-		a.held, a.remember = true, refusedWait
+		a.held = true
 		return waitError(applebusiness.ErrRateLimited, refusedWait)
 	}
 	return a.storeError(&limitError{err})

@@ -86,14 +86,6 @@ type gate struct {
 	toldAt time.Duration // when; 0: never
 }
 
-// refusal returns why a may not send now, or nil.
-func (g *gate) refusal(a *attempt, now time.Duration) error {
-	if g.cause == nil || a != nil && g.probe == a || g.probe == nil && now >= g.next {
-		return nil
-	}
-	return withWait(g.cause, max(g.next-now, minProbe))
-}
-
 // shut closes g, or lets it wait longer after a failed probe, and reports whether it was open. A failure of what was sent
 // before it was closed changes no more than the cause's own Retry-After asks for; m.mu is held.
 func (m *Manager) shut(g *gate, a *attempt, cause error, retryAfter time.Duration, attrs ...slog.Attr) bool {
@@ -101,10 +93,6 @@ func (m *Manager) shut(g *gate, a *attempt, cause error, retryAfter time.Duratio
 	switch {
 	case wasOpen:
 		g.probes = 0
-		if g.told = g.toldAt == 0 || now-g.toldAt >= tellAgain; g.told { // a gate may flap
-			g.toldAt = max(now, 1)
-			m.tell(slog.LevelError, g.shutText, attrs...)
-		}
 		m.app.held.wake()
 	case g.probe == a:
 		g.probes++
@@ -112,8 +100,14 @@ func (m *Manager) shut(g *gate, a *attempt, cause error, retryAfter time.Duratio
 		g.next = max(g.next, now+retryAfter)
 		return false
 	}
-	g.cause, g.probe = cause, nil
-	g.next = now + max(retryAfter, jitter(doubled(g.least, g.most, g.probes)))
+	wait := max(retryAfter, jitter(doubled(g.least, g.most, g.probes)))
+	g.cause, g.probe, g.next = cause, nil, now+wait
+	if wasOpen {
+		if g.told = g.toldAt == 0 || now-g.toldAt >= tellAgain; g.told { // a gate may flap
+			g.toldAt = max(now, 1)
+			m.tell(slog.LevelError, g.shutText, append(attrs, slog.String("next_try_in", wait.Round(time.Millisecond).String()))...)
+		}
+	}
 	return wasOpen
 }
 
@@ -134,8 +128,8 @@ func (m *Manager) refusal(a *attempt) error {
 		return waitError(applebusiness.ErrRateLimited, wait)
 	}
 	for _, g := range m.app.gates() {
-		if err := g.refusal(a, now); err != nil {
-			return err
+		if g.cause != nil && (a == nil || g.probe != a) && (g.probe != nil || now < g.next) {
+			return withWait(g.cause, max(g.next-now, minProbe))
 		}
 	}
 	return nil

@@ -262,18 +262,11 @@ func (a *attempt) waitForSibling() (Record, error) {
 }
 
 func (a *attempt) loadAfter(wait time.Duration) (Record, error) {
-	if err := a.sleep(wait); err != nil {
-		return Record{}, err
+	defer a.addWaited(time.Now())
+	if sleep(a.ctx, wait) != nil {
+		return Record{}, a.ended()
 	}
 	return a.load()
-}
-
-func (a *attempt) sleep(d time.Duration) error {
-	defer a.addWaited(time.Now())
-	if sleep(a.ctx, d) != nil {
-		return a.ended()
-	}
-	return nil
 }
 
 func (a *attempt) addWaited(since time.Time) { a.event.Waited += time.Since(since) }
@@ -398,9 +391,7 @@ func (a *attempt) load() (Record, error) {
 func (a *attempt) lease() (Record, error) {
 	m := a.m
 	start := time.Now()
-	record, err := ask(m.work, m, func(ctx context.Context) (Record, error) {
-		return m.store.Lease(ctx, a.grant, a.holder, m.leaseTime())
-	})
+	record, err := ask(m.work, m, func(ctx context.Context) (Record, error) { return m.store.Lease(ctx, a.grant, a.holder, m.leaseTime()) })
 	a.leaseEnds = time.Time{}
 	switch {
 	case errors.Is(err, ErrLeased):

@@ -210,7 +210,7 @@ func waitOf(err error) time.Duration {
 // lastResort returns the current token in the last seconds of its life, or err, with which a refresh has failed.
 func (e *entry) lastResort(err error) (*oauth2.Token, error) {
 	c := e.current.Load()
-	if c == nil || err == ErrClosed || err == ErrNoGrant || c.token.Expiry.IsZero() || time.Until(c.token.Expiry) <= 0 {
+	if c == nil || err == ErrClosed || err == ErrNoGrant || time.Until(c.token.Expiry) <= 0 {
 		return nil, err
 	}
 	return copyToken(c.token), nil

@@ -300,16 +300,12 @@ func (m *Manager) leave(o *outcome) {
 // TokenSource returns an [oauth2.TokenSource] for one grant, whose Token is [Manager.Token] with ctx. It needs no
 // [oauth2.ReuseTokenSource] around it.
 func (m *Manager) TokenSource(ctx context.Context, grant string) oauth2.TokenSource {
-	return tokenSource{m, ctx, grant}
+	return tokenSource(func() (*oauth2.Token, error) { return m.Token(ctx, grant) })
 }
 
-type tokenSource struct {
-	m     *Manager
-	ctx   context.Context
-	grant string
-}
+type tokenSource func() (*oauth2.Token, error)
 
-func (s tokenSource) Token() (*oauth2.Token, error) { return s.m.Token(s.ctx, s.grant) }
+func (f tokenSource) Token() (*oauth2.Token, error) { return f() }
 
 // Put stores the token of a customer who has connected, or connected again: the grant is made if need be, a verdict about
 // its earlier token is gone, and a refresh of that under way comes to nothing, unless it sends this very refresh token. Put

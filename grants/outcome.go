@@ -243,9 +243,7 @@ func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 
 func (a *attempt) mark(version int64, mark Mark) error {
 	m := a.m
-	err := m.call(m.work, func(ctx context.Context) error {
-		return m.store.Mark(ctx, a.grant, a.holder, version, mark)
-	})
+	err := m.call(m.work, func(ctx context.Context) error { return m.store.Mark(ctx, a.grant, a.holder, version, mark) })
 	if err == nil {
 		a.leaseEnds = time.Time{}
 	}

@@ -208,7 +208,7 @@ func (m *Manager) pauseFleet(d time.Duration) {
 type limiter struct {
 	mu       sync.Mutex
 	last     time.Time // when the last request was allowed, or will be
-	slowed   time.Time // zero: never
+	slowed   time.Time // long ago, if never
 	slowedTo float64   // requests a second
 }
 
@@ -216,13 +216,10 @@ type limiter struct {
 func (l *limiter) Wait(ctx context.Context) error {
 	l.mu.Lock()
 	now := time.Now()
-	at := l.last.Add(time.Duration(float64(time.Second) / l.rate(now)))
-	if at.Before(now) {
-		at = now
-	}
-	l.last = at
+	wait := max(0, l.last.Sub(now)+time.Duration(float64(time.Second)/l.rate(now)))
+	l.last = now.Add(wait)
 	l.mu.Unlock()
-	return sleep(ctx, at.Sub(now))
+	return sleep(ctx, wait)
 }
 
 // slowDown halves the rate.
@@ -235,8 +232,5 @@ func (l *limiter) slowDown() {
 
 // rate returns the requests a second; l.mu is held.
 func (l *limiter) rate(now time.Time) float64 {
-	if l.slowed.IsZero() {
-		return requestsPerSecond
-	}
 	return min(requestsPerSecond, l.slowedTo+recovery*now.Sub(l.slowed).Seconds())
 }

@@ -159,9 +159,7 @@ func (m *Manager) renew(ctx context.Context, a *attempt) {
 	ends := time.Now().Add(m.leaseTime())
 	ctx, cancel := context.WithTimeout(ctx, maxSaveBackoff/2) // the rest is for Save
 	defer cancel()
-	_, err := ask(ctx, m, func(ctx context.Context) (Record, error) {
-		return m.store.Lease(ctx, a.grant, a.holder, m.leaseTime())
-	})
+	_, err := ask(ctx, m, func(ctx context.Context) (Record, error) { return m.store.Lease(ctx, a.grant, a.holder, m.leaseTime()) })
 	if errors.Is(err, ErrLeased) { // it ran out, and a sibling has the grant: that looks at the row once more before it sends
 		err = m.call(ctx, func(ctx context.Context) error {
 			return m.store.Mark(ctx, a.grant, a.holder, version, Mark{Unfinished: true, RetryAt: ends})

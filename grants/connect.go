@@ -213,7 +213,7 @@ func (c *connecting) redeem(code, verifier string) error {
 func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt time.Duration) {
 	m, e := c.m, *failed
 	e.GrantType = applebusiness.GrantTypeRefreshToken // others are told of it as if it were a refresh
-	k, _ := classify(&e)
+	k := classify(&e)
 	if k == limited {
 		m.pause(sentAt, e.RetryAfter)
 		return
@@ -290,7 +290,7 @@ func (m *Manager) putConnected(ctx context.Context, grant string, token *oauth2.
 	if again {
 		row, err := ask(ctx, m, func(ctx context.Context) (Record, error) { return m.store.Load(ctx, grant) })
 		if err == nil && row.Token != nil && row.Dead == nil && (same(row.Token, token) || row.Token.Expiry.After(token.Expiry)) {
-			m.forget(grant)
+			m.entries.Delete(grant)
 			return nil
 		}
 	}

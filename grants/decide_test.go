@@ -81,35 +81,34 @@ func TestDecide(t *testing.T) {
 }
 
 func TestLineage(t *testing.T) {
-	m := New(new(oauth2.Config), NewMemoryStore(), nil)
 	token := func(i int) *oauth2.Token {
 		return &oauth2.Token{AccessToken: fmt.Sprint("a", i), RefreshToken: fmt.Sprint("r", i)}
 	}
 	var line lineage
-	assert.False(t, line.older(m, token(0)), "nothing is known")
+	assert.False(t, line.older(token(0)), "nothing is known")
 	for i := range 20 {
-		line.follow(m, token(i), 0)
-		line.follow(m, token(i), 0) // seen again
+		line.follow(token(i), 0)
+		line.follow(token(i), 0) // seen again
 	}
 	for i := range 20 {
-		assert.Equal(t, i >= 3 && i < 19, line.older(m, token(i)), "%d: the last %d, and not the newest", i, maxEarlier)
+		assert.Equal(t, i >= 3 && i < 19, line.older(token(i)), "%d: the last %d, and not the newest", i, maxEarlier)
 	}
-	assert.False(t, line.older(m, token(20)))
+	assert.False(t, line.older(token(20)))
 
 	// Refresh tokens that stay the same: the access token tells.
 	line = lineage{}
-	line.follow(m, &oauth2.Token{AccessToken: "a0", RefreshToken: "r"}, 0)
-	line.follow(m, &oauth2.Token{AccessToken: "a1", RefreshToken: "r"}, 1)
-	assert.True(t, line.older(m, &oauth2.Token{AccessToken: "a0", RefreshToken: "r"}))
-	assert.False(t, line.older(m, &oauth2.Token{AccessToken: "a1", RefreshToken: "r"}))
-	assert.False(t, line.older(m, &oauth2.Token{AccessToken: "a2", RefreshToken: "r"}))
+	line.follow(&oauth2.Token{AccessToken: "a0", RefreshToken: "r"}, 0)
+	line.follow(&oauth2.Token{AccessToken: "a1", RefreshToken: "r"}, 1)
+	assert.True(t, line.older(&oauth2.Token{AccessToken: "a0", RefreshToken: "r"}))
+	assert.False(t, line.older(&oauth2.Token{AccessToken: "a1", RefreshToken: "r"}))
+	assert.False(t, line.older(&oauth2.Token{AccessToken: "a2", RefreshToken: "r"}))
 
 	// A sibling puts back what this process, which did not fetch the newest, has saved over: it knows better.
 	e := new(entry)
-	assert.False(t, m.see(e, token(5)))
-	assert.False(t, m.see(e, token(3)), "a backup older than this process, for all that it knows")
-	assert.True(t, m.see(e, token(5)))
-	e.line.yielded = m.fingerprints(token(5)) // as repair notes it
-	assert.False(t, m.see(e, token(5)))
+	assert.False(t, e.line.see(token(5)))
+	assert.False(t, e.line.see(token(3)), "a backup older than this process, for all that it knows")
+	assert.True(t, e.line.see(token(5)))
+	e.line.yielded = fingerprintsOf(token(5)) // as repair notes it
+	assert.False(t, e.line.see(token(5)))
 	assert.Equal(t, token(5), e.line.newest)
 }

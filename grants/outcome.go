@@ -25,25 +25,24 @@ const (
 	ours                // the app's: its credentials, or how it sends
 )
 
-// classify returns the kind of a failed refresh, and whether Apple may have replaced the refresh token in a response that
-// did not arrive.
-func classify(e *applebusiness.Error) (k kind, lost bool) {
+// classify returns the kind of a failed refresh.
+func classify(e *applebusiness.Error) kind {
 	advice := applebusiness.Troubleshoot(e)
-	lost = mayBeLost(e)
+	undocumented := e.StatusCode >= 400 && e.Reason == "" && e.Code != applebusiness.CodeInvalidRequest // which can be one customer's
 	switch {
 	case e.StatusCode == http.StatusTooManyRequests || e.Reason == applebusiness.ErrRateLimited:
-		return limited, lost
+		return limited
 	case advice.Action == applebusiness.ActionReauthorize && refusal(e):
-		return refused, lost
+		return refused
 	case e.Reason == applebusiness.ErrUnsafeTokenRequest || e.StatusCode < 500 && ofTheApp(e):
-		return ours, lost
+		return ours
 	case advice.Action == applebusiness.ActionRetry && advice.Impact == applebusiness.ImpactService &&
 		e.Reason != applebusiness.ErrMalformedResponse:
-		return outage, lost
-	case advice.Action == applebusiness.ActionRetry || advice.Action == applebusiness.ActionCheckNetwork || undocumented(e):
-		return shared, lost
+		return outage
+	case advice.Action == applebusiness.ActionRetry || advice.Action == applebusiness.ActionCheckNetwork || undocumented:
+		return shared
 	}
-	return alone, lost
+	return alone
 }
 
 // refusal reports whether Apple has said that the refresh token is invalid: nothing else may end a grant.
@@ -69,11 +68,6 @@ func ofTheApp(e *applebusiness.Error) bool {
 // refusesSecret reports whether another client secret may help, whatever words the server has for it.
 func refusesSecret(e *applebusiness.Error) bool {
 	return e.Reason == applebusiness.ErrInvalidCredentials || e.Code == applebusiness.CodeInvalidClient
-}
-
-// undocumented reports whether e is a response, but none that can be one customer's.
-func undocumented(e *applebusiness.Error) bool {
-	return e.StatusCode >= 400 && e.Reason == "" && e.Code != applebusiness.CodeInvalidRequest
 }
 
 // mayBeLost reports whether Apple may have replaced the refresh token in a response that did not arrive.
@@ -105,17 +99,12 @@ func tokenFailure(err error) (*applebusiness.Error, error) {
 func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
 	m := a.m
 	secret, err := m.clientSecret(a.ctx, sentSecret{})
-	if err != nil {
-		if a.ctx.Err() != nil {
-			err = a.ended()
-		}
-		return nil, Record{}, err
-	}
-	if !a.ready() {
-		return nil, record, nil // the answer took so long that too little is left of the lease
-	}
-	if !a.commit() {
+	switch committed := err == nil && a.commit(); {
+	case committed:
+	case a.ctx.Err() != nil:
 		return nil, Record{}, a.ended()
+	default:
+		return nil, record, err // or the answer took so long that too little is left of the lease
 	}
 	token, err := a.request(record.Token.RefreshToken, secret)
 	if err == nil {
@@ -130,12 +119,12 @@ func (a *attempt) commit() bool {
 	m := a.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if a.ctx.Err() != nil {
+	if a.ctx.Err() != nil || !a.ready() {
 		return false
 	}
 	a.sent, a.event.Sent, a.sentAt = true, true, max(m.now(), 1) // as the answer of ClientSecret has it
-	m.pass(a.turn)
-	a.turn = nil
+	m.pass(a)
+	a.granted = false
 	return true
 }
 
@@ -160,19 +149,17 @@ func (a *attempt) keep(record Record, token *oauth2.Token) *oauth2.Token {
 	m, e := a.m, a.e
 	token = copyToken(token)
 	token.RefreshToken = cmp.Or(token.RefreshToken, record.Token.RefreshToken)
-	ends := a.leaseEnds
-	a.leaseEnds = time.Time{} // Save ends the lease
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if a.sentAt >= m.queue.pauseBegan { // otherwise it belongs to the burst
 		m.queue.pauses = 0
 	}
-	e.line.follow(m, token, max(m.now(), 1))
+	e.line.follow(token, max(m.now(), 1))
 	m.use(e, token, true)
-	m.noteSuccess(a)
-	a.unsaved = &unsavedToken{a: a, version: record.Version, token: token, leaseEnds: ends, since: time.Now()}
-	e.unsaved = a.unsaved
-	m.unsaved[a.unsaved] = struct{}{}
+	m.app.proven = true
+	m.noteVerdict(&verdict{a: a})
+	m.open(&m.app.refusals)
+	m.owe(a, token, record.Version)
 	return token
 }
 
@@ -184,7 +171,7 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 		return Record{}, ErrClosed
 	}
 	e, failure := tokenFailure(err)
-	k, lost := classify(e)
+	k := classify(e)
 	if k == refused {
 		dead := *e
 		dead.ResponseLost = e.ResponseLost || record.Unfinished
@@ -196,7 +183,6 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 		case err != nil:
 			failure = err
 		case other != secret:
-			a.spare()
 			return a.again(errUnsettled) // wrong credentials have spent nothing
 		}
 	}
@@ -204,7 +190,7 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 		a.remember, a.held = m.pause(a.sentAt, e.RetryAfter), true
 		return Record{}, withWait(failure, a.remember)
 	}
-	a.retryAfter = e.RetryAfter
+	lost := mayBeLost(e)
 	mark := Mark{Unfinished: record.Unfinished || lost}
 	if k == outage {
 		m.mu.Lock()
@@ -234,13 +220,6 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 	return Record{}, failure
 }
 
-// spare ends what commit has begun: there is nothing to lose any more.
-func (a *attempt) spare() {
-	a.m.mu.Lock()
-	defer a.m.mu.Unlock()
-	a.sent = false
-}
-
 // condemn records that Apple has refused the record's refresh token for good. The write comes first: if it conflicts, the
 // refused token was no longer the grant's, and nobody may be told to reconnect.
 func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
@@ -263,7 +242,6 @@ func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 		return Record{}, doubted
 	}
 	if err == nil {
-		a.remember = failureMemory // the row says it from now on
 		return Record{}, v.err
 	}
 	return Record{}, a.storeError(err) // the verdict is recorded at the next chance, without a request
@@ -271,13 +249,10 @@ func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 
 func (a *attempt) mark(version int64, mark Mark) error {
 	m := a.m
-	err := m.call(m.work, func(ctx context.Context) error {
-		return m.store.Mark(ctx, a.grant, a.holder, version, mark)
-	})
+	err := m.call(m.work, func(ctx context.Context) error { return m.store.Mark(ctx, a.grant, a.holder, version, mark) })
 	if err == nil {
 		a.leaseEnds = time.Time{}
 	}
-	a.spare()
 	return err
 }
 

@@ -99,7 +99,7 @@ func TestClassify(t *testing.T) {
 		"a wrong secret at 500":     {refresh(500, `{"error":"invalid_client","error_description":"Invalid client_id or client_secret"}`), outage, true},
 		"a wrong secret at 503":     {refresh(503, `{"error":"invalid_client","error_description":"Invalid client_id or client_secret"}`), outage, false},
 	} {
-		kind, lost := classify(test.e)
+		kind, lost := classify(test.e), mayBeLost(test.e)
 		assert.Equal(t, test.kind, kind, name)
 		assert.Equal(t, test.lost, lost, name)
 	}

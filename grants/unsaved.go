@@ -53,7 +53,7 @@ func (m *Manager) save(ctx context.Context, u *unsavedToken) bool {
 		}
 	}
 	gone := errors.Is(err, ErrNoGrant)
-	cause := newStoreError(grant, err, m.secrets(e)...)
+	cause := newStoreError("", err, m.secrets(e)...) // which callers of other grants get, too
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	u.tries++
@@ -75,7 +75,7 @@ func (m *Manager) save(ctx context.Context, u *unsavedToken) bool {
 		m.settleSave(u, same(row.Token, u.token))
 		return true
 	case u.tries == 1: // one row that cannot be written holds up nobody for long
-		m.shut(&m.app.saves, u.a, cause, 0, slog.String("error", cause.Error()))
+		m.shut(&m.app.saves, u.a, cause, 0, slog.String("grant", grant), slog.String("error", cause.Error()))
 	}
 	u.err = err
 	return false

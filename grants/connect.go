@@ -228,6 +228,8 @@ func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt tim
 		if other, err := m.clientSecret(m.work, sentSecret{secret, sentAt}); err != nil || other != secret {
 			return // the next request may be sent with another one
 		}
+	} else if k != refused {
+		return // it may be about the code, which anybody can have made up
 	}
 	m.noteFailure(nil, string(c.owner[:]), k, &e)
 }

@@ -907,6 +907,37 @@ func TestConnectWithManySpentCodes(t *testing.T) {
 	})
 }
 
+// What somebody made up for a code holds nobody back, whatever it is answered.
+func TestConnectWithForgedCodes(t *testing.T) {
+	for name, test := range map[string]struct {
+		code   string
+		answer answer
+	}{
+		"no text":           {code: "%ff"},
+		"too long":          {code: strings.Repeat("%01", 21_000)},
+		"a firewall's 403":  {"x", status(403, "<html>blocked</html>")},
+		"an unknown error":  {"x", status(400, `{"error":"invalid_code"}`)},
+		"a server's defect": {"x", status(500, `{"error":"internal_server_error","error_description":"server error"}`)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *consent) {
+				m := c.manager()
+				require.NoError(t, m.Put(t.Context(), "org-7", c.fake.ConnectExpired(c.config.ClientID)))
+				for n := range 5 {
+					if test.answer != nil {
+						c.on("/api/v1/oauth2/token", test.answer)
+					}
+					_, err := m.Connect(httptest.NewRequest("GET", fmt.Sprint("/?state=s&code=", n, test.code), nil), "s", "v")
+					require.Error(t, err)
+				}
+				c.on("/api/v1/oauth2/token", theFakes)
+				_, err := m.Token(t.Context(), "org-7")
+				assert.NoError(t, err)
+			})
+		})
+	}
+}
+
 // A vault that fails for a moment costs nothing: the same redirect connects when it works again.
 func TestConnectWithoutSecret(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *consent) {

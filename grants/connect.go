@@ -118,11 +118,12 @@ func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
 	return c, nil
 }
 
-// forgetConnects forgets the outcomes that are too old, and any if there would be too many with key; m.mu is held.
+// forgetConnects forgets the outcomes that are too old, and any that failed if there would be too many with key; m.mu is
+// held. Anybody can make up codes that fail, and a code that has brought a grant must not be sent again.
 func (m *Manager) forgetConnects(key hash) {
 	now, known := time.Now(), m.connects[key] != nil
 	maps.DeleteFunc(m.connects, func(_ hash, c *connecting) bool {
-		return c.over && (!now.Before(c.forgetAt) || !known && len(m.connects) >= maxConnects)
+		return c.over && (!now.Before(c.forgetAt) || !known && c.err != nil && len(m.connects) >= maxConnects)
 	})
 }
 

@@ -552,24 +552,32 @@ func TestConnectInASecondProcess(t *testing.T) {
 func TestConnectKeepsFewOutcomes(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *consent) {
 		m := c.manager()
+		customer := c.arrive()
+		connected, err := customer.connect(m)
+		require.NoError(t, err)
 		c.on("/api/v1/oauth2/token", status(400, `{"error":"invalid_grant","error_description":"Invalid refresh_token"}`))
 		arrive := func(n int) {
 			code := fmt.Sprint("code-", n)
 			_, _ = m.Connect(httptest.NewRequest(http.MethodGet, "/?state=s&code="+code, nil), "s", "v")
 		}
-		for n := range 1000 {
+		for n := range 999 {
 			arrive(n)
 		}
 		require.Equal(t, 1000, c.exchanges())
-		for n := range 1000 {
+		for n := range 999 {
 			arrive(n)
 		}
 		require.Equal(t, 1000, c.exchanges(), "all are known")
 		arrive(1000)
-		for n := range 1001 {
+		for n := range 5000 {
 			arrive(n)
 		}
-		assert.Greater(t, c.exchanges(), 1001, "one of them had to go")
+		before := c.exchanges()
+		assert.Greater(t, before, 5001, "one of them had to go")
+		again, err := customer.connect(m)
+		require.NoError(t, err, "but not the one that brought a grant")
+		assert.Equal(t, connected, again)
+		assert.Equal(t, before, c.exchanges())
 		time.Sleep(10 * time.Minute)
 		arrive(0)
 	})

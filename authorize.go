@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Redirect is what Apple's authorization endpoint sends to the redirect URI on success (RFC 6749 section 4.1.2). Both
@@ -136,7 +137,8 @@ func decodeRedirect(query string) (redirectQuery, error) {
 			continue
 		}
 		value, valueErr := url.QueryUnescape(rawValue)
-		decodes := valueErr == nil && !strings.Contains(rawValue, ";") // as url.ParseQuery has it
+		decodes := valueErr == nil && !strings.Contains(rawValue, ";") && // as url.ParseQuery has it
+			(name != "code" || utf8.ValidString(value)) // and JSON can carry it to the token endpoint
 		switch {
 		case seen[i] && name == "state":
 			err = malformedRedirect("state is repeated")

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 )
 
 // Redirect is what Apple's authorization endpoint sends to the redirect URI on success (RFC 6749 section 4.1.2). Both
@@ -126,7 +127,8 @@ func decodeRedirect(query string) (found redirectQuery) {
 		}
 		fields[name] = nil
 		value, err := url.QueryUnescape(rawValue)
-		decodes := err == nil && !strings.Contains(rawValue, ";") // as url.ParseQuery has it
+		decodes := err == nil && !strings.Contains(rawValue, ";") && // as url.ParseQuery has it
+			(name != "code" || utf8.ValidString(value)) // and JSON can carry it to the token endpoint
 		switch {
 		case field == nil && name == "state":
 			found.malformed = "state is repeated"

@@ -103,8 +103,8 @@ func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now, known := time.Now(), m.connects[key] != nil
-	maps.DeleteFunc(m.connects, func(_ hash, c *connecting) bool {
-		isOld := !now.Before(c.forgetAt) || !known && len(m.connects) >= maxConnects
+	maps.DeleteFunc(m.connects, func(_ hash, c *connecting) bool { // a code that has brought a grant must not be sent again
+		isOld := !now.Before(c.forgetAt) || !known && c.err != nil && len(m.connects) >= maxConnects
 		return isOld && !c.forgetAt.IsZero()
 	})
 	switch c := m.connects[key]; {
@@ -222,6 +222,8 @@ func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt tim
 		if other, err := m.clientSecret(m.work, sentSecret{secret, sentAt}); err != nil || other != secret {
 			return // the next request may be sent with another one
 		}
+	} else if k != refused {
+		return // it may be about the code, which anybody can have made up
 	}
 	m.noteFailure(nil, string(c.owner[:]), k, &e)
 }

@@ -56,7 +56,7 @@ func decide(row Record, known memory, want want) decision {
 	if !token.Expiry.IsZero() {
 		left = token.Expiry.Sub(known.now)
 	}
-	usable := token.AccessToken != "" && token.AccessToken != known.bad
+	usable := isToken(token.AccessToken) && token.AccessToken != known.bad
 	fresh := row.Version != want.version // a sibling has fetched it while this attempt waited
 	good := usable && token.AccessToken != want.replaces && (left > expiryMargin || fresh && left > 0)
 	due := want.due && left <= want.within && token.AccessToken != ""
@@ -72,7 +72,7 @@ func decide(row Record, known memory, want want) decision {
 	case row.Dead != nil:
 		dead := *row.Dead
 		return decision{do: refuse, err: &dead, good: good}
-	case token.RefreshToken == "":
+	case !isToken(token.RefreshToken): // Apple would refuse it, or the Transport each request with it, as if the app were wrong
 		return decision{do: refuse, err: noRefreshToken(), good: good}
 	case row.RetryAt.After(known.now):
 		return decision{do: refuse, err: waitError(applebusiness.ErrUnavailable, row.RetryAt.Sub(known.now)), good: good}

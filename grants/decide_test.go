@@ -48,6 +48,7 @@ func TestDecide(t *testing.T) {
 		"invalidated":                          {row: row(time.Hour), known: memory{bad: "access"}, want: first, do: send},
 		"to be replaced early":                 {row: row(time.Hour), want: want{version: 1, replaces: "access"}, do: send},
 		"no access token":                      {row: row(time.Hour, func(r *Record) { r.Token.AccessToken = "" }), want: first, do: send},
+		"no header can carry it":               {row: row(time.Hour, func(r *Record) { r.Token.AccessToken = "access\n" }), want: first, do: send},
 
 		"older than the newest":           {row: row(time.Hour), known: memory{older: true}, want: first, do: repair},
 		"older and dead":                  {row: row(-time.Hour, markDead), known: memory{older: true, refusal: held}, want: due, do: repair},
@@ -56,6 +57,7 @@ func TestDecide(t *testing.T) {
 
 		"dead":                          {row: row(-time.Hour, markDead), want: first, do: refuse, err: "applebusiness: invalid_refresh_token"},
 		"no refresh token":              {row: row(-time.Hour, func(r *Record) { r.Token.RefreshToken = "" }), want: first, do: refuse, err: "applebusiness: no_refresh_token"},
+		"no token that can be one":      {row: row(-time.Hour, func(r *Record) { r.Token.RefreshToken = "refresh\n" }), want: first, do: refuse, err: "applebusiness: no_refresh_token"},
 		"the fleet waits":               {row: row(-time.Hour, wait), want: first, do: refuse, err: "applebusiness: unavailable"},
 		"the fleet has waited":          {row: row(-time.Hour, func(r *Record) { r.RetryAt = now }), want: first, do: send},
 		"the app is held":               {row: row(-time.Hour), known: memory{refusal: held}, want: first, do: refuse, err: "held"},

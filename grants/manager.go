@@ -35,8 +35,9 @@ type Options struct {
 	// for a whole fleet the Limiter of pgxstore. If it fails, so does the refresh, with a [*StoreError], or with
 	// [applebusiness.ErrRateLimited] for a [context.DeadlineExceeded]: it refuses to let the request wait. After a response
 	// with status 429 its method Pause(context.Context, time.Duration) error is called, if it has one, so that the whole
-	// fleet waits. A nil Limit is 15 requests a second, which Apple publishes, for this Manager alone, and half of what it
-	// was after a response with status 429, from where it recovers.
+	// fleet waits. The code of a customer who waits for Connect is sent after 5 seconds, or if Limit fails, all the same.
+	// A nil Limit is 15 requests a second, which Apple publishes, for this Manager alone, and half of what it was after a
+	// response with status 429, from where it recovers.
 	Limit interface {
 		Wait(ctx context.Context) error
 	}

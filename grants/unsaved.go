@@ -62,7 +62,7 @@ func (m *Manager) save(ctx context.Context, a *attempt) bool {
 		}
 	}
 	gone := errors.Is(err, ErrNoGrant)
-	cause := newStoreError(a.grant, err, m.secrets(e)...)
+	cause := newStoreError("", err, m.secrets(e)...) // which callers of other grants get, too
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	u.tries++
@@ -82,7 +82,7 @@ func (m *Manager) save(ctx context.Context, a *attempt) bool {
 		m.settleSave(a, same(row.Token, token))
 		return true
 	case u.tries == 1: // one row that cannot be written holds up nobody for long
-		m.shut(&m.app.saves, a, cause, 0, slog.String("error", cause.Error()))
+		m.shut(&m.app.saves, a, cause, 0, slog.String("grant", a.grant), slog.String("error", cause.Error()))
 	}
 	u.err = err
 	return false

@@ -39,7 +39,7 @@ var (
 		`[A-Z][a-z]{2} [ \d]\d \d\d:|\{\s*"(?:time|level|ts|timestamp|@timestamp|severity|log|msg|message|lvl|_initiator|` +
 		`startedDateTime|pageref|request|@message|insertId|jsonPayload|textPayload|eventId)"|\[\{"field")`)
 	// notApples is what a failure of the network is about that is none on the way to Apple: databases, and those who connect to us.
-	notApples = regexp.MustCompile(`the store failed|token was stored|` +
+	notApples = regexp.MustCompile(`(?:the store|options\.limit) failed|token was stored|` +
 		`http: (?:tls handshake error from|response\.write|panic serving)|accept tcp|listen tcp|dial unix|` +
 		`upstream|nginx|postgres|pgx|\bpq:|sql|redis|mongo|kafka|amqp|memcache|elastic|cassandra|etcd|smtp|ldap|database|` +
 		`:(?:5432|6432|6379|3306|27017|9092|5672|11211|9200|9042|2379|25|389)\b`)

@@ -126,6 +126,7 @@ func TestNotApples(t *testing.T) {
 		`http: TLS handshake error from 192.0.2.1:5: EOF`, `level=ERROR msg="read config: EOF"`, `msg="connection closed"`,
 		`192.0.2.1 - - [24/Nov/2026:10:00:00 +0000] "GET /search?error=timeout HTTP/1.1" 200 5`,
 		`level=ERROR error="applebusiness/grants: the Store failed for grant \"7\": \"*** connect: connection refused\""`,
+		`applebusiness/grants: Options.Limit failed for grant "7": "i/o timeout"`,
 		`applebusiness/grants: closed before the newest token was stored of "7": "context deadline exceeded"`,
 	} {
 		assert.Equal(t, "nothing", actionOf(input), input)

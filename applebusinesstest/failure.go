@@ -2,7 +2,6 @@ package applebusinesstest
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"net/http"
 	"regexp"
@@ -186,19 +185,15 @@ func (f *Failure) rank(request Failure) (rank int) {
 
 // reportFailures logs the failures that have not come to pass, or not as often as they should, and forgets them.
 func (s *Server) reportFailures() {
-	var lines []string
 	s.mu.Lock()
-	for _, left := range s.failures {
-		if left.Times != 0 {
-			lines = append(lines, fmt.Sprintf("Close: a failure has not come to pass: reason %q, status %d, takes effect %t, delay %v, hang %t, drop %t, times %d; "+
-				"for the endpoint %q, grant_type %q, client_id %q, a refresh_token %t", string(left.Entry.Reason), left.StatusCode, left.TakesEffect, left.Delay,
-				left.Hang, left.Drop, left.Times, string(left.Endpoint), left.GrantType, left.ClientID, left.RefreshToken != ""))
-		}
-	}
+	failures := s.failures
 	s.failures = nil
 	s.mu.Unlock()
-	slices.Sort(lines)
-	for _, line := range lines {
-		s.logf("%s", line)
+	for _, left := range failures {
+		if left.Times != 0 {
+			s.logf("Close: a failure has not come to pass: reason %q, status %d, takes effect %t, delay %v, hang %t, drop %t, times %d; "+
+				"for the endpoint %q, grant_type %q, client_id %q, a refresh_token %t", string(left.Entry.Reason), left.StatusCode, left.TakesEffect, left.Delay,
+				left.Hang, left.Drop, left.Times, string(left.Endpoint), left.GrantType, left.ClientID, left.RefreshToken != "")
+		}
 	}
 }

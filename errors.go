@@ -275,8 +275,7 @@ func LogAttr(err error) slog.Attr {
 	return slog.Attr{Key: "error", Value: slog.GroupValue(attrs...)}
 }
 
-// addedContext returns what stands in err's text around the failure itself: the outermost error that is not a mere
-// wrapper with a text.
+// addedContext returns what stands in err's text around the failure itself, the outermost error that is no mere wrapper.
 func addedContext(err error) string {
 	var failure error
 	for _, node := range neterr.Tree(err) {

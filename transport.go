@@ -49,8 +49,7 @@ import (
 //
 // The zero Transport refuses every POST. A Transport is safe for concurrent use if Base is; it must not be copied.
 type Transport struct {
-	// TokenURL is the token endpoint, compared by scheme, host, port and path. If it is no absolute http or https URL, every
-	// POST is refused.
+	// TokenURL is compared by scheme, host, port and path. Unless it is an absolute http or https URL, every POST is refused.
 	TokenURL string
 	// Base sends the requests; nil means [http.DefaultTransport]. Of an *http.Transport the settings are used (but not what
 	// RegisterProtocol added) and no kept connection; another RoundTripper is told by Request.Close to keep none. A
@@ -123,8 +122,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// judge reports whether r is a POST to the token endpoint, or returns why it must not be sent. It fails closed: what looks
-// like a token request and is not quite one does not pass.
+// judge reports whether r is a POST to the token endpoint, or returns why it must not be sent: what is not quite one fails.
 func judge(r *http.Request, endpoint place) (isToken bool, failure *Error) {
 	target := placeOf(r.URL)
 	switch {
@@ -142,14 +140,13 @@ func judge(r *http.Request, endpoint place) (isToken bool, failure *Error) {
 	return true, nil
 }
 
-// lookForGrantType returns why r must not be sent if it is a form with a grant_type, or one that cannot be read, and leaves
-// its body as it was.
+// lookForGrantType returns why r must not be sent if it is a form with a grant_type, or one that cannot be read.
 func lookForGrantType(r *http.Request) *Error {
 	if !isForm(r) {
 		return nil
 	}
 	body, failure := readBody(r)
-	if len(body) > 0 { // a RoundTripper may consume a body, and the next one has to find it whole
+	if body != nil { // a RoundTripper may consume a body, and the next one has to find it whole
 		r.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	for piece := range strings.FieldsFuncSeq(string(body), func(r rune) bool { return r == '&' || r == ';' }) {
@@ -199,8 +196,7 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	return nil, e
 }
 
-// finish rewrites the response to r so that x/oauth2 decodes it. If it breaks off and holds nothing, finish returns why
-// there is none.
+// finish rewrites the response to r so that x/oauth2 decodes it, or returns why there is none if it breaks off.
 func (t *Transport) finish(response *http.Response, r *http.Request, sent tokenRequest, again bool) (*http.Response, *Error) {
 	if response.Header == nil {
 		response.Header = make(http.Header)

@@ -23,13 +23,11 @@ type Failure struct {
 // Error returns the words. A Failure stands for the error of which only its text is left.
 func (f Failure) Error() string { return f.Words }
 
-type kind uint
-
 const (
-	passes kind = 1 << iota
+	passes = 1 << iota
 	unsent
 	own
-	lasts kind = 0
+	lasts = 0
 )
 
 // row is a Failure with the texts that tell of it.
@@ -39,7 +37,7 @@ type row struct {
 }
 
 // told returns a row. The needles have "|" between them.
-func told(words string, kind kind, needles string) row {
+func told(words string, kind int, needles string) row {
 	return row{Failure{words, true, kind&passes != 0, kind&unsent != 0, kind&own != 0}, strings.Split(needles, "|")}
 }
 
@@ -132,7 +130,7 @@ func Of(err error) Failure {
 		case *url.Error: // its URL may hold any word
 			text = Text(node.Err)
 		case *net.OpError:
-			isKnown, isUnsent = true, isUnsent || connects(node.Op)
+			isKnown, isUnsent = true, isUnsent || slices.Contains(connecting, node.Op)
 		case *net.DNSError:
 			if dns, isUnsent = "server misbehaving", true; node.IsNotFound {
 				dns = "no such host"
@@ -153,10 +151,8 @@ func Of(err error) Failure {
 	return found
 }
 
-// connects reports whether an operation of package net comes before anything is sent.
-func connects(operation string) bool {
-	return operation == "dial" || operation == "proxyconnect" || operation == "socks connect"
-}
+// connecting are the operations of package net that come before anything is sent.
+var connecting = []string{"dial", "proxyconnect", "socks connect"}
 
 // OfText returns what is known about the failure that text tells of, the text of an error without the URL around it.
 // Where nothing is known it is the zero Failure but for Words and Passes.
@@ -177,7 +173,7 @@ func OfText(text string) Failure {
 		found = Failure{Words: "the connection failed", Passes: true}
 	}
 	operation, _, _ := strings.Cut(text, " tcp") // of a *net.OpError of which only the text is left
-	found.Unsent = found.Unsent || connects(operation)
+	found.Unsent = found.Unsent || slices.Contains(connecting, operation)
 	return found
 }
 
@@ -207,8 +203,7 @@ func contains(text, needle string) bool {
 	}
 }
 
-// StatusOf returns the status from 400 to 511 of which text is the reason phrase, in whatever letters, and 0 for another
-// text.
+// StatusOf returns the status from 400 to 511 of which text is the reason phrase, in whatever letters, or 0.
 func StatusOf(text string) int {
 	for status := http.StatusBadRequest; status <= http.StatusNetworkAuthenticationRequired; status++ {
 		if text != "" && strings.EqualFold(text, http.StatusText(status)) {
@@ -218,14 +213,9 @@ func StatusOf(text string) int {
 	return 0
 }
 
-// StatusPasses reports whether an HTTP status says that the server fails at the moment, so that the same request may
-// succeed later.
+// StatusPasses reports whether the same request may succeed later, since an HTTP status says that the server fails now.
 func StatusPasses(status int) bool {
-	switch status {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
-		return true
-	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusNetworkAuthenticationRequired:
-		return false
-	}
-	return status >= 500 && status <= 599
+	passing := []int{http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests}
+	lasting := []int{http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusNetworkAuthenticationRequired}
+	return slices.Contains(passing, status) || status >= 500 && status <= 599 && !slices.Contains(lasting, status)
 }

@@ -1,8 +1,7 @@
 // Package redact decides what may be shown of texts that came from outside.
 //
-// There are two ways, and both are used. [Values] removes from a text what is known to be secret, so that it can be kept.
-// [Show] is for whatever a person or a log reads: it shows what it recognises, since the ways in which a secret can be
-// encoded cannot be enumerated.
+// [Values] removes from a text what is known to be secret, so that it can be kept. [Show] is for whatever a person or a log
+// reads: it shows what it recognises, since the ways in which a secret can be encoded cannot be enumerated.
 package redact
 
 import (
@@ -138,8 +137,7 @@ func isWord(text string) bool {
 	return len(text) <= longestWord && word.MatchString(text) || slices.Contains(vocabulary, text)
 }
 
-// vocabulary are the texts that Show recognises though they are no words: those of OAuth and of Apple's table, and a few
-// that errors of the network and of databases are made of.
+// vocabulary are the texts that Show recognises though they are no words: of OAuth, Apple's table, networks and databases.
 var vocabulary = strings.Fields(`
 	access_token authorization_code client_credentials client_id client_secret code_challenge code_challenge_method
 	code_verifier error_description error_uri expires_in grant_type redirect_uri refresh_token response_type token_type
@@ -174,8 +172,7 @@ func RequestID(id string) string {
 	return id
 }
 
-// URI returns uri if it is an absolute URL of nothing but words and numbers, without a query, a fragment or a user;
-// else ***.
+// URI returns uri if it is an https URL of nothing but words and numbers, without query, fragment and user; else ***.
 func URI(uri string) string {
 	rest, isShown := strings.CutPrefix(uri, "https://")
 	for part := range strings.FieldsFuncSeq(rest, func(r rune) bool { return r == '/' || r == '.' }) {

@@ -167,8 +167,7 @@ func (e *Error) Unwrap() error {
 	return e.err
 }
 
-// Format writes what [Error.Error] returns, for %v, %s and %q and by any other verb, so that an Error printed by value shows
-// no more than one printed by pointer. It implements [fmt.Formatter].
+// Format writes what [Error.Error] returns, whatever the verb, also of an Error by value. It implements [fmt.Formatter].
 func (e Error) Format(state fmt.State, verb rune) { formatText(state, verb, e.Error()) }
 
 // formatText is the Format method of a type that is printed as text whatever the verb.

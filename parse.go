@@ -87,16 +87,14 @@ func parseResponse(response *http.Response, sent tokenRequest) (body []byte, tok
 	return body, nil, e
 }
 
-// ParseTokenError returns the error that a response of the token endpoint holds; never nil. The body is searched up to
-// 64 KiB, whatever its content type says.
+// ParseTokenError returns the error that 64 KiB of a token endpoint's response hold, whatever its content type; never nil.
 //
 // Besides RFC 6749's members it understands a form-encoded error and three other dialects: code and message as of Apple's
 // resource API, also in an array; errors with code and detail; and error with code and message. An error is found although
 // another member has a wrong type, a byte order mark precedes, the body is gzip without a label, or it is cut after it.
 //
-// Retry-After becomes [Error.RetryAfter] at whatever status: seconds, also with a fraction or the first of a list, a date in
-// any of HTTP's forms or with a numeric zone, and an instant in seconds or milliseconds since 1970. Of a date or an instant
-// the response's own Date is subtracted, where it has one.
+// Retry-After becomes [Error.RetryAfter] at whatever status: seconds, also with a fraction or the first of a list; and less
+// the response's own Date, if any, a date in HTTP's forms or with a numeric zone, or seconds or milliseconds since 1970.
 //
 // An "error" of several words, or one that is the reason phrase of an HTTP status ("Bad Request", "Unauthorized"), is a
 // framework's page and no OAuth error. A response without an OAuth error has a Reason of its own: [ErrRateLimited] at 429,

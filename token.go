@@ -133,7 +133,8 @@ func plainError(text string) *Error {
 // oauth2Failure is the error with a type that Wrap looks for.
 type oauth2Failure = *oauth2.RetrieveError
 
-// TokenSource is an [oauth2.TokenSource] around another: it types failures, saves tokens, and can hold what must fail.
+// TokenSource is an [oauth2.TokenSource] around another that makes failures an [*Error], saves tokens, and can stop sending
+// requests that must fail.
 //
 // Set the fields before the first call of Token, and not after it. Callbacks run one at a time, in the goroutine that
 // called Token; other calls wait, so a callback must not call Token of the same TokenSource. A panic in a callback or in

@@ -87,22 +87,21 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, unsafeRequest("there is no request URL")
 	}
 	if r.Context().Value(ownBase{t}) != nil {
-		closeBody(r)
-		return nil, unsafeRequest("the Transport is its own Base: set Base to another RoundTripper")
+		return drop(r, unsafeRequest("the Transport is its own Base: set Base to another RoundTripper"))
 	}
 	endpoint := t.endpoint()
 	if first := redirectOfToken(r, endpoint); first != nil {
-		return t.refuse(r, redirectRefused(first, first.Request))
+		return drop(r, t.report(redirectRefused(first, first.Request)))
 	}
 	isToken, failure := judge(r, endpoint)
 	switch {
 	case failure != nil:
-		return t.refuse(r, failure)
+		return drop(r, t.report(failure))
 	case !isToken:
 		return t.forward(r, t.base())
 	case headerBegins(r.Header, "Authorization", "Basic"):
-		closeBody(r) // not reported: x/oauth2 sends the request again, as it should be
-		return nil, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body")
+		// Not reported: x/oauth2 sends the request again, as it should be.
+		return drop(r, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body"))
 	case !isForm(r):
 		response, err := t.forward(r, t.unkeptBase())
 		if response != nil && isRedirect(response) {
@@ -112,7 +111,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	form, failure := readForm(r)
 	if failure != nil {
-		return t.refuse(r, failure)
+		return drop(r, t.report(failure))
 	}
 	response, failure := t.send(r, form)
 	if failure != nil {
@@ -221,7 +220,7 @@ func (t *Transport) finish(response *http.Response, r *http.Request, sent tokenR
 // withFailure reports failure, and returns response with it, and without what would make http.Client follow a redirect.
 func (t *Transport) withFailure(r *http.Request, response *http.Response, failure *Error) *http.Response {
 	response.Header.Del("Location")
-	_ = t.report(failure)
+	t.report(failure)
 	response.Request = publicRequest(r, failure.GrantType, failure)
 	return response
 }
@@ -289,7 +288,7 @@ func pace(r *http.Request) {
 	}
 }
 
-func (t *Transport) report(failure *Error) error {
+func (t *Transport) report(failure *Error) *Error {
 	if t.OnError != nil {
 		t.OnError(failure)
 	}
@@ -300,16 +299,12 @@ func unsafeRequest(detail string) *Error {
 	return &Error{Endpoint: TokenEndpoint, Reason: ErrUnsafeTokenRequest, detail: detail, unsent: true}
 }
 
-// refuse returns failure, and closes the body of r, as a RoundTripper must.
-func (t *Transport) refuse(r *http.Request, failure *Error) (*http.Response, error) {
-	closeBody(r)
-	return nil, t.report(failure)
-}
-
-func closeBody(r *http.Request) {
+// drop returns failure, and closes the body of r, as a RoundTripper must.
+func drop(r *http.Request, failure *Error) (*http.Response, error) {
 	if r.Body != nil {
 		_ = r.Body.Close()
 	}
+	return nil, failure
 }
 
 // redirectOfToken returns the response by which a token request was redirected, if http.Client sends r because of it, or

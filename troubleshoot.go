@@ -373,7 +373,7 @@ var adviceByReason = map[Reason]Advice{
 	ErrUnsafeState:        fixRequest("Build state from letters, digits, '-', '.', '_' and '~', as oauth2.GenerateVerifier does."),
 }
 
-// adviceByCode holds the advice for a Code without a known text. CodeAccessDenied has none: at the token endpoint no user said so.
+// adviceByCode is for a Code without a known text. CodeAccessDenied has none: at the token endpoint no user said so.
 var adviceByCode = map[Code]Advice{
 	CodeInvalidRequest:          fixRequest("Compare each parameter of the request with Apple's page; the description may name the wrong one."),
 	CodeInvalidClient:           adviceByReason[ErrInvalidCredentials],

@@ -61,9 +61,8 @@ const (
 // Reason says what exactly went wrong. Its value is a label that stays when Apple rewords a text, one of a bounded number.
 // It is itself an error, so that errors.Is(err, ErrInvalidRefreshToken) works and a mock can return it bare.
 //
-// The empty Reason means one thing: an OAuth error arrived, in an "error" member or parameter, whose code or text Apple's
-// table does not list. Outages, proxies, denials and lost connections have Reasons of their own, so a rising count of the
-// empty one means that Apple's page has changed.
+// The empty Reason means that an OAuth error arrived whose code or text Apple's table does not list. Outages, proxies, denials
+// and lost connections have Reasons of their own, so a rising count of the empty one means that Apple's page has changed.
 type Reason string
 
 // Error returns the package prefix and the label.

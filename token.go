@@ -43,9 +43,8 @@ func OAuth2Endpoint(authBaseURL, apiBaseURL string) oauth2.Endpoint {
 	}
 }
 
-// WithJSON returns a copy of ctx with which x/oauth2 sends JSON to tokenURL. It puts a [Transport] around a copy of the
-// client that ctx holds under [oauth2.HTTPClient], or of [http.DefaultClient], with its Timeout, Jar and CheckRedirect. To
-// apply WithJSON twice does no harm.
+// WithJSON returns a copy of ctx with which x/oauth2 sends JSON to tokenURL: by a [Transport] in a copy of the client that
+// ctx holds under [oauth2.HTTPClient], or of [http.DefaultClient]. To apply WithJSON twice does no harm.
 //
 // That client must send a request once (see [Transport.Base]) and should have a Timeout, which http.DefaultClient has not.
 // Give Config.TokenSource a context of the process: x/oauth2 keeps it, and after the end of a request's every refresh fails.

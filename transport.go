@@ -34,8 +34,7 @@ import (
 // [ErrMalformedResponse] and the status of the redirect.
 //
 // A token request has a connection of its own, and asks for no encoding. A kept connection can be dead without a word or
-// lead to a server that fails, and a refresh that times out on it may have spent its refresh token. The price is a TCP and
-// TLS handshake an hour and grant.
+// lead to a server that fails, and a refresh that times out on it may have spent its refresh token. Each costs a handshake.
 //
 // A whole response is returned whatever its status, read inside RoundTrip: 1 MiB of a 2xx and 64 KiB of any other. One that
 // breaks off is returned if it is no 2xx, or if what came is a whole JSON object with an access token. Otherwise the error
@@ -255,8 +254,7 @@ func (t *Transport) CloseIdleConnections() {
 
 func (t *Transport) base() http.RoundTripper { return cmp.Or(t.Base, http.DefaultTransport) }
 
-// unkeptBase returns Base, or instead of an *http.Transport one like it that keeps no connections: Request.Close alone would
-// still take one that a request to the API has left.
+// unkeptBase returns Base, or one like it that keeps no connections: Request.Close would take one that an API request left.
 func (t *Transport) unkeptBase() http.RoundTripper {
 	base, ok := t.base().(*http.Transport)
 	if !ok {

@@ -105,8 +105,7 @@ type Advice struct {
 }
 
 // Troubleshoot returns what to do about the first *Error in err's tree, or else about the first bare [Reason] or [Code], or
-// else about the failure of a context or of the network. It returns the zero Advice for nil, for context.Canceled and for
-// errors that it does not know.
+// else about the failure of a context or of the network. For nil, context.Canceled and unknown errors it is the zero Advice.
 //
 // A transient status (408, 425, 429, and 5xx except 501, 505 and 511) beats the code, so that during an outage nobody is
 // asked to reconnect: errors.Is(err, ErrInvalidRefreshToken) can be true at a 503, and only the Action says that a grant is

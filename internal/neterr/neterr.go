@@ -63,9 +63,8 @@ var failures = []row{
 	told(notTrusted+": it has expired", unsent, "certificate has expired|certificate is expired|cert_has_expired|certificateexpired|"+
 		"err_cert_date_invalid"),
 	told(notTrusted+": it is for another host", unsent, "certificate is valid for|certificate is not valid for|"+
-		"cannot validate certificate for|certificate name does not match|relies on legacy common name|"+
-		"no alternative certificate subject name|certificate's altnames|hostname mismatch|no subject alternative|"+
-		"err_cert_common_name_invalid"),
+		"cannot validate certificate for|certificate name does not match|relies on legacy common name|no alternative certificate subject name|"+
+		"certificate's altnames|hostname mismatch|no subject alternative|err_cert_common_name_invalid"),
 	told(notTrusted+": its authority is unknown", unsent, "certificate signed by unknown authority|certificate is not trusted|"+
 		"failed to load system roots|self-signed certificate|self signed certificate|unable to get local issuer|"+
 		"unable to verify the first certificate|unable_to_verify_leaf|unable_to_get_issuer|self_signed_cert|pkix path|"+
@@ -84,14 +83,14 @@ var failures = []row{
 	told("this process has no free port", passes|unsent|own, "cannot assign requested address|can't assign requested address|"+
 		"only one usage of each socket address|eaddrnotavail"),
 	told("this process has no buffer space", passes|own, "no buffer space available|lacked sufficient buffer space"),
-	told("DNS failed", passes|unsent, "server misbehaving|temporary failure in name resolution|"+
-		"temporary error during hostname resolution|eai_again"),
+	told("DNS failed", passes|unsent, "server misbehaving|temporary failure in name resolution|temporary error during hostname resolution|"+
+		"eai_again"),
 	told("the connection was refused", passes, "connection refused|actively refused|econnrefused|err_connection_refused"),
 	told("the network is unreachable", passes, "network is unreachable|no route to host|network is down|host is down|unreachable network|"+
 		"unreachable host|enetunreach|ehostunreach"),
 	told("timed out", passes, "i/o timeout|context deadline exceeded|client.timeout|timeout awaiting response headers|connection timed out|"+
-		"operation timed out|read timed out|connect timed out|did not properly respond|etimedout|econnaborted|execution expired|"+
-		"err_timed_out|err_connection_timed_out"),
+		"operation timed out|read timed out|connect timed out|did not properly respond|etimedout|econnaborted|execution expired|err_timed_out|"+
+		"err_connection_timed_out"),
 	told("the connection was reset: HTTP/2 GOAWAY", passes, "goaway"),
 	told("the connection was reset: HTTP/2 stream error", passes, "stream error: |http/2 stream "),
 	told("the connection was reset: HTTP/2 connection error", passes, "connection error: "),
@@ -105,8 +104,7 @@ var failures = []row{
 	told(proxyRefuses, lasts, proxyRefuses),
 }
 
-// Needles returns the texts in lower case of which OfText looks for any, for a reader of many lines. It knows a little
-// more than that: the end of a connection, and what a proxy says.
+// Needles returns the texts in lower case of which OfText looks for any, besides the end of a connection and a proxy's status.
 func Needles() (needles []string) {
 	for _, row := range failures {
 		for _, needle := range row.needles {

@@ -41,7 +41,7 @@ func Cut(text string, limit int) string {
 // a form, HTML, JSON or a Go string, and in the place of each part of one from 12 bytes on. Secrets of fewer than 8 bytes
 // are left.
 func Values(text string, secrets ...string) string {
-	lower, hidden := lowerASCII.Replace(text), make([]bool, len(text))
+	lower, shown := lowerASCII.Replace(text), bytes.Repeat([]byte{1}, len(text))
 	for _, secret := range secrets {
 		if len(secret) < leastSecret {
 			continue
@@ -50,28 +50,26 @@ func Values(text string, secrets ...string) string {
 			secret, url.QueryEscape(secret), url.PathEscape(secret), strings.ReplaceAll(secret, "+", " "),
 			html.EscapeString(secret), strings.Trim(strconv.Quote(secret), `"`),
 		} {
-			hide(hidden, lower, lowerASCII.Replace(form))
+			hide(shown, lower, lowerASCII.Replace(form))
 		}
 	}
 	var out strings.Builder
 	for i := range len(text) {
-		if !hidden[i] {
+		if shown[i] == 1 {
 			out.WriteByte(text[i])
-		} else if i == 0 || !hidden[i-1] {
+		} else if i == 0 || shown[i-1] == 1 {
 			out.WriteString(Mask)
 		}
 	}
 	return out.String()
 }
 
-// hide marks in hidden each part of text that is a part of secret.
-func hide(hidden []bool, text, secret string) {
+// hide clears in shown each part of text that is a part of secret.
+func hide(shown []byte, text, secret string) {
 	least := min(len(secret), leastPart)
 	for end := least; end <= len(text); end++ {
 		if strings.Contains(secret, text[end-least:end]) {
-			for i := end - least; i < end; i++ {
-				hidden[i] = true
-			}
+			clear(shown[end-least : end])
 		}
 	}
 }

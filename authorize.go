@@ -179,15 +179,13 @@ func malformedRedirect(detail string) *Error {
 }
 
 // CheckAuthorizationURL returns nil, or the errors.Join of an *Error for each mistake that can be seen in an authorization
-// URL: the error that Apple documents for it. Nothing is sent. Apple may relax a rule, so call it in a test or at start-up
-// rather than before each authorization request.
+// URL: the error that Apple documents for it. Nothing is sent. Apple may relax a rule: call it in a test or at start-up alone.
 //
 // By the rules of Apple's page on the [authorization request] it returns [ErrBadRequest] for what cannot be decoded or
 // repeats a parameter; [ErrMissingParameter] for a missing response_type, client_id, redirect_uri, state or code_challenge;
 // [ErrInvalidResponseType]; [ErrEmptyClientID], [ErrEmptyRedirectURI] and [ErrEmptyScope] for those present but empty;
 // [ErrInvalidRedirectURI] for a redirect URI that is relative or has a fragment; [ErrLocalhostRedirectURI];
-// [ErrInvalidChallengeMethod]; and [ErrUnsafeState] for a state with characters that need percent-encoding, which Apple does
-// not promise to return as they were.
+// [ErrInvalidChallengeMethod]; and [ErrUnsafeState] for a state that percent-encoding might change on its way back.
 //
 // [authorization request]: https://business.apple.com/docs/api/v1/oauth_apps/request_auth_code
 func CheckAuthorizationURL(rawURL string) error {
@@ -219,8 +217,7 @@ func CheckAuthorizationURL(rawURL string) error {
 	return errors.Join(errs...)
 }
 
-// authorizationParameters are the parameters of an authorization URL: what is wrong if one is empty, and a check that returns
-// what is wrong with another value, or "".
+// authorizationParameters are those of an authorization URL. empty and check say what is wrong with a value.
 var authorizationParameters = [...]struct {
 	name     string
 	required bool

@@ -58,13 +58,11 @@ const (
 	CodeTemporarilyUnavailable Code = "temporarily_unavailable"
 )
 
-// Reason says what exactly went wrong. Its value is a label that stays the same when Apple rewords a text, bounded in
-// number and so fit for a metric. It is itself an error, so that errors.Is(err, ErrInvalidRefreshToken) works and a mock
-// can return it bare.
+// Reason says what exactly went wrong. Its value is a label that stays when Apple rewords a text, one of a bounded number.
+// It is itself an error, so that errors.Is(err, ErrInvalidRefreshToken) works and a mock can return it bare.
 //
-// The empty Reason means one thing: an OAuth error arrived, in an "error" member or parameter, whose code or text Apple's
-// table does not list. Outages, proxies, denials and lost connections have Reasons of their own, so a rising count of the
-// empty one means that Apple's page has changed.
+// The empty Reason means that an OAuth error arrived whose code or text Apple's table does not list. Outages, proxies, denials
+// and lost connections have Reasons of their own, so a rising count of the empty one means that Apple's page has changed.
 type Reason string
 
 // Error returns the package prefix and the label.
@@ -267,8 +265,7 @@ func matchText(description string) Reason {
 	return reasons[foldText(description)]
 }
 
-// isNotFound reports whether a response at 404 holds the catalog's row for it, in either order of the columns, or half
-// of it.
+// isNotFound reports whether a response at 404 holds the catalog's row for it, in either order of the columns, or half.
 func isNotFound(code Code, description string) bool {
 	text := foldText(description)
 	return (code == "" || code == CodeNotFound || code == CodeInvalidRequest) &&

@@ -167,8 +167,7 @@ func (e *Error) Unwrap() error {
 	return e.err
 }
 
-// Format writes what [Error.Error] returns, for %v, %s and %q and by any other verb, so that an Error printed by value shows
-// no more than one printed by pointer. It implements [fmt.Formatter].
+// Format writes what [Error.Error] returns, whatever the verb, also of an Error by value. It implements [fmt.Formatter].
 func (e Error) Format(state fmt.State, verb rune) { formatText(state, verb, e.Error()) }
 
 // formatText is the Format method of a type that is printed as text whatever the verb.
@@ -275,8 +274,7 @@ func LogAttr(err error) slog.Attr {
 	return slog.Attr{Key: "error", Value: slog.GroupValue(attrs...)}
 }
 
-// addedContext returns what stands in err's text around the failure itself: the outermost error that is not a mere
-// wrapper with a text.
+// addedContext returns what stands in err's text around the failure itself, the outermost error that is no mere wrapper.
 func addedContext(err error) string {
 	var failure error
 	for _, node := range neterr.Tree(err) {

@@ -58,8 +58,7 @@ func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 	return nil, cmp.Or(carried(response.Request), failure)
 }
 
-// parseResponse reads a response and closes it. It returns the body, unzipped if need be, and the token that it holds or
-// the failure that it means.
+// parseResponse reads a response, closes it, and returns its body, unzipped, and the token or the failure that it means.
 func parseResponse(response *http.Response, sent tokenRequest) (body []byte, token *oauth2.Token, e *Error) {
 	var readErr error
 	if response.Body != nil {
@@ -88,16 +87,14 @@ func parseResponse(response *http.Response, sent tokenRequest) (body []byte, tok
 	return body, nil, e
 }
 
-// ParseTokenError returns the error that a response of the token endpoint holds; never nil. The body is searched up to
-// 64 KiB, whatever its content type says.
+// ParseTokenError returns the error that 64 KiB of a token endpoint's response hold, whatever its content type; never nil.
 //
 // Besides RFC 6749's members it understands a form-encoded error and three other dialects: code and message as of Apple's
 // resource API, also in an array; errors with code and detail; and error with code and message. An error is found although
 // another member has a wrong type, a byte order mark precedes, the body is gzip without a label, or it is cut after it.
 //
-// Retry-After becomes [Error.RetryAfter] at whatever status: seconds, also with a fraction or the first of a list, a date in
-// any of HTTP's forms or with a numeric zone, and an instant in seconds or milliseconds since 1970. Of a date or an instant
-// the response's own Date is subtracted, where it has one.
+// Retry-After becomes [Error.RetryAfter] at whatever status: seconds, also with a fraction or the first of a list; and less
+// the response's own Date, if any, a date in HTTP's forms or with a numeric zone, or seconds or milliseconds since 1970.
 //
 // An "error" of several words, or one that is the reason phrase of an HTTP status ("Bad Request", "Unauthorized"), is a
 // framework's page and no OAuth error. A response without an OAuth error has a Reason of its own: [ErrRateLimited] at 429,
@@ -122,8 +119,7 @@ func parseError(statusCode int, header http.Header, body []byte, sent tokenReque
 	return e
 }
 
-// describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
-// matched.
+// describe sets the texts that were received, in which values of the request are masked, and what they mean.
 func (e *Error) describe(found texts, sent tokenRequest) {
 	code, description := cmp.Or(found.Error, found.Code), cmp.Or(found.Description, found.Message)
 	e.Code, e.Description = Code(redact.Cut(code, maxCode)), redact.Cut(description, maxDescription)
@@ -208,8 +204,7 @@ func decodeTexts(body []byte) (t texts) {
 // members are those of a JSON object.
 type members map[string]json.RawMessage
 
-// decodeMembers returns the members of an object or of the first one in an array, as far as it goes, and whether body
-// begins with a whole object.
+// decodeMembers returns the members of an object, or of the first in an array, and whether body begins with a whole object.
 func decodeMembers(body []byte) (found members, isObject bool) {
 	body = trimMark(body)
 	object := trimMark(bytes.TrimPrefix(body, []byte("[")))
@@ -299,8 +294,7 @@ func kindOf(body []byte) string {
 	return ": the body is not JSON"
 }
 
-// parseLife returns the life of an access token: what expires_in says in any number or numeric text of seconds, never
-// negative and at most a day; else the documented one.
+// parseLife returns the life of an access token: what expires_in says, never negative and at most a day, or as documented.
 func parseLife(member json.RawMessage) time.Duration {
 	seconds, err := strconv.ParseFloat(strings.Trim(string(member), `" `), 64)
 	if err != nil && !errors.Is(err, strconv.ErrRange) || math.IsNaN(seconds) || seconds > longestLife.Seconds() { // milliseconds, or an instant
@@ -314,8 +308,7 @@ func readAll(reader io.Reader, limit int) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(reader, int64(limit)))
 }
 
-// unzip returns at most limit bytes of what body, if it is gzip, holds as far as it goes; else body. A server and a proxy
-// may both have zipped it.
+// unzip returns at most limit bytes of what body holds, if it is gzip. A server and a proxy may both have zipped it.
 func unzip(body []byte, limit int) []byte {
 	for i := 0; i < 2 && bytes.HasPrefix(body, []byte("\x1f\x8b")); i++ {
 		reader, err := gzip.NewReader(bytes.NewReader(body))

@@ -43,9 +43,8 @@ func OAuth2Endpoint(authBaseURL, apiBaseURL string) oauth2.Endpoint {
 	}
 }
 
-// WithJSON returns a copy of ctx with which x/oauth2 sends JSON to tokenURL. It puts a [Transport] around a copy of the
-// client that ctx holds under [oauth2.HTTPClient], or of [http.DefaultClient], with its Timeout, Jar and CheckRedirect. To
-// apply WithJSON twice does no harm.
+// WithJSON returns a copy of ctx with which x/oauth2 sends JSON to tokenURL: by a [Transport] in a copy of the client that
+// ctx holds under [oauth2.HTTPClient], or of [http.DefaultClient]. To apply WithJSON twice does no harm.
 //
 // That client must send a request once (see [Transport.Base]) and should have a Timeout, which http.DefaultClient has not.
 // Give Config.TokenSource a context of the process: x/oauth2 keeps it, and after the end of a request's every refresh fails.
@@ -133,8 +132,8 @@ func plainError(text string) *Error {
 // oauth2Failure is the error with a type that Wrap looks for.
 type oauth2Failure = *oauth2.RetrieveError
 
-// TokenSource is an [oauth2.TokenSource] around another: it turns failures into an [*Error], saves what has to be
-// saved, and can stop sending requests that must fail.
+// TokenSource is an [oauth2.TokenSource] around another that makes failures an [*Error], saves tokens, and can stop sending
+// requests that must fail.
 //
 // Set the fields before the first call of Token, and not after it. Callbacks run one at a time, in the goroutine that
 // called Token; other calls wait, so a callback must not call Token of the same TokenSource. A panic in a callback or in

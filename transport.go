@@ -34,8 +34,7 @@ import (
 // [ErrMalformedResponse] and the status of the redirect.
 //
 // A token request has a connection of its own, and asks for no encoding. A kept connection can be dead without a word or
-// lead to a server that fails, and a refresh that times out on it may have spent its refresh token. The price is a TCP and
-// TLS handshake an hour and grant.
+// lead to a server that fails, and a refresh that times out on it may have spent its refresh token. Each costs a handshake.
 //
 // A whole response is returned whatever its status, read inside RoundTrip: 1 MiB of a 2xx and 64 KiB of any other. One that
 // breaks off is returned if it is no 2xx, or if what came is a whole JSON object with an access token. Otherwise the error
@@ -49,8 +48,7 @@ import (
 //
 // The zero Transport refuses every POST. A Transport is safe for concurrent use if Base is; it must not be copied.
 type Transport struct {
-	// TokenURL is the token endpoint, compared by scheme, host, port and path. If it is no absolute http or https URL, every
-	// POST is refused.
+	// TokenURL is compared by scheme, host, port and path. Unless it is an absolute http or https URL, every POST is refused.
 	TokenURL string
 	// Base sends the requests; nil means [http.DefaultTransport]. Of an *http.Transport the settings are used (but not what
 	// RegisterProtocol added) and no kept connection; another RoundTripper is told by Request.Close to keep none. A
@@ -88,22 +86,21 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, unsafeRequest("there is no request URL")
 	}
 	if r.Context().Value(ownBase{t}) != nil {
-		closeBody(r)
-		return nil, unsafeRequest("the Transport is its own Base: set Base to another RoundTripper")
+		return drop(r, unsafeRequest("the Transport is its own Base: set Base to another RoundTripper"))
 	}
 	endpoint := t.endpoint()
 	if first := redirectOfToken(r, endpoint); first != nil {
-		return t.refuse(r, redirectRefused(first, first.Request))
+		return drop(r, t.report(redirectRefused(first, first.Request)))
 	}
 	isToken, failure := judge(r, endpoint)
 	switch {
 	case failure != nil:
-		return t.refuse(r, failure)
+		return drop(r, t.report(failure))
 	case !isToken:
 		return t.forward(r, t.base())
 	case headerBegins(r.Header, "Authorization", "Basic"):
-		closeBody(r) // not reported: x/oauth2 sends the request again, as it should be
-		return nil, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body")
+		// Not reported: x/oauth2 sends the request again, as it should be.
+		return drop(r, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body"))
 	case !isForm(r):
 		response, err := t.forward(r, t.unkeptBase())
 		if response != nil && isRedirect(response) {
@@ -113,7 +110,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	form, failure := readForm(r)
 	if failure != nil {
-		return t.refuse(r, failure)
+		return drop(r, t.report(failure))
 	}
 	response, failure := t.send(r, form)
 	if failure != nil {
@@ -123,8 +120,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// judge reports whether r is a POST to the token endpoint, or returns why it must not be sent. It fails closed: what looks
-// like a token request and is not quite one does not pass.
+// judge reports whether r is a POST to the token endpoint, or returns why it must not be sent: what is not quite one fails.
 func judge(r *http.Request, endpoint place) (isToken bool, failure *Error) {
 	target := placeOf(r.URL)
 	switch {
@@ -142,14 +138,13 @@ func judge(r *http.Request, endpoint place) (isToken bool, failure *Error) {
 	return true, nil
 }
 
-// lookForGrantType returns why r must not be sent if it is a form with a grant_type, or one that cannot be read, and leaves
-// its body as it was.
+// lookForGrantType returns why r must not be sent if it is a form with a grant_type, or one that cannot be read.
 func lookForGrantType(r *http.Request) *Error {
 	if !isForm(r) {
 		return nil
 	}
 	body, failure := readBody(r)
-	if len(body) > 0 { // a RoundTripper may consume a body, and the next one has to find it whole
+	if body != nil { // a RoundTripper may consume a body, and the next one has to find it whole
 		r.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	for piece := range strings.FieldsFuncSeq(string(body), func(r rune) bool { return r == '&' || r == ';' }) {
@@ -199,8 +194,7 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	return nil, e
 }
 
-// finish rewrites the response to r so that x/oauth2 decodes it. If it breaks off and holds nothing, finish returns why
-// there is none.
+// finish rewrites the response to r so that x/oauth2 decodes it, or returns why there is none if it breaks off.
 func (t *Transport) finish(response *http.Response, r *http.Request, sent tokenRequest, again bool) (*http.Response, *Error) {
 	if response.Header == nil {
 		response.Header = make(http.Header)
@@ -225,7 +219,7 @@ func (t *Transport) finish(response *http.Response, r *http.Request, sent tokenR
 // withFailure reports failure, and returns response with it, and without what would make http.Client follow a redirect.
 func (t *Transport) withFailure(r *http.Request, response *http.Response, failure *Error) *http.Response {
 	response.Header.Del("Location")
-	_ = t.report(failure)
+	t.report(failure)
 	response.Request = publicRequest(r, failure.GrantType, failure)
 	return response
 }
@@ -260,8 +254,7 @@ func (t *Transport) CloseIdleConnections() {
 
 func (t *Transport) base() http.RoundTripper { return cmp.Or(t.Base, http.DefaultTransport) }
 
-// unkeptBase returns Base, or instead of an *http.Transport one like it that keeps no connections: Request.Close alone would
-// still take one that a request to the API has left.
+// unkeptBase returns Base, or one like it that keeps no connections: Request.Close would take one that an API request left.
 func (t *Transport) unkeptBase() http.RoundTripper {
 	base, ok := t.base().(*http.Transport)
 	if !ok {
@@ -293,7 +286,7 @@ func pace(r *http.Request) {
 	}
 }
 
-func (t *Transport) report(failure *Error) error {
+func (t *Transport) report(failure *Error) *Error {
 	if t.OnError != nil {
 		t.OnError(failure)
 	}
@@ -304,16 +297,12 @@ func unsafeRequest(detail string) *Error {
 	return &Error{Endpoint: TokenEndpoint, Reason: ErrUnsafeTokenRequest, detail: detail, unsent: true}
 }
 
-// refuse returns failure, and closes the body of r, as a RoundTripper must.
-func (t *Transport) refuse(r *http.Request, failure *Error) (*http.Response, error) {
-	closeBody(r)
-	return nil, t.report(failure)
-}
-
-func closeBody(r *http.Request) {
+// drop returns failure, and closes the body of r, as a RoundTripper must.
+func drop(r *http.Request, failure *Error) (*http.Response, error) {
 	if r.Body != nil {
 		_ = r.Body.Close()
 	}
+	return nil, failure
 }
 
 // redirectOfToken returns the response by which a token request was redirected, if http.Client sends r because of it, or

@@ -15,8 +15,7 @@ import (
 type Action string
 
 const (
-	// ActionUnknown is for an error that neither Apple's tables nor this package know: read its description, and write
-	// nothing on it.
+	// ActionUnknown is for an error that neither Apple's tables nor this package know: read its text, and write nothing on it.
 	ActionUnknown Action = ""
 	// ActionRetry means that Apple, or the way to it, fails at the moment: try again later. Whether the very same request may
 	// be sent again is what [Retryable] says. Write nothing on it but when to try again.
@@ -74,8 +73,7 @@ const (
 	CauseClientSecretReplaced Cause = "client_secret_replaced"
 	// CauseAppRemoved means that the partner's app was deleted at Apple, which ends all grants for good.
 	CauseAppRemoved Cause = "app_removed"
-	// CauseResponseLost means that the response to an earlier request with the same token or code was lost, with the refresh
-	// token that it brought.
+	// CauseResponseLost means that the response to an earlier request was lost, with the refresh token that it brought.
 	CauseResponseLost Cause = "response_lost"
 	// CauseVerifierMismatch means that the code_verifier does not belong to the code_challenge of the authorization request.
 	CauseVerifierMismatch Cause = "verifier_mismatch"
@@ -107,8 +105,7 @@ type Advice struct {
 }
 
 // Troubleshoot returns what to do about the first *Error in err's tree, or else about the first bare [Reason] or [Code], or
-// else about the failure of a context or of the network. It returns the zero Advice for nil, for context.Canceled and for
-// errors that it does not know.
+// else about the failure of a context or of the network. For nil, context.Canceled and unknown errors it is the zero Advice.
 //
 // A transient status (408, 425, 429, and 5xx except 501, 505 and 511) beats the code, so that during an outage nobody is
 // asked to reconnect: errors.Is(err, ErrInvalidRefreshToken) can be true at a 503, and only the Action says that a grant is
@@ -375,8 +372,7 @@ var adviceByReason = map[Reason]Advice{
 	ErrUnsafeState:        fixRequest("Build state from letters, digits, '-', '.', '_' and '~', as oauth2.GenerateVerifier does."),
 }
 
-// adviceByCode holds the advice for a Code whose text is not in Apple's table. CodeAccessDenied is not among them: at the
-// token endpoint it is no user who declined.
+// adviceByCode is for a Code without a known text. CodeAccessDenied has none: at the token endpoint no user said so.
 var adviceByCode = map[Code]Advice{
 	CodeInvalidRequest:          fixRequest("Compare each parameter of the request with Apple's page; the description may name the wrong one."),
 	CodeInvalidClient:           adviceByReason[ErrInvalidCredentials],

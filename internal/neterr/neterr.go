@@ -23,13 +23,11 @@ type Failure struct {
 // Error returns the words. A Failure stands for the error of which only its text is left.
 func (f Failure) Error() string { return f.Words }
 
-type kind uint
-
 const (
-	passes kind = 1 << iota
+	passes = 1 << iota
 	unsent
 	own
-	lasts kind = 0
+	lasts = 0
 )
 
 // row is a Failure with the texts that tell of it.
@@ -39,7 +37,7 @@ type row struct {
 }
 
 // told returns a row. The needles have "|" between them.
-func told(words string, kind kind, needles string) row {
+func told(words string, kind int, needles string) row {
 	return row{Failure{words, true, kind&passes != 0, kind&unsent != 0, kind&own != 0}, strings.Split(needles, "|")}
 }
 
@@ -65,9 +63,8 @@ var failures = []row{
 	told(notTrusted+": it has expired", unsent, "certificate has expired|certificate is expired|cert_has_expired|certificateexpired|"+
 		"err_cert_date_invalid"),
 	told(notTrusted+": it is for another host", unsent, "certificate is valid for|certificate is not valid for|"+
-		"cannot validate certificate for|certificate name does not match|relies on legacy common name|"+
-		"no alternative certificate subject name|certificate's altnames|hostname mismatch|no subject alternative|"+
-		"err_cert_common_name_invalid"),
+		"cannot validate certificate for|certificate name does not match|relies on legacy common name|no alternative certificate subject name|"+
+		"certificate's altnames|hostname mismatch|no subject alternative|err_cert_common_name_invalid"),
 	told(notTrusted+": its authority is unknown", unsent, "certificate signed by unknown authority|certificate is not trusted|"+
 		"failed to load system roots|self-signed certificate|self signed certificate|unable to get local issuer|"+
 		"unable to verify the first certificate|unable_to_verify_leaf|unable_to_get_issuer|self_signed_cert|pkix path|"+
@@ -86,14 +83,14 @@ var failures = []row{
 	told("this process has no free port", passes|unsent|own, "cannot assign requested address|can't assign requested address|"+
 		"only one usage of each socket address|eaddrnotavail"),
 	told("this process has no buffer space", passes|own, "no buffer space available|lacked sufficient buffer space"),
-	told("DNS failed", passes|unsent, "server misbehaving|temporary failure in name resolution|"+
-		"temporary error during hostname resolution|eai_again"),
+	told("DNS failed", passes|unsent, "server misbehaving|temporary failure in name resolution|temporary error during hostname resolution|"+
+		"eai_again"),
 	told("the connection was refused", passes, "connection refused|actively refused|econnrefused|err_connection_refused"),
 	told("the network is unreachable", passes, "network is unreachable|no route to host|network is down|host is down|unreachable network|"+
 		"unreachable host|enetunreach|ehostunreach"),
 	told("timed out", passes, "i/o timeout|context deadline exceeded|client.timeout|timeout awaiting response headers|connection timed out|"+
-		"operation timed out|read timed out|connect timed out|did not properly respond|etimedout|econnaborted|execution expired|"+
-		"err_timed_out|err_connection_timed_out"),
+		"operation timed out|read timed out|connect timed out|did not properly respond|etimedout|econnaborted|execution expired|err_timed_out|"+
+		"err_connection_timed_out"),
 	told("the connection was reset: HTTP/2 GOAWAY", passes, "goaway"),
 	told("the connection was reset: HTTP/2 stream error", passes, "stream error: |http/2 stream "),
 	told("the connection was reset: HTTP/2 connection error", passes, "connection error: "),
@@ -107,8 +104,7 @@ var failures = []row{
 	told(proxyRefuses, lasts, proxyRefuses),
 }
 
-// Needles returns the texts in lower case of which OfText looks for any, for a reader of many lines. It knows a little
-// more than that: the end of a connection, and what a proxy says.
+// Needles returns the texts in lower case of which OfText looks for any, besides the end of a connection and a proxy's status.
 func Needles() (needles []string) {
 	for _, row := range failures {
 		for _, needle := range row.needles {
@@ -132,7 +128,7 @@ func Of(err error) Failure {
 		case *url.Error: // its URL may hold any word
 			text = Text(node.Err)
 		case *net.OpError:
-			isKnown, isUnsent = true, isUnsent || connects(node.Op)
+			isKnown, isUnsent = true, isUnsent || slices.Contains(connecting, node.Op)
 		case *net.DNSError:
 			if dns, isUnsent = "server misbehaving", true; node.IsNotFound {
 				dns = "no such host"
@@ -153,10 +149,8 @@ func Of(err error) Failure {
 	return found
 }
 
-// connects reports whether an operation of package net comes before anything is sent.
-func connects(operation string) bool {
-	return operation == "dial" || operation == "proxyconnect" || operation == "socks connect"
-}
+// connecting are the operations of package net that come before anything is sent.
+var connecting = []string{"dial", "proxyconnect", "socks connect"}
 
 // OfText returns what is known about the failure that text tells of, the text of an error without the URL around it.
 // Where nothing is known it is the zero Failure but for Words and Passes.
@@ -177,7 +171,7 @@ func OfText(text string) Failure {
 		found = Failure{Words: "the connection failed", Passes: true}
 	}
 	operation, _, _ := strings.Cut(text, " tcp") // of a *net.OpError of which only the text is left
-	found.Unsent = found.Unsent || connects(operation)
+	found.Unsent = found.Unsent || slices.Contains(connecting, operation)
 	return found
 }
 
@@ -207,8 +201,7 @@ func contains(text, needle string) bool {
 	}
 }
 
-// StatusOf returns the status from 400 to 511 of which text is the reason phrase, in whatever letters, and 0 for another
-// text.
+// StatusOf returns the status from 400 to 511 of which text is the reason phrase, in whatever letters, or 0.
 func StatusOf(text string) int {
 	for status := http.StatusBadRequest; status <= http.StatusNetworkAuthenticationRequired; status++ {
 		if text != "" && strings.EqualFold(text, http.StatusText(status)) {
@@ -218,14 +211,9 @@ func StatusOf(text string) int {
 	return 0
 }
 
-// StatusPasses reports whether an HTTP status says that the server fails at the moment, so that the same request may
-// succeed later.
+// StatusPasses reports whether the same request may succeed later, since an HTTP status says that the server fails now.
 func StatusPasses(status int) bool {
-	switch status {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
-		return true
-	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusNetworkAuthenticationRequired:
-		return false
-	}
-	return status >= 500 && status <= 599
+	passing := []int{http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests}
+	lasting := []int{http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusNetworkAuthenticationRequired}
+	return slices.Contains(passing, status) || status >= 500 && status <= 599 && !slices.Contains(lasting, status)
 }

@@ -59,13 +59,10 @@ func Timeout(err error) bool {
 	})
 }
 
-// Text returns err's text, and "" for one whose Error method panics, as a zero *oauth2.RetrieveError's does. Of a tree in
+// Text returns err's text, and "" for nil and for one whose Error method panics, as a zero *oauth2.RetrieveError's does. Of a tree in
 // which errors are joined again and again, whose text doubles at each level, it is the text of the first error at an end.
 func Text(err error) (text string) {
-	defer func() { _ = recover() }()
-	if err == nil {
-		return ""
-	}
+	defer func() { _ = recover() }()    // for nil, too
 	nodes := appendTree(nil, err, true) // texts of foreign errors double, too
 	if len(nodes) < maxNodes {
 		return err.Error()

@@ -1,8 +1,7 @@
 // Package redact decides what may be shown of texts that came from outside.
 //
-// There are two ways, and both are used. [Values] removes from a text what is known to be secret, so that it can be kept.
-// [Show] is for whatever a person or a log reads: it shows what it recognises, since the ways in which a secret can be
-// encoded cannot be enumerated.
+// [Values] removes from a text what is known to be secret, so that it can be kept. [Show] is for whatever a person or a log
+// reads: it shows what it recognises, since the ways in which a secret can be encoded cannot be enumerated.
 package redact
 
 import (
@@ -42,7 +41,7 @@ func Cut(text string, limit int) string {
 // a form, HTML, JSON or a Go string, and in the place of each part of one from 12 bytes on. Secrets of fewer than 8 bytes
 // are left.
 func Values(text string, secrets ...string) string {
-	lower, hidden := lowerASCII.Replace(text), make([]bool, len(text))
+	lower, shown := lowerASCII.Replace(text), bytes.Repeat([]byte{1}, len(text))
 	for _, secret := range secrets {
 		if len(secret) < leastSecret {
 			continue
@@ -51,28 +50,26 @@ func Values(text string, secrets ...string) string {
 			secret, url.QueryEscape(secret), url.PathEscape(secret), strings.ReplaceAll(secret, "+", " "),
 			html.EscapeString(secret), strings.Trim(strconv.Quote(secret), `"`),
 		} {
-			hide(hidden, lower, lowerASCII.Replace(form))
+			hide(shown, lower, lowerASCII.Replace(form))
 		}
 	}
 	var out strings.Builder
 	for i := range len(text) {
-		if !hidden[i] {
+		if shown[i] == 1 {
 			out.WriteByte(text[i])
-		} else if i == 0 || !hidden[i-1] {
+		} else if i == 0 || shown[i-1] == 1 {
 			out.WriteString(Mask)
 		}
 	}
 	return out.String()
 }
 
-// hide marks in hidden each part of text that is a part of secret.
-func hide(hidden []bool, text, secret string) {
+// hide clears in shown each part of text that is a part of secret.
+func hide(shown []byte, text, secret string) {
 	least := min(len(secret), leastPart)
 	for end := least; end <= len(text); end++ {
 		if strings.Contains(secret, text[end-least:end]) {
-			for i := end - least; i < end; i++ {
-				hidden[i] = true
-			}
+			clear(shown[end-least : end])
 		}
 	}
 }
@@ -138,8 +135,7 @@ func isWord(text string) bool {
 	return len(text) <= longestWord && word.MatchString(text) || slices.Contains(vocabulary, text)
 }
 
-// vocabulary are the texts that Show recognises though they are no words: those of OAuth and of Apple's table, and a few
-// that errors of the network and of databases are made of.
+// vocabulary are the texts that Show recognises though they are no words: of OAuth, Apple's table, networks and databases.
 var vocabulary = strings.Fields(`
 	access_token authorization_code client_credentials client_id client_secret code_challenge code_challenge_method
 	code_verifier error_description error_uri expires_in grant_type redirect_uri refresh_token response_type token_type
@@ -174,8 +170,7 @@ func RequestID(id string) string {
 	return id
 }
 
-// URI returns uri if it is an absolute URL of nothing but words and numbers, without a query, a fragment or a user;
-// else ***.
+// URI returns uri if it is an https URL of nothing but words and numbers, without query, fragment and user; else ***.
 func URI(uri string) string {
 	rest, isShown := strings.CutPrefix(uri, "https://")
 	for part := range strings.FieldsFuncSeq(rest, func(r rune) bool { return r == '/' || r == '.' }) {

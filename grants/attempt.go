@@ -203,9 +203,6 @@ func (a *attempt) acquire() (Record, error) {
 		return a.waitForSibling()
 	}
 	m := a.m
-	m.mu.Lock()
-	m.giveBack(a) // where a lease has become too short
-	m.mu.Unlock()
 	var record Record
 	err := m.takeTurn(a)
 	if err == nil {

@@ -99,8 +99,16 @@ func tokenFailure(err error) (*applebusiness.Error, error) {
 func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
 	m := a.m
 	secret, err := m.clientSecret(a.ctx, sentSecret{})
-	switch committed := err == nil && a.commit(); {
-	case committed:
+	m.mu.Lock()
+	ready := err == nil && a.ctx.Err() == nil && a.ready()
+	if ready { // from now on nothing ends the request, and Close waits for its response
+		a.sent, a.event.Sent, a.sentAt = true, true, max(m.now(), 1) // as the answer of ClientSecret has it
+		a.granted = false
+		m.pass(a)
+	}
+	m.mu.Unlock()
+	switch {
+	case ready:
 	case a.ctx.Err() != nil:
 		return nil, Record{}, a.ended()
 	default:
@@ -112,20 +120,6 @@ func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
 	}
 	record, err = a.failed(record, err, secret)
 	return nil, record, err
-}
-
-// commit reports whether the request may be sent. From then on Close waits for its response.
-func (a *attempt) commit() bool {
-	m := a.m
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if a.ctx.Err() != nil || !a.ready() {
-		return false
-	}
-	a.sent, a.event.Sent, a.sentAt = true, true, max(m.now(), 1) // as the answer of ClientSecret has it
-	m.pass(a)
-	a.granted = false
-	return true
 }
 
 // request sends a refresh token to Apple. It does not end with the callers' contexts, nor with Close.

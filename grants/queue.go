@@ -38,10 +38,11 @@ type queue struct {
 	pauses      int // in a row
 }
 
-// takeTurn waits until a may try for the lease, and send a request. It keeps its turn until commit or giveBack.
+// takeTurn waits until a may try for the lease, and send a request. It keeps its turn until it sends, or giveBack.
 func (m *Manager) takeTurn(a *attempt) error {
 	defer a.addWaited(time.Now())
 	m.mu.Lock()
+	m.giveBack(a) // where the lease has become too short
 	a.come = make(chan struct{})
 	m.queue.waiting = append(m.queue.waiting, a)
 	look := time.After(jitter(max(lookAgain, time.Duration(len(m.queue.waiting))*lookSpacing)))

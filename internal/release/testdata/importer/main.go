@@ -1,9 +1,11 @@
-// The test of somebody who requires the tagged modules. It uses each package.
-package importer
+// A program of somebody who requires the tagged modules. It uses each package, and ends with status 1 if one does not work.
+package main
 
 import (
+	"context"
 	"errors"
-	"testing"
+	"fmt"
+	"log"
 
 	"golang.org/x/oauth2"
 
@@ -14,13 +16,8 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/grants/pgxstore"
 )
 
-func TestEachPackage(t *testing.T) {
-	ctx := t.Context()
-	check := func(what string, err error) {
-		if err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
+func main() {
+	ctx := context.Background()
 	server := applebusinesstest.NewServer(nil)
 	defer server.Close()
 	config := &oauth2.Config{ClientID: server.App.ClientID, ClientSecret: server.App.ClientSecret, Endpoint: server.Endpoint()}
@@ -33,7 +30,7 @@ func TestEachPackage(t *testing.T) {
 	server.Revoke(token.RefreshToken)
 	manager.Invalidate("customer", token)
 	if _, err := manager.Token(ctx, "customer"); applebusiness.Troubleshoot(err).Action != applebusiness.ActionReauthorize {
-		t.Errorf("a customer who has disconnected: %v", err)
+		log.Fatalf("a customer who has disconnected: %v", err)
 	}
 	check("Close", manager.Close(ctx))
 
@@ -41,6 +38,13 @@ func TestEachPackage(t *testing.T) {
 
 	var store grants.Store = pgxstore.New(nil, nil) // without a database it says so
 	if _, err := store.Load(ctx, "customer"); err == nil || errors.Is(err, grants.ErrNoGrant) {
-		t.Errorf("a Store without a database: %v", err)
+		log.Fatalf("a Store without a database: %v", err)
+	}
+	fmt.Println("each package works")
+}
+
+func check(what string, err error) {
+	if err != nil {
+		log.Fatalf("%s: %v", what, err)
 	}
 }

@@ -327,6 +327,17 @@ func TestTransportLeavesOtherRequestsAlone(t *testing.T) {
 	_, err = (&applebusiness.Transport{TokenURL: tokenURL, Base: &recordingBase{}}).RoundTrip(bare)
 	require.NoError(t, err)
 	assert.Nil(t, bare.Body, "a form may have no body")
+
+	reader, writer := io.Pipe()
+	require.NoError(t, writer.Close())
+	empty := formRequest("https://api.example/api/v1/oauth2/token/", "")
+	empty.Body = reader // which cannot be read once it is closed
+	base := &recordingBase{}
+	_, err = (&applebusiness.Transport{TokenURL: tokenURL, Base: base}).RoundTrip(empty)
+	require.NoError(t, err)
+	sent, err := io.ReadAll(base.requests[0].Body)
+	assert.NoError(t, err)
+	assert.Empty(t, sent)
 }
 
 func TestTransportKeepsTheRoundTripperContract(t *testing.T) {

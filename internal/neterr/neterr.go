@@ -118,9 +118,8 @@ func Needles() (needles []string) {
 // Of returns what is known about err, an error of an HTTP client or of the network. An error that is not known passes:
 // that is right for what a Transport returns, and elsewhere Known says that it is not.
 func Of(err error) Failure {
-	text := Text(err)
+	text, dns := Text(err), "" // what DNS says
 	var isKnown, isUnsent bool
-	var dns string // what DNS says
 	for _, node := range Tree(err) {
 		switch node := node.(type) {
 		case Failure:
@@ -164,11 +163,12 @@ func OfText(text string) Failure {
 	case text == "EOF", strings.HasSuffix(text, ": EOF"):
 		lower += " connection reset"
 	}
-	found, ok := first(func(row row) bool {
+	found := Failure{Words: "the connection failed", Passes: true}
+	isIt := func(row row) bool {
 		return slices.ContainsFunc(row.needles, func(needle string) bool { return contains(lower, needle) })
-	})
-	if !ok {
-		found = Failure{Words: "the connection failed", Passes: true}
+	}
+	if i := slices.IndexFunc(failures, isIt); i >= 0 {
+		found = failures[i].Failure
 	}
 	operation, _, _ := strings.Cut(text, " tcp") // of a *net.OpError of which only the text is left
 	found.Unsent = found.Unsent || slices.Contains(connecting, operation)
@@ -177,12 +177,10 @@ func OfText(text string) Failure {
 
 // OfWords returns the failure that this package calls so, and whether there is one. Other words may follow.
 func OfWords(words string) (found Failure, ok bool) {
-	return first(func(row row) bool { return strings.HasPrefix(words, row.Words) })
-}
-
-func first(is func(row) bool) (found Failure, ok bool) {
-	if i := slices.IndexFunc(failures, is); i >= 0 {
-		return failures[i].Failure, true
+	for _, row := range failures {
+		if strings.HasPrefix(words, row.Words) {
+			return row.Failure, true
+		}
 	}
 	return found, false
 }

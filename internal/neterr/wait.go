@@ -11,8 +11,7 @@ import (
 // RetryAfter returns the wait that a Retry-After header asks for (RFC 9110 section 10.2.3), never negative, at most an
 // hour, and 0 if it cannot be read. An instant is compared with date, the response's Date header: clocks differ.
 func RetryAfter(value, date string) time.Duration {
-	first, _, _ := strings.Cut(value, ",")
-	first = strings.TrimSpace(first)
+	first := strings.TrimSpace(strings.Split(value, ",")[0])
 	seconds, _ := strconv.ParseFloat(first, 64) // infinite if no float64 holds it
 	if strings.Trim(first, "0123456789.") != "" {
 		seconds = 0

@@ -123,7 +123,6 @@ func show(piece string) (shown string, scrap bool) {
 var (
 	word     = regexp.MustCompile(`^[A-Za-z][a-z]*(['-][a-z]+)*$`)
 	number   = regexp.MustCompile(`^[0-9]{1,3}$`)
-	name     = regexp.MustCompile(`^[a-z_]{0,64}$`)
 	sqlState = regexp.MustCompile(`^[0-9A-Z]{5}\)?$`)
 
 	uuid     = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
@@ -146,7 +145,7 @@ var vocabulary = strings.Fields(`
 
 // Code returns code if it may be shown as the code of an error: up to 64 letters from a to z and underscores.
 func Code(code string) string {
-	if name.MatchString(code) {
+	if len(code) <= 64 && strings.Trim(code, "abcdefghijklmnopqrstuvwxyz_") == "" {
 		return code
 	}
 	return Mask

@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -147,6 +148,9 @@ func (c *connecting) run(code, verifier string) {
 	if err == nil {
 		err = c.complete(c.m.work)
 	}
+	if err != nil && c.m.work.Err() != nil {
+		err = ErrClosed
+	}
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	defer close(c.done)
@@ -176,10 +180,7 @@ func (c *connecting) redeem(code, verifier string) error {
 	cancel()
 	var err error
 	config.ClientSecret, err = m.clientSecret(m.work, sentSecret{})
-	switch {
-	case m.work.Err() != nil:
-		return ErrClosed
-	case err != nil:
+	if err = cmp.Or(m.work.Err(), err); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -192,11 +193,10 @@ func (c *connecting) redeem(code, verifier string) error {
 		return config.Exchange(ctx, code, oauth2.VerifierOption(verifier))
 	})
 	if err != nil {
-		if m.work.Err() != nil {
-			return ErrClosed
-		}
 		failed, _ := tokenFailure(err)
-		c.note(failed, config.ClientSecret, sentAt)
+		if m.work.Err() == nil { // what that has ended says nothing
+			c.note(failed, config.ClientSecret, sentAt)
+		}
 		return ofExchange(failed)
 	}
 	m.mu.Lock()
@@ -233,8 +233,7 @@ func ofExchange(failed *applebusiness.Error) *applebusiness.Error {
 	return &e
 }
 
-// complete asks whose the token is, unless that is known, and stores it, unless there is none. It returns ErrClosed if ctx
-// ends before.
+// complete asks whose the token is, unless that is known, and stores it, unless there is none. It fails if ctx ends before.
 func (c *connecting) complete(ctx context.Context) error {
 	m := c.m
 	m.mu.Lock()
@@ -244,15 +243,12 @@ func (c *connecting) complete(ctx context.Context) error {
 		return nil
 	}
 	if connection.Grant == "" {
-		found, err := m.whose(ctx, token)
-		switch {
-		case err != nil && ctx.Err() != nil:
-			return ErrClosed
-		case err != nil:
+		var err error
+		if connection, err = m.whose(ctx, token); err != nil {
 			return err
 		}
 		m.mu.Lock()
-		c.connection, connection = found, found
+		c.connection = connection
 		m.mu.Unlock()
 	}
 	for tries := 0; ; tries++ {
@@ -276,8 +272,8 @@ func (c *connecting) complete(ctx context.Context) error {
 		m.mu.Lock()
 		c.failure = failure
 		m.mu.Unlock()
-		if sleep(ctx, saveBackoff(tries)) != nil {
-			return ErrClosed
+		if err := sleep(ctx, saveBackoff(tries)); err != nil {
+			return err
 		}
 	}
 }

@@ -180,10 +180,7 @@ func (s *MemoryStore) Lease(ctx context.Context, grant, holder string, d time.Du
 		leased, err = s.record(r, now) // before the lease is taken, which nobody would end if this fails
 		return err
 	})
-	if err != nil {
-		return Record{}, err
-	}
-	return leased, nil
+	return leased, err
 }
 
 // Save implements [Store].

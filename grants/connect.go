@@ -37,11 +37,11 @@ type Connection struct {
 //
 // All that goes on when r's context ends, and [Manager.Close] waits for it; give r a context that outlives the browser's,
 // but with a deadline, if what follows has to be done without the browser too. The same redirect again, with the same state
-// and verifier, waits for the first one or gets its outcome, so that a browser which loads the page again, or sends the
-// redirect twice, is connected by one exchange. This process knows the outcome for 10 minutes: let the browser keep state
-// and verifier for as long in a cookie, and no longer. Another process would send the code again: its customer is told to
-// start over, although the grant is stored, and OAuth lets the server end that grant then. So lead a browser back to the
-// process that it started from, or take state once, from a session that all processes share.
+// and verifier, waits for the first one or gets its outcome, so that a browser which loads the page again is connected by
+// one exchange. This process knows the outcome for 10 minutes: let the browser keep state and verifier for as long in a
+// cookie, and no longer. Another process would send the code again: its customer is told to start over, although the grant
+// is stored, and OAuth lets the server end that grant then. So lead a browser back to the process that it started from, or
+// take state once, from a session that all processes share.
 //
 // The error is VerifyRedirect's, before anything is sent; the exchange's [*applebusiness.Error], which for a token without
 // a refresh token is [applebusiness.ErrNoRefreshToken]; one with [applebusiness.ActionStartOver] if /me fails, again and

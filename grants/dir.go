@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"runtime"
 	"sync/atomic"
@@ -195,9 +196,10 @@ func (f *folder) change(ctx context.Context, memory *MemoryStore, h hash, rule r
 		return err
 	}
 	memory.mu.Lock()
-	next := memory.row(h)
+	old := memory.row(h)
 	memory.mu.Unlock()
-	if err := rule(&next, time.Now()); err != nil {
+	next := old
+	if err := rule(&next, time.Now()); err != nil || reflect.DeepEqual(next, old) {
 		return err
 	}
 	content, err := next.encode()

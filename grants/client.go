@@ -121,6 +121,9 @@ func (t *transport) send(r *http.Request, body io.ReadCloser, accessToken string
 	}
 	copied.Header.Set("Authorization", "Bearer "+accessToken)
 	response, err := t.m.roundTripper().RoundTrip(copied)
+	if response == nil && err == nil {
+		err = errors.New(prefix + "the HTTPClient's Transport returned neither a response nor an error")
+	}
 	if response != nil {
 		response.Request = r
 		if response.StatusCode < 400 { // others may be a gateway's

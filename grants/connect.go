@@ -104,8 +104,8 @@ func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now, known := time.Now(), m.connects[key] != nil
-	maps.DeleteFunc(m.connects, func(_ hash, c *connecting) bool {
-		isOld := !now.Before(c.forgetAt) || !known && len(m.connects) >= maxConnects
+	maps.DeleteFunc(m.connects, func(_ hash, c *connecting) bool { // a code that has brought a grant must not be sent again
+		isOld := !now.Before(c.forgetAt) || !known && c.err != nil && len(m.connects) >= maxConnects
 		return isOld && !c.forgetAt.IsZero()
 	})
 	switch c := m.connects[key]; {
@@ -213,15 +213,17 @@ func (c *connecting) redeem(code, verifier string) error {
 func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt time.Duration) {
 	m, e := c.m, *failed
 	e.GrantType = applebusiness.GrantTypeRefreshToken // others are told of it as if it were a refresh
-	k, _ := classify(&e)
+	k := classify(&e)
 	if k == limited {
 		m.pause(sentAt, e.RetryAfter)
 		return
 	}
-	if e.Reason == applebusiness.ErrInvalidCredentials {
+	if refusesSecret(&e) {
 		if other, err := m.clientSecret(m.work, sentSecret{secret, sentAt}); err != nil || other != secret {
 			return // the next request may be sent with another one
 		}
+	} else if k != refused {
+		return // it may be about the code, which anybody can have made up
 	}
 	m.noteFailure(nil, string(c.owner[:]), k, &e)
 }
@@ -286,7 +288,7 @@ func (m *Manager) putConnected(ctx context.Context, grant string, token *oauth2.
 	if again {
 		row, err := ask(ctx, m, func(ctx context.Context) (Record, error) { return m.store.Load(ctx, grant) })
 		if err == nil && row.Token != nil && row.Dead == nil && (same(row.Token, token) || row.Token.Expiry.After(token.Expiry)) {
-			m.forget(grant)
+			m.entries.Delete(grant)
 			return nil
 		}
 	}

@@ -150,7 +150,15 @@ func withWait(failure error, wait time.Duration) error {
 	return failure
 }
 
-// newCloseError returns what Close returns if tokens could not be stored. It names the grants, and wraps a *StoreError for each.
+// closeError is what Close returns if tokens could not be stored. It names the grants, and wraps a *StoreError for each.
+type closeError struct {
+	text string
+	errs []error
+}
+
+func (e *closeError) Error() string   { return e.text }
+func (e *closeError) Unwrap() []error { return e.errs }
+
 func newCloseError(errs map[string]*StoreError) error {
 	var all []error
 	var names []string
@@ -167,5 +175,5 @@ func newCloseError(errs map[string]*StoreError) error {
 		names, more = names[:maxErrorNames], fmt.Sprintf(" and %d more", len(names)-maxErrorNames)
 	}
 	text := prefix + "closed before the newest token was stored of " + strings.Join(names, ", ") + more + ": "
-	return &opaqueError{text + strconv.Quote(all[0].(*StoreError).text), errors.Join(all...)}
+	return &closeError{text + strconv.Quote(all[0].(*StoreError).text), all}
 }

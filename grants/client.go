@@ -40,12 +40,20 @@ const (
 //
 // Token requests do not go through the client.
 func (m *Manager) Client(grant string) *http.Client {
-	client := new(http.Client)
-	if m != nil && m.client != nil {
-		client.CheckRedirect, client.Timeout = m.client.CheckRedirect, m.client.Timeout
+	client := m.httpClient()
+	return &http.Client{Transport: &transport{m, grant}, CheckRedirect: client.CheckRedirect, Timeout: client.Timeout}
+}
+
+// httpClient returns what sends m's requests.
+func (m *Manager) httpClient() *http.Client {
+	if m == nil || m.client == nil {
+		return new(http.Client)
 	}
-	client.Transport = &transport{m, grant}
-	return client
+	return m.client
+}
+
+func (m *Manager) roundTripper() http.RoundTripper {
+	return cmp.Or(m.httpClient().Transport, http.DefaultTransport)
 }
 
 // transport is what Client's RoundTripper is. Package fmt would show the Manager for a verb that does not fit, and for %w it
@@ -130,14 +138,6 @@ func (t *transport) CloseIdleConnections() {
 	if base, ok := t.m.roundTripper().(interface{ CloseIdleConnections() }); ok {
 		base.CloseIdleConnections()
 	}
-}
-
-// roundTripper returns what sends m's requests.
-func (m *Manager) roundTripper() http.RoundTripper {
-	if m == nil || m.client == nil {
-		return http.DefaultTransport
-	}
-	return cmp.Or(m.client.Transport, http.DefaultTransport)
 }
 
 // drain reads and closes the body of a response that nobody gets.

@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,11 +37,11 @@ type Connection struct {
 //
 // All that goes on when r's context ends, and [Manager.Close] waits for it; give r a context that outlives the browser's,
 // but with a deadline, if what follows has to be done without the browser too. The same redirect again, with the same state
-// and verifier, waits for the first one or gets its outcome, so that a browser which loads the page again, or sends the
-// redirect twice, is connected by one exchange. This process knows the outcome for 10 minutes: let the browser keep state
-// and verifier for as long in a cookie, and no longer. Another process would send the code again: its customer is told to
-// start over, although the grant is stored, and OAuth lets the server end that grant then. So lead a browser back to the
-// process that it started from, or take state once, from a session that all processes share.
+// and verifier, waits for the first one or gets its outcome, so that a browser which loads the page again is connected by
+// one exchange. This process knows the outcome for 10 minutes: let the browser keep state and verifier for as long in a
+// cookie, and no longer. Another process would send the code again: its customer is told to start over, although the grant
+// is stored, and OAuth lets the server end that grant then. So lead a browser back to the process that it started from, or
+// take state once, from a session that all processes share.
 //
 // The error is VerifyRedirect's, before anything is sent; the exchange's [*applebusiness.Error], which for a token without
 // a refresh token is [applebusiness.ErrNoRefreshToken]; one with [applebusiness.ActionStartOver] if /me fails, again and
@@ -147,6 +148,9 @@ func (c *connecting) run(code, verifier string) {
 	if err == nil {
 		err = c.complete(c.m.work)
 	}
+	if err != nil && c.m.work.Err() != nil {
+		err = ErrClosed
+	}
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	defer close(c.done)
@@ -176,10 +180,7 @@ func (c *connecting) redeem(code, verifier string) error {
 	cancel()
 	var err error
 	config.ClientSecret, err = m.clientSecret(m.work, sentSecret{})
-	switch {
-	case m.work.Err() != nil:
-		return ErrClosed
-	case err != nil:
+	if err = cmp.Or(m.work.Err(), err); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -192,11 +193,10 @@ func (c *connecting) redeem(code, verifier string) error {
 		return config.Exchange(ctx, code, oauth2.VerifierOption(verifier))
 	})
 	if err != nil {
-		if m.work.Err() != nil {
-			return ErrClosed
-		}
 		failed, _ := tokenFailure(err)
-		c.note(failed, config.ClientSecret, sentAt)
+		if m.work.Err() == nil { // what that has ended says nothing
+			c.note(failed, config.ClientSecret, sentAt)
+		}
 		return ofExchange(failed)
 	}
 	m.mu.Lock()
@@ -235,8 +235,7 @@ func ofExchange(failed *applebusiness.Error) *applebusiness.Error {
 	return &e
 }
 
-// complete asks whose the token is, unless that is known, and stores it, unless there is none. It returns ErrClosed if ctx
-// ends before.
+// complete asks whose the token is, unless that is known, and stores it, unless there is none. It fails if ctx ends before.
 func (c *connecting) complete(ctx context.Context) error {
 	m := c.m
 	m.mu.Lock()
@@ -246,15 +245,12 @@ func (c *connecting) complete(ctx context.Context) error {
 		return nil
 	}
 	if connection.Grant == "" {
-		found, err := m.whose(ctx, token)
-		switch {
-		case err != nil && ctx.Err() != nil:
-			return ErrClosed
-		case err != nil:
+		var err error
+		if connection, err = m.whose(ctx, token); err != nil {
 			return err
 		}
 		m.mu.Lock()
-		c.connection, connection = found, found
+		c.connection = connection
 		m.mu.Unlock()
 	}
 	for tries := 0; ; tries++ {
@@ -278,8 +274,8 @@ func (c *connecting) complete(ctx context.Context) error {
 		m.mu.Lock()
 		c.failure = failure
 		m.mu.Unlock()
-		if sleep(ctx, saveBackoff(tries)) != nil {
-			return ErrClosed
+		if err := sleep(ctx, saveBackoff(tries)); err != nil {
+			return err
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"runtime"
 	"sync/atomic"
@@ -70,12 +72,7 @@ func NewDirStore(dir string, aead AEAD) (*DirStore, error) {
 func (s *DirStore) Close() error { return s.rows().folder.close() }
 
 // rows returns what the methods work on; for a DirStore that NewDirStore has not made, one that is closed.
-func (s *DirStore) rows() *MemoryStore {
-	if s == nil || s.memory == nil {
-		return &MemoryStore{folder: new(folder)}
-	}
-	return s.memory
-}
+func (s *DirStore) rows() *MemoryStore { return cmp.Or(cmp.Or(s, new(DirStore)).memory, neverOpened) }
 
 // Format writes the type and none of the grants, whatever the verb. It implements [fmt.Formatter].
 func (*DirStore) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, "grants.DirStore") }
@@ -129,6 +126,7 @@ func (s *DirStore) Dead(ctx context.Context, since time.Duration, after DeadGran
 }
 
 var (
+	neverOpened  = &MemoryStore{folder: new(folder)}
 	errDirClosed = fmt.Errorf(prefix+"the folder is closed, or was never opened: %w", fs.ErrClosed)
 	errInUse     = errors.New("another DirStore has it open, in this process or another one")
 	fileName     = regexp.MustCompile(`^([0-9a-f]{64})\.(json|tmp)$`)
@@ -148,10 +146,10 @@ func openFolder(dir string, aead AEAD) (*folder, error) {
 		return nil, errors.New("it has no name")
 	}
 	path, err := filepath.Abs(dir) // the process may change its own
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = os.MkdirAll(path, 0o700)
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	_ = syncFolder(filepath.Dir(path)) // in which it may be new; one that cannot be read is older
@@ -198,9 +196,10 @@ func (f *folder) change(ctx context.Context, memory *MemoryStore, h hash, rule r
 		return err
 	}
 	memory.mu.Lock()
-	next := memory.row(h)
+	old := memory.row(h)
 	memory.mu.Unlock()
-	if err := rule(&next, time.Now()); err != nil {
+	next := old
+	if err := rule(&next, time.Now()); err != nil || reflect.DeepEqual(next, old) {
 		return err
 	}
 	content, err := next.encode()

@@ -28,19 +28,17 @@
 //
 // All callers in a process share one attempt. It loads the grant's row; if a sibling, which is another process with the
 // same Store, has put a good token there, that is it. Otherwise the attempt waits for Limit, and takes a lease by a write to
-// the row: where that fails the next refresh token could not be saved either, and nothing is sent. One request goes to Apple,
-// while no connection to the database is held. The callers have the token as soon as it arrives. It is saved if the row's
-// version is still the one that was leased, with as many tries as it takes.
-//
-// The lease only avoids double work. What decides is the version, which belongs to the token: a Save or a verdict about a
-// token that is no longer the row's is dropped.
+// the row: where that fails a token could not be saved either, and nothing is sent. One request goes to Apple, while no
+// connection to the database is held. The callers have the token as soon as it arrives. It is saved if the row's version is
+// still the leased one, with as many tries as it takes. The lease only avoids double work. What decides is the version,
+// which belongs to the token: a Save or a verdict about a token that is no longer the row's is dropped.
 //
 // # What can be lost
 //
 // Between Apple's response and the Save a refresh token exists in one process's memory alone, for milliseconds if the
-// database works. A process that is killed then, or a response that is lost on its way, may cost the grant; the next
-// refresh is refused, and its error has [applebusiness.Error.ResponseLost] set. Everything else heals: a database that
-// fails, a failover to a copy that lacks the last commits, processes that come and go. End a process with [Manager.Close].
+// database works. A process that is killed then, or a response that is lost, may cost the grant: the next refresh is refused,
+// with [applebusiness.Error.ResponseLost] set. All else heals: a database that fails, a failover to a copy that lacks the
+// last commits, processes that come and go. End a process with [Manager.Close].
 //
 // # Numbers to plan with
 //
@@ -50,28 +48,28 @@
 //
 // If you have more, refresh a grant when it is used, and let RefreshDue keep alive what nobody uses, by a negative within:
 // RefreshDue(ctx, -23*time.Hour) refreshes a grant when its token expired 23 hours ago, which is once a day. For 200,000
-// grants that is 200,000 / 86,400 s = 2.3 requests a second. The first caller of such a grant waits for a refresh. How long
-// an unused refresh token lives is not documented: once a day is a careful guess.
+// grants that is 2.3 requests a second. The first caller of such a grant waits for a refresh. How long an unused refresh
+// token lives is not documented: once a day is a careful guess.
 //
-// Apple does not document what it counts, and its 15 requests a second may include the calls of its API. Then ask the same
-// limit before each of those, too: Wait of what is in [Options.Limit]. In its API Integration environment Apple [expects]
-// fewer than one response with a 4xx status an hour: let no test send there what is bound to be refused.
+// Nor does Apple document what it counts: its 15 requests a second may include the calls of its API. Then ask Wait of what
+// is in [Options.Limit] before each of those, too. In its API Integration environment Apple [expects] fewer than one
+// response with a 4xx status an hour: let no test send there what is bound to be refused.
 //
-// A Manager takes about 550 bytes of memory for each grant that was used within the last hour, beside what a Store in
-// memory takes. PostgreSQL takes about 450 bytes of disk for a grant with tokens of 64 characters, indexes included, and
-// more until autovacuum has removed what was updated; it finds the first thousand of a million grants that are due in
-// 4 milliseconds. A DirStore has all grants in memory, and each refresh takes two changes of a file. To measure these:
+// A Manager takes about 550 bytes of memory for each grant used within the last hour, beside a Store in memory. PostgreSQL
+// takes about 450 bytes of disk for a grant with tokens of 64 characters, indexes included, and more until autovacuum has
+// removed what was updated; it finds the first thousand of a million grants that are due in 4 milliseconds. A DirStore has
+// all grants in memory, and each refresh changes a file twice. To measure these:
 //
 //	go test -run '^$' -bench 'Memory|DirStore' ./grants
 //	cd grants/pgxstore && ./postgres.sh go test -run '^$' -bench MillionGrants .
 //
 // # How to import grants
 //
-// Grants that another program has kept come in by [Manager.Put], with the refresh token alone, which counts as a token that
-// expires now. It is refreshed at its first use or by the next RefreshDue; if the within of that is negative, give the token
-// an Expiry that lies further back. At 12 requests a second 100,000 grants take 2.3 hours; those that a caller waits for come
-// first. Stop the other program before: where Apple replaces refresh tokens, the two would invalidate each other's. Do not
-// use a Store's own Put: for it a token without an Expiry never expires, and is never due.
+// Grants that another program has kept come in by [Manager.Put], with the refresh token alone, which counts as expiring now.
+// It is refreshed at its first use or by the next RefreshDue; if the within of that is negative, give the token an Expiry
+// further back. At 12 requests a second 100,000 grants take 2.3 hours; those that a caller waits for come first. Stop the
+// other program before: where Apple replaces refresh tokens, the two would invalidate each other's. Do not use a Store's own
+// Put: for it a token without an Expiry never expires, and is never due.
 //
 // # What to alarm on
 //

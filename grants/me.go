@@ -27,37 +27,34 @@ const (
 	maxOrgID  = 256
 )
 
-// whose asks Apple which organisation a token belongs to, for as long as a token request may take.
+// whose asks Apple which organisation a token belongs to, for as long as a token request may take. Its error has words of our
+// own for what came, and quotes nothing of it. Whatever it was, the code is spent.
 func (m *Manager) whose(ctx context.Context, token *oauth2.Token) (Connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
+	failed, ok := new(applebusiness.Error), false
 	for tries := 0; ; tries++ {
 		found, err := m.askMe(ctx, token)
 		if err == nil {
 			return found, nil
 		}
-		failed, ok := err.(*applebusiness.Error)
-		if !ok {
+		if failed, ok = err.(*applebusiness.Error); !ok {
 			failed = &applebusiness.Error{Reason: applebusiness.ErrNoResponse}
 		}
 		wait := max(failed.RetryAfter, saveBackoff(tries))
 		if !applebusiness.Retryable(failed) || time.Until(deadline) <= wait || sleep(ctx, wait) != nil {
-			return Connection{}, meError(failed.StatusCode)
+			break
 		}
 	}
-}
-
-// meError has words of our own for what came, and quotes nothing of it. Whatever it was, the code is spent.
-func meError(status int) error {
-	why := "status " + strconv.Itoa(status)
-	switch status {
+	why := "status " + strconv.Itoa(failed.StatusCode)
+	switch failed.StatusCode {
 	case 0:
 		why = "there is no response"
 	case http.StatusOK:
 		why = "the response is not the documented JSON"
 	}
-	return fmt.Errorf(prefix+"the code was redeemed, but the API does not say which organisation it is of: %s: %w",
+	return Connection{}, fmt.Errorf(prefix+"the code was redeemed, but the API does not say which organisation it is of: %s: %w",
 		why, &applebusiness.Error{Reason: applebusiness.ErrUnavailable, GrantType: applebusiness.GrantTypeAuthorizationCode})
 }
 

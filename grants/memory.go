@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -180,10 +179,7 @@ func (s *MemoryStore) Lease(ctx context.Context, grant, holder string, d time.Du
 		leased, err = s.record(r, now) // before the lease is taken, which nobody would end if this fails
 		return err
 	})
-	if err != nil {
-		return Record{}, err
-	}
-	return leased, nil
+	return leased, err
 }
 
 // Save implements [Store].
@@ -214,18 +210,12 @@ func (s *MemoryStore) Mark(ctx context.Context, grant, holder string, version in
 
 // Release implements [Store].
 func (s *MemoryStore) Release(ctx context.Context, grant, holder string) error {
-	unchanged := errors.New("nothing has failed")
-	err := s.update(ctx, grant, unchanged, func(r *row, now time.Time) error {
-		if r.Holder != holder || !r.leased(now) { // a lease that has run out is left: it says that something is unfinished
-			return unchanged
+	return s.update(ctx, grant, nil, func(r *row, now time.Time) error {
+		if r.Holder == holder && r.leased(now) { // one that has run out is left: it says that something is unfinished
+			r.endLease(holder, now)
 		}
-		r.endLease(holder, now)
 		return nil
 	})
-	if err == unchanged {
-		return nil
-	}
-	return err
 }
 
 // Put implements [Store].

@@ -224,6 +224,7 @@ func TestInstants(t *testing.T) {
 
 // Decision 5: a valid token is returned, whatever else fails.
 func TestEarlyRefresh(t *testing.T) {
+	t.Parallel()
 	failures := map[string]func(w *world){
 		"520":            func(w *world) { w.apple.fail(forever(status(520, ""))...) },
 		"HTML 403":       func(w *world) { w.apple.fail(forever(status(403, "<html>"))...) },
@@ -295,7 +296,7 @@ func earlyRefreshesSpread(t *testing.T, w *world) {
 		for len(at) < w.apple.requests() {
 			at = append(at, time.Since(begin))
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Duration(slower) * time.Second)
 	}
 	require.Len(t, at, 100)
 	assert.Greater(t, at[99]-at[0], time.Minute)

@@ -8,8 +8,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Redirect is what Apple's authorization endpoint sends to the redirect URI on success (RFC 6749 section 4.1.2). Both
@@ -31,12 +31,10 @@ func (Redirect) LogValue() slog.Value { return slog.StringValue(redirectText) }
 // reads the URL's query whatever the method: Apple documents a POST with the parameters in the query.
 //
 // HEAD, OPTIONS and what a browser fetches ahead (Sec-Purpose, Purpose or X-Moz with "prefetch") are no user who comes back
-// from Apple: the error is [ErrMalformedRedirect], before anything else is looked at. So it is for a state that cannot be
-// decoded or is repeated. If the state differs from the expected one, compared in constant time, or that is empty, it is
-// [ErrStateMismatch]. Only then is the rest looked at, as [ParseRedirect] does.
-//
-// A redirect that is refused for its state may come from anybody. If it claims an error, the text names the claimed code,
-// marked as unverified; errors.Is does not find it.
+// from Apple: the error is [ErrMalformedRedirect], as for a state that cannot be decoded or is repeated. If the state
+// differs from the expected one, compared in constant time, or that is empty, it is [ErrStateMismatch]. Only then is the
+// rest looked at, as [ParseRedirect] does. A redirect that is refused for its state may come from anybody: the text names
+// an error that it claims, marked as unverified, and errors.Is does not find it.
 //
 // The expected state must come from the browser that started the flow. Forget it after its first use, but only once
 // VerifyRedirect has returned no error or an error of Apple's, or what a scanner fetches first ends the user's attempt.
@@ -51,30 +49,28 @@ func VerifyRedirect(r *http.Request, state string) (code string, err error) {
 	if sender := noPerson(r); sender != "" {
 		return "", malformedRedirect(sender + " is no user who comes back from Apple")
 	}
-	found, err := decodeRedirect(r.URL.RawQuery)
-	if err == nil {
-		if wrong := found.wrongState(r, state); wrong != "" {
-			err = &Error{Endpoint: AuthorizationEndpoint, Reason: ErrStateMismatch, detail: wrong}
-		}
+	found := decodeRedirect(r.URL.RawQuery)
+	reason, wrong := ErrMalformedRedirect, found.malformed
+	if wrong == "" {
+		reason, wrong = ErrStateMismatch, found.wrongState(r, state)
 	}
-	if err != nil {
-		if claimed := Code(found.Error); claimed.isKnown() {
-			err.(*Error).detail += " (unverified: the redirect claims " + string(claimed) + ")"
-		}
-		return "", err
+	if wrong == "" {
+		return found.result()
 	}
-	return found.result()
+	if claimed := Code(found.Error); claimed.isKnown() {
+		wrong += " (unverified: the redirect claims " + string(claimed) + ")"
+	}
+	return "", &Error{Endpoint: AuthorizationEndpoint, Reason: reason, detail: wrong}
 }
 
 // noPerson returns what sent r, if it was nobody who looks at a page.
 func noPerson(r *http.Request) string {
-	if r.Method == http.MethodHead || r.Method == http.MethodOptions {
+	purposes := fmt.Sprint(r.Header["Sec-Purpose"], r.Header["Purpose"], r.Header["X-Moz"])
+	switch {
+	case r.Method == http.MethodHead || r.Method == http.MethodOptions:
 		return r.Method
-	}
-	for _, name := range [...]string{"Sec-Purpose", "Purpose", "X-Moz"} {
-		if strings.Contains(strings.ToLower(strings.Join(r.Header.Values(name), " ")), "prefetch") {
-			return "what a browser fetches ahead"
-		}
+	case strings.Contains(strings.ToLower(purposes), "prefetch"):
+		return "what a browser fetches ahead"
 	}
 	return ""
 }
@@ -98,74 +94,70 @@ func (q redirectQuery) wrongState(r *http.Request, expected string) string {
 // state: use [VerifyRedirect] in a handler.
 //
 // The error is an *Error: the one that Apple sent, also where a code stands beside it, or [ErrMalformedRedirect] if the
-// query is longer than 64 KiB, its state cannot be decoded, it repeats an OAuth parameter or has neither a code nor an
-// error. Other parameters are ignored, and one that cannot be decoded counts as absent. State is set even then, unless it
-// is repeated.
+// query is longer than 64 KiB, its state cannot be decoded, it repeats an OAuth parameter or has neither code nor error.
+// Other parameters are ignored, and one that does not decode counts as absent. State is set even then, unless repeated.
 func ParseRedirect(query string) (Redirect, error) {
-	found, err := decodeRedirect(strings.TrimPrefix(query, "?"))
-	redirect := Redirect{State: found.state}
-	if err == nil {
-		redirect.Code, err = found.result()
-	}
-	return redirect, err
+	found := decodeRedirect(strings.TrimPrefix(query, "?"))
+	code, err := found.result()
+	return Redirect{code, found.state}, err
 }
 
 // redirectQuery is what a redirect's query says.
 type redirectQuery struct {
 	texts
 	code, state           string
-	repeated, undecodable string // a parameter other than state that is there twice, or that says nothing
+	malformed             string // what is wrong with state, or with the whole
+	repeated, undecodable string // another parameter that is there twice, or that says nothing
 }
 
-// decodeRedirect decodes a redirect's query piece by piece, so that one that does not decode spoils only itself. The
-// error is about state; the rest is decoded even then.
-func decodeRedirect(query string) (redirectQuery, error) {
-	var found redirectQuery
-	var err error
+// decodeRedirect decodes a redirect's query piece by piece, so that one that does not decode spoils only itself.
+func decodeRedirect(query string) (found redirectQuery) {
 	if len(query) > maxBody {
-		return found, malformedRedirect("the query is too long")
+		return redirectQuery{malformed: "the query is too long"}
 	}
-	names := [...]string{"state", "code", "error", "error_description", "error_uri"}
-	values := [...]*string{&found.state, &found.code, &found.Error, &found.Description, &found.URI}
-	var seen [len(names)]bool
+	fields := map[string]*string{ // nil for one that was seen
+		"state": &found.state, "code": &found.code, "error": &found.Error, "error_description": &found.Description, "error_uri": &found.URI,
+	}
 	for piece := range strings.SplitSeq(query, "&") {
 		rawName, rawValue, _ := strings.Cut(piece, "=")
 		name, _ := url.QueryUnescape(rawName) // "" if it does not decode
-		i := slices.Index(names[:], name)
-		if i < 0 {
+		field, isOurs := fields[name]
+		if !isOurs {
 			continue
 		}
-		value, valueErr := url.QueryUnescape(rawValue)
-		decodes := valueErr == nil && !strings.Contains(rawValue, ";") // as url.ParseQuery has it
+		fields[name] = nil
+		value, err := url.QueryUnescape(rawValue)
+		decodes := err == nil && !strings.Contains(rawValue, ";") && // as url.ParseQuery has it
+			(name != "code" || utf8.ValidString(value)) // and JSON can carry it to the token endpoint
 		switch {
-		case seen[i] && name == "state":
-			err = malformedRedirect("state is repeated")
-		case seen[i]:
+		case field == nil && name == "state":
+			found.malformed = "state is repeated"
+		case field == nil:
 			found.repeated = cmp.Or(found.repeated, name)
 		case !decodes && name == "state":
-			err = malformedRedirect("state cannot be decoded")
+			found.malformed = "state cannot be decoded"
 		case !decodes:
 			found.undecodable = name
 		default:
-			*values[i] = value
+			*field = value
 		}
-		seen[i] = true
 	}
-	if err != nil {
+	if found.malformed != "" {
 		found.state = ""
 	}
-	return found, err
+	return found
 }
 
 // result returns the code that the redirect brings, or its error.
 func (q redirectQuery) result() (string, error) {
 	switch {
+	case q.malformed != "":
+		return "", malformedRedirect(q.malformed)
 	case q.repeated != "":
 		return "", malformedRedirect(q.repeated + " is repeated")
 	case q.Error != "":
 		e := &Error{Endpoint: AuthorizationEndpoint}
-		beside := tokenRequest(url.Values{"code": {q.code}, "state": {q.state}}.Encode()) // to be masked as what was sent is
-		e.describe(q.texts, beside)
+		e.describe(q.texts, tokenRequest{url.Values{"code": {q.code}, "state": {q.state}}}) // masked as what was sent is
 		if isDenial(e.Code) {
 			e.Reason = ErrUserDenied
 		}
@@ -180,24 +172,20 @@ func (q redirectQuery) result() (string, error) {
 
 // isDenial reports whether a code of the authorization endpoint says that somebody declined: RFC 6749's, and the one
 // that clients of Sign in with Apple meet. Apple documents neither for Apple Business.
-func isDenial(code Code) bool {
-	return code == CodeAccessDenied || code == "user_cancelled_authorize"
-}
+func isDenial(code Code) bool { return code == CodeAccessDenied || code == "user_cancelled_authorize" }
 
 func malformedRedirect(detail string) *Error {
 	return &Error{Endpoint: AuthorizationEndpoint, Reason: ErrMalformedRedirect, detail: detail}
 }
 
 // CheckAuthorizationURL returns nil, or the errors.Join of an *Error for each mistake that can be seen in an authorization
-// URL: the error that Apple documents for it. Nothing is sent. Apple may relax a rule, so call it in a test or at start-up
-// rather than before each authorization request.
+// URL: the error that Apple documents for it. Nothing is sent. Apple may relax a rule: call it in a test or at start-up alone.
 //
 // By the rules of Apple's page on the [authorization request] it returns [ErrBadRequest] for what cannot be decoded or
 // repeats a parameter; [ErrMissingParameter] for a missing response_type, client_id, redirect_uri, state or code_challenge;
 // [ErrInvalidResponseType]; [ErrEmptyClientID], [ErrEmptyRedirectURI] and [ErrEmptyScope] for those present but empty;
 // [ErrInvalidRedirectURI] for a redirect URI that is relative or has a fragment; [ErrLocalhostRedirectURI];
-// [ErrInvalidChallengeMethod]; and [ErrUnsafeState] for a state with characters that need percent-encoding, which Apple does
-// not promise to return as they were.
+// [ErrInvalidChallengeMethod]; and [ErrUnsafeState] for a state that percent-encoding might change on its way back.
 //
 // [authorization request]: https://business.apple.com/docs/api/v1/oauth_apps/request_auth_code
 func CheckAuthorizationURL(rawURL string) error {
@@ -207,7 +195,7 @@ func CheckAuthorizationURL(rawURL string) error {
 		query, err = url.ParseQuery(parsed.RawQuery)
 	}
 	if err != nil {
-		return documentedError(ErrBadRequest)
+		return documentedError(ErrBadRequest, "")
 	}
 	var errs []error
 	for _, parameter := range authorizationParameters {
@@ -215,36 +203,34 @@ func CheckAuthorizationURL(rawURL string) error {
 		switch values := query[parameter.name]; {
 		case len(values) > 1:
 			wrong = ErrBadRequest
-		case len(values) == 1:
-			wrong = parameter.check(values[0])
-		case parameter.required:
+		case len(values) == 0 && parameter.required:
 			wrong = ErrMissingParameter
+		case len(values) == 1 && values[0] == "":
+			wrong = parameter.empty
+		case len(values) == 1 && parameter.check != nil:
+			wrong = parameter.check(values[0])
 		}
-		if wrong == "" {
-			continue
+		if wrong != "" {
+			errs = append(errs, documentedError(wrong, parameter.name))
 		}
-		e := documentedError(wrong)
-		if wrong == ErrMissingParameter {
-			e.Parameter, e.Description = parameter.name, strings.Replace(e.Description, "<parameter name>", parameter.name, 1)
-		}
-		errs = append(errs, e)
 	}
 	return errors.Join(errs...)
 }
 
-// authorizationParameters are the parameters of an authorization URL. check returns what is wrong with a value, or "".
+// authorizationParameters are those of an authorization URL. empty and check say what is wrong with a value.
 var authorizationParameters = [...]struct {
 	name     string
 	required bool
+	empty    Reason
 	check    func(value string) Reason
 }{
-	{"response_type", true, func(value string) Reason { return unless(value == "code", ErrInvalidResponseType) }},
-	{"client_id", true, func(value string) Reason { return unless(value != "", ErrEmptyClientID) }},
-	{"redirect_uri", true, checkRedirectURI},
-	{"state", true, checkState},
-	{"code_challenge", true, func(value string) Reason { return unless(value != "", ErrMissingParameter) }},
-	{"code_challenge_method", false, func(value string) Reason { return unless(value == "S256", ErrInvalidChallengeMethod) }},
-	{"scope", false, func(value string) Reason { return unless(value != "", ErrEmptyScope) }},
+	{"response_type", true, ErrInvalidResponseType, func(value string) Reason { return unless(value == "code", ErrInvalidResponseType) }},
+	{"client_id", true, ErrEmptyClientID, nil},
+	{"redirect_uri", true, ErrEmptyRedirectURI, checkRedirectURI},
+	{"state", true, ErrMissingParameter, func(value string) Reason { return unless(strings.Trim(value, unreserved) == "", ErrUnsafeState) }},
+	{"code_challenge", true, ErrMissingParameter, nil},
+	{"code_challenge_method", false, ErrInvalidChallengeMethod, func(value string) Reason { return unless(value == "S256", ErrInvalidChallengeMethod) }},
+	{"scope", false, ErrEmptyScope, nil},
 }
 
 func unless(good bool, otherwise Reason) Reason {
@@ -257,17 +243,7 @@ func unless(good bool, otherwise Reason) Reason {
 // unreserved are the characters that a URL never percent-encodes (RFC 3986 section 2.3).
 const unreserved = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 
-func checkState(state string) Reason {
-	if state == "" {
-		return ErrMissingParameter
-	}
-	return unless(strings.Trim(state, unreserved) == "", ErrUnsafeState)
-}
-
 func checkRedirectURI(redirectURI string) Reason {
-	if redirectURI == "" {
-		return ErrEmptyRedirectURI
-	}
 	parsed, err := url.Parse(redirectURI)
 	isWeb := err == nil && (parsed.Scheme == "http" || parsed.Scheme == "https")
 	switch {
@@ -280,10 +256,13 @@ func checkRedirectURI(redirectURI string) Reason {
 }
 
 // documentedError returns the error that the authorization endpoint would send for reason.
-func documentedError(reason Reason) *Error {
+func documentedError(reason Reason, parameter string) *Error {
 	entry := reason.entry()
 	e := &Error{Endpoint: AuthorizationEndpoint, Code: entry.Code, Description: entry.Description, Reason: reason}
-	if reason == ErrUnsafeState {
+	switch reason {
+	case ErrMissingParameter:
+		e.Parameter, e.Description = parameter, strings.Replace(e.Description, "<parameter name>", parameter, 1)
+	case ErrUnsafeState:
 		e.detail = "state holds characters that need percent-encoding"
 	}
 	return e

@@ -264,6 +264,7 @@ func TestParseRedirect(t *testing.T) {
 		"state=s&error=a&error_uri=&error_uri=": {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: error_uri is repeated"},
 		"state=s&state=s&code=a":                {applebusiness.Redirect{}, "applebusiness: malformed_redirect: state is repeated"},
 		"state=s&code=%zz":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: code cannot be decoded"},
+		"state=s&code=a%ff":                     {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: code cannot be decoded"},
 		"state=s&code=a;b":                      {applebusiness.Redirect{"", "s"}, "applebusiness: malformed_redirect: code cannot be decoded"},
 		long:                                    {applebusiness.Redirect{}, "applebusiness: malformed_redirect: the query is too long"},
 	} {

@@ -58,20 +58,17 @@ const (
 	CodeTemporarilyUnavailable Code = "temporarily_unavailable"
 )
 
-// Reason says what exactly went wrong. Its value is a label that stays the same when Apple rewords a text, bounded in
-// number and so fit for a metric. It is itself an error, so that errors.Is(err, ErrInvalidRefreshToken) works and a mock
-// can return it bare.
+// Reason says what exactly went wrong. Its value is a label that stays when Apple rewords a text, one of a bounded number.
+// It is itself an error, so that errors.Is(err, ErrInvalidRefreshToken) works and a mock can return it bare.
 //
-// The empty Reason means one thing: an OAuth error arrived, in an "error" member or parameter, whose code or text Apple's
-// table does not list. Outages, proxies, denials and lost connections have Reasons of their own, so a rising count of the
-// empty one means that Apple's page has changed.
+// The empty Reason means that an OAuth error arrived whose code or text Apple's table does not list. Outages, proxies, denials
+// and lost connections have Reasons of their own, so a rising count of the empty one means that Apple's page has changed.
 type Reason string
 
 // Error returns the package prefix and the label.
 func (r Reason) Error() string { return prefix + r.text() }
 
-// Description returns the text that Apple's table gives for r, and "" for a Reason that this package found itself or
-// does not know.
+// Description returns the text that Apple's table gives for r, and "" for a Reason that is not in it.
 func (r Reason) Description() string { return r.entry().Description }
 
 // entry returns the first row about r.
@@ -212,30 +209,25 @@ var catalog = [...]Entry{
 
 // patterns are the documented texts with a part that varies: a parameter's name, in the characters of RFC 6749 appendix A, or
 // a list of names as Apple writes it ("a, b and c"), which may be empty.
-var patterns = [...]struct {
-	text   *regexp.Regexp
-	reason Reason
-}{
-	{regexp.MustCompile(`(?i)^OAuth 2\.0 Parameter: ([\w.-]+) missing$`), ErrMissingParameter},
-	{regexp.MustCompile(`(?i)^Missing fields in POST body ` + list + ` required$`), ErrMissingFields},
-	{regexp.MustCompile(`(?i)^grant_type is invalid\. Accepted values:` + list + `$`), ErrInvalidGrantType},
-	{regexp.MustCompile(`(?i)^scope is invalid\. Accepted values:` + list + `$`), ErrScopeNotAccepted},
+var patterns = map[Reason]*regexp.Regexp{
+	ErrMissingParameter: regexp.MustCompile(`(?i)^OAuth 2\.0 Parameter: ([\w.-]+) missing$`),
+	ErrMissingFields:    regexp.MustCompile(`(?i)^Missing fields in POST body ` + list + ` required$`),
+	ErrInvalidGrantType: regexp.MustCompile(`(?i)^grant_type is invalid\. Accepted values:` + list + `$`),
+	ErrScopeNotAccepted: regexp.MustCompile(`(?i)^scope is invalid\. Accepted values:` + list + `$`),
 }
 
 const list = ` ?[\w.-]*(?: ?(?:,| and | or ) ?[\w.-]*)* ?`
 
 // reasons is the catalog arranged for matching: by Apple's text, as it is and as foldText leaves it.
-var reasons = newIndex()
-
-func newIndex() map[string]Reason {
-	reasons := make(map[string]Reason)
+var reasons = func() map[string]Reason {
+	found := make(map[string]Reason)
 	for _, entry := range catalog {
 		if entry.Reason != ErrEndpointNotFound { // its text is a code too: see isNotFound
-			reasons[entry.Description], reasons[foldText(entry.Description)] = entry.Reason, entry.Reason
+			found[entry.Description], found[foldText(entry.Description)] = entry.Reason, entry.Reason
 		}
 	}
-	return reasons
-}
+	return found
+}()
 
 // match returns the Reason that a code and a description mean, and the parameter that the description names.
 func match(statusCode int, code Code, description string) (reason Reason, parameter string) {
@@ -257,9 +249,9 @@ func matchDescription(description string) (reason Reason, parameter string) {
 		return reason, ""
 	}
 	text := spaceText(description)
-	for _, pattern := range patterns {
-		if found := pattern.text.FindStringSubmatch(text); found != nil {
-			return pattern.reason, strings.Join(found[1:], "")
+	for reason, pattern := range patterns {
+		if found := pattern.FindStringSubmatch(text); found != nil {
+			return reason, strings.Join(found[1:], "")
 		}
 	}
 	return "", ""
@@ -273,8 +265,7 @@ func matchText(description string) Reason {
 	return reasons[foldText(description)]
 }
 
-// isNotFound reports whether a response at 404 holds the catalog's row for it, in either order of the columns, or half
-// of it.
+// isNotFound reports whether a response at 404 holds the catalog's row for it, in either order of the columns, or half.
 func isNotFound(code Code, description string) bool {
 	text := foldText(description)
 	return (code == "" || code == CodeNotFound || code == CodeInvalidRequest) &&

@@ -1,10 +1,9 @@
 // Package applebusiness turns the OAuth 2.0 errors of Apple Business into Go errors, and says what to do about them.
 //
-// Apple's [error page] lists 25 rows over two endpoints, where one code can stand for opposite things: "invalid_grant"
-// is a bug in one row and a customer who disconnected in another. This package holds that table ([Catalog]), finds the
-// row that a response or a redirect means, and gives two levels to errors.Is: the [Reason] (what exactly) and the [Code]
-// (which class). [Troubleshoot] tells what to do and who is affected, and [Retryable] whether the same request may be
-// sent again.
+// Apple's [error page] lists 25 rows over two endpoints, where one code can stand for opposite things: "invalid_grant" is a
+// bug in one row and a customer who disconnected in another. This package holds that table ([Catalog]), finds the row that a
+// response or a redirect means, and gives errors.Is the [Reason] (what exactly) and the [Code] (which class). [Troubleshoot]
+// tells what to do and who is affected, and [Retryable] whether the same request may be sent again.
 //
 //	token, err := (&applebusiness.TokenSource{Source: config.TokenSource(ctx, stored)}).Token()
 //	switch {
@@ -34,8 +33,8 @@
 // and of any other text what is recognised: words of at most 15 ASCII letters, numbers of up to 3 digits and the names of
 // OAuth's parameters. The rest is ***, since a secret that a server repeats can be encoded in any way.
 //
-// Apple Business is not the API of Apple Business Manager or Apple School Manager (device management): that one signs
-// in with a JWT assertion and the scope business.api, and none of this applies to it.
+// None of this applies to the API of Apple Business Manager and Apple School Manager (device management), which signs in
+// with a JWT assertion and the scope business.api.
 //
 // [error page]: https://business.apple.com/docs/api/v1/oauth_apps/errors
 package applebusiness
@@ -63,9 +62,9 @@ const renderedText = 256
 
 // Error is an OAuth 2.0 error of Apple Business, or a failure that this package found itself.
 //
-// Its Reason and Code are matched by errors.Is. The zero Error is usable. An Error must not be changed once it is
-// shared; its methods can then be called concurrently, also on a nil *Error. Its fields hold more than is rendered, but of
-// a token request's failure never a value of 8 bytes and more that was sent.
+// Its Reason and Code are matched by errors.Is. The zero Error is usable. An Error must not be changed once it is shared;
+// its methods can be called concurrently, also on a nil *Error. Its fields hold more than is rendered, but after a token
+// request never a value of 8 bytes and more that was sent.
 type Error struct {
 	Endpoint    Endpoint      `json:"-"`                           // "" if unknown
 	StatusCode  int           `json:"-"`                           // HTTP status; 0 for a redirect
@@ -160,8 +159,7 @@ func (e *Error) Is(target error) bool {
 	return e != nil && (e.Reason != "" && target == e.Reason || e.Code != "" && target == e.Code)
 }
 
-// Unwrap returns the error that e was made from, such as an [*oauth2.RetrieveError], or nil. That error may print
-// secrets: log e instead.
+// Unwrap returns the error that e was made from, such as an [*oauth2.RetrieveError], or nil. It may print secrets: log e.
 func (e *Error) Unwrap() error {
 	if e == nil {
 		return nil
@@ -169,8 +167,7 @@ func (e *Error) Unwrap() error {
 	return e.err
 }
 
-// Format writes what [Error.Error] returns, for %v, %s and %q and by any other verb, so that an Error printed by value shows
-// no more than one printed by pointer. It implements [fmt.Formatter].
+// Format writes what [Error.Error] returns, whatever the verb, also of an Error by value. It implements [fmt.Formatter].
 func (e Error) Format(state fmt.State, verb rune) { formatText(state, verb, e.Error()) }
 
 // formatText is the Format method of a type that is printed as text whatever the verb.
@@ -193,10 +190,6 @@ func (e *Error) LogValue() slog.Value {
 	if e == nil {
 		return slog.AnyValue(nil)
 	}
-	var wait string // slog's JSON would show nanoseconds
-	if e.RetryAfter != 0 {
-		wait = e.RetryAfter.String()
-	}
 	advice := Troubleshoot(e)
 	return slog.GroupValue(withoutEmpty(
 		slog.String("endpoint", redact.Code(string(e.Endpoint))),
@@ -208,7 +201,7 @@ func (e *Error) LogValue() slog.Value {
 		slog.String("parameter", redact.Code(e.Parameter)),
 		slog.String("grant_type", redact.Code(e.GrantType)),
 		slog.String("request_id", redact.RequestID(e.RequestID)),
-		slog.String("retry_after", wait),
+		slog.String("retry_after", e.RetryAfter.String()), // of a Duration slog's JSON would show nanoseconds
 		slog.Bool("response_lost", e.ResponseLost),
 		slog.String("action", string(advice.Action)),
 		slog.String("impact", string(advice.Impact)),
@@ -218,7 +211,7 @@ func (e *Error) LogValue() slog.Value {
 func withoutEmpty(attrs ...slog.Attr) []slog.Attr {
 	return slices.DeleteFunc(attrs, func(attr slog.Attr) bool {
 		value := attr.Value.Any()
-		return value == "" || value == int64(0) || value == false
+		return value == "" || value == int64(0) || value == false || value == "0s"
 	})
 }
 
@@ -226,9 +219,9 @@ func withoutEmpty(attrs ...slog.Attr) []slog.Attr {
 func (e *Error) Timeout() bool { return e != nil && neterr.Timeout(e.err) }
 
 // Unsent reports whether the token request certainly did not leave: no connection was made, the context had ended, or
-// [Transport] refused it. What it carried is then not spent: an authorization code can be exchanged again, even where
-// [Retryable] is false because the request has to be corrected first. False means that nobody knows, as for an error that
-// did not come out of Transport. Compare SafeToRetry of github.com/jackc/pgx/v5/pgconn.
+// [Transport] refused it. What it carried is not spent: an authorization code can be exchanged again, even where [Retryable]
+// is false because the request has to be corrected first. False means that nobody knows, as for an error that did not come
+// out of Transport. Compare SafeToRetry of github.com/jackc/pgx/v5/pgconn.
 func (e *Error) Unsent() bool { return e != nil && e.unsent }
 
 // CodeOf returns the Code of the first *Error in err's tree, else the first bare [Code] in it, else "".
@@ -240,8 +233,7 @@ func ReasonOf(err error) Reason { return cmp.Or(find(err), new(Error)).Reason }
 
 // Label returns a label for a metric, one of a bounded number: that of the [Reason] of what [Wrap] finds in err's tree, or
 // "undocumented" for an OAuth error that Apple's table does not list: if their number rises, Apple's page has changed. For
-// other errors it is "canceled" if a context was canceled, "network" for a failure of the network, or "other". For nil it
-// is "".
+// other errors it is "canceled" if a context was, "network" for a failure of the network, or "other"; for nil it is "".
 func Label(err error) string {
 	if err == nil {
 		return ""
@@ -282,17 +274,15 @@ func LogAttr(err error) slog.Attr {
 	return slog.Attr{Key: "error", Value: slog.GroupValue(attrs...)}
 }
 
-// addedContext returns what stands in err's text around the failure itself: the outermost error that is not a mere
-// wrapper with a text.
+// addedContext returns what stands in err's text around the failure itself, the outermost error that is no mere wrapper.
 func addedContext(err error) string {
 	var failure error
-	neterr.Visit(err, func(node error) bool {
+	for _, node := range neterr.Tree(err) {
 		switch node.(type) {
 		case *Error, Reason, Code, *url.Error, oauth2Failure:
-			failure = node
+			failure = cmp.Or(failure, node)
 		}
-		return failure != nil
-	})
+	}
 	before, after, found := strings.Cut(neterr.Text(err), neterr.Text(failure))
 	if failure == nil || !found {
 		return ""
@@ -302,17 +292,16 @@ func addedContext(err error) string {
 
 // find returns the first *Error in err's tree, else one for the first bare Reason or Code in it, else nil.
 func find(err error) *Error {
-	var found, bare *Error
-	neterr.Visit(err, func(node error) bool {
+	var bare *Error
+	for _, node := range neterr.Tree(err) {
 		switch node := node.(type) {
 		case *Error:
-			found = node
+			return node
 		case Reason:
 			bare = cmp.Or(bare, &Error{Reason: node})
 		case Code:
 			bare = cmp.Or(bare, &Error{Code: node})
 		}
-		return found != nil
-	})
-	return cmp.Or(found, bare)
+	}
+	return bare
 }

@@ -38,14 +38,14 @@ const (
 // of a 2xx body and 64 KiB of any other, and closes it.
 //
 // A success is a 2xx whose body is a JSON object with an access_token and without an error. A token is a text of printable
-// ASCII without space (RFC 6749 appendix A): a response whose access_token or refresh_token is anything else is no success,
+// ASCII without space (RFC 6749 appendix A): with anything else as access_token or refresh_token a response is no success,
 // lest it replace a token that works. A refresh_token of null or "" counts as absent. Expiry comes from expires_in, any
 // number or numeric text of seconds: 0 or less means expired at once, and where it is absent, cannot be read or is over 24
 // hours (milliseconds, or an instant) it is Apple's documented 60 minutes. Token.Extra gives the other members. A 2xx with
 // an error is that error, and with anything else [ErrMalformedResponse].
 //
-// A body that breaks off is searched too; if it holds neither a token nor an error, the *Error is [ErrNoResponse] and
-// unwraps to what the read returned. See [ParseTokenError] for the rest. Values of response.Request's body are masked as
+// A body that breaks off is searched too; if it holds neither a token nor an error, the *Error is [ErrNoResponse] around
+// what the read returned. The rest is as [ParseTokenError] has it. Values of response.Request's body are masked as
 // [Transport] masks them, and its grant_type becomes [Error.GrantType].
 func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 	if response == nil {
@@ -55,11 +55,10 @@ func ParseTokenResponse(response *http.Response) (*oauth2.Token, error) {
 	if token != nil {
 		return token, nil
 	}
-	return nil, cmp.Or(carried(response.Request).failure, failure)
+	return nil, cmp.Or(carried(response.Request), failure)
 }
 
-// parseResponse reads a response and closes it. It returns the body, unzipped if need be, and the token that it holds or
-// the failure that it means.
+// parseResponse reads a response, closes it, and returns its body, unzipped, and the token or the failure that it means.
 func parseResponse(response *http.Response, sent tokenRequest) (body []byte, token *oauth2.Token, e *Error) {
 	var readErr error
 	if response.Body != nil {
@@ -74,7 +73,7 @@ func parseResponse(response *http.Response, sent tokenRequest) (body []byte, tok
 	if token, _ = parseToken(body); token != nil && isSuccess(response.StatusCode) {
 		return body, token, nil
 	}
-	e = parseError(response.StatusCode, response.Header, body, sent)
+	e = parseError(response.StatusCode, response.Header, body, sent, texts{})
 	if e.err = readErr; readErr == nil || e.Code != "" || e.Description != "" {
 		return body, nil, e
 	}
@@ -88,52 +87,39 @@ func parseResponse(response *http.Response, sent tokenRequest) (body []byte, tok
 	return body, nil, e
 }
 
-// ParseTokenError returns the error that a response of the token endpoint holds; never nil. The body is searched up to
-// 64 KiB, whatever its content type says.
+// ParseTokenError returns the error that 64 KiB of a token endpoint's response hold, whatever its content type; never nil.
 //
-// Besides RFC 6749's members it understands a form-encoded error and three other dialects: code and message as of
-// Apple's resource API, also in an array; errors with code and detail; and error with code and message. An error is found
-// although another member has a wrong type, a byte order mark precedes, the body is gzip without a label, or it is cut
-// after the error.
+// Besides RFC 6749's members it understands a form-encoded error and three other dialects: code and message as of Apple's
+// resource API, also in an array; errors with code and detail; and error with code and message. An error is found although
+// another member has a wrong type, a byte order mark precedes, the body is gzip without a label, or it is cut after it.
 //
-// Retry-After becomes [Error.RetryAfter] at whatever status: seconds, also with a fraction or the first of a list, a date in
-// any of HTTP's forms or with a numeric zone, less the response's own Date where it has one, and an instant in seconds or
-// milliseconds since 1970.
+// Retry-After becomes [Error.RetryAfter] at whatever status: seconds, also with a fraction or the first of a list; and less
+// the response's own Date, if any, a date in HTTP's forms or with a numeric zone, or seconds or milliseconds since 1970.
 //
 // An "error" of several words, or one that is the reason phrase of an HTTP status ("Bad Request", "Unauthorized"), is a
 // framework's page and no OAuth error. A response without an OAuth error has a Reason of its own: [ErrRateLimited] at 429,
 // [ErrUnavailable] at 408, 425 and 5xx except 501, 505 and 511, else [ErrMalformedResponse].
 func ParseTokenError(statusCode int, header http.Header, body []byte) *Error {
-	return parseError(statusCode, header, body, "")
+	return parseError(statusCode, header, body, tokenRequest{}, texts{})
 }
 
-// parseError is ParseTokenError with the request, whose values are masked in the texts of the response.
-func parseError(statusCode int, header http.Header, body []byte, sent tokenRequest) *Error {
+// parseError is ParseTokenError with the request, whose values are masked, and with what x/oauth2 has found in the body.
+func parseError(statusCode int, header http.Header, body []byte, sent tokenRequest, found texts) *Error {
 	body = unzip(body[:min(len(body), maxBody)], maxBody)
-	type plain Error // without its methods, which cost encoding/json a look
-	e := new(Error)
-	_ = json.Unmarshal(body, (*plain)(e)) // what it does not take, decodeTexts may
-	found := texts{Error: string(e.Code), Description: e.Description, URI: e.URI}
-	if found.Error == "" || found.Description == "" { // seldom
+	if found.Error == "" {
 		found = decodeTexts(body)
 	}
-	e.receive(statusCode, header, sent)
+	e := &Error{Endpoint: TokenEndpoint, StatusCode: statusCode, GrantType: sent.grantType()}
+	e.RequestID = sent.mask(header.Get("Apple-Request-Id"), maxCode)
+	if wait := header.Get("Retry-After"); wait != "" {
+		e.RetryAfter = neterr.RetryAfter(wait, header.Get("Date"))
+	}
 	e.describe(found, sent)
 	e.classify(found.Error, header, body)
 	return e
 }
 
-// receive sets what the request, and the status and the header of the token endpoint's response to it, say.
-func (e *Error) receive(statusCode int, header http.Header, sent tokenRequest) {
-	e.Endpoint, e.StatusCode, e.GrantType = TokenEndpoint, statusCode, sent.grantType()
-	e.RequestID = sent.mask(header.Get("Apple-Request-Id"), maxCode)
-	if wait := header.Get("Retry-After"); wait != "" {
-		e.RetryAfter = neterr.RetryAfter(wait, header.Get("Date"))
-	}
-}
-
-// describe sets the texts that were received, and what they mean. Values of the request are masked in them once they are
-// matched.
+// describe sets the texts that were received, in which values of the request are masked, and what they mean.
 func (e *Error) describe(found texts, sent tokenRequest) {
 	code, description := cmp.Or(found.Error, found.Code), cmp.Or(found.Description, found.Message)
 	e.Code, e.Description = Code(redact.Cut(code, maxCode)), redact.Cut(description, maxDescription)
@@ -168,24 +154,16 @@ func (e *Error) classify(member string, header http.Header, body []byte) {
 // isCode reports whether an "error" member can be the code of an OAuth error. A sentence is none, nor a number, nor the
 // reason phrase of an HTTP status, which frameworks put there.
 func isCode(member string) bool {
-	if Code(member).isKnown() {
-		return true
-	}
-	return strings.Trim(member, "0123456789") != "" && !strings.ContainsFunc(member, unicode.IsSpace) && neterr.StatusOf(member) == 0
+	return Code(member).isKnown() ||
+		strings.Trim(member, "0123456789") != "" && !strings.ContainsFunc(member, unicode.IsSpace) && neterr.StatusOf(member) == 0
 }
 
 // isEdge reports whether a response looks like those by which the edge in front of Apple's services drops a request: an
 // empty 204, a 3xx without Location, or HTML of its own that ends in "Apple".
 func isEdge(statusCode int, header http.Header, body []byte) bool {
-	switch {
-	case statusCode == http.StatusNoContent:
-		return len(body) == 0
-	case statusCode >= 300 && statusCode <= 399:
-		return len(header["Location"]) == 0
-	case statusCode == http.StatusForbidden || statusCode == http.StatusNotFound:
-		return edgePage.Match(body)
-	}
-	return false
+	return statusCode == http.StatusNoContent && len(body) == 0 ||
+		statusCode >= 300 && statusCode <= 399 && len(header["Location"]) == 0 ||
+		(statusCode == http.StatusForbidden || statusCode == http.StatusNotFound) && edgePage.Match(body)
 }
 
 var edgePage = regexp.MustCompile(`(?s)^\s*<.*Apple\s*(<[^<]*>\s*)*$`)
@@ -201,9 +179,16 @@ type texts struct {
 
 // decodeTexts returns whatever can be read from body, members or a form.
 func decodeTexts(body []byte) (t texts) {
+	if _ = json.Unmarshal(body, &t); t.Error != "" && t.Description != "" { // mostly; what it does not take is looked for below
+		return t
+	}
 	found, _ := decodeMembers(body)
 	if found == nil {
-		t.decodeForm(string(bytes.TrimSpace(trimMark(body))))
+		text := string(bytes.TrimSpace(trimMark(body)))
+		form, _ := url.ParseQuery(text)                                       // as far as it decodes
+		if form.Has("error") && !strings.ContainsAny(text, " \t\r\n<>\"{}") { // nothing but a form
+			t = texts{Error: form.Get("error"), Description: form.Get("error_description"), URI: form.Get("error_uri")}
+		}
 		return t
 	}
 	t = texts{found.text("error"), found.text("error_description"), found.text("error_uri"), found.text("code"), found.text("message")}
@@ -216,19 +201,10 @@ func decodeTexts(body []byte) (t texts) {
 	return t
 }
 
-// decodeForm sets RFC 6749's members from a form, if text is nothing but one.
-func (t *texts) decodeForm(text string) {
-	form, _ := url.ParseQuery(text) // as far as it decodes
-	if form.Has("error") && !strings.ContainsAny(text, " \t\r\n<>\"{}") {
-		t.Error, t.Description, t.URI = form.Get("error"), form.Get("error_description"), form.Get("error_uri")
-	}
-}
-
 // members are those of a JSON object.
 type members map[string]json.RawMessage
 
-// decodeMembers returns the members of an object or of the first one in an array, as far as it goes, and whether body
-// begins with a whole object.
+// decodeMembers returns the members of an object, or of the first in an array, and whether body begins with a whole object.
 func decodeMembers(body []byte) (found members, isObject bool) {
 	body = trimMark(body)
 	object := trimMark(bytes.TrimPrefix(body, []byte("[")))
@@ -295,44 +271,32 @@ func parseToken(body []byte) (token *oauth2.Token, instead string) {
 	if name := found.text("token_type"); isToken(name) {
 		token.TokenType = name
 	}
-	all := make(map[string]any)
-	for name, member := range found {
-		var value any
-		_ = json.Unmarshal(member, &value)
-		all[name] = value
-	}
+	var all map[string]any
+	_ = json.NewDecoder(bytes.NewReader(trimMark(body))).Decode(&all) // a number that no float64 holds is left out
 	return token.WithExtra(all), ""
 }
 
 // kindOf says what a body without an access_token is, unless it is an object or unknown.
 func kindOf(body []byte) string {
 	text := bytes.TrimSpace(trimMark(body))
-	isValid := json.Valid(text)
-	switch {
-	case body == nil:
+	switch isValid := json.Valid(text); {
+	case body == nil, isValid && text[0] == '{':
 		return ""
+	case isValid:
+		return ": the body is JSON, but no object"
 	case len(text) == 0:
 		return ": the body is empty"
 	case text[0] == '<':
 		return ": the body is HTML or XML"
-	case text[0] == '{' && isValid:
-		return ""
 	case text[0] == '{':
 		return ": the body is broken JSON"
-	case isValid:
-		return ": the body is JSON, but no object"
 	}
 	return ": the body is not JSON"
 }
 
-// parseLife returns the life of an access token: what expires_in says in any number or numeric text of seconds, never
-// negative and at most a day; else the documented one.
+// parseLife returns the life of an access token: what expires_in says, never negative and at most a day, or as documented.
 func parseLife(member json.RawMessage) time.Duration {
-	var text string
-	if json.Unmarshal(member, &text) != nil {
-		text = string(member)
-	}
-	seconds, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+	seconds, err := strconv.ParseFloat(strings.Trim(string(member), `" `), 64)
 	if err != nil && !errors.Is(err, strconv.ErrRange) || math.IsNaN(seconds) || seconds > longestLife.Seconds() { // milliseconds, or an instant
 		return documentedLife
 	}
@@ -344,13 +308,9 @@ func readAll(reader io.Reader, limit int) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(reader, int64(limit)))
 }
 
-// unzip returns at most limit bytes of what body, if it is gzip, holds as far as it goes; else body. A server and a proxy
-// may both have zipped it.
+// unzip returns at most limit bytes of what body holds, if it is gzip. A server and a proxy may both have zipped it.
 func unzip(body []byte, limit int) []byte {
-	for range 2 {
-		if !bytes.HasPrefix(body, []byte("\x1f\x8b")) {
-			break
-		}
+	for i := 0; i < 2 && bytes.HasPrefix(body, []byte("\x1f\x8b")); i++ {
 		reader, err := gzip.NewReader(bytes.NewReader(body))
 		if err != nil {
 			break
@@ -361,17 +321,16 @@ func unzip(body []byte, limit int) []byte {
 }
 
 // trimMark returns body without a byte order mark and leading space.
-func trimMark(body []byte) []byte {
-	return bytes.TrimLeft(body, "\ufeff \t\r\n")
-}
+func trimMark(body []byte) []byte { return bytes.TrimLeft(body, "\ufeff \t\r\n") }
 
 func isSuccess(statusCode int) bool { return statusCode >= 200 && statusCode <= 299 }
 
-// readBody returns the body of a request, or why it is not to be sent.
+// readBody returns the body of a request, which it closes, or why it is not to be sent.
 func readBody(r *http.Request) ([]byte, *Error) {
 	if r.Body == nil {
 		return nil, nil
 	}
+	defer r.Body.Close()
 	body, err := readAll(r.Body, maxBody+1)
 	switch {
 	case err != nil:
@@ -384,24 +343,23 @@ func readBody(r *http.Request) ([]byte, *Error) {
 	return body, nil
 }
 
-// readForm returns the body of a token request, which has each field once, and closes it.
-func readForm(r *http.Request) (tokenRequest, *Error) {
-	defer closeBody(r)
+// readForm returns the body of a token request, which has each field once.
+func readForm(r *http.Request) (form tokenRequest, failure *Error) {
 	body, failure := readBody(r)
 	if failure != nil {
-		return "", failure
+		return form, failure
 	}
-	form, err := url.ParseQuery(string(body))
+	values, err := url.ParseQuery(string(body))
 	if err != nil {
-		return "", unsafeRequest("its form does not decode")
+		return form, unsafeRequest("its form does not decode")
 	}
-	for name, values := range form {
-		if len(values) > 1 {
-			return "", unsafeRequest("a field of its form is repeated")
+	for name, several := range values {
+		if len(several) > 1 {
+			return form, unsafeRequest("a field of its form is repeated")
 		}
-		if !utf8.ValidString(name) || !utf8.ValidString(values[0]) {
-			return "", unsafeRequest("a field of its form is not UTF-8")
+		if !utf8.ValidString(name) || !utf8.ValidString(several[0]) {
+			return form, unsafeRequest("a field of its form is not UTF-8")
 		}
 	}
-	return tokenRequest(body), nil
+	return tokenRequest{values}, nil
 }

@@ -30,9 +30,8 @@ const (
 
 // OAuth2Endpoint returns the endpoint for [oauth2.Config], with the paths of Apple's pages on the [authorization request]
 // and the [token request]. Both base URLs are configuration, with or without a slash at the end: Apple mails the API's to
-// the partner, one for each environment, and does not document the host of the authorization page.
-//
-// AuthStyle is AuthStyleInParams: with the zero value x/oauth2 reacts to a failure by sending the single-use code again.
+// the partner, one for each environment, and does not document the authorization page's. AuthStyle is AuthStyleInParams:
+// with the zero value x/oauth2 reacts to a failure by sending the single-use code again.
 //
 // [authorization request]: https://business.apple.com/docs/api/v1/oauth_apps/request_auth_code
 // [token request]: https://business.apple.com/docs/api/v1/oauth_apps/request_oauth20_token
@@ -44,13 +43,11 @@ func OAuth2Endpoint(authBaseURL, apiBaseURL string) oauth2.Endpoint {
 	}
 }
 
-// WithJSON returns a copy of ctx with which x/oauth2 sends JSON to tokenURL. It puts a [Transport] around the client that
-// ctx holds under [oauth2.HTTPClient], or around [http.DefaultClient]. That client is not changed, and its Timeout, Jar and
-// CheckRedirect stay in force. To apply WithJSON twice does no harm.
+// WithJSON returns a copy of ctx with which x/oauth2 sends JSON to tokenURL: by a [Transport] in a copy of the client that
+// ctx holds under [oauth2.HTTPClient], or of [http.DefaultClient]. To apply WithJSON twice does no harm.
 //
 // That client must send a request once (see [Transport.Base]) and should have a Timeout, which http.DefaultClient has not.
-// And give Config.TokenSource a context of the process, not of a request: x/oauth2 keeps it, and every refresh after the
-// request's end would fail.
+// Give Config.TokenSource a context of the process: x/oauth2 keeps it, and after the end of a request's every refresh fails.
 func WithJSON(ctx context.Context, tokenURL string) context.Context {
 	client, _ := ctx.Value(oauth2.HTTPClient).(*http.Client)
 	if client == nil {
@@ -62,85 +59,71 @@ func WithJSON(ctx context.Context, tokenURL string) context.Context {
 }
 
 // Wrap returns an *Error around err if a failure of golang.org/x/oauth2 is anywhere in err's tree: an
-// [*oauth2.RetrieveError], or one of its plain errors, which become [ErrMalformedResponse], [ErrNoResponse] or
-// [ErrNoRefreshToken]. Anything else is returned unchanged: an error with an *Error in its tree, a context's or the
-// network's error, nil.
+// [*oauth2.RetrieveError], or a plain error, which becomes [ErrMalformedResponse], [ErrNoResponse] or [ErrNoRefreshToken].
+// Anything else is returned unchanged: an error with an *Error in its tree, a context's or the network's error, nil.
 //
 // Wrap first, add context after: the text of the *Error is its own, so context that was added before does not show.
 // errors.Is and errors.As still reach err. Of the request that failed, the *Error shows the grant_type and nothing else.
 func Wrap(err error) error {
 	if failed, ok := err.(*oauth2.RetrieveError); ok && failed == nil {
-		return parseError(0, nil, nil, "") // without err, whose nil pointer panics when it is printed
+		return ParseTokenError(0, nil, nil) // without err, whose nil pointer panics when it is printed
 	}
 	var failed *oauth2.RetrieveError
 	var plain *Error
-	isWrapped := neterr.Visit(err, func(node error) bool {
+	for _, node := range neterr.Tree(err) {
 		switch node := node.(type) {
 		case *Error:
-			return true
+			return err
 		case *oauth2.RetrieveError:
 			failed = cmp.Or(failed, node)
 		case interface{ Unwrap() error }, interface{ Unwrap() []error }: // a plain one wraps nothing
 		default:
 			plain = cmp.Or(plain, plainError(neterr.Text(node)))
 		}
-		return false
-	})
+	}
+	e := plain
+	if failed != nil {
+		e = readRetrieveError(failed)
+	}
 	switch {
-	case isWrapped:
+	case e == nil:
 		return err
-	case failed != nil:
-		return wrapRetrieveError(failed, err)
-	case plain != nil:
-		plain.err = err
-		return plain
+	case e.err != nil:
+		e.err = errors.Join(err, e.err)
+	default:
+		e.err = err
 	}
-	return err
-}
-
-func wrapRetrieveError(failed *oauth2.RetrieveError, err error) *Error {
-	response := failed.Response
-	if response == nil {
-		response = new(http.Response)
-	}
-	if known := carried(response.Request).failure; known != nil {
-		e := *known // the other one is shared
-		if e.err = err; known.err != nil {
-			e.err = errors.Join(err, known.err)
-		}
-		return &e
-	}
-	sent := readTokenRequest(response.Request)
-	e := new(Error)
-	if failed.ErrorCode != "" { // the body was decoded before
-		e.receive(response.StatusCode, response.Header, sent)
-		e.describe(texts{Error: failed.ErrorCode, Description: failed.ErrorDescription, URI: failed.ErrorURI}, sent)
-		e.classify(failed.ErrorCode, response.Header, failed.Body)
-	} else {
-		e = parseError(response.StatusCode, response.Header, failed.Body, sent)
-	}
-	e.err = err
 	return e
 }
 
+// readRetrieveError returns a new *Error for the response that failed holds.
+func readRetrieveError(failed *oauth2.RetrieveError) *Error {
+	response := cmp.Or(failed.Response, new(http.Response))
+	if known := carried(response.Request); known != nil {
+		e := *known // the other one is shared
+		return &e
+	}
+	found := texts{Error: failed.ErrorCode, Description: failed.ErrorDescription, URI: failed.ErrorURI}
+	return parseError(response.StatusCode, response.Header, failed.Body, readTokenRequest(response.Request), found)
+}
+
 // plainErrors are the errors of x/oauth2 that have no type, by the beginning of their text.
-var plainErrors = []struct {
-	text   string
-	reason Reason
-	detail string
-}{
-	{"oauth2: token expired and refresh token is not set", ErrNoRefreshToken, "the access token has expired and there is no refresh token"},
-	{"oauth2: server response missing access_token", ErrMalformedResponse, "the response holds no access_token"},
-	{"oauth2: cannot parse", ErrMalformedResponse, "the response is not JSON"},
-	{"oauth2: cannot fetch token", ErrNoResponse, "the response could not be read"},
+var plainErrors = map[string]Error{
+	"oauth2: token expired and refresh token is not set": {
+		Reason: ErrNoRefreshToken, detail: "the access token has expired and there is no refresh token", unsent: true,
+	},
+	"oauth2: server response missing access_token": {Reason: ErrMalformedResponse, detail: "the response holds no access_token"},
+	"oauth2: cannot parse":                         {Reason: ErrMalformedResponse, detail: "the response is not JSON"},
+	"oauth2: cannot fetch token":                   {Reason: ErrNoResponse, detail: "the response could not be read"},
 }
 
 // plainError returns an *Error for the text of one of plainErrors, else nil.
 func plainError(text string) *Error {
-	for _, plain := range plainErrors {
+	for beginning, e := range plainErrors {
 		// What follows is a status if the text was a RetrieveError's.
-		if after, found := strings.CutPrefix(text, plain.text); found && strings.IndexAny(after, "0123456789") != len(": ") {
-			return &Error{Endpoint: TokenEndpoint, Reason: plain.reason, detail: plain.detail, unsent: plain.reason == ErrNoRefreshToken}
+		if after, found := strings.CutPrefix(text, beginning); found && strings.IndexAny(after, "0123456789") != len(": ") {
+			e.Endpoint = TokenEndpoint
+			return &e
 		}
 	}
 	return nil
@@ -149,32 +132,29 @@ func plainError(text string) *Error {
 // oauth2Failure is the error with a type that Wrap looks for.
 type oauth2Failure = *oauth2.RetrieveError
 
-// TokenSource is an [oauth2.TokenSource] around another: it turns failures into an [*Error], saves what has to be
-// saved, and can stop sending requests that must fail.
+// TokenSource is an [oauth2.TokenSource] around another that makes failures an [*Error], saves tokens, and can stop sending
+// requests that must fail.
 //
-// Set the fields before the first call of Token and leave them alone after it. Callbacks run one at a time, in the
-// goroutine that called Token; other calls wait for them, so a callback must not call Token of the same TokenSource. A
-// panic in a callback or in Source reaches the caller of Token and leaves nothing locked.
+// Set the fields before the first call of Token, and not after it. Callbacks run one at a time, in the goroutine that
+// called Token; other calls wait, so a callback must not call Token of the same TokenSource. A panic in a callback or in
+// Source reaches the caller of Token and leaves nothing locked.
 //
 // A TokenSource knows of no other process. Where several processes refresh one grant and refresh tokens are replaced, only
 // the first one succeeds and the others are told "Invalid refresh_token": use package grants there.
 type TokenSource struct {
-	// Source is the source of tokens, such as oauth2.Config.TokenSource. Where only Source is set, it must be safe for
-	// concurrent use; else its calls are serialised.
+	// Source is the source of tokens, such as oauth2.Config.TokenSource. Its calls are serialised unless only Source is set.
 	Source oauth2.TokenSource
 	// Stored is the token that is already saved: it is not reported to OnToken again.
 	Stored *oauth2.Token
-	// OnToken is called with a copy of each token whose access token, refresh token or expiry differs from the last
-	// one's, before that token is returned: save it. If it returns an error, Token returns that error, and the next
-	// call of Token saves again, without a second request.
+	// OnToken is called with a copy of each token whose access token, refresh token or expiry differs from the last one's,
+	// before it is returned: save it. Token returns an error of OnToken's, and its next call saves again without a request.
 	OnToken func(*oauth2.Token) error
-	// OnError is called with each failure that Source returned, as Token will return it, network errors included. It is
-	// not called for the errors by which Hold keeps Token from calling Source.
+	// OnError is called with each failure of Source, as Token will return it, network errors included, and not for those by
+	// which Hold keeps Token from calling Source.
 	OnError func(error)
-	// Hold keeps Token from calling Source when that cannot succeed: after an error with [ActionReauthorize] for the
-	// life of this value, so make a new TokenSource when the customer has reconnected; after one with a RetryAfter
-	// until that has passed, returning a copy of it that shows the remaining wait. Nothing else holds: a wrong client
-	// secret, for one, heals when it is corrected.
+	// Hold keeps Token from calling Source when that cannot succeed: after an error with [ActionReauthorize] for the life of
+	// this value, so make a new one when the customer has reconnected; after one with a RetryAfter until that has passed,
+	// returning a copy that shows the remaining wait. Nothing else holds: a wrong client secret heals when it is corrected.
 	Hold bool
 
 	mu      sync.Mutex
@@ -251,12 +231,11 @@ func (s *TokenSource) hold(err error) {
 
 // holding returns the error of a call that Hold keeps from Source, or nil.
 func (s *TokenSource) holding() error {
-	if s.until.IsZero() {
-		return s.held
-	}
 	wait := time.Until(s.until)
-	if wait <= 0 {
-		s.held = nil
+	switch {
+	case s.until.IsZero():
+		return s.held
+	case wait <= 0:
 		return nil
 	}
 	remaining := *find(s.held)
@@ -289,63 +268,42 @@ func isSameToken(a, b *oauth2.Token) bool {
 	return b != nil && a.AccessToken == b.AccessToken && a.RefreshToken == b.RefreshToken && a.Expiry.Equal(b.Expiry)
 }
 
-// tokenRequest is the form that a token request carried, for its grant_type and for what has to be masked; "" if that is not
-// known.
-type tokenRequest string
+// tokenRequest is the form that a token request carried, for its grant_type and for what has to be masked; empty if unknown.
+type tokenRequest struct{ url.Values }
 
-// readTokenRequest returns "" for a request whose body cannot be had again.
+// readTokenRequest returns nothing for a request whose body cannot be had again.
 func readTokenRequest(request *http.Request) tokenRequest {
 	if request == nil || request.GetBody == nil {
-		return carried(request).sent
+		return tokenRequest{}
 	}
 	reader, err := request.GetBody()
 	if err != nil || reader == nil {
-		return ""
+		return tokenRequest{}
 	}
 	defer reader.Close()
 	body, _ := readAll(reader, maxBody)
-	found, _ := decodeMembers(body)
-	if found == nil {
-		return tokenRequest(body)
-	}
-	form := make(url.Values)
-	for name := range found {
-		form.Set(name, found.text(name))
-	}
-	return tokenRequest(form.Encode())
-}
-
-// fields yields the name and the value of each field, "" for what does not decode.
-func (r tokenRequest) fields(yield func(name, value string) bool) {
-	for field := range strings.SplitSeq(string(r), "&") {
-		name, value, _ := strings.Cut(field, "=")
-		name, _ = url.QueryUnescape(name)
-		value, _ = url.QueryUnescape(value)
-		if field != "" && !yield(name, value) {
-			return
+	form, _ := url.ParseQuery(strings.ReplaceAll(string(body), ";", "%3B")) // as far as it decodes
+	if found, _ := decodeMembers(body); found != nil {
+		form = make(url.Values)
+		for name := range found {
+			form.Set(name, found.text(name))
 		}
 	}
+	return tokenRequest{form}
 }
 
 // grantType returns the grant_type, "" if there is none.
-func (r tokenRequest) grantType() string {
-	for name, value := range r.fields {
-		if name == "grant_type" {
-			return redact.Cut(value, maxCode)
-		}
-	}
-	return ""
-}
+func (r tokenRequest) grantType() string { return redact.Cut(r.Get("grant_type"), maxCode) }
 
 // mask returns at most limit bytes of text without the values of the request, but for the public grant_type and scope.
 func (r tokenRequest) mask(text string, limit int) string {
-	if text == "" || r == "" {
-		return redact.Cut(text, limit)
+	if text == "" {
+		return ""
 	}
 	var secrets []string
-	for name, value := range r.fields {
+	for name, values := range r.Values {
 		if name != "grant_type" && name != "scope" {
-			secrets = append(secrets, value)
+			secrets = append(secrets, values...)
 		}
 	}
 	return redact.Cut(redact.Values(text, secrets...), limit)
@@ -359,25 +317,24 @@ func publicRequest(r *http.Request, grantType string, failure *Error) *http.Requ
 	public.URL = &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path, RawPath: r.URL.RawPath}
 	public.Host, public.Response = r.Host, r.Response
 	public.Header.Set("Content-Type", formType)
-	public.Body = &publicBody{public.Body, tokenRequest(form), failure}
+	public.Body = &publicBody{public.Body, failure}
 	return public
 }
 
-// publicBody is the body of a public request, which tells the form where a RoundTripper dropped GetBody.
+// publicBody is the body of a public request, which keeps the failure where a RoundTripper copies the request.
 type publicBody struct {
 	io.ReadCloser
-	sent    tokenRequest
 	failure *Error
 }
 
-// carried returns the body of a public request, and the zero publicBody for another request.
-func carried(request *http.Request) publicBody {
+// carried returns the failure that a public request holds, and nil for another request.
+func carried(request *http.Request) *Error {
 	if request != nil {
 		if body, ok := request.Body.(*publicBody); ok {
-			return *body
+			return body.failure
 		}
 	}
-	return publicBody{}
+	return nil
 }
 
 // fitToken returns the body of a success, whose token is given, so that x/oauth2 reads the same token from it.

@@ -14,11 +14,10 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
-	"unicode"
 
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
@@ -26,55 +25,49 @@ import (
 // Transport is an [http.RoundTripper] that sends the form of a token request as JSON, the only content that Apple's
 // token endpoint takes, and gives each failure a type. [WithJSON] hands one to x/oauth2.
 //
-// It acts on POSTs of a form to TokenURL, and passes other requests to Base as they are. It refuses, with
-// [ErrUnsafeTokenRequest] and nothing sent, what could carry a secret to where it does not belong: a form with a grant_type
-// that goes to TokenURL's host but not to TokenURL itself (a slash more, other letters, another port), a token request by
-// plain http to a host that is not loopback, HTTP Basic credentials (x/oauth2 sends them first to find out the AuthStyle,
-// and then sends the request again without them), a repeated field, a form that does not decode, and one over 64 KiB.
-// No redirect of a token request is followed: the response loses its Location, which http.Client would show in an error,
-// and a request that such a redirect caused is refused with [ErrMalformedResponse] and the status of the redirect.
+// It acts on POSTs of a form to TokenURL, and passes other requests to Base as they are. With [ErrUnsafeTokenRequest] and
+// nothing sent it refuses what could carry a secret to where it does not belong: a form with a grant_type that goes to
+// TokenURL's host but not to TokenURL itself (a slash more, other letters, another port), plain http to a host that is not
+// loopback, HTTP Basic credentials (x/oauth2 tries them first to find out the AuthStyle, and then goes without), a repeated
+// field, a form that does not decode, and one over 64 KiB. No redirect of a token request is followed: the response loses
+// its Location, which http.Client would show in an error, and a request that such a redirect caused is refused with
+// [ErrMalformedResponse] and the status of the redirect.
 //
-// A token request has a connection of its own, and asks for no encoding. A kept connection can be dead without a word, or
-// lead to a server that fails, and a refresh that times out on it may have spent its refresh token. The price is a TCP and
-// TLS handshake for each token request: one an hour and grant.
+// A token request has a connection of its own, and asks for no encoding. A kept connection can be dead without a word or
+// lead to a server that fails, and a refresh that times out on it may have spent its refresh token. Each costs a handshake.
 //
-// A whole response is returned whatever its status. It is read inside RoundTrip, 1 MiB of a 2xx and 64 KiB of any other.
-// A response that breaks off is returned if it is no 2xx, or if what came is a whole JSON object with an access token.
-// Where nothing can be returned the error is an *Error with [ErrNoResponse], the grant_type and, for errors.Is, the cause.
-// RoundTrip ends before its request's deadline, by a quarter of the time that is left and half a second at most, because
-// http.Client would replace its error at the deadline by one that has lost all that.
+// A whole response is returned whatever its status, read inside RoundTrip: 1 MiB of a 2xx and 64 KiB of any other. One that
+// breaks off is returned if it is no 2xx, or if what came is a whole JSON object with an access token. Otherwise the error
+// is an *Error with [ErrNoResponse], the grant_type and, for errors.Is, the cause. RoundTrip ends before its request's
+// deadline, by a quarter of the time left and half a second at most: there http.Client replaces its error by a poorer one.
 //
 // x/oauth2 loses what it does not expect, so the body that it gets is made to fit: a gzip is read, JSON is labelled
 // application/json, a token is as [ParseTokenResponse] reads it, and a 2xx that holds none gets an "error" member. The
-// response's Request holds the URL and the grant_type, and none of the secrets. Values of the request that have 8 bytes
-// and more, other than grant_type and scope, stand as *** in the Code, Description, URI, Parameter and RequestID of the
-// *Error, unless that is a text or code of the catalog.
+// response's Request holds the URL and the grant_type, and none of the secrets. In the texts of the *Error that are not of
+// the catalog, values of the request of 8 bytes and more, other than grant_type and scope, stand as ***.
 //
 // The zero Transport refuses every POST. A Transport is safe for concurrent use if Base is; it must not be copied.
 type Transport struct {
-	// TokenURL is the token endpoint, compared by scheme, host, port and path. If it is no absolute http or https URL, every
-	// POST is refused rather than let a form pass.
+	// TokenURL is compared by scheme, host, port and path. Unless it is an absolute http or https URL, every POST is refused.
 	TokenURL string
-	// Base sends the requests; nil means [http.DefaultTransport]. An *http.Transport is used with its settings (but not
-	// with what RegisterProtocol added), and none of its kept connections takes a token request; another RoundTripper is
-	// told by Request.Close to keep none. A Transport that would be its own Base, also through another RoundTripper,
-	// returns an error.
+	// Base sends the requests; nil means [http.DefaultTransport]. Of an *http.Transport the settings are used (but not what
+	// RegisterProtocol added) and no kept connection; another RoundTripper is told by Request.Close to keep none. A
+	// Transport that would be its own Base, also through another RoundTripper, returns an error.
 	//
 	// Base must send a request once: whoever sends a refresh again spends the refresh token, whose successor was in the lost
 	// response, and reports the refusal of the second. So do, as they come, go-retryablehttp, failsafe-go, resty v2 and
 	// heimdall. Where Base supports net/http/httptrace, a refusal after a second write has [Error.ResponseLost].
 	Base http.RoundTripper
-	// OnError is called with each token request that failed, with a response or without, but not with a refused Basic
-	// one. It is for libraries that hide why, such as zitadel/oidc, goth, rclone and oauth2-proxy: give them an http.Client
-	// with this Transport. It is called before RoundTrip returns, in its goroutine, and maybe concurrently.
+	// OnError is called for each token request that failed, but not for a refused Basic one, before RoundTrip returns, in
+	// its goroutine, and maybe concurrently. It is for libraries that hide why, such as zitadel/oidc, goth, rclone and
+	// oauth2-proxy: give them an http.Client with this Transport.
 	OnError func(*Error)
 
 	forwarding atomic.Int32 // requests that are forwarded at the moment
-	unkept     atomic.Pointer[unkeptOne]
-}
 
-// unkeptOne is an *http.Transport like another one, without its connections and without keeping any.
-type unkeptOne struct{ like, transport *http.Transport }
+	mu           sync.Mutex
+	like, unkept *http.Transport // Base, and one like it without its connections, which keeps none
+}
 
 // Format writes the type and nothing of what it holds, whatever the verb. It implements [fmt.Formatter].
 func (*Transport) Format(state fmt.State, verb rune) {
@@ -93,22 +86,21 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, unsafeRequest("there is no request URL")
 	}
 	if r.Context().Value(ownBase{t}) != nil {
-		closeBody(r)
-		return nil, unsafeRequest("the Transport is its own Base: set Base to another RoundTripper")
+		return drop(r, unsafeRequest("the Transport is its own Base: set Base to another RoundTripper"))
 	}
 	endpoint := t.endpoint()
 	if first := redirectOfToken(r, endpoint); first != nil {
-		return t.refuse(r, redirectRefused(first, first.Request))
+		return drop(r, t.report(redirectRefused(first, first.Request)))
 	}
 	isToken, failure := judge(r, endpoint)
 	switch {
 	case failure != nil:
-		return t.refuse(r, failure)
+		return drop(r, t.report(failure))
 	case !isToken:
 		return t.forward(r, t.base())
 	case headerBegins(r.Header, "Authorization", "Basic"):
-		closeBody(r) // not reported: x/oauth2 sends the request again, as it should be
-		return nil, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body")
+		// Not reported: x/oauth2 sends the request again, as it should be.
+		return drop(r, unsafeRequest("it carries HTTP Basic credentials; Apple wants client_id and client_secret in the body"))
 	case !isForm(r):
 		response, err := t.forward(r, t.unkeptBase())
 		if response != nil && isRedirect(response) {
@@ -118,7 +110,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	form, failure := readForm(r)
 	if failure != nil {
-		return t.refuse(r, failure)
+		return drop(r, t.report(failure))
 	}
 	response, failure := t.send(r, form)
 	if failure != nil {
@@ -128,17 +120,13 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// judge reports whether r is a POST to the token endpoint, or returns why it must not be sent. It fails closed: what looks
-// like a token request and is not quite one does not pass.
+// judge reports whether r is a POST to the token endpoint, or returns why it must not be sent: what is not quite one fails.
 func judge(r *http.Request, endpoint place) (isToken bool, failure *Error) {
 	target := placeOf(r.URL)
 	switch {
-	case endpoint == place{}:
-		if isPost(r) {
-			failure = unsafeRequest("the Transport has no usable TokenURL")
-		}
-		return false, failure
-	case target.host != endpoint.host:
+	case endpoint == place{} && isPost(r):
+		return false, unsafeRequest("the Transport has no usable TokenURL")
+	case endpoint == place{}, target.host != endpoint.host:
 		return false, nil
 	case isPost(r) && target.path == endpoint.path && target.scheme != endpoint.scheme:
 		return false, unsafeRequest("its scheme is not the TokenURL's")
@@ -150,18 +138,14 @@ func judge(r *http.Request, endpoint place) (isToken bool, failure *Error) {
 	return true, nil
 }
 
-// lookForGrantType returns why r must not be sent if it is a form with a grant_type, or one that cannot be read, and leaves
-// its body as it was.
+// lookForGrantType returns why r must not be sent if it is a form with a grant_type, or one that cannot be read.
 func lookForGrantType(r *http.Request) *Error {
 	if !isForm(r) {
 		return nil
 	}
 	body, failure := readBody(r)
-	if len(body) > 0 { // a RoundTripper may consume a body, and the next one has to find it whole
-		r.Body = struct {
-			io.Reader
-			io.Closer
-		}{bytes.NewReader(body), r.Body}
+	if body != nil { // a RoundTripper may consume a body, and the next one has to find it whole
+		r.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	for piece := range strings.FieldsFuncSeq(string(body), func(r rune) bool { return r == '&' || r == ';' }) {
 		name, _, _ := strings.Cut(piece, "=")
@@ -181,11 +165,12 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	var writes atomic.Int32           // several where Base sends again
 	ctx, cancel := earlierDeadline(context.WithValue(r.Context(), ownBase{t}, true))
 	defer cancel()
-	out := jsonRequest(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn:      func(string) { looked.Store(true) },
 		GotConn:      func(httptrace.GotConnInfo) { connected.Store(true) },
 		WroteHeaders: func() { writes.Add(1) },
-	}), r, form)
+	})
+	out := jsonRequest(ctx, r, form)
 	base := t.unkeptBase()
 	if _, ok := base.(*http.Transport); ok {
 		pace(out)
@@ -209,8 +194,7 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	return nil, e
 }
 
-// finish rewrites the response to r so that x/oauth2 decodes it. If it breaks off and holds nothing, finish returns why
-// there is none.
+// finish rewrites the response to r so that x/oauth2 decodes it, or returns why there is none if it breaks off.
 func (t *Transport) finish(response *http.Response, r *http.Request, sent tokenRequest, again bool) (*http.Response, *Error) {
 	if response.Header == nil {
 		response.Header = make(http.Header)
@@ -234,8 +218,8 @@ func (t *Transport) finish(response *http.Response, r *http.Request, sent tokenR
 
 // withFailure reports failure, and returns response with it, and without what would make http.Client follow a redirect.
 func (t *Transport) withFailure(r *http.Request, response *http.Response, failure *Error) *http.Response {
-	deleteHeader(response.Header, "Location")
-	_ = t.report(failure)
+	response.Header.Del("Location")
+	t.report(failure)
 	response.Request = publicRequest(r, failure.GrantType, failure)
 	return response
 }
@@ -268,33 +252,24 @@ func (t *Transport) CloseIdleConnections() {
 	}
 }
 
-func (t *Transport) base() http.RoundTripper {
-	if t.Base == nil {
-		return http.DefaultTransport
-	}
-	return t.Base
-}
+func (t *Transport) base() http.RoundTripper { return cmp.Or(t.Base, http.DefaultTransport) }
 
-// unkeptBase returns Base, or instead of an *http.Transport one like it that keeps no connections. Request.Close alone
-// would still take one that a request to the API has left there.
+// unkeptBase returns Base, or one like it that keeps no connections: Request.Close would take one that an API request left.
 func (t *Transport) unkeptBase() http.RoundTripper {
 	base, ok := t.base().(*http.Transport)
 	if !ok {
 		return t.base()
 	}
-	found := t.unkept.Load()
-	if found != nil && found.like == base {
-		return found.transport
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.like != base {
+		t.like, t.unkept = base, base.Clone()
+		t.unkept.DisableKeepAlives = true
+		if base.TLSNextProto["h2"] != nil { // it has base's connections of HTTP/2
+			t.unkept.TLSNextProto, t.unkept.ForceAttemptHTTP2 = nil, true
+		}
 	}
-	unkept := base.Clone()
-	unkept.DisableKeepAlives = true
-	if base.TLSNextProto["h2"] != nil { // it has base's connections of HTTP/2
-		unkept.TLSNextProto, unkept.ForceAttemptHTTP2 = nil, true
-	}
-	if !t.unkept.CompareAndSwap(found, &unkeptOne{base, unkept}) {
-		return t.unkeptBase() // another request was faster
-	}
-	return unkept
+	return t.unkept
 }
 
 // pace makes net/http wait before it sends r again: what HTTP/2 refuses unprocessed, each time on a new connection.
@@ -311,7 +286,7 @@ func pace(r *http.Request) {
 	}
 }
 
-func (t *Transport) report(failure *Error) error {
+func (t *Transport) report(failure *Error) *Error {
 	if t.OnError != nil {
 		t.OnError(failure)
 	}
@@ -322,16 +297,12 @@ func unsafeRequest(detail string) *Error {
 	return &Error{Endpoint: TokenEndpoint, Reason: ErrUnsafeTokenRequest, detail: detail, unsent: true}
 }
 
-// refuse returns failure, and closes the body of r, as a RoundTripper must.
-func (t *Transport) refuse(r *http.Request, failure *Error) (*http.Response, error) {
-	closeBody(r)
-	return nil, t.report(failure)
-}
-
-func closeBody(r *http.Request) {
+// drop returns failure, and closes the body of r, as a RoundTripper must.
+func drop(r *http.Request, failure *Error) (*http.Response, error) {
 	if r.Body != nil {
 		_ = r.Body.Close()
 	}
+	return nil, failure
 }
 
 // redirectOfToken returns the response by which a token request was redirected, if http.Client sends r because of it, or
@@ -351,8 +322,8 @@ func redirectOfToken(r *http.Request, endpoint place) *http.Response {
 
 // redirectRefused returns the error for a redirect of the token request r.
 func redirectRefused(response *http.Response, r *http.Request) *Error {
-	e := &Error{Reason: ErrMalformedResponse, detail: redirected}
-	e.receive(response.StatusCode, response.Header, readTokenRequest(r))
+	e := parseError(response.StatusCode, response.Header, nil, readTokenRequest(r), texts{})
+	e.Reason, e.detail, e.edge = ErrMalformedResponse, redirected, false
 	return e
 }
 
@@ -391,24 +362,20 @@ func (p place) isLoopback() bool {
 	return p.host == "localhost" || address.IsLoopback()
 }
 
-// headerBegins reports whether a value of a header, however its name is written in the map, begins with the word.
-func headerBegins(header http.Header, name, word string) bool {
+// headerBegins reports whether a value of a header, however its name is written in the map, has a beginning.
+func headerBegins(header http.Header, name, beginning string) bool {
 	for key, values := range header {
-		if strings.EqualFold(key, name) && slices.ContainsFunc(values, func(value string) bool {
-			fields := strings.FieldsFunc(value, func(r rune) bool { return r == ';' || unicode.IsSpace(r) })
-			return len(fields) > 0 && strings.EqualFold(fields[0], word)
-		}) {
-			return true
+		for _, value := range values {
+			value = strings.TrimSpace(value)
+			if strings.EqualFold(key, name) && strings.EqualFold(value[:min(len(value), len(beginning))], beginning) {
+				return true
+			}
 		}
 	}
 	return false
 }
 
 func isForm(r *http.Request) bool { return headerBegins(r.Header, "Content-Type", formType) }
-
-func deleteHeader(header http.Header, name string) {
-	maps.DeleteFunc(header, func(key string, _ []string) bool { return strings.EqualFold(key, name) })
-}
 
 const (
 	formType = "application/x-www-form-urlencoded"
@@ -418,14 +385,14 @@ const (
 // jsonRequest returns a copy of r that carries form as one flat JSON object, on a connection of its own.
 func jsonRequest(ctx context.Context, r *http.Request, form tokenRequest) *http.Request {
 	fields := make(map[string]string)
-	for name, value := range form.fields {
-		fields[name] = value
+	for name := range form.Values {
+		fields[name] = form.Get(name)
 	}
 	body, _ := json.Marshal(fields) // strings always marshal
 	out := r.Clone(ctx)
 	out.Method = http.MethodPost
 	for name, value := range map[string]string{"Content-Type": jsonType, "Accept": jsonType, "Accept-Encoding": "identity"} {
-		deleteHeader(out.Header, name)
+		maps.DeleteFunc(out.Header, func(key string, _ []string) bool { return strings.EqualFold(key, name) })
 		out.Header.Set(name, value)
 	}
 	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }

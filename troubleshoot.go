@@ -11,34 +11,30 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
 
-// Action says what the caller should do about an error.
+// Action says what the caller should do about an error. On a code exchange a customer waits on a page while an engineer looks.
 type Action string
 
 const (
-	// ActionUnknown is for an error that neither Apple's tables nor this package know: read its description, and write
-	// nothing on it.
+	// ActionUnknown is for an error that neither Apple's tables nor this package know: read its text, and write nothing on it.
 	ActionUnknown Action = ""
-	// ActionRetry means that Apple, or the way to it, fails at the moment: try again later. Whether the very same request
-	// may be sent again is what [Retryable] says. Write nothing on it but when to try again.
+	// ActionRetry means that Apple, or the way to it, fails at the moment: try again later. Whether the very same request may
+	// be sent again is what [Retryable] says. Write nothing on it but when to try again.
 	ActionRetry Action = "retry"
 	// ActionStartOver means that this attempt to connect failed, by its state, a denial, a code that is spent or expired, or
-	// an outage on the way: let the user start again with a new authorization request. On it a caller may forget the state
-	// and the verifier of this attempt, and may not touch a stored grant, which may be alive.
+	// an outage on the way: let the user start again with a new authorization request. A caller may forget the state and the
+	// verifier of this attempt, and may not touch a stored grant, which may be alive.
 	ActionStartOver Action = "start_over"
 	// ActionReauthorize means that the stored grant is dead, and that the customer has to go through Apple's consent page
-	// again. It is the only Action on which a caller may write into its database that the customer is disconnected, and
-	// only if the refresh token that was sent is still the stored one. Nothing that arrives at the redirect URI, no code
-	// exchange and no 5xx gives it.
+	// again. On no other Action may a caller write that the customer is disconnected, and on it only if the refresh token
+	// that was sent is still the stored one. No redirect, no code exchange and no 5xx gives it.
 	ActionReauthorize Action = "reauthorize"
-	// ActionFixRequest means that the code that builds the request, or its configuration, is wrong. If it was a code
-	// exchange, a customer waits on a page meanwhile.
+	// ActionFixRequest means that the code that builds the request, or its configuration, is wrong. An engineer should look.
 	ActionFixRequest Action = "fix_request"
-	// ActionFixRegistration means that the request does not fit what is registered at Apple: client_id, client secret
-	// or redirect URI. If it was a code exchange, a customer waits on a page meanwhile.
+	// ActionFixRegistration means that the request does not fit what is registered at Apple: client_id, client secret or
+	// redirect URI. An engineer should look.
 	ActionFixRegistration Action = "fix_registration"
 	// ActionCheckNetwork means that something other than Apple's OAuth endpoint sent the response, or that there is no way
-	// to the endpoint: an engineer should look. It is not final, so try again at the next schedule. If it was a code
-	// exchange, a customer waits on a page meanwhile.
+	// to the endpoint: an engineer should look. It is not final, so try again at the next schedule.
 	ActionCheckNetwork Action = "check_network"
 )
 
@@ -77,8 +73,7 @@ const (
 	CauseClientSecretReplaced Cause = "client_secret_replaced"
 	// CauseAppRemoved means that the partner's app was deleted at Apple, which ends all grants for good.
 	CauseAppRemoved Cause = "app_removed"
-	// CauseResponseLost means that the response to an earlier request with the same token or code was lost, and with it the
-	// refresh token that it brought.
+	// CauseResponseLost means that the response to an earlier request was lost, with the refresh token that it brought.
 	CauseResponseLost Cause = "response_lost"
 	// CauseVerifierMismatch means that the code_verifier does not belong to the code_challenge of the authorization request.
 	CauseVerifierMismatch Cause = "verifier_mismatch"
@@ -109,9 +104,8 @@ type Advice struct {
 	Remedy string  // sentences for engineers, whose wording may change; what a customer reads is yours to write, by Action
 }
 
-// Troubleshoot returns what to do about the first *Error in err's tree, or else about the first bare [Reason] or
-// [Code], or else about the failure of a context or of the network. It returns the zero Advice for nil, for
-// context.Canceled and for errors that it does not know.
+// Troubleshoot returns what to do about the first *Error in err's tree, or else about the first bare [Reason] or [Code], or
+// else about the failure of a context or of the network. For nil, context.Canceled and unknown errors it is the zero Advice.
 //
 // A transient status (408, 425, 429, and 5xx except 501, 505 and 511) beats the code, so that during an outage nobody is
 // asked to reconnect: errors.Is(err, ErrInvalidRefreshToken) can be true at a 503, and only the Action says that a grant is
@@ -178,9 +172,8 @@ func Troubleshoot(err error) Advice {
 //
 // It is true where [Troubleshoot] says [ActionRetry], except for an error of the authorization endpoint, since sending the
 // browser back at once makes a redirect loop, and once a context was canceled. An authorization_code request may be sent
-// again only after a 429 that asks for less than a minute, or if nothing was sent: [Transport] knows that no connection was
-// made. Without Transport a failure of the network does not tell the grant_type; let the user start over rather than send a
-// code again.
+// again only after a 429 that asks for less than a minute, or if nothing was sent, which [Transport] knows. Without
+// Transport a failure of the network does not tell the grant_type: let the user start over rather than send a code again.
 func Retryable(err error) bool {
 	if Troubleshoot(err).Action != ActionRetry || neterr.Is(err, context.Canceled) {
 		return false
@@ -189,13 +182,24 @@ func Retryable(err error) bool {
 	return e == nil || e.Endpoint != AuthorizationEndpoint
 }
 
-// advice is Troubleshoot for one Error, with shared Causes.
+// advice is Troubleshoot for one Error, with shared Causes. It makes a new start of what would be a retry, where a customer
+// waits on a page and the code may be spent.
 func (e *Error) advice() Advice {
 	advice := e.adviceOfRow()
-	if e.ResponseLost && (advice.Action == ActionReauthorize || e.Reason == ErrInvalidRefreshToken && advice.Action == ActionStartOver) {
+	isLost := advice.Action == ActionReauthorize || e.Reason == ErrInvalidRefreshToken && advice.Action == ActionStartOver
+	isOnPage := e.GrantType == GrantTypeAuthorizationCode || e.Endpoint == AuthorizationEndpoint
+	switch {
+	case e.ResponseLost && isLost:
 		advice.Causes = append([]Cause{CauseResponseLost}, advice.Causes...)
+	case advice.Action != ActionRetry || !isOnPage:
+	case e.isRateLimited():
+		if e.RetryAfter >= time.Minute { // nobody waits that long on a page
+			advice.Action = ActionStartOver
+		}
+	case !e.Unsent():
+		advice.Action, advice.Remedy = ActionStartOver, remedyStartOver
 	}
-	return e.adviceOfAttempt(advice)
+	return advice
 }
 
 // adviceOfRow looks at the status first, then at the Reason, then at the Code.
@@ -208,14 +212,14 @@ func (e *Error) adviceOfRow() Advice {
 	case neterr.StatusPasses(e.StatusCode):
 		return adviceTransient
 	case e.StatusCode >= 500:
-		return adviceForeign
+		return adviceByReason[ErrMalformedResponse]
 	case e.isDeadGrant():
 		return e.deadGrantAdvice()
 	case e.Reason == ErrNoResponse:
 		return e.noResponseAdvice()
 	case e.edge:
 		return adviceEdge
-	case slices.Contains(parametersOfOneSession, strings.ToLower(e.Parameter)):
+	case slices.Contains([]string{"code", "code_verifier", "refresh_token"}, strings.ToLower(e.Parameter)): // which one session may lack
 		return adviceMissingOfOneSession
 	case hasReason:
 		return byReason
@@ -226,13 +230,10 @@ func (e *Error) adviceOfRow() Advice {
 	case e.Code != "":
 		return adviceUndocumented
 	case e.StatusCode >= 300:
-		return adviceForeign
+		return adviceByReason[ErrMalformedResponse]
 	}
 	return Advice{}
 }
-
-// parametersOfOneSession are those that a single lost session lacks.
-var parametersOfOneSession = []string{"code", "code_verifier", "refresh_token"}
 
 // isDeadGrant reports whether the refresh token or the code that was sent may be dead.
 func (e *Error) isDeadGrant() bool {
@@ -241,21 +242,6 @@ func (e *Error) isDeadGrant() bool {
 
 func (e *Error) isRateLimited() bool {
 	return e.StatusCode == http.StatusTooManyRequests || e.Reason == ErrRateLimited
-}
-
-// adviceOfAttempt makes a new start of what would be a retry, where a customer waits on a page and the code may be spent.
-func (e *Error) adviceOfAttempt(advice Advice) Advice {
-	switch {
-	case advice.Action != ActionRetry, e.GrantType != GrantTypeAuthorizationCode && e.Endpoint != AuthorizationEndpoint:
-	case e.isRateLimited():
-		if e.RetryAfter >= time.Minute { // nobody waits that long on a page
-			advice.Action = ActionStartOver
-		}
-	case e.Unsent():
-	default:
-		advice.Action, advice.Remedy = ActionStartOver, remedyStartOver
-	}
-	return advice
 }
 
 // noResponseAdvice is about ErrNoResponse. A failure that Transport does not know is treated as one that passes.
@@ -271,7 +257,7 @@ func (e *Error) noResponseAdvice() Advice {
 	case !failed.Passes && !neterr.Is(e.err, context.Canceled):
 		return adviceUnreachable
 	}
-	return adviceConnection
+	return adviceByReason[ErrNoResponse]
 }
 
 // deadGrantAdvice is about "Invalid refresh_token", and about an invalid_grant whose text is not known. A refresh sends a
@@ -297,24 +283,19 @@ func (e *Error) deadGrantAdvice() Advice {
 func networkAdvice(err error) Advice {
 	failed := neterr.Of(err)
 	var isRequest, isConnection bool
-	neterr.Visit(err, func(node error) bool {
+	for _, node := range neterr.Tree(err) {
 		switch node := node.(type) {
 		case *url.Error:
 			isRequest = node.Op != "parse"
 		case interface{ Timeout() bool }: // as each net.Error has
 			isConnection = true
 		}
-		return false
-	})
+	}
 	switch {
 	case !failed.Known || neterr.Is(err, context.Canceled):
 		return Advice{}
-	case failed.Own:
-		return adviceOwnLimit
-	case isRequest && failed.Passes:
-		return adviceConnection
-	case isRequest:
-		return adviceUnreachable
+	case isRequest || failed.Own:
+		return (&Error{err: err}).noResponseAdvice()
 	case failed.Passes && isConnection:
 		return adviceSomeConnection
 	}
@@ -332,20 +313,14 @@ func fixRegistration(remedy string) Advice { return advise(ActionFixRegistration
 // The advice that several errors share.
 var (
 	adviceTransient           = advise(ActionRetry, ImpactService, "Apple's service fails or is overloaded. Try again later with a backoff; nobody has to reconnect.")
-	adviceConnection          = advise(ActionRetry, ImpactService, "The connection to the endpoint failed or took too long. Try again later with a backoff; nobody has to reconnect.")
 	adviceSomeConnection      = advise(ActionRetry, ImpactUnknown, "A connection failed or took too long, and the error does not say whose. Try again later with a backoff.")
 	adviceOwnLimit            = advise(ActionRetry, ImpactApp, "This process has no file descriptor or port left for a connection. Close what is not used, or raise the limit.")
 	adviceEdge                = advise(ActionRetry, ImpactService, "The response looks like one by which the edge in front of Apple's services drops a request. Try again in a few minutes; nobody has to reconnect.")
 	adviceUnreachable         = advise(ActionCheckNetwork, ImpactService, "The endpoint cannot be reached. Check the host in the token URL, name resolution, the proxy and the trusted certificates. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile.")
-	adviceForeign             = advise(ActionCheckNetwork, ImpactService, "The response does not come from Apple's OAuth endpoint. Check the token URL, and what proxy, firewall or gateway stands before it. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile.")
 	adviceContextEnded        = advise(ActionFixRequest, ImpactUnknown, "Nothing was sent, because the context of the request had ended. x/oauth2 keeps the context that it is given: give it the process's, not that of a request, and leave a request enough of its time.")
 	adviceNoResult            = fixRequest("Correct the Transport's Base: it returned neither a response nor an error.")
 	adviceUndocumented        = advise(ActionUnknown, ImpactUnknown, "Apple does not document this error. Read its code and description, and ask nobody to reconnect because of it.")
-	adviceCredentials         = advise(ActionFixRegistration, ImpactApp, "Configure the current client_id and client secret in every process. All customers are affected, and none has to reconnect; on a code exchange a customer waits on a page meanwhile.", CauseClientSecretReplaced, CauseAppRemoved)
 	adviceClientID            = advise(ActionFixRegistration, ImpactApp, "Configure the client_id of the app as registered at Apple for this environment.", CauseAppRemoved)
-	adviceResponseType        = fixRequest("Send response_type=code in the authorization URL.")
-	adviceGrantType           = fixRequest("Send grant_type as authorization_code, refresh_token or client_credentials.")
-	adviceTokenURL            = fixRequest("Correct the token URL: it is the URL that Apple mailed for this environment, followed by /api/v1/oauth2/token.")
 	adviceMissingOfOneSession = advise(ActionFixRequest, ImpactUnknown, "Send the parameter that the description names. If it is missing for one customer only, their session or their stored token was lost; if for all, the code that builds the request is wrong.")
 	adviceDeadCode            = advise(ActionStartOver, ImpactCustomer, "The authorization code is expired, was used, or does not belong to the code_verifier. Let the user start over with a new authorization request, and exchange its code once, within 5 minutes, with the verifier of the same attempt.", CauseAuthorizationCodeExpired, CauseAuthorizationCodeUsed, CauseVerifierMismatch)
 	adviceDeadGrant           = advise(ActionReauthorize, ImpactCustomer, "Read the stored token again. If its refresh token is another one by now, another process has replaced it and the customer is still connected; if it is the same, ask this customer to reconnect.", CauseAccessRevoked, CauseRefreshTokenReplaced)
@@ -357,7 +332,7 @@ const remedyStartOver = "Apple's service or the way to it failed while this cust
 // adviceByReason holds the advice for each Reason.
 var adviceByReason = map[Reason]Advice{
 	// Token endpoint
-	ErrInvalidGrantType:     adviceGrantType,
+	ErrInvalidGrantType:     fixRequest("Send grant_type as authorization_code, refresh_token or client_credentials."),
 	ErrInvalidRefreshToken:  advise(ActionReauthorize, ImpactCustomer, "Read the stored token again. If its refresh token is another one by now, the grant is alive; if it is the same, ask this customer to reconnect. If an authorization code was sent, let the user start over.", CauseAccessRevoked, CauseAuthorizationCodeExpired, CauseRefreshTokenReplaced),
 	ErrInvalidClientID:      adviceClientID,
 	ErrMissingFields:        fixRequest("Send client_id, client_secret, grant_type and scope in the body."),
@@ -365,13 +340,13 @@ var adviceByReason = map[Reason]Advice{
 	ErrEmptyBody:            fixRequest("Send the parameters as a JSON object in the request body; a redirect or a proxy may have dropped it."),
 	ErrUnsupportedMediaType: fixRequest("Send the request body as JSON with Content-Type: application/json; plain x/oauth2 sends a form."),
 	ErrScopeNotAccepted:     fixRequest("Send the scope that the description lists; Apple's pages name business_connect and business."),
-	ErrInvalidCredentials:   adviceCredentials,
-	ErrEndpointNotFound:     adviceTokenURL,
+	ErrInvalidCredentials:   advise(ActionFixRegistration, ImpactApp, "Configure the current client_id and client secret in every process. All customers are affected, and none has to reconnect; on a code exchange a customer waits on a page meanwhile.", CauseClientSecretReplaced, CauseAppRemoved),
+	ErrEndpointNotFound:     fixRequest("Correct the token URL: it is the URL that Apple mailed for this environment, followed by /api/v1/oauth2/token."),
 	ErrUnknownServerError:   adviceTransient,
 	ErrServer:               adviceTransient,
 
 	// Authorization endpoint
-	ErrInvalidResponseType:     adviceResponseType,
+	ErrInvalidResponseType:     fixRequest("Send response_type=code in the authorization URL."),
 	ErrInvalidChallengeMethod:  fixRequest("Send code_challenge_method=S256 in the authorization URL, with the SHA-256 of the code verifier."),
 	ErrUnregisteredClientID:    adviceClientID,
 	ErrBadRequest:              fixRequest("Compare each parameter of the authorization URL with Apple's page; CheckAuthorizationURL finds the known mistakes."),
@@ -387,28 +362,27 @@ var adviceByReason = map[Reason]Advice{
 	ErrStateMismatch:      advise(ActionStartOver, ImpactCustomer, "Refuse the redirect, change nothing that is stored, and let the user start over. If many users see this, their state gets lost: a redirect that arrives by POST brings no SameSite=Lax cookie."),
 	ErrMalformedRedirect:  advise(ActionStartOver, ImpactCustomer, "Refuse the redirect, change nothing that is stored, and let the user start over."),
 	ErrUserDenied:         advise(ActionStartOver, ImpactCustomer, "Nothing is broken. The user declined on Apple's consent page, or Apple denied the request because the user may not connect this organisation. Say that the connection was not made, and offer to start over.", CauseUserDenied),
-	ErrNoResponse:         adviceConnection,
+	ErrNoResponse:         advise(ActionRetry, ImpactService, "The connection to the endpoint failed or took too long. Try again later with a backoff; nobody has to reconnect."),
 	ErrRateLimited:        advise(ActionRetry, ImpactApp, "The app sends more requests than Apple allows. Wait as long as Retry-After says, and send fewer in all processes together; nobody has to reconnect."),
 	ErrUnavailable:        adviceTransient,
-	ErrMalformedResponse:  adviceForeign,
+	ErrMalformedResponse:  advise(ActionCheckNetwork, ImpactService, "The response does not come from Apple's OAuth endpoint. Check the token URL, and what proxy, firewall or gateway stands before it. Try again at the next schedule; on a code exchange a customer waits on a page meanwhile."),
 	ErrUnsafeTokenRequest: fixRequest("Nothing was sent. Send the credentials in the body (oauth2.AuthStyleInParams), each field once, by https and to the token URL itself. On a code exchange a customer waits on a page meanwhile."),
 	ErrNoRefreshToken:     advise(ActionFixRequest, ImpactUnknown, "Read the stored token again, with its refresh token, and store none without one. If there never was one, ask this customer to connect again; a Service Account asks for a new token with its client credentials instead."),
 	ErrManyRefusals:       fixRegistration("Apple refuses the refresh tokens of many customers at once, which is nobody's revocation. Look for the token URL or the client_id of another environment, for a database that was restored from a backup, and whether Apple has a fault. Ask nobody to reconnect: nothing was written, and the grants work again once this is mended."),
 	ErrUnsafeState:        fixRequest("Build state from letters, digits, '-', '.', '_' and '~', as oauth2.GenerateVerifier does."),
 }
 
-// adviceByCode holds the advice for a Code whose text is not in Apple's table. CodeAccessDenied is not among them: at the
-// token endpoint it is no user who declined.
+// adviceByCode is for a Code without a known text. CodeAccessDenied has none: at the token endpoint no user said so.
 var adviceByCode = map[Code]Advice{
 	CodeInvalidRequest:          fixRequest("Compare each parameter of the request with Apple's page; the description may name the wrong one."),
-	CodeInvalidClient:           adviceCredentials,
+	CodeInvalidClient:           adviceByReason[ErrInvalidCredentials],
 	CodeInvalidGrant:            advise(ActionFixRequest, ImpactUnknown, "Look at grant_type first: this code stands for a wrong grant_type and for a dead grant alike, so ask nobody to reconnect on it alone."),
 	CodeInvalidScope:            fixRequest("Correct scope: a Service Account sends business_connect or business, an authorization URL sends none."),
-	CodeUnsupportedResponseType: adviceResponseType,
+	CodeUnsupportedResponseType: adviceByReason[ErrInvalidResponseType],
 	CodeServerError:             adviceTransient,
 	CodeInternalServerError:     adviceTransient,
-	CodeNotFound:                adviceTokenURL,
+	CodeNotFound:                adviceByReason[ErrEndpointNotFound],
 	CodeUnauthorizedClient:      fixRegistration("Have the app enabled for this grant at Apple, and check that its client_id is the one for this environment."),
-	CodeUnsupportedGrantType:    adviceGrantType,
+	CodeUnsupportedGrantType:    adviceByReason[ErrInvalidGrantType],
 	CodeTemporarilyUnavailable:  adviceTransient,
 }

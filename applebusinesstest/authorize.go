@@ -22,36 +22,33 @@ var scopes = regexp.MustCompile(`^(OAUTH_(BRAND|LOCATION|MEDIA|SHOWCASE)_(READ|W
 
 var unsafeInState = regexp.MustCompile(`[^A-Za-z0-9._~-]`)
 
-// redirect is what the authorization endpoint has to tell the partner.
-type redirect struct {
-	redirectURI string
-	registered  bool // for the app that asks: only then may a browser be sent there
-	params      url.Values
-}
-
-// url is where a browser is sent, or "" if there is no redirect URI.
-func (r redirect) url() string {
-	target, err := url.Parse(r.redirectURI)
+// redirectTo is where a browser brings params and the state that came, or "" if it cannot be sent to the base.
+func redirectTo(base string, query, params url.Values) string {
+	target, err := url.Parse(base)
 	if err != nil || !absolute(target) {
 		return ""
 	}
+	if query.Has("state") {
+		params.Set("state", query.Get("state"))
+	}
 	target.Fragment, target.RawFragment = "", ""
-	target.RawQuery = strings.TrimPrefix(target.RawQuery+"&"+r.params.Encode(), "&")
+	target.RawQuery = strings.TrimPrefix(target.RawQuery+"&"+params.Encode(), "&")
 	return target.String()
 }
 
-// response returns the status of the response to a browser, and where it is sent.
-func (r redirect) response(deliver Delivery) (status int, target string) {
-	target = r.url()
+// response returns the status of the response to a browser, and where it is sent; nil params ask the user. s.mu is held.
+func (s *Server) response(query, params url.Values) (status int, target string) {
+	redirectURI := query.Get("redirect_uri")
+	registered := slices.Contains(s.clients[query.Get("client_id")].RedirectURIs, redirectURI)
 	switch {
-	case r.params == nil: // the consent page
+	case params == nil:
 		return http.StatusOK, ""
-	case target == "" || !r.registered:
+	case !registered:
 		return http.StatusBadRequest, ""
-	case deliver == DeliverPost:
-		return http.StatusOK, target
+	case s.options.Deliver == DeliverPost:
+		return http.StatusOK, redirectTo(redirectURI, query, params)
 	}
-	return http.StatusFound, target
+	return http.StatusFound, redirectTo(redirectURI, query, params)
 }
 
 // Authorize returns the URL that the user's browser would bring back to the partner from authURL, by Options.Consent; ConsentAsk counts
@@ -64,45 +61,45 @@ func (s *Server) Authorize(authURL string) (redirectURL string, err error) {
 	if base, _, _ := strings.Cut(authURL, "?"); err != nil || base != s.Endpoint().AuthURL { // err quotes it
 		return "", errors.New("applebusinesstest: the authorization URL is not this server's, or cannot be parsed")
 	}
-	sent := s.authorize(asked.RawQuery, ConsentAllow, Request{RequestID: rand.Text()})
+	query := asked.Query()
+	params, _, _ := s.authorize(asked.RawQuery, ConsentAllow, Request{RequestID: rand.Text()})
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	fallbacks := s.App.RedirectURIs
-	if registered, ok := s.clients[asked.Query().Get("client_id")]; ok {
+	if registered, ok := s.clients[query.Get("client_id")]; ok {
 		fallbacks = registered.RedirectURIs
 	}
-	s.mu.Unlock()
-	if sent.url() == "" && len(fallbacks) > 0 {
-		sent.redirectURI = fallbacks[0]
+	for _, base := range append([]string{query.Get("redirect_uri")}, fallbacks...) {
+		if target := redirectTo(base, query, params); target != "" {
+			return target, nil
+		}
 	}
-	if sent.url() == "" {
-		return "", errors.New("applebusinesstest: there is no redirect URI")
-	}
-	return sent.url(), nil
+	return "", errors.New("applebusinesstest: there is no redirect URI")
 }
 
-// authorize judges a new request, with asked in the place of ConsentAsk; a redirect without params is to ask the user.
-func (s *Server) authorize(rawQuery string, asked Consent, request Request) redirect {
+// authorize judges a new request, with asked in the place of ConsentAsk.
+func (s *Server) authorize(rawQuery string, asked Consent, request Request) (params url.Values, status int, target string) {
 	query, _ := url.ParseQuery(rawQuery)
 	now := s.now()
 	request.Endpoint, request.Time, request.Params = applebusiness.AuthorizationEndpoint, now, query
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	arrived := s.record(request)
-	var sent redirect
-	if failure, fails := s.next(Failure{Endpoint: applebusiness.AuthorizationEndpoint, ClientID: query.Get("client_id")}); fails {
-		sent = s.refuse(query, failure.Entry)
-	} else {
-		sent = s.judge(rawQuery, cmp.Or(s.consent, asked), now)
+	failure, fails := s.next(Failure{Endpoint: applebusiness.AuthorizationEndpoint, ClientID: query.Get("client_id")})
+	params = errorParams(failure.Entry)
+	if !fails {
+		params = s.judge(rawQuery, cmp.Or(s.consent, asked), now)
 	}
-	arrived.StatusCode, _ = sent.response(s.options.Deliver)
-	return sent
+	status, target = s.response(query, params)
+	arrived.StatusCode = status
+	return params, status, target
 }
 
-// judge finds what is wrong with an authorization request, or does what the user wants; s.mu is held.
-func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect {
+// judge finds what is wrong with an authorization request, or does what the user wants: nil asks the user. s.mu is held.
+func (s *Server) judge(rawQuery string, consent Consent, now time.Time) (params url.Values) {
 	query, _ := url.ParseQuery(rawQuery) // the check says what does not decode
-	fail := func(reason applebusiness.Reason) redirect {
-		return s.refuse(query, findEntry(applebusiness.AuthorizationEndpoint, reason, 0))
+	fail := func(reason applebusiness.Reason) url.Values {
+		return errorParams(findEntry(applebusiness.AuthorizationEndpoint, reason, 0))
 	}
 	err := applebusiness.CheckAuthorizationURL("https://apple.example" + authorizePath + "?" + rawQuery)
 	if failed, ok := errors.AsType[*applebusiness.Error](err); ok {
@@ -114,7 +111,7 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect
 			}
 			return fail(applebusiness.ErrBadRequest) // the check is stricter than Apple's table
 		}
-		return s.refuse(query, applebusiness.Entry{Code: failed.Code, Description: failed.Description})
+		return errorParams(applebusiness.Entry{Code: failed.Code, Description: failed.Description})
 	}
 	clientID, redirectURI := query.Get("client_id"), query.Get("redirect_uri")
 	registered, ok := s.clients[clientID]
@@ -126,55 +123,47 @@ func (s *Server) judge(rawQuery string, consent Consent, now time.Time) redirect
 	case !slices.Contains(registered.RedirectURIs, redirectURI):
 		return fail(applebusiness.ErrUnregisteredRedirectURI)
 	case consent == ConsentDeny:
-		return s.refuse(query, applebusiness.Entry{Code: applebusiness.CodeAccessDenied})
+		return errorParams(applebusiness.Entry{Code: applebusiness.CodeAccessDenied})
 	case consent == ConsentAsk:
-		return s.redirect(query, nil)
+		return nil
 	}
 	code := rand.Text()
 	s.codes[code] = &credential{
 		grant: s.newGrant(clientID), expires: now.Add(5 * time.Minute), redirectURI: redirectURI, challenge: query.Get("code_challenge"),
 	}
-	return s.redirect(query, url.Values{"code": {code}})
+	return url.Values{"code": {code}}
 }
 
-// redirect addresses params to the partner, with the state that came; s.mu is held.
-func (s *Server) redirect(query url.Values, params url.Values) redirect {
-	redirectURI := query.Get("redirect_uri")
-	if params != nil && query.Has("state") {
-		params.Set("state", query.Get("state"))
-	}
-	registered := slices.Contains(s.clients[query.Get("client_id")].RedirectURIs, redirectURI)
-	return redirect{redirectURI, registered, params}
-}
-
-// refuse addresses an error to the partner; s.mu is held.
-func (s *Server) refuse(query url.Values, entry applebusiness.Entry) redirect {
+// errorParams say an error to the partner.
+func errorParams(entry applebusiness.Entry) url.Values {
 	params := url.Values{"error": {string(entry.Code)}}
 	if entry.Description != "" {
 		params.Set("error_description", entry.Description)
 	}
-	return s.redirect(query, params)
+	return params
 }
 
 func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
-	var response redirect
+	var params url.Values
+	var status int
+	var target string
 	if r.Method == http.MethodPost {
 		chosen := map[string]Consent{"allow": ConsentAllow, "deny": ConsentDeny}[r.PostFormValue("consent")] // anything else: asked again
 		now := s.now()
 		s.mu.Lock()
-		response = s.judge(r.URL.RawQuery, chosen, now)
+		params = s.judge(r.URL.RawQuery, chosen, now)
+		status, target = s.response(r.URL.Query(), params)
 		s.mu.Unlock()
 	} else {
-		response = s.authorize(r.URL.RawQuery, ConsentAsk, Request{ContentType: r.Header.Get("Content-Type"), RequestID: w.Header().Get(requestIDHeader)})
+		params, status, target = s.authorize(r.URL.RawQuery, ConsentAsk, Request{ContentType: r.Header.Get("Content-Type"), RequestID: w.Header().Get(requestIDHeader)})
 	}
-	status, target := response.response(s.options.Deliver)
 	if status == http.StatusFound {
 		w.Header().Set("Location", target)
 		w.WriteHeader(status)
 		return
 	}
-	content := page{response.params.Get("error"), response.params.Get("error_description"), target, r.URL.Query().Get("client_id"), rand.Text()}
+	content := page{params.Get("error"), params.Get("error_description"), target, r.URL.Query().Get("client_id"), rand.Text()}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", fmt.Sprintf("default-src 'none'; style-src 'nonce-%[1]s'; script-src 'nonce-%[1]s'", content.Nonce))
 	w.WriteHeader(status)

@@ -2,7 +2,7 @@ package applebusinesstest
 
 import (
 	"cmp"
-	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -65,7 +65,13 @@ func (s *Server) LoseResponse() { s.FailNext(Failure{TakesEffect: true, Drop: tr
 // FailNext lets the next requests that the Failure selects fail, in one queue with [Server.Fail] and [Server.FailWith] if it selects by
 // the endpoint alone. It panics for a Failure that says no way to fail or more than one, or that can select no request.
 func (s *Server) FailNext(failure Failure) {
-	failure.Header = failure.Header.Clone()
+	header := make(http.Header)
+	for name, values := range failure.Header {
+		refuse(!headerName.MatchString(name), "a header has a name that is none")
+		name = http.CanonicalHeaderKey(name)
+		header[name] = append(header[name], values...)
+	}
+	failure.Header = header
 	failure.Endpoint = cmp.Or(failure.Endpoint, failure.Entry.Endpoint, applebusiness.TokenEndpoint)
 	failure.checkWay()
 	failure.checkSelector()
@@ -114,9 +120,6 @@ func (f *Failure) checkWay() {
 	refuse(saysNothing && f.Delay > 0, "a Delay alone says no response; want TakesEffect beside it for the right one, late, or a StatusCode or an Entry")
 	refuse(!isRedirect && !hasNone && !isLate && (status < 200 || status > 999), "the status %d ends no request; want one from 200 to 999", status)
 	refuse((status == http.StatusNoContent || status == http.StatusNotModified) && (hasEntry || f.Body != ""), "a response with the status %d has no body", status)
-	for name := range f.Header {
-		refuse(!headerName.MatchString(name), "a header has a name that is none")
-	}
 }
 
 // checkSelector panics if no request can be selected.
@@ -135,9 +138,7 @@ func (f *Failure) fillIn() {
 		f.Entry.Description = missingParameter("grant_type")
 	}
 	row := errorResponse(f.Entry)
-	for name, values := range f.Header {
-		row.header[http.CanonicalHeaderKey(name)] = values
-	}
+	maps.Copy(row.header, f.Header)
 	f.StatusCode, f.Header, f.Body = row.status, row.header, row.body
 }
 
@@ -184,19 +185,15 @@ func (f *Failure) rank(request Failure) (rank int) {
 
 // reportFailures logs the failures that have not come to pass, or not as often as they should, and forgets them.
 func (s *Server) reportFailures() {
-	var lines []string
 	s.mu.Lock()
-	for _, left := range s.failures {
-		if left.Times != 0 {
-			lines = append(lines, fmt.Sprintf("Close: a failure has not come to pass: reason %q, status %d, takes effect %t, delay %v, hang %t, drop %t, times %d; "+
-				"for the endpoint %q, grant_type %q, client_id %q, a refresh_token %t", string(left.Entry.Reason), left.StatusCode, left.TakesEffect, left.Delay,
-				left.Hang, left.Drop, left.Times, string(left.Endpoint), left.GrantType, left.ClientID, left.RefreshToken != ""))
-		}
-	}
+	failures := s.failures
 	s.failures = nil
 	s.mu.Unlock()
-	slices.Sort(lines)
-	for _, line := range lines {
-		s.logf("%s", line)
+	for _, left := range failures {
+		if left.Times != 0 {
+			s.logf("Close: a failure has not come to pass: reason %q, status %d, takes effect %t, delay %v, hang %t, drop %t, times %d; "+
+				"for the endpoint %q, grant_type %q, client_id %q, a refresh_token %t", string(left.Entry.Reason), left.StatusCode, left.TakesEffect, left.Delay,
+				left.Hang, left.Drop, left.Times, string(left.Endpoint), left.GrantType, left.ClientID, left.RefreshToken != "")
+		}
 	}
 }

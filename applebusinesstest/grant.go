@@ -30,28 +30,24 @@ type credential struct {
 
 // Connect returns the token of a customer who has just connected to the app, without the consent page, as oauth2.Config.Exchange
 // would return it. It panics if the client_id is not that of a registered app.
-func (s *Server) Connect(clientID string) *oauth2.Token {
-	now := s.now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	panicIf("Connect", s.client("Connect", clientID).serviceAccount, "a Service Account has no customers who connect")
-	issued := s.issue(s.newGrant(clientID), rand.Text(), now)
-	return &oauth2.Token{
-		AccessToken: issued.AccessToken, TokenType: issued.TokenType, RefreshToken: issued.RefreshToken, ExpiresIn: issued.ExpiresIn,
-		Expiry: time.Now().Add(time.Duration(issued.ExpiresIn) * time.Second), // x/oauth2 reads no other clock
-	}
-}
+func (s *Server) Connect(clientID string) *oauth2.Token { return s.connect(clientID, 0) }
 
 // ConnectExpired is [Server.Connect] with a token whose access token expired a minute ago: by its Expiry, which x/oauth2 compares
 // with the wall clock, by its ExpiresIn, which is negative, and for the server.
 func (s *Server) ConnectExpired(clientID string) *oauth2.Token {
-	token := s.Connect(clientID)
-	token.Expiry, token.ExpiresIn = time.Now().Add(-time.Minute), -60
+	return s.connect(clientID, -time.Minute)
+}
+
+func (s *Server) connect(clientID string, life time.Duration) *oauth2.Token {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.accessTokens[token.AccessToken].expires = now.Add(-time.Minute)
-	return token
+	panicIf("Connect", s.client("Connect", clientID).serviceAccount, "a Service Account has no customers who connect")
+	issued := s.issue(s.newGrant(clientID), rand.Text(), now, life)
+	return &oauth2.Token{
+		AccessToken: issued.AccessToken, TokenType: issued.TokenType, RefreshToken: issued.RefreshToken, ExpiresIn: issued.ExpiresIn,
+		Expiry: time.Now().Add(time.Duration(issued.ExpiresIn) * time.Second), // x/oauth2 reads no other clock
+	}
 }
 
 // Revoke lets the customer disconnect the partner: it ends the grant that the refresh token belongs or belonged to, with all its
@@ -86,7 +82,7 @@ func (s *Server) redeemCode(params url.Values, now time.Time) response {
 	if !valid {
 		return catalogResponse(applebusiness.ErrInvalidRefreshToken, http.StatusBadRequest)
 	}
-	return jsonResponse(http.StatusOK, s.issue(code.grant, rand.Text(), now))
+	return jsonResponse(http.StatusOK, s.issue(code.grant, rand.Text(), now, 0))
 }
 
 // refresh is for grant_type refresh_token; s.mu is held.
@@ -103,7 +99,7 @@ func (s *Server) refresh(params url.Values, now time.Time) response {
 		token.dies = cmp.Or(token.dies, now.Add(s.options.GracePeriod))
 		name = rand.Text()
 	}
-	return jsonResponse(http.StatusOK, s.issue(token.grant, name, now))
+	return jsonResponse(http.StatusOK, s.issue(token.grant, name, now, 0))
 }
 
 // works says whether an app can use a credential, and ends the grant where that is what its use brings; s.mu is held.
@@ -126,9 +122,9 @@ type tokens struct {
 	TokenType    string `json:"token_type"`
 }
 
-// issue gives a grant a new access token, and the refresh token unless that is ""; s.mu is held.
-func (s *Server) issue(to *grant, refresh string, now time.Time) tokens {
-	life := cmp.Or(s.options.AccessTokenLife, time.Hour)
+// issue gives a grant a new access token, whose life is the server's where it is 0, and the refresh token unless that is ""; s.mu is held.
+func (s *Server) issue(to *grant, refresh string, now time.Time, life time.Duration) tokens {
+	life = cmp.Or(life, s.options.AccessTokenLife, time.Hour)
 	issued := tokens{AccessToken: rand.Text(), ExpiresIn: int64(life / time.Second), RefreshToken: refresh, TokenType: "Bearer"}
 	s.accessTokens[issued.AccessToken] = &credential{grant: to, expires: now.Add(life)}
 	if refresh != "" && s.refreshTokens[refresh] == nil {

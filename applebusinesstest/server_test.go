@@ -380,9 +380,9 @@ func TestCloseReportsFailures(t *testing.T) {
 	server.Close()
 	server.Close()
 	const text = "applebusinesstest: Close: a failure has not come to pass: "
-	assert.Equal(t, text+`reason "", status 0, takes effect false, delay 0s, hang false, drop true, times -1; for the endpoint "me", grant_type "", client_id "`+config.ClientID+`", a refresh_token false
-`+text+`reason "", status 502, takes effect false, delay 0s, hang false, drop false, times 1; for the endpoint "token", grant_type "", client_id "", a refresh_token false
+	assert.Equal(t, text+`reason "", status 502, takes effect false, delay 0s, hang false, drop false, times 1; for the endpoint "token", grant_type "", client_id "", a refresh_token false
 `+text+`reason "", status 503, takes effect false, delay 0s, hang false, drop false, times 1; for the endpoint "token", grant_type "refresh_token", client_id "", a refresh_token false
+`+text+`reason "", status 0, takes effect false, delay 0s, hang false, drop true, times -1; for the endpoint "me", grant_type "", client_id "`+config.ClientID+`", a refresh_token false
 `, logged.String())
 
 	logged.Reset()

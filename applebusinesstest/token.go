@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
@@ -112,11 +113,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, failure Failure, s
 	s.mu.Lock()
 	request.StatusCode = sent.status
 	s.mu.Unlock()
-	for name, values := range sent.header {
-		for _, value := range values {
-			w.Header().Add(name, value)
-		}
-	}
+	maps.Copy(w.Header(), sent.header)
 	w.WriteHeader(sent.status)
 	if s.options.Trickle == 0 || r.URL.Path != tokenPath {
 		_, _ = io.WriteString(w, sent.body)
@@ -192,7 +189,7 @@ func (s *Server) judgeToken(params url.Values, now time.Time) response {
 	case registered.serviceAccount != isService:
 		return errorResponse(applebusiness.Entry{StatusCode: http.StatusBadRequest, Code: applebusiness.CodeUnauthorizedClient})
 	case isService:
-		return jsonResponse(http.StatusOK, s.issue(s.newGrant(clientID), "", now))
+		return jsonResponse(http.StatusOK, s.issue(s.newGrant(clientID), "", now, 0))
 	case grantType == applebusiness.GrantTypeRefreshToken:
 		return s.refresh(params, now)
 	}

@@ -41,10 +41,9 @@ type app struct {
 
 	failed []string // the grants of the last failures that were no single grant's, with no answer since
 
-	recent  []*verdict // each of another grant; the oldest first
-	proven  bool       // a refresh has succeeded
-	changed signal     // there is another verdict, or an attempt ends without one
-	held    signal     // something is held back, which those look at who wait in the queue
+	recent []*verdict // each of another grant; the oldest first
+	proven bool       // a refresh has succeeded
+	held   signal     // something is held back, which those look at who wait in the queue
 
 	apiRefused map[string]time.Duration // the grants whose fresh tokens the API has refused, and when
 }
@@ -61,7 +60,6 @@ func newApp() app {
 			shutText: "a token cannot be stored, and no other is fetched meanwhile", openText: "tokens can be stored again"},
 		api: gate{least: minAPIProbe, most: maxAPIProbe,
 			shutText: "the API refuses tokens that are seconds old: its 401s refresh no tokens now", openText: "the API takes tokens again"},
-		changed:    make(signal),
 		held:       make(signal),
 		apiRefused: make(map[string]time.Duration),
 	}
@@ -88,14 +86,6 @@ type gate struct {
 	toldAt time.Duration // when; 0: never
 }
 
-// refusal returns why a may not send now, or nil.
-func (g *gate) refusal(a *attempt, now time.Duration) error {
-	if g.cause == nil || a != nil && g.probe == a || g.probe == nil && now >= g.next {
-		return nil
-	}
-	return withWait(g.cause, max(g.next-now, minProbe))
-}
-
 // shut closes g, or lets it wait longer after a failed probe, and reports whether it was open. A failure of what was sent
 // before it was closed changes no more than the cause's own Retry-After asks for; m.mu is held.
 func (m *Manager) shut(g *gate, a *attempt, cause error, retryAfter time.Duration, attrs ...slog.Attr) bool {
@@ -103,10 +93,6 @@ func (m *Manager) shut(g *gate, a *attempt, cause error, retryAfter time.Duratio
 	switch {
 	case wasOpen:
 		g.probes = 0
-		if g.told = g.toldAt == 0 || now-g.toldAt >= tellAgain; g.told { // a gate may flap
-			g.toldAt = max(now, 1)
-			m.tell(slog.LevelError, g.shutText, attrs...)
-		}
 		m.app.held.wake()
 	case g.probe == a:
 		g.probes++
@@ -114,8 +100,14 @@ func (m *Manager) shut(g *gate, a *attempt, cause error, retryAfter time.Duratio
 		g.next = max(g.next, now+retryAfter)
 		return false
 	}
-	g.cause, g.probe = cause, nil
-	g.next = now + max(retryAfter, jitter(doubled(g.least, g.most, g.probes)))
+	wait := max(retryAfter, jitter(doubled(g.least, g.most, g.probes)))
+	g.cause, g.probe, g.next = cause, nil, now+wait
+	if wasOpen {
+		if g.told = g.toldAt == 0 || now-g.toldAt >= tellAgain; g.told { // a gate may flap
+			g.toldAt = max(now, 1)
+			m.tell(slog.LevelError, g.shutText, append(attrs, slog.String("next_try_in", wait.Round(time.Millisecond).String()))...)
+		}
+	}
 	return wasOpen
 }
 
@@ -136,36 +128,14 @@ func (m *Manager) refusal(a *attempt) error {
 		return waitError(applebusiness.ErrRateLimited, wait)
 	}
 	for _, g := range m.app.gates() {
-		if err := g.refusal(a, now); err != nil {
-			return err
+		if g.cause != nil && (a == nil || g.probe != a) && (g.probe != nil || now < g.next) {
+			return withWait(g.cause, max(g.next-now, minProbe))
 		}
 	}
 	return nil
 }
 
 func (p *app) gates() []*gate { return []*gate{&p.refusals, &p.trouble, &p.saves} }
-
-// claim makes a the probe of the gates that are closed, or returns errLookAgain if it may not send now; m.mu is held.
-func (m *Manager) claim(a *attempt) error {
-	if m.now() < m.queue.pausedUntil || m.refusal(a) != nil {
-		return errLookAgain
-	}
-	for _, g := range m.app.gates() {
-		if g.cause != nil {
-			g.probe = a
-		}
-	}
-	return nil
-}
-
-// unclaim ends a's probe, whose outcome nobody has noted; m.mu is held.
-func (m *Manager) unclaim(a *attempt) {
-	for _, g := range m.app.gates() {
-		if g.probe == a {
-			g.probe = nil
-		}
-	}
-}
 
 // noteAnswer notes that Apple has answered as if nothing were wrong with the app; m.mu is held.
 func (m *Manager) noteAnswer() {
@@ -216,7 +186,7 @@ func (m *Manager) noteVerdict(v *verdict) {
 	p.recent = append(p.recent, v)
 	p.recent = slices.Delete(p.recent, 0, max(0, len(p.recent)-recentVerdicts))
 	m.noteAnswer()
-	p.changed.wake()
+	m.changed.wake()
 }
 
 // many reports whether the recent refusals are nobody's revocation; m.mu is held.
@@ -228,13 +198,6 @@ func (p *app) many() bool {
 		}
 	}
 	return refusals >= manyRefusals && 2*refusals >= len(p.recent)
-}
-
-// noteSuccess notes that Apple has taken a's refresh token, and opens what held the app; m.mu is held.
-func (m *Manager) noteSuccess(a *attempt) {
-	m.app.proven = true
-	m.noteVerdict(&verdict{a: a})
-	m.open(&m.app.refusals)
 }
 
 // noteRefusal notes that Apple has refused the record's refresh token, and waits for evidence.
@@ -260,25 +223,13 @@ func (m *Manager) awaitEvidence(a *attempt) {
 	a.judged = true
 	ctx, cancel := context.WithTimeout(m.work, evidenceTime) // what was sent brings evidence also while Close waits
 	defer cancel()
-	for ctx.Err() == nil && !m.app.proven && !m.app.many() && m.anyUnjudged() {
-		changed := m.app.changed
-		m.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
+	m.until(ctx, func() bool {
+		unjudged := false
+		for a := range m.attempts {
+			unjudged = unjudged || !a.judged
 		}
-		m.mu.Lock()
-	}
-}
-
-// anyUnjudged reports whether an attempt is under way whose outcome nobody knows; m.mu is held.
-func (m *Manager) anyUnjudged() bool {
-	for a := range m.attempts {
-		if !a.judged {
-			return true
-		}
-	}
-	return false
+		return m.app.proven || m.app.many() || !unjudged
+	})
 }
 
 // doubted returns what callers get because v is one of many refusals, and holds the app; or nil: then it is recorded next,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -195,6 +196,44 @@ func TestFewFailuresHoldNothing(t *testing.T) {
 		failure(t, m, names[9])
 		assert.Equal(t, sent, w.apple.requests(), "the app is held")
 	})
+}
+
+// A row whose refresh token was damaged is no request, and nothing of the app's or of its customer's.
+func TestDamagedRefreshToken(t *testing.T) {
+	for _, damaged := range []string{"refresh-a-0\n", "refresh-a-0 ", "\u00e9", "\xff"} {
+		bubble(t, func(t *testing.T, w *world) {
+			w.connect("a", -time.Minute)
+			w.connect("b", -time.Minute)
+			m := grants.New(testConfig, &damagedStore{w.store, damaged}, &grants.Options{HTTPClient: &http.Client{Transport: w.apple}, Logger: slog.New(slog.NewTextHandler(w, nil))})
+			defer m.Close(t.Context())
+			assert.Equal(t, applebusiness.ErrNoRefreshToken, failure(t, m, "a").Reason)
+			assert.Equal(t, "access-b-1", token(t, m, "b"))
+			assert.Empty(t, w.logged())
+			assert.Nil(t, w.row("a").Dead)
+		})
+	}
+}
+
+// damagedStore returns another refresh token of the grant "a" than was put.
+type damagedStore struct {
+	grants.Store
+	refreshToken string
+}
+
+func (s *damagedStore) Load(ctx context.Context, grant string) (grants.Record, error) {
+	record, err := s.Store.Load(ctx, grant)
+	if err == nil && grant == "a" {
+		record.Token.RefreshToken = s.refreshToken
+	}
+	return record, err
+}
+
+func (s *damagedStore) Lease(ctx context.Context, grant, holder string, d time.Duration) (grants.Record, error) {
+	record, err := s.Store.Lease(ctx, grant, holder, d)
+	if err == nil && grant == "a" {
+		record.Token.RefreshToken = s.refreshToken
+	}
+	return record, err
 }
 
 // One grant that fails alone holds up nobody, and is asked about ever more rarely.

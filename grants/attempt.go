@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
-
-	"github.com/seed-a5f25c57/applebusiness"
 )
 
 const (
@@ -35,26 +33,26 @@ type attempt struct {
 	finished chan struct{} // closed when the token is stored, too, or the lease is ended
 
 	// Guarded by Manager.mu.
-	outcome *outcome // for callers of Token
-	due     int      // calls of RefreshDue that wait until a is finished
-	sent    bool     // a request whose response must not be lost
-	judged  bool     // its outcome is known
-	turn    *turn
+	outcome *outcome      // for callers of Token
+	due     int           // calls of RefreshDue that wait until a is finished
+	sent    bool          // a request whose response must not be lost
+	judged  bool          // its outcome is known
+	come    chan struct{} // closed when it is a's turn
+	unsaved unsaved
 
 	// The goroutine's own, until a is finished.
+	granted     bool // by Limit, and not used yet
 	event       Refresh
 	held        bool // the error is a pause's, or the held app's: RefreshDue waits for its end
 	known       bool // the error is what others were told
 	rounds      int
-	leaseEnds   time.Time // zero: a has no lease
+	leaseEnds   time.Time // zero: a has no lease; guarded by Manager.mu once there is an unsaved token
 	leasedSince time.Time // a sibling has the lease
 	leaseAt     time.Time // when to try for it again
 	polls       int
 	graced      int64 // the version whose successor had time to be stored
 	sentAt      time.Duration
-	unsaved     *unsavedToken
-	remember    time.Duration // how long a failure is remembered; 0: by the number of failures, and for
-	retryAfter  time.Duration // at least
+	remember    time.Duration // how long a failure is remembered that is not a's alone; 0: by the number of failures
 	seen        []*oauth2.Token
 }
 
@@ -94,21 +92,19 @@ func (m *Manager) begin(grant string, e *entry, want want) {
 func (a *attempt) run() {
 	m := a.m
 	token, err := a.refresh()
-	a.settle(token, err)
+	unsaved := a.settle(token, err)
+	a.cancel()
 	switch {
-	case a.unsaved != nil:
-		if a.event.Unsaved = !m.save(m.work, a.unsaved); a.event.Unsaved {
-			m.saveLater(a.unsaved, minSaveBackoff)
+	case unsaved:
+		if a.event.Unsaved = !m.save(m.work, a); a.event.Unsaved {
+			m.saveLater(a, minSaveBackoff)
 		}
+		m.mu.Lock()
+		m.giveBack(a) // which was a probe of Save, too
+		m.mu.Unlock()
 	case !a.leaseEnds.IsZero():
 		m.release(a, a.leaseEnds)
 	}
-	m.mu.Lock()
-	a.cancel()
-	delete(m.attempts, a)
-	m.giveBack(a)
-	a.e.drop()
-	m.mu.Unlock()
 	close(a.finished)
 	if err != errSkipped && err != errAbandoned {
 		m.report(a.event)
@@ -175,7 +171,7 @@ func (a *attempt) decide(record Record) decision {
 	}
 	a.want.callers = a.outcome.callers > 0
 	d := decide(record, memory{
-		now: time.Now(), older: m.see(e, record.Token), bad: e.bad, verdict: row.verdict, refusal: refusal,
+		now: time.Now(), older: e.line.see(record.Token), bad: e.bad, verdict: row.verdict, refusal: refusal,
 	}, a.want)
 	if d.good {
 		m.use(e, record.Token, false)
@@ -197,30 +193,16 @@ func (a *attempt) give(token *oauth2.Token, err error) {
 	a.outcome = &outcome{done: make(chan struct{})}
 }
 
-// ready reports whether a has the lease and the turn, and enough of the lease is left to store what comes.
-func (a *attempt) ready() bool {
-	a.m.mu.Lock()
-	defer a.m.mu.Unlock()
-	return a.turn != nil && a.turn.granted && time.Until(a.leaseEnds) >= a.m.timeout
-}
+// ready reports whether a may send a request, and enough of its lease is left to store what comes.
+func (a *attempt) ready() bool { return a.granted && time.Until(a.leaseEnds) >= a.m.timeout }
 
 // acquire waits until a request may be sent, and takes the lease: the first write comes before the request, since where it
 // fails, Save would fail too, with the only refresh token. It returns the row as it is then, or as it is meanwhile.
 func (a *attempt) acquire() (Record, error) {
-	m := a.m
-	m.mu.Lock()
-	m.giveBack(a)
-	pause := m.queue.pausedUntil - m.now()
-	m.mu.Unlock()
-	if pause > shortPause { // which has begun just now
-		return a.load()
-	}
-	if err := a.sleep(pause); err != nil {
-		return Record{}, err
-	}
 	if time.Now().Before(a.leaseAt) {
 		return a.waitForSibling()
 	}
+	m := a.m
 	var record Record
 	err := m.takeTurn(a)
 	if err == nil {
@@ -277,24 +259,20 @@ func (a *attempt) waitForSibling() (Record, error) {
 }
 
 func (a *attempt) loadAfter(wait time.Duration) (Record, error) {
-	if err := a.sleep(wait); err != nil {
-		return Record{}, err
+	defer a.addWaited(time.Now())
+	if sleep(a.ctx, wait) != nil {
+		return Record{}, a.ended()
 	}
 	return a.load()
 }
 
-func (a *attempt) sleep(d time.Duration) error {
-	defer a.addWaited(time.Now())
-	if sleep(a.ctx, d) != nil {
-		return a.ended()
-	}
-	return nil
-}
-
 func (a *attempt) addWaited(since time.Time) { a.event.Waited += time.Since(since) }
 
-// again counts the rounds, so that a Store which breaks its contract does not keep anybody in a loop, and loads the row.
+// again loads the row. It counts the rounds, so that a Store which breaks its contract does not keep anybody in a loop.
 func (a *attempt) again(err error) (Record, error) {
+	a.m.mu.Lock()
+	a.sent = false // or there is nothing to lose any more
+	a.m.mu.Unlock()
 	if a.rounds++; a.rounds > maxRounds {
 		return Record{}, a.storeError(err)
 	}
@@ -309,7 +287,7 @@ func (a *attempt) repair(record Record) (Record, error) {
 	m.mu.Unlock()
 	holder := a.holder
 	if unsaved != nil {
-		holder = unsaved.a.holder // whose lease ends with its token's Save
+		holder = unsaved.holder // whose lease ends with its token's Save
 	}
 	err := m.call(a.ctx, func(ctx context.Context) error {
 		return m.store.Save(ctx, a.grant, holder, record.Version, copyToken(newest))
@@ -325,26 +303,30 @@ func (a *attempt) repair(record Record) (Record, error) {
 	}
 	m.mu.Lock()
 	if e.line.fetched == 0 && e.line.newest == newest {
-		e.line.yielded = m.fingerprints(record.Token)
+		e.line.yielded = fingerprintsOf(record.Token)
 	}
-	if unsaved != nil && unsaved.token == newest {
+	if unsaved != nil && unsaved.unsaved.token == newest {
 		m.settleSave(unsaved, true)
 	}
 	m.mu.Unlock()
 	return a.again(errUnsettled)
 }
 
-// settle gives the outcome to all who wait, and remembers a failure.
-func (a *attempt) settle(token *oauth2.Token, err error) {
+// settle gives the outcome to all who wait, and remembers a failure. It reports whether a token has to be stored.
+func (a *attempt) settle(token *oauth2.Token, err error) (unsaved bool) {
 	m, e := a.m, a.e
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a.judged, a.sent = true, false
+	a.judged, a.sent = true, a.sent && err == ErrClosed // its response is lost, and every Close says so
 	a.event.Duration = time.Since(a.event.Start)
 	a.event.Err = err
 	a.detach()
-	if a.unsaved == nil { // otherwise it is a probe of Save
+	if unsaved = a.unsaved.token != nil; !unsaved {
 		m.giveBack(a)
+		e.drop()
+		if !a.sent {
+			delete(m.attempts, a)
+		}
 	}
 	e.lookAt = m.now() + lookAgain
 	var again time.Duration // until what comes due is refreshed again
@@ -362,25 +344,24 @@ func (a *attempt) settle(token *oauth2.Token, err error) {
 	if c := e.current.Load(); c != nil && again > 0 && c.token.AccessToken == a.want.replaces {
 		c.refreshAt.Store(int64(m.now() + again))
 	}
-	m.app.changed.wake()
+	m.changed.wake()
 	a.give(token, err)
+	return unsaved
 }
 
 // rememberFailure keeps callers from asking again at once, the longer the more often the grant has failed alone. It returns
 // how long what comes due is left alone; m.mu is held.
 func (a *attempt) rememberFailure(err error) time.Duration {
-	e, now, sent := a.e, a.m.now(), a.event.Sent
+	e, sent, wait, remember := a.e, a.event.Sent, waitOf(err), failureMemory
 	e.failure, e.row.sent = err, sent
-	if failed, ok := err.(*applebusiness.Error); ok && !sent && failed.RetryAfter > 0 { // of the row, and no failure of its own
-		e.until = now + failed.RetryAfter
-		return min(failed.RetryAfter, maxBackoff)
-	}
-	remember := max(failureMemory, a.retryAfter)
 	if _, ok := err.(*StoreError); sent && !ok {
-		remember = max(remember, doubled(failureMemory, maxMemory, e.failures))
+		remember = doubled(failureMemory, maxMemory, e.failures)
 	}
-	remember = cmp.Or(a.remember, remember)
-	e.until = now + remember
+	remember = cmp.Or(a.remember, max(wait, remember))
+	e.until = a.m.now() + remember
+	if wait > 0 && !sent { // it is the row's, and no failure of its own
+		return min(wait, maxBackoff)
+	}
 	again := max(remember, jitter(2*backoff(e.failures)))
 	e.failures++
 	return again
@@ -407,9 +388,7 @@ func (a *attempt) load() (Record, error) {
 func (a *attempt) lease() (Record, error) {
 	m := a.m
 	start := time.Now()
-	record, err := ask(m.work, m, func(ctx context.Context) (Record, error) {
-		return m.store.Lease(ctx, a.grant, a.holder, m.leaseTime())
-	})
+	record, err := ask(m.work, m, func(ctx context.Context) (Record, error) { return m.store.Lease(ctx, a.grant, a.holder, m.leaseTime()) })
 	a.leaseEnds = time.Time{}
 	switch {
 	case errors.Is(err, ErrLeased):

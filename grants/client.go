@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"golang.org/x/oauth2"
 )
 
 // What of a response that nobody gets is read, so that its connection can be used again: a new one costs about as much.
@@ -61,15 +63,16 @@ func (t *transport) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(t
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !isOwnRequest(r) {
-		return t.baseTransport().RoundTrip(r)
+		return t.m.roundTripper().RoundTrip(r)
 	}
-	if err := t.m.mayCarry(r.URL); err != nil {
-		closeBody(r.Body)
-		return nil, err
+	token, err := (*oauth2.Token)(nil), t.m.mayCarry(r.URL)
+	if err == nil {
+		token, err = t.m.Token(r.Context(), t.grant)
 	}
-	token, err := t.m.Token(r.Context(), t.grant)
 	if err != nil {
-		closeBody(r.Body)
+		if r.Body != nil {
+			_ = r.Body.Close()
+		}
 		return nil, err
 	}
 	response, err := t.send(r, r.Body, token.AccessToken)
@@ -77,23 +80,21 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return response, err
 	}
 	t.m.Invalidate(t.grant, token)
-	body := r.Body
-	if body != nil && body != http.NoBody {
-		if r.GetBody == nil {
-			return response, nil
-		}
+	body, isEmpty := r.Body, r.Body == nil || r.Body == http.NoBody
+	if !isEmpty && r.GetBody == nil {
+		return response, nil
+	}
+	other, err := t.m.Token(r.Context(), t.grant)
+	if err == nil && other.AccessToken == token.AccessToken {
+		return response, nil
+	}
+	if err == nil && !isEmpty {
 		if body, err = r.GetBody(); err != nil {
 			return response, nil
 		}
 	}
-	other, err := t.m.Token(r.Context(), t.grant)
-	if err == nil && other.AccessToken == token.AccessToken {
-		closeBody(body)
-		return response, nil
-	}
 	drain(response.Body)
 	if err != nil {
-		closeBody(body)
 		return nil, err
 	}
 	response, err = t.send(r, body, other.AccessToken)
@@ -111,7 +112,10 @@ func (t *transport) send(r *http.Request, body io.ReadCloser, accessToken string
 		copied.Header = make(http.Header)
 	}
 	copied.Header.Set("Authorization", "Bearer "+accessToken)
-	response, err := t.baseTransport().RoundTrip(copied)
+	response, err := t.m.roundTripper().RoundTrip(copied)
+	if response == nil && err == nil {
+		err = errors.New(prefix + "the HTTPClient's Transport returned neither a response nor an error")
+	}
 	if response != nil {
 		response.Request = r
 		if response.StatusCode < 400 { // others may be a gateway's
@@ -123,22 +127,17 @@ func (t *transport) send(r *http.Request, body io.ReadCloser, accessToken string
 
 // CloseIdleConnections is called by the method of that name of http.Client.
 func (t *transport) CloseIdleConnections() {
-	if base, ok := t.baseTransport().(interface{ CloseIdleConnections() }); ok {
+	if base, ok := t.m.roundTripper().(interface{ CloseIdleConnections() }); ok {
 		base.CloseIdleConnections()
 	}
 }
 
-func (t *transport) baseTransport() http.RoundTripper {
-	if t.m == nil || t.m.client == nil || t.m.client.Transport == nil {
+// roundTripper returns what sends m's requests.
+func (m *Manager) roundTripper() http.RoundTripper {
+	if m == nil || m.client == nil {
 		return http.DefaultTransport
 	}
-	return t.m.client.Transport
-}
-
-func closeBody(body io.Closer) {
-	if body != nil {
-		_ = body.Close()
-	}
+	return cmp.Or(m.client.Transport, http.DefaultTransport)
 }
 
 // drain reads and closes the body of a response that nobody gets.
@@ -156,13 +155,13 @@ func drain(body io.ReadCloser) {
 		}
 	}()
 	<-ctx.Done()
-	closeBody(body) // which ends a Read
+	_ = body.Close() // which ends a Read
 }
 
 // isOwnRequest reports whether r is the caller's request, or a redirect of it that has never left its origin.
 func isOwnRequest(r *http.Request) bool {
 	for cause := r.Response; cause != nil; cause = cause.Request.Response {
-		if cause.Request == nil || !isSameOrigin(cause.Request.URL, r.URL) {
+		if cause.Request == nil || originOf(cause.Request.URL) != originOf(r.URL) {
 			return false
 		}
 	}
@@ -175,19 +174,20 @@ func (m *Manager) mayCarry(u *url.URL) error {
 		return nil // there is no token
 	}
 	home, _ := url.Parse(m.config.Endpoint.TokenURL) // nil if it cannot be parsed
-	isAllowed := isSameOrigin(u, home) || isLoopback(home) && isLoopback(u)
+	there := originOf(u)
+	isAllowed := there == originOf(home) || there.isLoopback() && originOf(home).isLoopback()
 	for i, text := range m.options.Origins {
-		origin, err := url.Parse(text)
-		if err != nil || !isOrigin(origin) {
+		listed, err := url.Parse(text)
+		if err != nil || !isOrigin(listed) {
 			return fmt.Errorf(prefix+`Options.Origins[%d] has to be a scheme and a host, such as "https://api.example.com", and nothing else; `+
 				"with http the host has to be loopback", i)
 		}
-		isAllowed = isAllowed || isSameOrigin(u, origin)
+		isAllowed = isAllowed || there == originOf(listed)
 	}
 	switch {
 	case u == nil || u.Host == "":
 		return errors.New(prefix + "the request's URL has no host")
-	case !isSafe(u):
+	case !there.isSafe():
 		return fmt.Errorf(prefix+"a grant's token is sent by https, or by http to loopback, and not to %.200q", u.Scheme+"://"+u.Host)
 	case !isAllowed:
 		return fmt.Errorf(prefix+"a grant's token is sent to the origins of TokenURL and of Options.Origins, and not to %.200q",
@@ -199,28 +199,26 @@ func (m *Manager) mayCarry(u *url.URL) error {
 // isOrigin reports whether u is a scheme and a host to which a token may be sent, and nothing else.
 func isOrigin(u *url.URL) bool {
 	plain := url.URL{Scheme: u.Scheme, Host: u.Host}
-	return u.Host != "" && isSafe(u) && strings.TrimSuffix(u.String(), "/") == plain.String()
+	return u.Host != "" && originOf(u).isSafe() && strings.TrimSuffix(u.String(), "/") == plain.String()
 }
 
-// isSafe reports whether nobody on the way to u can read what is sent.
-func isSafe(u *url.URL) bool {
-	return strings.EqualFold(u.Scheme, "https") || strings.EqualFold(u.Scheme, "http") && isLoopback(u)
-}
+// origin is a scheme, a host and a port.
+type origin struct{ scheme, host, port string }
 
-func isLoopback(u *url.URL) bool {
+// originOf returns the zero origin for no URL.
+func originOf(u *url.URL) origin {
 	if u == nil {
-		return false
+		return origin{}
 	}
-	address, err := netip.ParseAddr(hostOf(u))
-	return hostOf(u) == "localhost" || err == nil && address.Unmap().IsLoopback()
+	scheme := strings.ToLower(u.Scheme)
+	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[scheme])
+	return origin{scheme, strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")), port}
 }
 
-func isSameOrigin(a, b *url.URL) bool {
-	return a != nil && b != nil && strings.EqualFold(a.Scheme, b.Scheme) && hostOf(a) == hostOf(b) && port(a) == port(b)
+// isSafe reports whether nobody on the way can read what is sent.
+func (o origin) isSafe() bool { return o.scheme == "https" || o.scheme == "http" && o.isLoopback() }
+
+func (o origin) isLoopback() bool {
+	address, _ := netip.ParseAddr(o.host)
+	return o.host == "localhost" || address.Unmap().IsLoopback()
 }
-
-func hostOf(u *url.URL) string { return strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")) }
-
-func port(u *url.URL) string { return cmp.Or(u.Port(), defaultPorts[strings.ToLower(u.Scheme)]) }
-
-var defaultPorts = map[string]string{"http": "80", "https": "443"}

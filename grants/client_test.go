@@ -125,6 +125,21 @@ func TestClient(t *testing.T) {
 		})
 	})
 
+	t.Run("a Transport that returns nothing", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", time.Hour)
+			var first *http.Response
+			w.apple.api = func(*http.Request) (*http.Response, error) { return first, nil }
+			_, err := m.Client("a").Get(apiURL)
+			require.ErrorContains(t, err, "neither a response nor an error")
+			first = response(401, "")
+			w.apple.api = func(*http.Request) (found *http.Response, _ error) { found, first = first, nil; return found, nil }
+			_, err = m.Client("a").Get(apiURL)
+			require.ErrorContains(t, err, "neither a response nor an error")
+		})
+	})
+
 	t.Run("401: refreshes once for all, and sends again", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			api := w.api()

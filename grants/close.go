@@ -3,8 +3,6 @@ package grants
 import (
 	"cmp"
 	"context"
-	"maps"
-	"slices"
 
 	"golang.org/x/oauth2"
 )
@@ -25,34 +23,24 @@ func (m *Manager) Close(ctx context.Context) error {
 	if m == nil || m.stop == nil {
 		return nil
 	}
-	m.beginClose()
-	m.waitUntilIdle(ctx)
 	m.mu.Lock()
-	unsaved := slices.Collect(maps.Keys(m.unsaved))
+	m.closers++
+	m.stop()
+	m.until(ctx, m.idle)
+	var unsaved []*attempt
+	for a := range m.attempts {
+		if a.unsaved.token != nil {
+			unsaved = append(unsaved, a)
+		}
+	}
 	m.mu.Unlock()
-	_ = forEach(ctx, unsaved, func(ctx context.Context, u *unsavedToken) error {
-		for wait := m.saveAgain(ctx, u); wait > 0; wait = m.saveAgain(ctx, u) {
-			if err := sleep(ctx, wait); err != nil {
-				return err
-			}
+	_ = forEach(ctx, unsaved, func(ctx context.Context, a *attempt) error {
+		for wait := m.saveAgain(ctx, a); wait > 0 && sleep(ctx, wait) == nil; wait = m.saveAgain(ctx, a) {
 		}
 		return nil
 	})
 	m.completeConnects(ctx)
-	m.waitUntilIdle(ctx) // what that has begun
 	return m.endClose(ctx)
-}
-
-// beginClose stops what has not been sent.
-func (m *Manager) beginClose() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.closers++
-	m.stop()
-	if m.sweeper != nil {
-		m.sweeper.Stop()
-		m.sweeper = nil
-	}
 }
 
 // spawn calls f in a goroutine that Close waits for; m.mu is held.
@@ -62,29 +50,32 @@ func (m *Manager) spawn(f func()) {
 		defer func() { // a Logger may end its goroutine
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			if m.active--; m.active == 0 && m.idle != nil {
-				close(m.idle)
-				m.idle = nil
-			}
+			m.ended()
 		}()
 		f()
 	}()
 }
 
-// waitUntilIdle waits until no goroutine is left, or ctx ends.
-func (m *Manager) waitUntilIdle(ctx context.Context) {
-	m.mu.Lock()
-	if m.active > 0 && m.idle == nil {
-		m.idle = make(chan struct{})
+// ended is called at the end of what Close waits for; m.mu is held.
+func (m *Manager) ended() {
+	if m.active--; m.idle() {
+		m.changed.wake()
 	}
-	idle := m.idle
-	m.mu.Unlock()
-	if idle == nil {
-		return
-	}
-	select {
-	case <-idle:
-	case <-ctx.Done():
+}
+
+func (m *Manager) idle() bool { return m.active == 0 }
+
+// until returns when done reports true, which is asked after each change, or when ctx has ended. It gives up m.mu, which is
+// held, while it waits.
+func (m *Manager) until(ctx context.Context, done func() bool) {
+	for ctx.Err() == nil && !done() {
+		changed := m.changed
+		m.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+		m.mu.Lock()
 	}
 }
 
@@ -94,9 +85,34 @@ type left struct {
 	err   error
 }
 
-// endClose gives up if ctx has ended and no other Close waits. Its error names what is left.
+// endClose waits for what Close has begun itself, and gives up if ctx has ended and no other Close waits. Its error names
+// what is left.
 func (m *Manager) endClose(ctx context.Context) error {
-	all := m.allLeft(ctx)
+	all := make(map[string]left)
+	m.mu.Lock()
+	m.until(ctx, m.idle)
+	m.closers--
+	ended := cmp.Or(ctx.Err(), context.Canceled)
+	lost := ended
+	if m.work.Err() != nil {
+		lost = errGivenUp
+	}
+	for a := range m.attempts {
+		if u := a.unsaved; u.token != nil {
+			all[a.grant] = left{u.token, cmp.Or(u.err, ended)}
+		} else if a.sent {
+			all[a.grant] = left{err: lost}
+		}
+	}
+	for _, c := range m.connects {
+		if c.pending {
+			all[c.connection.Grant] = left{c.token, cmp.Or(c.failure, ctx.Err(), errGivenUp)}
+		}
+	}
+	if ctx.Err() != nil && m.closers == 0 {
+		m.giveUp()
+	}
+	m.mu.Unlock()
 	if len(all) == 0 {
 		return nil
 	}
@@ -105,36 +121,4 @@ func (m *Manager) endClose(ctx context.Context) error {
 		errs[grant] = newStoreError(grant, l.err, l.token)
 	}
 	return newCloseError(errs)
-}
-
-func (m *Manager) allLeft(ctx context.Context) map[string]left {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.closers--
-	ended := cmp.Or(ctx.Err(), context.Canceled)
-	givesUp := ctx.Err() != nil && m.closers == 0
-	all := make(map[string]left)
-	for grant := range m.givenUp {
-		all[grant] = left{err: errGivenUp}
-	}
-	for a := range m.attempts {
-		if a.sent {
-			all[a.grant] = left{err: ended}
-			if givesUp {
-				m.givenUp[a.grant] = true
-			}
-		}
-	}
-	if givesUp {
-		m.giveUp()
-	}
-	for u := range m.unsaved {
-		all[u.a.grant] = left{u.token, cmp.Or(u.err, ended)}
-	}
-	for _, c := range m.connects {
-		if c.sent && !c.over {
-			all[c.connection.Grant] = left{c.token, cmp.Or(c.failure, ctx.Err(), errGivenUp)}
-		}
-	}
-	return all
 }

@@ -54,15 +54,18 @@ func plain(text string, show func(string) string) string {
 	return text
 }
 
-// UnmarshalVerdict returns the error of which [MarshalVerdict] made text, and nil for an empty text. The error quotes
-// nothing of text.
+// UnmarshalVerdict returns the error of which [MarshalVerdict] made text, and nil for an empty text and for JSON's null. The
+// error quotes nothing of text.
 func UnmarshalVerdict(text []byte) (*applebusiness.Error, error) {
 	if len(text) == 0 {
 		return nil, nil
 	}
-	var v storedVerdict
+	var v *storedVerdict
 	if json.Unmarshal(text, &v) != nil {
 		return nil, errors.New(prefix + "what is stored as the verdict is not one")
+	}
+	if v == nil {
+		return nil, nil
 	}
 	return &applebusiness.Error{
 		Endpoint: v.Endpoint, StatusCode: v.StatusCode, Code: v.Code, Description: v.Description,
@@ -123,10 +126,5 @@ func associatedData(grant string, version int64) []byte {
 
 // copyToken returns what a Store keeps of token.
 func copyToken(token *oauth2.Token) *oauth2.Token {
-	return &oauth2.Token{
-		AccessToken:  token.AccessToken,
-		TokenType:    token.TokenType,
-		RefreshToken: token.RefreshToken,
-		Expiry:       token.Expiry,
-	}
+	return &oauth2.Token{AccessToken: token.AccessToken, TokenType: token.TokenType, RefreshToken: token.RefreshToken, Expiry: token.Expiry}
 }

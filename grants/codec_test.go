@@ -59,6 +59,11 @@ func TestVerdictCodec(t *testing.T) {
 			assert.Equal(t, test.want, got)
 		})
 	}
+	for _, text := range []string{"", "null"} { // what a Store's own JSON makes of no verdict
+		got, err := grants.UnmarshalVerdict([]byte(text))
+		assert.Nil(t, got, text)
+		assert.NoError(t, err, text)
+	}
 	for _, text := range []string{"SECRET", "[]", "1", `{"status":"SECRET"}`, `{"status":401`} {
 		got, err := grants.UnmarshalVerdict([]byte(text))
 		assert.Nil(t, got, text)

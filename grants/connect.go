@@ -2,10 +2,12 @@ package grants
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -79,13 +81,14 @@ type connecting struct {
 
 	// Guarded by Manager.mu.
 	connection Connection
-	err        error
-	sent       bool
+	err        error         // errGoesOn until the outcome is known
+	pending    bool          // the code was sent, and what it brings is not stored: Close names it
 	token      *oauth2.Token // that is not stored yet
 	failure    error         // of the last try to store it
-	over       bool          // nothing is left to store; otherwise Close names it
-	forgetAt   time.Time     // if it is over
+	forgetAt   time.Time     // zero as long as it must not be forgotten
 }
+
+var errGoesOn = errors.New(prefix + "the request ended while its customer was being connected, which goes on")
 
 // connect returns what becomes of a code: it is redeemed, unless it was brought before.
 func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
@@ -96,11 +99,14 @@ func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
 		return nil, fmt.Errorf(prefix+"the TokenURL does not end in "+tokenPath+", so that nothing says where "+mePath+" is: %w",
 			ofExchange(waitError(applebusiness.ErrUnsafeTokenRequest, 0)))
 	}
-	key := hashOf(code)
-	owner := hashOf(strconv.Quote(state) + strconv.Quote(verifier))
+	key, owner := hashOf(code), hashOf(strconv.Quote(state)+strconv.Quote(verifier))
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.forgetConnects(key)
+	now, known := time.Now(), m.connects[key] != nil
+	maps.DeleteFunc(m.connects, func(_ hash, c *connecting) bool { // a code that has brought a grant must not be sent again
+		isOld := !now.Before(c.forgetAt) || !known && c.err != nil && len(m.connects) >= maxConnects
+		return isOld && !c.forgetAt.IsZero()
+	})
 	switch c := m.connects[key]; {
 	case c != nil && c.owner != owner: // a code of another browser's, which PKCE would refuse
 		return nil, fmt.Errorf(prefix+"the code was brought before, with another state or verifier: %w",
@@ -112,66 +118,54 @@ func (m *Manager) connect(code, state, verifier string) (*connecting, error) {
 	case m.connects == nil:
 		m.connects = make(map[hash]*connecting)
 	}
-	c := &connecting{m: m, owner: owner, done: make(chan struct{})}
+	c := &connecting{m: m, owner: owner, done: make(chan struct{}), err: errGoesOn}
 	m.connects[key] = c
 	m.spawn(func() { c.run(code, verifier) })
 	return c, nil
 }
 
-// forgetConnects forgets the outcomes that are too old, and any if there would be too many with key; m.mu is held.
-func (m *Manager) forgetConnects(key hash) {
-	now, known := time.Now(), m.connects[key] != nil
-	maps.DeleteFunc(m.connects, func(_ hash, c *connecting) bool {
-		return c.over && (!now.Before(c.forgetAt) || !known && len(m.connects) >= maxConnects)
-	})
-}
-
 // outcome returns what one gets who has brought the code, and waits no longer if its request has ended.
 func (c *connecting) outcome(ended error) (Connection, error) {
 	c.m.mu.Lock()
-	connection, token, failure := c.connection, c.token, c.failure
+	connection, token, failure, err := c.connection, c.token, c.failure, c.err
 	c.m.mu.Unlock()
-	select {
-	case <-c.done:
-		if c.err != nil {
-			return Connection{}, c.err
-		}
-		return c.connection, nil
-	default:
-	}
-	if failure != nil {
+	switch {
+	case err == nil:
+		return connection, nil
+	case err != errGoesOn:
+		return Connection{}, err
+	case failure != nil:
 		return Connection{}, newStoreError(connection.Grant, fmt.Errorf("%w: %w", ended, failure), token)
 	}
-	text := prefix + "the request ended while its customer was being connected, which goes on: " + ended.Error()
-	return Connection{}, &opaqueError{text, ended} // a deadline alone would be advised as a failure after which one can try again
+	// A deadline alone would be advised as a failure after which one can try again.
+	return Connection{}, &opaqueError{err.Error() + ": " + ended.Error(), ended}
 }
 
-// run redeems a code and stores what it brings.
+// run redeems a code, stores what it brings, and gives the outcome to all who wait. A Close that gave up leaves what it names.
 func (c *connecting) run(code, verifier string) {
 	err := c.redeem(code, verifier)
 	if err == nil {
 		err = c.complete(c.m.work)
 	}
-	c.settle(err)
-}
-
-// settle gives the outcome to all who wait. A Close that gave up leaves what it names.
-func (c *connecting) settle(err error) {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	defer close(c.done)
 	c.err = err
-	if err == ErrClosed {
-		return
-	}
 	life := connectLife
-	if failed, ok := err.(*applebusiness.Error); ok && (failed.Unsent() || applebusiness.Retryable(failed)) {
+	switch failed, ok := err.(*applebusiness.Error); {
+	case err == ErrClosed:
+		return
+	case ok && (failed.Unsent() || applebusiness.Retryable(failed)):
 		life = failed.RetryAfter // the code is not spent
-	} else if !c.sent {
-		life = 0
+	case err != nil && !c.pending:
+		life = 0 // nor was it sent
 	}
-	c.token, c.failure, c.over, c.forgetAt = nil, nil, true, time.Now().Add(life)
+	c.settle()
+	c.forgetAt = time.Now().Add(life)
 }
+
+// settle is called when there is nothing to store any more; Manager.mu is held.
+func (c *connecting) settle() { c.pending, c.token, c.failure = false, nil, nil }
 
 // redeem sends the code to Apple, once. What holds refreshes back does not hold it: a customer waits, and a code lives for
 // minutes.
@@ -189,7 +183,7 @@ func (c *connecting) redeem(code, verifier string) error {
 		return err
 	}
 	m.mu.Lock()
-	c.sent = true
+	c.pending = true
 	m.mu.Unlock()
 	sentAt := max(m.now(), 1) // as the answer of ClientSecret has it
 	ctx, cancel := withPatience(m.work, m.timeout)
@@ -219,15 +213,17 @@ func (c *connecting) redeem(code, verifier string) error {
 func (c *connecting) note(failed *applebusiness.Error, secret string, sentAt time.Duration) {
 	m, e := c.m, *failed
 	e.GrantType = applebusiness.GrantTypeRefreshToken // others are told of it as if it were a refresh
-	k, _ := classify(&e)
+	k := classify(&e)
 	if k == limited {
 		m.pause(sentAt, e.RetryAfter)
 		return
 	}
-	if e.Reason == applebusiness.ErrInvalidCredentials {
+	if refusesSecret(&e) {
 		if other, err := m.clientSecret(m.work, sentSecret{secret, sentAt}); err != nil || other != secret {
 			return // the next request may be sent with another one
 		}
+	} else if k != refused {
+		return // it may be about the code, which anybody can have made up
 	}
 	m.noteFailure(nil, string(c.owner[:]), k, &e)
 }
@@ -239,12 +235,16 @@ func ofExchange(failed *applebusiness.Error) *applebusiness.Error {
 	return &e
 }
 
-// complete asks whose the token is, unless that is known, and stores it. It returns ErrClosed if ctx ends before.
+// complete asks whose the token is, unless that is known, and stores it, unless there is none. It returns ErrClosed if ctx
+// ends before.
 func (c *connecting) complete(ctx context.Context) error {
 	m := c.m
 	m.mu.Lock()
 	connection, token, failure := c.connection, c.token, c.failure
 	m.mu.Unlock()
+	if token == nil {
+		return nil
+	}
 	if connection.Grant == "" {
 		found, err := m.whose(ctx, token)
 		switch {
@@ -259,13 +259,16 @@ func (c *connecting) complete(ctx context.Context) error {
 	}
 	for tries := 0; ; tries++ {
 		err := m.putConnected(ctx, connection.Grant, token, failure != nil)
-		switch {
-		case err == nil && failure == nil:
+		if err == nil {
+			if failure != nil {
+				m.log(slog.LevelInfo, "the token of a customer who connects is stored", slog.String("grant", connection.Grant))
+			}
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			c.settle()
 			return nil
-		case err == nil:
-			m.log(slog.LevelInfo, "the token of a customer who connects is stored", slog.String("grant", connection.Grant))
-			return nil
-		case failure == nil:
+		}
+		if failure == nil {
 			m.log(slog.LevelError, "the token of a customer who connects cannot be stored yet",
 				slog.String("error", newStoreError(connection.Grant, err, token).Error()))
 		}
@@ -289,7 +292,7 @@ func (m *Manager) putConnected(ctx context.Context, grant string, token *oauth2.
 	if again {
 		row, err := ask(ctx, m, func(ctx context.Context) (Record, error) { return m.store.Load(ctx, grant) })
 		if err == nil && row.Token != nil && row.Dead == nil && (same(row.Token, token) || row.Token.Expiry.After(token.Expiry)) {
-			m.forget(grant)
+			m.entries.Delete(grant)
 			return nil
 		}
 	}
@@ -301,20 +304,11 @@ func (m *Manager) putConnected(ctx context.Context, grant string, token *oauth2.
 
 // completeConnects tries again to store what an earlier Close gave up, until ctx ends.
 func (m *Manager) completeConnects(ctx context.Context) {
-	var left []*connecting
 	m.mu.Lock()
-	for _, c := range m.connects {
-		if !c.over && c.token != nil {
-			left = append(left, c)
-		}
-	}
+	all := slices.Collect(maps.Values(m.connects))
 	m.mu.Unlock()
-	_ = forEach(ctx, left, func(ctx context.Context, c *connecting) error {
-		if c.complete(ctx) == nil {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			c.over = true
-		}
+	_ = forEach(ctx, all, func(ctx context.Context, c *connecting) error {
+		_ = c.complete(ctx)
 		return nil
 	})
 }

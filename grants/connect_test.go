@@ -552,24 +552,32 @@ func TestConnectInASecondProcess(t *testing.T) {
 func TestConnectKeepsFewOutcomes(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *consent) {
 		m := c.manager()
+		customer := c.arrive()
+		connected, err := customer.connect(m)
+		require.NoError(t, err)
 		c.on("/api/v1/oauth2/token", status(400, `{"error":"invalid_grant","error_description":"Invalid refresh_token"}`))
 		arrive := func(n int) {
 			code := fmt.Sprint("code-", n)
 			_, _ = m.Connect(httptest.NewRequest(http.MethodGet, "/?state=s&code="+code, nil), "s", "v")
 		}
-		for n := range 1000 {
+		for n := range 999 {
 			arrive(n)
 		}
 		require.Equal(t, 1000, c.exchanges())
-		for n := range 1000 {
+		for n := range 999 {
 			arrive(n)
 		}
 		require.Equal(t, 1000, c.exchanges(), "all are known")
 		arrive(1000)
-		for n := range 1001 {
+		for n := range 5000 {
 			arrive(n)
 		}
-		assert.Greater(t, c.exchanges(), 1001, "one of them had to go")
+		before := c.exchanges()
+		assert.Greater(t, before, 5001, "one of them had to go")
+		again, err := customer.connect(m)
+		require.NoError(t, err, "but not the one that brought a grant")
+		assert.Equal(t, connected, again)
+		assert.Equal(t, before, c.exchanges())
 		time.Sleep(10 * time.Minute)
 		arrive(0)
 	})
@@ -905,6 +913,37 @@ func TestConnectWithManySpentCodes(t *testing.T) {
 		_, err := m.Token(ctx, "org-7")
 		assert.NoError(t, err)
 	})
+}
+
+// What somebody made up for a code holds nobody back, whatever it is answered.
+func TestConnectWithForgedCodes(t *testing.T) {
+	for name, test := range map[string]struct {
+		code   string
+		answer answer
+	}{
+		"no text":           {code: "%ff"},
+		"too long":          {code: strings.Repeat("%01", 21_000)},
+		"a firewall's 403":  {"x", status(403, "<html>blocked</html>")},
+		"an unknown error":  {"x", status(400, `{"error":"invalid_code"}`)},
+		"a server's defect": {"x", status(500, `{"error":"internal_server_error","error_description":"server error"}`)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c *consent) {
+				m := c.manager()
+				require.NoError(t, m.Put(t.Context(), "org-7", c.fake.ConnectExpired(c.config.ClientID)))
+				for n := range 5 {
+					if test.answer != nil {
+						c.on("/api/v1/oauth2/token", test.answer)
+					}
+					_, err := m.Connect(httptest.NewRequest("GET", fmt.Sprint("/?state=s&code=", n, test.code), nil), "s", "v")
+					require.Error(t, err)
+				}
+				c.on("/api/v1/oauth2/token", theFakes)
+				_, err := m.Token(t.Context(), "org-7")
+				assert.NoError(t, err)
+			})
+		})
+	}
 }
 
 // A vault that fails for a moment costs nothing: the same redirect connects when it works again.

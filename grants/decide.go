@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"hash/maphash"
 	"strings"
 	"time"
 
@@ -55,7 +56,7 @@ func decide(row Record, known memory, want want) decision {
 	if !token.Expiry.IsZero() {
 		left = token.Expiry.Sub(known.now)
 	}
-	usable := token.AccessToken != "" && token.AccessToken != known.bad
+	usable := isToken(token.AccessToken) && token.AccessToken != known.bad
 	fresh := row.Version != want.version // a sibling has fetched it while this attempt waited
 	good := usable && token.AccessToken != want.replaces && (left > expiryMargin || fresh && left > 0)
 	due := want.due && left <= want.within && token.AccessToken != ""
@@ -71,7 +72,7 @@ func decide(row Record, known memory, want want) decision {
 	case row.Dead != nil:
 		dead := *row.Dead
 		return decision{do: refuse, err: &dead, good: good}
-	case token.RefreshToken == "":
+	case !isToken(token.RefreshToken): // Apple would refuse it, or the Transport each request with it, as if the app were wrong
 		return decision{do: refuse, err: noRefreshToken(), good: good}
 	case row.RetryAt.After(known.now):
 		return decision{do: refuse, err: waitError(applebusiness.ErrUnavailable, row.RetryAt.Sub(known.now)), good: good}
@@ -93,15 +94,35 @@ type lineage struct {
 // fingerprints stand for a token without being one.
 type fingerprints struct{ refresh, access uint64 }
 
+var seed = maphash.MakeSeed()
+
+func fingerprintsOf(token *oauth2.Token) fingerprints {
+	return fingerprints{maphash.String(seed, token.RefreshToken), maphash.String(seed, token.AccessToken)}
+}
+
 const maxEarlier = 16
+
+// see notes what a row holds, and reports whether that is older than the newest.
+func (l *lineage) see(token *oauth2.Token) (older bool) {
+	switch {
+	case l.newest != nil && same(l.newest, token):
+	case l.fetched == 0 && l.yielded == fingerprintsOf(token): // a sibling has put it back, and knows better
+		*l = lineage{newest: token}
+	case l.older(token):
+		return true
+	default:
+		l.follow(token, 0)
+	}
+	return false
+}
 
 // older reports whether token is one that the newest has replaced. What equals the newest never is. Apple may return the
 // same refresh token again: then only the access token tells which is the older.
-func (l *lineage) older(m *Manager, token *oauth2.Token) bool {
+func (l *lineage) older(token *oauth2.Token) bool {
 	if l.newest == nil || same(l.newest, token) {
 		return false
 	}
-	row, newest := m.fingerprints(token), m.fingerprints(l.newest)
+	row, newest := fingerprintsOf(token), fingerprintsOf(l.newest)
 	for _, earlier := range l.earlier {
 		if earlier.refresh == row.refresh && (earlier.refresh != newest.refresh || earlier.access == row.access) {
 			return true
@@ -110,16 +131,10 @@ func (l *lineage) older(m *Manager, token *oauth2.Token) bool {
 	return false
 }
 
-// yields reports whether a sibling has put back a token that the newest, which this Manager only saw, was saved over: the
-// sibling knows better.
-func (l *lineage) yields(m *Manager, token *oauth2.Token) bool {
-	return l.fetched == 0 && l.yielded != (fingerprints{}) && l.yielded == m.fingerprints(token)
-}
-
 // follow makes token the newest.
-func (l *lineage) follow(m *Manager, token *oauth2.Token, fetched time.Duration) {
+func (l *lineage) follow(token *oauth2.Token, fetched time.Duration) {
 	if l.newest != nil && !same(l.newest, token) {
-		l.earlier = append(l.earlier[max(0, len(l.earlier)-maxEarlier+1):len(l.earlier):len(l.earlier)], m.fingerprints(l.newest))
+		l.earlier = append(l.earlier[max(0, len(l.earlier)-maxEarlier+1):len(l.earlier):len(l.earlier)], fingerprintsOf(l.newest))
 	}
 	l.newest, l.fetched, l.yielded = token, fetched, fingerprints{}
 }

@@ -48,6 +48,7 @@ func TestDecide(t *testing.T) {
 		"invalidated":                          {row: row(time.Hour), known: memory{bad: "access"}, want: first, do: send},
 		"to be replaced early":                 {row: row(time.Hour), want: want{version: 1, replaces: "access"}, do: send},
 		"no access token":                      {row: row(time.Hour, func(r *Record) { r.Token.AccessToken = "" }), want: first, do: send},
+		"no header can carry it":               {row: row(time.Hour, func(r *Record) { r.Token.AccessToken = "access\n" }), want: first, do: send},
 
 		"older than the newest":           {row: row(time.Hour), known: memory{older: true}, want: first, do: repair},
 		"older and dead":                  {row: row(-time.Hour, markDead), known: memory{older: true, refusal: held}, want: due, do: repair},
@@ -56,6 +57,7 @@ func TestDecide(t *testing.T) {
 
 		"dead":                          {row: row(-time.Hour, markDead), want: first, do: refuse, err: "applebusiness: invalid_refresh_token"},
 		"no refresh token":              {row: row(-time.Hour, func(r *Record) { r.Token.RefreshToken = "" }), want: first, do: refuse, err: "applebusiness: no_refresh_token"},
+		"no token that can be one":      {row: row(-time.Hour, func(r *Record) { r.Token.RefreshToken = "refresh\n" }), want: first, do: refuse, err: "applebusiness: no_refresh_token"},
 		"the fleet waits":               {row: row(-time.Hour, wait), want: first, do: refuse, err: "applebusiness: unavailable"},
 		"the fleet has waited":          {row: row(-time.Hour, func(r *Record) { r.RetryAt = now }), want: first, do: send},
 		"the app is held":               {row: row(-time.Hour), known: memory{refusal: held}, want: first, do: refuse, err: "held"},
@@ -81,35 +83,34 @@ func TestDecide(t *testing.T) {
 }
 
 func TestLineage(t *testing.T) {
-	m := New(new(oauth2.Config), NewMemoryStore(), nil)
 	token := func(i int) *oauth2.Token {
 		return &oauth2.Token{AccessToken: fmt.Sprint("a", i), RefreshToken: fmt.Sprint("r", i)}
 	}
 	var line lineage
-	assert.False(t, line.older(m, token(0)), "nothing is known")
+	assert.False(t, line.older(token(0)), "nothing is known")
 	for i := range 20 {
-		line.follow(m, token(i), 0)
-		line.follow(m, token(i), 0) // seen again
+		line.follow(token(i), 0)
+		line.follow(token(i), 0) // seen again
 	}
 	for i := range 20 {
-		assert.Equal(t, i >= 3 && i < 19, line.older(m, token(i)), "%d: the last %d, and not the newest", i, maxEarlier)
+		assert.Equal(t, i >= 3 && i < 19, line.older(token(i)), "%d: the last %d, and not the newest", i, maxEarlier)
 	}
-	assert.False(t, line.older(m, token(20)))
+	assert.False(t, line.older(token(20)))
 
 	// Refresh tokens that stay the same: the access token tells.
 	line = lineage{}
-	line.follow(m, &oauth2.Token{AccessToken: "a0", RefreshToken: "r"}, 0)
-	line.follow(m, &oauth2.Token{AccessToken: "a1", RefreshToken: "r"}, 1)
-	assert.True(t, line.older(m, &oauth2.Token{AccessToken: "a0", RefreshToken: "r"}))
-	assert.False(t, line.older(m, &oauth2.Token{AccessToken: "a1", RefreshToken: "r"}))
-	assert.False(t, line.older(m, &oauth2.Token{AccessToken: "a2", RefreshToken: "r"}))
+	line.follow(&oauth2.Token{AccessToken: "a0", RefreshToken: "r"}, 0)
+	line.follow(&oauth2.Token{AccessToken: "a1", RefreshToken: "r"}, 1)
+	assert.True(t, line.older(&oauth2.Token{AccessToken: "a0", RefreshToken: "r"}))
+	assert.False(t, line.older(&oauth2.Token{AccessToken: "a1", RefreshToken: "r"}))
+	assert.False(t, line.older(&oauth2.Token{AccessToken: "a2", RefreshToken: "r"}))
 
 	// A sibling puts back what this process, which did not fetch the newest, has saved over: it knows better.
 	e := new(entry)
-	assert.False(t, m.see(e, token(5)))
-	assert.False(t, m.see(e, token(3)), "a backup older than this process, for all that it knows")
-	assert.True(t, m.see(e, token(5)))
-	e.line.yielded = m.fingerprints(token(5)) // as repair notes it
-	assert.False(t, m.see(e, token(5)))
+	assert.False(t, e.line.see(token(5)))
+	assert.False(t, e.line.see(token(3)), "a backup older than this process, for all that it knows")
+	assert.True(t, e.line.see(token(5)))
+	e.line.yielded = fingerprintsOf(token(5)) // as repair notes it
+	assert.False(t, e.line.see(token(5)))
 	assert.Equal(t, token(5), e.line.newest)
 }

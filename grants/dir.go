@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -138,7 +139,6 @@ type folder struct {
 	path   string
 	aead   AEAD
 	lock   *os.File // open as long as the folder is locked
-	self   *os.File // to sync it
 	isOpen atomic.Bool
 	busy   [256]chan struct{} // by the first byte of a hash: full while such a grant is changed
 }
@@ -154,10 +154,7 @@ func openFolder(dir string, aead AEAD) (*folder, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, err
 	}
-	if parent, err := os.Open(filepath.Dir(path)); err == nil { // in which it may be new; one that cannot be read is older
-		_ = syncFolder(parent)
-		_ = parent.Close()
-	}
+	_ = syncFolder(filepath.Dir(path)) // in which it may be new; one that cannot be read is older
 	f := &folder{path: path, aead: aead}
 	for i := range f.busy {
 		f.busy[i] = make(chan struct{}, 1)
@@ -165,19 +162,8 @@ func openFolder(dir string, aead AEAD) (*folder, error) {
 	if f.lock, err = lockFile(filepath.Join(path, "lock")); err != nil {
 		return nil, err
 	}
-	if f.self, err = os.Open(path); err != nil {
-		_ = f.lock.Close()
-		return nil, err
-	}
 	f.isOpen.Store(true)
 	return f, nil
-}
-
-func (f *folder) usable() error {
-	if f == nil || f.isOpen.Load() {
-		return nil
-	}
-	return errDirClosed
 }
 
 func (f *folder) keys() AEAD {
@@ -195,7 +181,7 @@ func (f *folder) close() error {
 		busy <- struct{}{}
 		<-busy
 	}
-	return errors.Join(f.self.Close(), f.lock.Close())
+	return f.lock.Close()
 }
 
 // change is MemoryStore's, with a file that is written first.
@@ -206,33 +192,28 @@ func (f *folder) change(ctx context.Context, memory *MemoryStore, h hash, rule r
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	isWriting := false
-	defer func() {
-		if !isWriting { // also after a panic of the AEAD
-			<-busy
-		}
-	}()
+	end := func() { <-busy }
+	defer func() { end() }()                   // also after a panic of the AEAD
 	if err := memory.usable(ctx); err != nil { // it has waited
 		return err
 	}
 	memory.mu.Lock()
-	old := memory.rows[h]
+	next := memory.row(h)
 	memory.mu.Unlock()
-	next, err := rule(old, time.Now())
-	if err != nil || next == old {
+	if err := rule(&next, time.Now()); err != nil {
 		return err
 	}
 	content, err := next.encode()
 	if err != nil {
 		return err
 	}
-	isWriting = true
+	end = func() {}
 	written := make(chan error, 1)
 	go func() { // no context ends a write to a disk that hangs
 		err := f.write(h, content)
 		if err == nil {
 			memory.mu.Lock()
-			memory.set(h, next)
+			memory.set(h, &next)
 			memory.mu.Unlock()
 		}
 		<-busy
@@ -257,10 +238,22 @@ func (f *folder) write(h hash, content []byte) error {
 	} else if err := replaceFile(path, name+".tmp", content); err != nil {
 		return fmt.Errorf(prefix+"the grant's file is not written: %w", err)
 	}
-	if err := syncFolder(f.self); err != nil {
+	if err := syncFolder(f.path); err != nil {
 		return fmt.Errorf(prefix+"the folder is not synced: %w", err)
 	}
 	return nil
+}
+
+// syncFolder returns when the names in the folder are on disk. Windows has no call for that.
+func syncFolder(path string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	folder, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }
 
 // replaceFile writes a temporary file, syncs it and renames it to path.
@@ -281,7 +274,7 @@ func replaceFile(path, temporary string, content []byte) error {
 
 // encode returns what the grant's file is to hold, and nothing for no row.
 func (r *row) encode() ([]byte, error) {
-	if r == nil {
+	if r.missing != nil {
 		return nil, nil
 	}
 	if !utf8.ValidString(r.Grant) {
@@ -326,13 +319,13 @@ func (f *folder) readAll(memory *MemoryStore) error {
 func readRow(path string, h hash) *row {
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return &row{damage: fmt.Errorf(prefix+"the grant's file cannot be read: %w", err)}
+		return &row{missing: fmt.Errorf(prefix+"the grant's file cannot be read: %w", err)}
 	}
 	var r row
 	err = json.Unmarshal(content, &r)
 	_, verdictErr := UnmarshalVerdict(r.Dead)
 	if err != nil || verdictErr != nil || hashOf(r.Grant) != h || len(r.Token) == 0 {
-		return &row{damage: fmt.Errorf(prefix+"the grant's file %q was cut, changed or renamed", path)}
+		return &row{missing: fmt.Errorf(prefix+"the grant's file %q was cut, changed or renamed", path)}
 	}
 	return &r
 }

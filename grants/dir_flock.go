@@ -23,6 +23,3 @@ func lockFile(path string) (*os.File, error) {
 	}
 	return file, nil
 }
-
-// syncFolder returns when the names in the folder are on disk.
-func syncFolder(folder *os.File) error { return folder.Sync() }

@@ -12,5 +12,3 @@ import (
 func lockFile(string) (*os.File, error) {
 	return nil, fmt.Errorf("it cannot be locked on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }
-
-func syncFolder(folder *os.File) error { return folder.Sync() }

@@ -27,6 +27,3 @@ func lockFile(path string) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(handle), path), nil
 }
-
-// syncFolder does nothing: Windows has no such call.
-func syncFolder(*os.File) error { return nil }

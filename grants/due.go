@@ -3,14 +3,11 @@ package grants
 import (
 	"cmp"
 	"context"
-	"errors"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/seed-a5f25c57/applebusiness"
 )
 
 const (
@@ -57,7 +54,7 @@ func (m *Manager) RefreshDue(ctx context.Context, within time.Duration) error {
 			return again
 		})
 		if len(all) == 0 {
-			return cmp.Or(ctx.Err(), context.Cause(running), tally.all())
+			return cmp.Or(ctx.Err(), context.Cause(running), tally.first)
 		}
 		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 		err = forEach(running, all, func(ctx context.Context, grant string) error {
@@ -74,8 +71,8 @@ func (m *Manager) RefreshDue(ctx context.Context, within time.Duration) error {
 type storeTally struct {
 	mu     sync.Mutex
 	failed int   // in a row
-	first  error // of those that failed
-	worked bool  // for any grant
+	first  error // of those that failed, unless any has not
+	worked bool
 }
 
 // note returns err when the Store has failed as a whole.
@@ -83,23 +80,16 @@ func (t *storeTally) note(err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, ok := err.(*StoreError); !ok {
-		t.failed, t.worked = 0, true
+		t.failed, t.worked, t.first = 0, true, nil
 		return nil
 	}
-	t.failed++
-	t.first = cmp.Or(t.first, err)
-	if t.failed < dueFailures {
+	if !t.worked {
+		t.first = cmp.Or(t.first, err)
+	}
+	if t.failed++; t.failed < dueFailures {
 		return nil
 	}
 	return err
-}
-
-// all returns a failure if there was nothing else.
-func (t *storeTally) all() error {
-	if t.worked {
-		return nil
-	}
-	return t.first
 }
 
 // recentlyFetched returns the grants whose newest token this Manager has fetched or put within the last ten minutes, and
@@ -133,11 +123,7 @@ func (m *Manager) refreshDue(ctx context.Context, grant string, within time.Dura
 		if err := tally.note(a.event.Err); err != nil || !a.held {
 			return err
 		}
-		wait := minProbe
-		if failed, ok := errors.AsType[*applebusiness.Error](a.event.Err); ok {
-			wait = failed.RetryAfter
-		}
-		if err := sleep(ctx, wait); err != nil {
+		if err := sleep(ctx, cmp.Or(waitOf(a.event.Err), minProbe)); err != nil {
 			return err
 		}
 	}

@@ -133,6 +133,15 @@ func TestRefreshDueAfterAFailure(t *testing.T) {
 	})
 }
 
+// An import says by its Expiry since when it is due, and any process sees that.
+func TestRefreshDueOfAnImport(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		require.NoError(t, w.process().Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh-a-0", Expiry: time.Now().Add(-24 * time.Hour)}))
+		require.NoError(t, w.process().RefreshDue(t.Context(), -23*time.Hour))
+		assert.Equal(t, 1, w.apple.requests())
+	})
+}
+
 // Decision 13.
 func TestRefreshDue(t *testing.T) {
 	t.Run("all that is due, some at a time", func(t *testing.T) { bubble(t, refreshAllDue) })

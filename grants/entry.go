@@ -1,7 +1,6 @@
 package grants
 
 import (
-	"hash/maphash"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -37,7 +36,7 @@ type entry struct {
 	asked    bool          // a caller has asked for it; otherwise its token goes with its attempt
 	bad      string        // the access token that Invalidate named, until there is another one
 	line     lineage       //
-	unsaved  *unsavedToken // of line, until it is stored
+	unsaved  *attempt      // that brought line's newest token, until that is stored
 	row      rowMemory     // of the row that was looked at last
 	failures int           // in a row
 	outages  int           // among them
@@ -83,10 +82,11 @@ func (m *Manager) entry(grant string) *entry {
 	return e
 }
 
-// sweepLater starts the timer of the sweep, if it is not running; m.mu is held.
+// sweepLater lets the sweep come, if that is not on its way; m.mu is held.
 func (m *Manager) sweepLater() {
-	if m.sweeper == nil && !m.closed() {
-		m.sweeper = time.AfterFunc(sweepInterval, m.sweep)
+	if !m.sweeping && !m.closed() {
+		m.sweeping = true
+		time.AfterFunc(sweepInterval, m.sweep)
 	}
 }
 
@@ -105,7 +105,7 @@ func (m *Manager) sweep() {
 	})
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.sweeper = nil
+	m.sweeping = false
 	if !empty {
 		m.sweepLater()
 	}
@@ -136,13 +136,6 @@ func (e *entry) drop() {
 	if !e.asked && e.unsaved == nil {
 		e.current.Store(nil)
 	}
-}
-
-// forget makes the next call of Token read the Store.
-func (m *Manager) forget(grant string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.entries.Delete(grant)
 }
 
 // touch notes that e is used, and reports whether c can be returned. Once a minute it looks at the wall clock, too: the
@@ -190,24 +183,6 @@ func (m *Manager) use(e *entry, token *oauth2.Token, fetched bool) {
 	e.failure, e.failures, e.outages = nil, 0, 0
 }
 
-// see notes what a row holds, and reports whether that is older than the newest token; m.mu is held.
-func (m *Manager) see(e *entry, token *oauth2.Token) (older bool) {
-	switch {
-	case e.line.newest != nil && same(e.line.newest, token):
-	case e.line.older(m, token) && !e.line.yields(m, token):
-		return true
-	case e.line.yields(m, token):
-		e.line = lineage{newest: token}
-	default:
-		e.line.follow(m, token, 0)
-	}
-	return false
-}
-
-func (m *Manager) fingerprints(token *oauth2.Token) fingerprints {
-	return fingerprints{maphash.String(m.seed, token.RefreshToken), maphash.String(m.seed, token.AccessToken)}
-}
-
 // remembered returns the failure that e's callers get without another look at the row, with the wait that is left of it;
 // m.mu is held.
 func (m *Manager) remembered(e *entry) error {
@@ -215,16 +190,27 @@ func (m *Manager) remembered(e *entry) error {
 	if e.failure == nil || now >= e.until {
 		return nil
 	}
-	if failed, ok := e.failure.(*applebusiness.Error); ok && failed.RetryAfter == 0 {
-		return failed
+	if waitOf(e.failure) == 0 {
+		return e.failure
 	}
 	return withWait(e.failure, e.until-now)
+}
+
+// waitOf returns what the error of a failed refresh has in RetryAfter.
+func waitOf(err error) time.Duration {
+	switch e := err.(type) {
+	case *applebusiness.Error:
+		return e.RetryAfter
+	case interface{ Unwrap() []error }: // tokenFailure's, as in withWait
+		return waitOf(e.Unwrap()[0])
+	}
+	return 0
 }
 
 // lastResort returns the current token in the last seconds of its life, or err, with which a refresh has failed.
 func (e *entry) lastResort(err error) (*oauth2.Token, error) {
 	c := e.current.Load()
-	if c == nil || err == ErrClosed || err == ErrNoGrant || c.token.Expiry.IsZero() || time.Until(c.token.Expiry) <= 0 {
+	if c == nil || err == ErrClosed || err == ErrNoGrant || time.Until(c.token.Expiry) <= 0 {
 		return nil, err
 	}
 	return copyToken(c.token), nil

@@ -37,7 +37,7 @@ func TestWhatNobodyUsesIsForgotten(t *testing.T) {
 		isSweeping := func() bool {
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			return m.sweeper != nil
+			return m.sweeping
 		}
 
 		put("used", 10*time.Hour)

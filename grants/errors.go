@@ -112,15 +112,6 @@ func (m *Manager) storeError(grant string, err error, secrets ...*oauth2.Token) 
 	return newStoreError(grant, err, secrets...)
 }
 
-// transportPanic is a failed token request whose http.RoundTripper panicked.
-type transportPanic struct {
-	failed *applebusiness.Error
-	cause  *panicError
-}
-
-func (e *transportPanic) Error() string   { return e.failed.Error() + ": " + e.cause.Error() }
-func (e *transportPanic) Unwrap() []error { return []error{e.failed, e.cause} }
-
 // limitError is a failure of Options.Limit.
 type limitError struct{ err error }
 
@@ -153,15 +144,13 @@ func withWait(failure error, wait time.Duration) error {
 		copied := *e
 		copied.RetryAfter = wait
 		return &copied
-	case *transportPanic:
-		failed := *e.failed
-		failed.RetryAfter = wait
-		return &transportPanic{&failed, e.cause}
+	case interface{ Unwrap() []error }: // tokenFailure's: the *Error, and a panic
+		return fmt.Errorf("%w: %w", withWait(e.Unwrap()[0], wait), e.Unwrap()[1])
 	}
 	return failure
 }
 
-// closeError is what Close returns if a token could not be stored. It names the grants, and wraps a *StoreError for each.
+// closeError is what Close returns if tokens could not be stored. It names the grants, and wraps a *StoreError for each.
 type closeError struct {
 	text string
 	errs []error
@@ -170,11 +159,11 @@ type closeError struct {
 func (e *closeError) Error() string   { return e.text }
 func (e *closeError) Unwrap() []error { return e.errs }
 
-func newCloseError(errs map[string]*StoreError) *closeError {
-	var e closeError
+func newCloseError(errs map[string]*StoreError) error {
+	var all []error
 	var names []string
 	for _, grant := range slices.Sorted(maps.Keys(errs)) {
-		e.errs = append(e.errs, errs[grant])
+		all = append(all, errs[grant])
 		if grant == "" {
 			names = append(names, "a customer who was connecting") // Apple has not said yet as whom
 		} else {
@@ -185,7 +174,6 @@ func newCloseError(errs map[string]*StoreError) *closeError {
 	if len(names) > maxErrorNames {
 		names, more = names[:maxErrorNames], fmt.Sprintf(" and %d more", len(names)-maxErrorNames)
 	}
-	first := e.errs[0].(*StoreError)
-	e.text = prefix + "closed before the newest token was stored of " + strings.Join(names, ", ") + more + ": " + strconv.Quote(first.text)
-	return &e
+	text := prefix + "closed before the newest token was stored of " + strings.Join(names, ", ") + more + ": "
+	return &closeError{text + strconv.Quote(all[0].(*StoreError).text), all}
 }

@@ -3,9 +3,9 @@ package grants
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -35,8 +35,9 @@ type Options struct {
 	// for a whole fleet the Limiter of pgxstore. If it fails, so does the refresh, with a [*StoreError], or with
 	// [applebusiness.ErrRateLimited] for a [context.DeadlineExceeded]: it refuses to let the request wait. After a response
 	// with status 429 its method Pause(context.Context, time.Duration) error is called, if it has one, so that the whole
-	// fleet waits. A nil Limit is 15 requests a second, which Apple publishes, for this Manager alone, and half of what it
-	// was after a response with status 429, from where it recovers.
+	// fleet waits. The code of a customer who waits for Connect is sent after 5 seconds, or if Limit fails, all the same.
+	// A nil Limit is 15 requests a second, which Apple publishes, for this Manager alone, and half of what it was after a
+	// response with status 429, from where it recovers.
 	Limit interface {
 		Wait(ctx context.Context) error
 	}
@@ -49,9 +50,10 @@ type Options struct {
 
 	// ClientSecret returns the app's current client secret, from a vault for example, so that one that was replaced
 	// reaches every process without a restart; nil means config's. It is asked before the first token request and after
-	// each response that says "Invalid client_id or client_secret", once for all who wait, and never more often; it has 10
-	// seconds. While it fails nothing is sent, and it is asked again after a second, later after a minute. The error of
-	// Token or Connect then has no advice, and does not say why, which may be secret: let ClientSecret log that itself.
+	// each response that says invalid_client, as "Invalid client_id or client_secret" does, once for all who wait, and never
+	// more often; it has 10 seconds. While it fails, or returns "", nothing is sent, and it is asked again after a second,
+	// later after a minute. The error of Token or Connect then has no advice, and does not say why, which may be secret: let
+	// ClientSecret log that itself.
 	ClientSecret func(ctx context.Context) (string, error)
 
 	// Origins are where, besides TokenURL's origin, [Manager.Client] may send a grant's token: each a scheme and a host,
@@ -89,21 +91,18 @@ type Manager struct {
 	stop   context.CancelFunc
 
 	start       time.Time // origin of now
-	seed        maphash.Seed
-	entries     sync.Map // of *entry by the grant's name; changed with mu held
-	unusableURL error    // why no request can be sent at all
+	entries     sync.Map  // of *entry by the grant's name; added to with mu held
+	unusableURL error     // why no request can be sent at all
 	secret      secret
 
 	mu       sync.Mutex
-	attempts map[*attempt]struct{}
-	unsaved  map[*unsavedToken]struct{}
+	attempts map[*attempt]struct{}    // without those whose outcome is known, and whose token is stored
 	connects map[hash]*connecting     // what Connect has begun, by its code
 	panics   map[string]time.Duration // when each kind is logged again
-	active   int                      // goroutines
-	idle     chan struct{}            // closed when active is 0 again; nil if nobody waits for it
+	active   int                      // goroutines and calls of Put
+	changed  signal                   // active is 0, there is another verdict, or an attempt ends without one
 	closers  int                      // calls of Close that wait
-	givenUp  map[string]bool          // grants whose token was on its way when the last of them gave up
-	sweeper  *time.Timer              // nil while there are no entries
+	sweeping bool                     // while there are entries
 	queue    queue
 	app      app
 }
@@ -115,11 +114,9 @@ func New(config *oauth2.Config, store Store, options *Options) *Manager {
 		config:   config,
 		store:    store,
 		start:    time.Now(),
-		seed:     maphash.MakeSeed(),
 		attempts: make(map[*attempt]struct{}),
-		unsaved:  make(map[*unsavedToken]struct{}),
 		panics:   make(map[string]time.Duration),
-		givenUp:  make(map[string]bool),
+		changed:  make(signal),
 		app:      newApp(),
 	}
 	m.queue.asking = make(chan struct{}, 1)
@@ -305,16 +302,12 @@ func (m *Manager) leave(o *outcome) {
 // TokenSource returns an [oauth2.TokenSource] for one grant, whose Token is [Manager.Token] with ctx. It needs no
 // [oauth2.ReuseTokenSource] around it.
 func (m *Manager) TokenSource(ctx context.Context, grant string) oauth2.TokenSource {
-	return tokenSource{m, ctx, grant}
+	return tokenSource(func() (*oauth2.Token, error) { return m.Token(ctx, grant) })
 }
 
-type tokenSource struct {
-	m     *Manager
-	ctx   context.Context
-	grant string
-}
+type tokenSource func() (*oauth2.Token, error)
 
-func (s tokenSource) Token() (*oauth2.Token, error) { return s.m.Token(s.ctx, s.grant) }
+func (f tokenSource) Token() (*oauth2.Token, error) { return f() }
 
 // Put stores the token of a customer who has connected, or connected again: the grant is made if need be, a verdict about
 // its earlier token is gone, and a refresh of that under way comes to nothing, unless it sends this very refresh token. Put
@@ -358,8 +351,8 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 	if !isToken(stored.AccessToken) {
 		stored.AccessToken = ""
 	}
-	if stored.Expiry.IsZero() || stored.AccessToken == "" {
-		stored.Expiry = time.Now()
+	if now := time.Now(); stored.Expiry.IsZero() || stored.AccessToken == "" && stored.Expiry.After(now) {
+		stored.Expiry = now
 	}
 	var line lineage
 	m.mu.Lock()
@@ -367,14 +360,16 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 		line = found.(*entry).line
 	}
 	replaced := m.isReplaced(grant, stored)
+	m.active++ // a Close that begins now puts right what is written late
 	m.mu.Unlock()
-	if replaced {
-		return errReplaced
+	var err error
+	if !replaced {
+		err = m.through(ctx, "the Store", func(ctx context.Context) error { return m.store.Put(ctx, grant, stored) })
 	}
-	err := m.through(ctx, "the Store", func(ctx context.Context) error { return m.store.Put(ctx, grant, stored) })
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.isReplaced(grant, stored) { // it was sent meanwhile
+	defer m.ended()
+	if replaced || m.isReplaced(grant, stored) { // it was sent meanwhile
 		return errReplaced
 	}
 	if err != nil {
@@ -386,7 +381,7 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 		e = m.entry(grant)
 		e.line = line
 	}
-	e.line.follow(m, stored, max(m.now(), 1))
+	e.line.follow(stored, max(m.now(), 1))
 	m.use(e, stored, false) // no caller needs the Store for what was put just now
 	return nil
 }
@@ -395,10 +390,14 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 // after a Put that took effect although it failed; m.mu is held.
 func (m *Manager) isReplaced(grant string, token *oauth2.Token) bool {
 	found, ok := m.entries.Load(grant)
-	if !ok || !found.(*entry).line.older(m, token) {
+	if !ok || !found.(*entry).line.older(token) {
 		return false
 	}
-	if e := found.(*entry); e.attempt == nil && !m.closed() {
+	switch e := found.(*entry); {
+	case e.attempt != nil, e.unsaved != nil:
+	case m.closed():
+		m.owe(&attempt{m: m, grant: grant, e: e, holder: rand.Text(), judged: true}, e.line.newest, 0)
+	default:
 		m.begin(grant, e, want{due: true})
 	}
 	return true
@@ -420,7 +419,7 @@ func (m *Manager) Delete(ctx context.Context, grant string) error {
 		}
 		return m.storeError(grant, err)
 	}
-	m.forget(grant)
+	m.entries.Delete(grant)
 	return nil
 }
 

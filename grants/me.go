@@ -71,12 +71,8 @@ func (m *Manager) askMe(ctx context.Context, token *oauth2.Token) (Connection, e
 			return Connection{}, err
 		}
 		token.SetAuthHeader(request)
-		request.Close = true // as for a token request: a kept connection can be dead without a word
-		client := http.Client{
-			Transport:     m.client.Transport,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // the token goes nowhere else
-		}
-		response, err := client.Do(request)
+		request.Close = true                                 // as for a token request: a kept connection can be dead without a word
+		response, err := m.roundTripper().RoundTrip(request) // which follows no redirect: the token goes nowhere else
 		if err != nil {
 			return Connection{}, err
 		}

@@ -48,7 +48,7 @@ type row struct {
 	Holder     string          `json:"holder,omitempty"` // of the lease
 	Until      time.Time       `json:"until,omitzero"`   // when the lease runs out; zero if there is none, or if it was ended
 
-	damage error // why a DirStore cannot read the row; nothing else is set then
+	missing error // ErrNoGrant if there is no row, or why a DirStore cannot read it; nothing else is set then
 }
 
 func (r *row) leased(now time.Time) bool { return now.Before(r.Until) }
@@ -80,18 +80,15 @@ func (s *MemoryStore) record(r *row, now time.Time) (Record, error) {
 		return Record{}, err
 	}
 	token.Expiry = r.Expiry
-	dead, err := UnmarshalVerdict(r.Dead)
-	if err != nil {
-		return Record{}, err
-	}
+	dead, _ := UnmarshalVerdict(r.Dead) // which MarshalVerdict has made, or readRow has looked at
 	mark := Mark{Dead: dead, RetryAt: r.RetryAt, Unfinished: r.Unfinished || r.lapsed(now)}
 	return Record{Token: token, Mark: mark, Version: r.Version}, nil
 }
 
-// rule makes of a grant's row another one. nil is no row, and the same row means that nothing changes.
-type rule func(old *row, now time.Time) (*row, error)
+// rule changes a copy of a grant's row, or returns why the row stays as it is.
+type rule func(r *row, now time.Time) error
 
-// change replaces the grant's row by what rule makes of it.
+// change puts what rule makes of the grant's row in its place.
 func (s *MemoryStore) change(ctx context.Context, grant string, rule rule) error {
 	if err := s.usable(ctx); err != nil {
 		return err
@@ -102,37 +99,34 @@ func (s *MemoryStore) change(ctx context.Context, grant string, rule rule) error
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next, err := rule(s.rows[h], time.Now())
+	next := s.row(h)
+	err := rule(&next, time.Now())
 	if err == nil {
-		s.set(h, next)
+		s.set(h, &next)
 	}
 	return err
 }
 
-var errUnchanged = errors.New("nothing changes")
-
-// update changes the grant's row by rule, which gets a copy. Without a row it returns none.
-func (s *MemoryStore) update(ctx context.Context, grant string, none error, rule func(r *row, now time.Time) error) error {
-	return s.change(ctx, grant, func(old *row, now time.Time) (*row, error) {
-		switch {
-		case old == nil:
-			return nil, none
-		case old.damage != nil:
-			return nil, old.damage
+// update is change for a grant that there is; otherwise it returns none.
+func (s *MemoryStore) update(ctx context.Context, grant string, none error, rule rule) error {
+	return s.change(ctx, grant, func(r *row, now time.Time) error {
+		switch r.missing {
+		case nil:
+			return rule(r, now)
+		case ErrNoGrant:
+			return none
 		}
-		next := *old
-		err := rule(&next, now)
-		if err == errUnchanged {
-			return old, nil
-		}
-		return &next, err
+		return r.missing
 	})
 }
+
+// row returns a copy of the row; mu is held.
+func (s *MemoryStore) row(h hash) row { return *cmp.Or(s.rows[h], &row{missing: ErrNoGrant}) }
 
 // set is called with mu held.
 func (s *MemoryStore) set(h hash, next *row) {
 	switch {
-	case next == nil:
+	case next.missing == ErrNoGrant:
 		delete(s.rows, h)
 		return
 	case s.rows == nil:
@@ -143,10 +137,10 @@ func (s *MemoryStore) set(h hash, next *row) {
 
 // usable returns why no method can do anything, or nil.
 func (s *MemoryStore) usable(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
+	if s.folder != nil && !s.folder.isOpen.Load() {
+		return errDirClosed
 	}
-	return s.folder.usable()
+	return ctx.Err()
 }
 
 // NewMemoryStore returns an empty MemoryStore.
@@ -166,15 +160,12 @@ func (s *MemoryStore) Load(ctx context.Context, grant string) (Record, error) {
 		return Record{}, err
 	}
 	s.mu.Lock()
-	found := s.rows[hashOf(grant)]
+	found := s.row(hashOf(grant))
 	s.mu.Unlock()
-	switch {
-	case found == nil:
-		return Record{}, ErrNoGrant
-	case found.damage != nil:
-		return Record{}, found.damage
+	if found.missing != nil {
+		return Record{}, found.missing
 	}
-	return s.record(found, time.Now())
+	return s.record(&found, time.Now())
 }
 
 // Lease implements [Store].
@@ -223,26 +214,34 @@ func (s *MemoryStore) Mark(ctx context.Context, grant, holder string, version in
 
 // Release implements [Store].
 func (s *MemoryStore) Release(ctx context.Context, grant, holder string) error {
-	return s.update(ctx, grant, nil, func(r *row, now time.Time) error {
+	unchanged := errors.New("nothing has failed")
+	err := s.update(ctx, grant, unchanged, func(r *row, now time.Time) error {
 		if r.Holder != holder || !r.leased(now) { // a lease that has run out is left: it says that something is unfinished
-			return errUnchanged
+			return unchanged
 		}
 		r.endLease(holder, now)
 		return nil
 	})
+	if err == unchanged {
+		return nil
+	}
+	return err
 }
 
 // Put implements [Store].
 func (s *MemoryStore) Put(ctx context.Context, grant string, token *oauth2.Token) error {
-	return s.change(ctx, grant, func(*row, time.Time) (*row, error) {
-		r := &row{Grant: grant}
-		return r, s.renew(r, token)
+	return s.change(ctx, grant, func(r *row, _ time.Time) error {
+		*r = row{Grant: grant}
+		return s.renew(r, token)
 	})
 }
 
 // Delete implements [Store].
 func (s *MemoryStore) Delete(ctx context.Context, grant string) error {
-	return s.change(ctx, grant, func(*row, time.Time) (*row, error) { return nil, nil })
+	return s.change(ctx, grant, func(r *row, _ time.Time) error {
+		*r = row{missing: ErrNoGrant}
+		return nil
+	})
 }
 
 // Due implements [Store]. It looks at every grant, and is never stale.
@@ -267,7 +266,7 @@ func (s *MemoryStore) Dead(ctx context.Context, since time.Duration, after DeadG
 	})
 	dead := make([]DeadGrant, len(rows))
 	for i, r := range rows {
-		verdict, _ := UnmarshalVerdict(r.Dead) // which MarshalVerdict has made, or readRow has looked at
+		verdict, _ := UnmarshalVerdict(r.Dead)
 		dead[i] = DeadGrant{Grant: r.Grant, Error: verdict, Since: r.Since, Version: r.Version}
 	}
 	return dead, err

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -24,25 +25,24 @@ const (
 	ours                // the app's: its credentials, or how it sends
 )
 
-// classify returns the kind of a failed refresh, and whether Apple may have replaced the refresh token in a response that
-// did not arrive.
-func classify(e *applebusiness.Error) (k kind, lost bool) {
+// classify returns the kind of a failed refresh.
+func classify(e *applebusiness.Error) kind {
 	advice := applebusiness.Troubleshoot(e)
-	lost = mayBeLost(e)
+	undocumented := e.StatusCode >= 400 && e.Reason == "" && e.Code != applebusiness.CodeInvalidRequest // which can be one customer's
 	switch {
 	case e.StatusCode == http.StatusTooManyRequests || e.Reason == applebusiness.ErrRateLimited:
-		return limited, lost
+		return limited
 	case advice.Action == applebusiness.ActionReauthorize && refusal(e):
-		return refused, lost
+		return refused
 	case e.Reason == applebusiness.ErrUnsafeTokenRequest || e.StatusCode < 500 && ofTheApp(e):
-		return ours, lost
+		return ours
 	case advice.Action == applebusiness.ActionRetry && advice.Impact == applebusiness.ImpactService &&
 		e.Reason != applebusiness.ErrMalformedResponse:
-		return outage, lost
-	case advice.Action == applebusiness.ActionRetry || advice.Action == applebusiness.ActionCheckNetwork || undocumented(e):
-		return shared, lost
+		return outage
+	case advice.Action == applebusiness.ActionRetry || advice.Action == applebusiness.ActionCheckNetwork || undocumented:
+		return shared
 	}
-	return alone, lost
+	return alone
 }
 
 // refusal reports whether Apple has said that the refresh token is invalid: nothing else may end a grant.
@@ -65,9 +65,9 @@ func ofTheApp(e *applebusiness.Error) bool {
 	return false
 }
 
-// undocumented reports whether e is a response, but none that can be one customer's.
-func undocumented(e *applebusiness.Error) bool {
-	return e.StatusCode >= 400 && e.Reason == "" && e.Code != applebusiness.CodeInvalidRequest
+// refusesSecret reports whether another client secret may help, whatever words the server has for it.
+func refusesSecret(e *applebusiness.Error) bool {
+	return e.Reason == applebusiness.ErrInvalidCredentials || e.Code == applebusiness.CodeInvalidClient
 }
 
 // mayBeLost reports whether Apple may have replaced the refresh token in a response that did not arrive.
@@ -77,7 +77,7 @@ func mayBeLost(e *applebusiness.Error) bool {
 		return !e.Unsent()
 	case e.StatusCode >= 500:
 		return e.StatusCode != http.StatusServiceUnavailable
-	case e.Reason == applebusiness.ErrMalformedResponse:
+	case e.Reason == applebusiness.ErrMalformedResponse, e.Reason == "" && !ofTheApp(e): // a token may stand beside what is called an error
 		return e.StatusCode < 300 // 0 where x/oauth2 does not tell
 	}
 	return false
@@ -90,7 +90,7 @@ func tokenFailure(err error) (*applebusiness.Error, error) {
 	}
 	e := waitError(applebusiness.ErrNoResponse, 0)
 	if foreign, ok := errors.AsType[*panicError](err); ok {
-		return e, &transportPanic{e, foreign}
+		return e, fmt.Errorf("%w: %w", e, foreign)
 	}
 	return e, e
 }
@@ -99,17 +99,20 @@ func tokenFailure(err error) (*applebusiness.Error, error) {
 func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
 	m := a.m
 	secret, err := m.clientSecret(a.ctx, sentSecret{})
-	if err != nil {
-		if a.ctx.Err() != nil {
-			err = a.ended()
-		}
-		return nil, Record{}, err
+	m.mu.Lock()
+	ready := err == nil && a.ctx.Err() == nil && a.ready()
+	if ready { // from now on nothing ends the request, and Close waits for its response
+		a.sent, a.event.Sent, a.sentAt = true, true, max(m.now(), 1) // as the answer of ClientSecret has it
+		a.granted = false
+		m.pass(a)
 	}
-	if !a.ready() {
-		return nil, record, nil // the answer took so long that too little is left of the lease
-	}
-	if !a.commit() {
+	m.mu.Unlock()
+	switch {
+	case ready:
+	case a.ctx.Err() != nil:
 		return nil, Record{}, a.ended()
+	default:
+		return nil, record, err // or the answer took so long that too little is left of the lease
 	}
 	token, err := a.request(record.Token.RefreshToken, secret)
 	if err == nil {
@@ -117,20 +120,6 @@ func (a *attempt) send(record Record) (*oauth2.Token, Record, error) {
 	}
 	record, err = a.failed(record, err, secret)
 	return nil, record, err
-}
-
-// commit reports whether the request may be sent. From then on Close waits for its response.
-func (a *attempt) commit() bool {
-	m := a.m
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if a.ctx.Err() != nil {
-		return false
-	}
-	a.sent, a.event.Sent, a.sentAt = true, true, max(m.now(), 1) // as the answer of ClientSecret has it
-	m.pass(a.turn)
-	a.turn = nil
-	return true
 }
 
 // request sends a refresh token to Apple. It does not end with the callers' contexts, nor with Close.
@@ -154,19 +143,17 @@ func (a *attempt) keep(record Record, token *oauth2.Token) *oauth2.Token {
 	m, e := a.m, a.e
 	token = copyToken(token)
 	token.RefreshToken = cmp.Or(token.RefreshToken, record.Token.RefreshToken)
-	ends := a.leaseEnds
-	a.leaseEnds = time.Time{} // Save ends the lease
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if a.sentAt >= m.queue.pauseBegan { // otherwise it belongs to the burst
 		m.queue.pauses = 0
 	}
-	e.line.follow(m, token, max(m.now(), 1))
+	e.line.follow(token, max(m.now(), 1))
 	m.use(e, token, true)
-	m.noteSuccess(a)
-	a.unsaved = &unsavedToken{a: a, version: record.Version, token: token, leaseEnds: ends, since: time.Now()}
-	e.unsaved = a.unsaved
-	m.unsaved[a.unsaved] = struct{}{}
+	m.app.proven = true
+	m.noteVerdict(&verdict{a: a})
+	m.open(&m.app.refusals)
+	m.owe(a, token, record.Version)
 	return token
 }
 
@@ -178,19 +165,18 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 		return Record{}, ErrClosed
 	}
 	e, failure := tokenFailure(err)
-	k, lost := classify(e)
+	k := classify(e)
 	if k == refused {
 		dead := *e
 		dead.ResponseLost = e.ResponseLost || record.Unfinished
 		return a.condemn(record, m.noteRefusal(a, record, &dead))
 	}
-	if k == ours && e.Reason == applebusiness.ErrInvalidCredentials {
+	if k == ours && refusesSecret(e) {
 		switch other, err := m.clientSecret(a.ctx, sentSecret{secret, a.sentAt}); {
 		case a.ctx.Err() != nil: // the answer is Apple's
 		case err != nil:
 			failure = err
 		case other != secret:
-			a.spare()
 			return a.again(errUnsettled) // wrong credentials have spent nothing
 		}
 	}
@@ -198,7 +184,7 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 		a.remember, a.held = m.pause(a.sentAt, e.RetryAfter), true
 		return Record{}, withWait(failure, a.remember)
 	}
-	a.retryAfter = e.RetryAfter
+	lost := mayBeLost(e)
 	mark := Mark{Unfinished: record.Unfinished || lost}
 	if k == outage {
 		m.mu.Lock()
@@ -228,13 +214,6 @@ func (a *attempt) failed(record Record, err error, secret string) (Record, error
 	return Record{}, failure
 }
 
-// spare ends what commit has begun: there is nothing to lose any more.
-func (a *attempt) spare() {
-	a.m.mu.Lock()
-	defer a.m.mu.Unlock()
-	a.sent = false
-}
-
 // condemn records that Apple has refused the record's refresh token for good. The write comes first: if it conflicts, the
 // refused token was no longer the grant's, and nobody may be told to reconnect.
 func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
@@ -257,7 +236,6 @@ func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 		return Record{}, doubted
 	}
 	if err == nil {
-		a.remember = failureMemory // the row says it from now on
 		return Record{}, v.err
 	}
 	return Record{}, a.storeError(err) // the verdict is recorded at the next chance, without a request
@@ -265,13 +243,10 @@ func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 
 func (a *attempt) mark(version int64, mark Mark) error {
 	m := a.m
-	err := m.call(m.work, func(ctx context.Context) error {
-		return m.store.Mark(ctx, a.grant, a.holder, version, mark)
-	})
+	err := m.call(m.work, func(ctx context.Context) error { return m.store.Mark(ctx, a.grant, a.holder, version, mark) })
 	if err == nil {
 		a.leaseEnds = time.Time{}
 	}
-	a.spare()
 	return err
 }
 

@@ -92,6 +92,8 @@ func TestClassify(t *testing.T) {
 		"a proxy's 403":             {refresh(403, "<html>"), shared, false},
 		"501":                       {refresh(501, ""), shared, true},
 		"a success without a token": {refresh(200, "{}"), shared, true},
+		"a token and an error":      {refresh(200, `{"access_token":"a","refresh_token":"r","error":"none"}`), alone, true},
+		"a wrong client at 200":     {refresh(200, `{"error":"invalid_client"}`), ours, false},
 		"503":                       {refresh(503, ""), outage, false},
 		"500":                       {refresh(500, `{"error":"internal_server_error","error_description":"server error"}`), outage, true},
 		"408":                       {refresh(408, ""), outage, false},
@@ -99,7 +101,7 @@ func TestClassify(t *testing.T) {
 		"a wrong secret at 500":     {refresh(500, `{"error":"invalid_client","error_description":"Invalid client_id or client_secret"}`), outage, true},
 		"a wrong secret at 503":     {refresh(503, `{"error":"invalid_client","error_description":"Invalid client_id or client_secret"}`), outage, false},
 	} {
-		kind, lost := classify(test.e)
+		kind, lost := classify(test.e), mayBeLost(test.e)
 		assert.Equal(t, test.kind, kind, name)
 		assert.Equal(t, test.lost, lost, name)
 	}

@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -28,8 +29,8 @@ type queue struct {
 	limit  interface{ Wait(context.Context) error }
 	asking chan struct{} // holds a value while Limit is asked
 
-	waiting    []*turn
-	turn       *turn         // who asks Limit, and then tries for the lease
+	waiting    []*attempt
+	turn       *attempt      // who asks Limit, and then tries for the lease
 	spareUntil time.Duration // in a fleet most attempts find that a sibling has the lease, and do not use what Limit granted
 
 	pausedUntil time.Duration // since a response with status 429
@@ -37,26 +38,19 @@ type queue struct {
 	pauses      int // in a row
 }
 
-// turn is an attempt's place in the queue.
-type turn struct {
-	a       *attempt
-	come    chan struct{}
-	granted bool // by Limit
-}
-
-// takeTurn waits until a may try for the lease, and send a request. It keeps its turn until commit or giveBack.
+// takeTurn waits until a may try for the lease, and send a request. It keeps its turn until it sends, or giveBack.
 func (m *Manager) takeTurn(a *attempt) error {
 	defer a.addWaited(time.Now())
-	t := &turn{a: a, come: make(chan struct{})}
 	m.mu.Lock()
-	a.turn = t
-	m.queue.waiting = append(m.queue.waiting, t)
+	m.giveBack(a) // where the lease has become too short
+	a.come = make(chan struct{})
+	m.queue.waiting = append(m.queue.waiting, a)
 	look := time.After(jitter(max(lookAgain, time.Duration(len(m.queue.waiting))*lookSpacing)))
 	held := m.app.held
 	m.next()
 	m.mu.Unlock()
 	select {
-	case <-t.come:
+	case <-a.come:
 	case <-look:
 		return errLookAgain
 	case <-held:
@@ -69,32 +63,44 @@ func (m *Manager) takeTurn(a *attempt) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t.granted = true
+	a.granted = true
 	time.AfterFunc(turnTime, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.pass(t)
+		m.pass(a)
 	})
-	return m.claim(a)
+	if m.now() < m.queue.pausedUntil || m.refusal(a) != nil {
+		return errLookAgain
+	}
+	for _, g := range m.app.gates() {
+		if g.cause != nil {
+			g.probe = a
+		}
+	}
+	return nil
 }
 
-// askLimit asks Limit, unless what it granted to another attempt was not used.
+// askLimit asks Limit after a short pause, unless what it granted to another attempt was not used.
 func (m *Manager) askLimit(a *attempt) error {
 	m.mu.Lock()
-	spare := m.now() < m.queue.spareUntil
+	now := m.now()
+	spare, pause := now < m.queue.spareUntil, min(m.queue.pausedUntil-now, shortPause)
 	m.queue.spareUntil = 0
 	m.mu.Unlock()
 	if spare {
 		return nil
 	}
-	err := m.waitForLimit(a.ctx)
+	err := sleep(a.ctx, pause)
+	if err == nil {
+		err = m.waitForLimit(a.ctx)
+	}
 	switch {
 	case err == nil:
 		return nil
 	case a.ctx.Err() != nil:
 		return a.ended()
 	case errors.Is(err, context.DeadlineExceeded): // it would let this one wait too long: a pause of the fleet's, say
-		a.held, a.remember = true, refusedWait
+		a.held = true
 		return waitError(applebusiness.ErrRateLimited, refusedWait)
 	}
 	return a.storeError(&limitError{err})
@@ -113,9 +119,9 @@ func (m *Manager) waitForLimit(ctx context.Context) error {
 	})
 }
 
-// pass ends a turn; m.mu is held.
-func (m *Manager) pass(t *turn) {
-	if m.queue.turn == t {
+// pass ends a's turn; m.mu is held.
+func (m *Manager) pass(a *attempt) {
+	if m.queue.turn == a {
 		m.queue.turn = nil
 		m.next()
 	}
@@ -127,41 +133,34 @@ func (m *Manager) next() {
 	if q.turn != nil || len(q.waiting) == 0 {
 		return
 	}
-	first := 0
-	for i, t := range q.waiting {
-		if t.before(q.waiting[first]) {
-			first = i
-		}
-	}
-	q.turn = q.waiting[first]
-	q.waiting = slices.Delete(q.waiting, first, first+1)
+	q.turn = slices.MinFunc(q.waiting, func(a, b *attempt) int {
+		awaited := cmp.Compare(min(b.outcome.callers, 1), min(a.outcome.callers, 1))
+		return cmp.Or(awaited, a.event.Start.Compare(b.event.Start))
+	})
+	q.leave(q.turn)
 	close(q.turn.come)
 }
 
-// before reports whether t comes first; Manager.mu is held.
-func (t *turn) before(other *turn) bool {
-	awaited := t.a.outcome.callers > 0
-	if awaited != (other.a.outcome.callers > 0) {
-		return awaited
+func (q *queue) leave(a *attempt) {
+	if i := slices.Index(q.waiting, a); i >= 0 {
+		q.waiting = slices.Delete(q.waiting, i, i+1)
 	}
-	return t.a.event.Start.Before(other.a.event.Start)
 }
 
 // giveBack ends a's turn, in which no request was sent, or its wait for one, and its probe; m.mu is held.
 func (m *Manager) giveBack(a *attempt) {
-	m.unclaim(a)
-	q, t := &m.queue, a.turn
-	if t == nil {
-		return
+	for _, g := range m.app.gates() {
+		if g.probe == a {
+			g.probe = nil
+		}
 	}
-	a.turn = nil
-	if i := slices.Index(q.waiting, t); i >= 0 {
-		q.waiting = slices.Delete(q.waiting, i, i+1)
-	}
-	if now := m.now(); t.granted && now >= q.pausedUntil {
+	q, now := &m.queue, m.now()
+	q.leave(a)
+	if a.granted && now >= q.pausedUntil {
 		q.spareUntil = now + spareLife
 	}
-	m.pass(t)
+	a.granted = false
+	m.pass(a)
 }
 
 // pause notes a response with status 429, and returns how long nothing is sent now. What was sent before the pause began
@@ -210,7 +209,7 @@ func (m *Manager) pauseFleet(d time.Duration) {
 type limiter struct {
 	mu       sync.Mutex
 	last     time.Time // when the last request was allowed, or will be
-	slowed   time.Time // zero: never
+	slowed   time.Time // long ago, if never
 	slowedTo float64   // requests a second
 }
 
@@ -218,13 +217,10 @@ type limiter struct {
 func (l *limiter) Wait(ctx context.Context) error {
 	l.mu.Lock()
 	now := time.Now()
-	at := l.last.Add(time.Duration(float64(time.Second) / l.rate(now)))
-	if at.Before(now) {
-		at = now
-	}
-	l.last = at
+	wait := max(0, l.last.Sub(now)+time.Duration(float64(time.Second)/l.rate(now)))
+	l.last = now.Add(wait)
 	l.mu.Unlock()
-	return sleep(ctx, at.Sub(now))
+	return sleep(ctx, wait)
 }
 
 // slowDown halves the rate.
@@ -237,8 +233,5 @@ func (l *limiter) slowDown() {
 
 // rate returns the requests a second; l.mu is held.
 func (l *limiter) rate(now time.Time) float64 {
-	if l.slowed.IsZero() {
-		return requestsPerSecond
-	}
 	return min(requestsPerSecond, l.slowedTo+recovery*now.Sub(l.slowed).Seconds())
 }

@@ -2,6 +2,7 @@ package grants
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -42,6 +43,9 @@ func (m *Manager) clientSecret(ctx context.Context, refused sentSecret) (string,
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	value, err := enter(ctx, m, "Options.ClientSecret", m.options.ClientSecret)
+	if err == nil && value == "" { // which Apple would call a missing parameter
+		err = errors.New("the client secret is empty")
+	}
 	s.answered = max(m.now(), 1)
 	if err != nil {
 		s.err = &opaqueError{prefix + "asking for the client secret failed", err}

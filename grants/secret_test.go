@@ -66,6 +66,34 @@ func TestClientSecret(t *testing.T) {
 			}
 		})
 	})
+	t.Run("other words of a server's", func(t *testing.T) {
+		for _, says := range []string{`{"error":"invalid_client"}`, `{"error":"invalid_client","error_description":"Client authentication failed"}`} {
+			bubble(t, func(t *testing.T, w *world) {
+				ask, _ := vault("old", "new")
+				m := w.process(func(o *grants.Options) { o.ClientSecret = ask })
+				w.connect("a", -time.Minute)
+				w.apple.always(func(*http.Request) (*http.Response, error) {
+					if w.apple.secret == "old" {
+						return response(401, says), nil
+					}
+					return nil, nil
+				})
+				assert.Equal(t, "access-a-1", token(t, m, "a"))
+			})
+		}
+	})
+	t.Run("the vault has none yet", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			ask, _ := vault("", "new")
+			m := w.process(func(o *grants.Options) { o.ClientSecret = ask })
+			w.connect("a", -time.Minute)
+			_, err := m.Token(t.Context(), "a")
+			assert.EqualError(t, err, "applebusiness/grants: asking for the client secret failed")
+			assert.Zero(t, w.apple.requests())
+			time.Sleep(5 * time.Second)
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
+		})
+	})
 	t.Run("the vault fails", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			cause := errors.New("vault: the secret s3cr3t-0f-4ll is sealed")

@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -17,43 +18,51 @@ const (
 	maxBackoff     = time.Minute
 )
 
-// unsavedToken is a token that was fetched, and is not stored yet. Its fields are guarded by Manager.mu.
-type unsavedToken struct {
-	a         *attempt // that fetched it, whose lease it has
-	version   int64    // of the row that it replaces
-	token     *oauth2.Token
-	err       error // of the last try
-	tries     int
-	leaseEnds time.Time // unless it is renewed
-	goneAt    time.Time // since when the Store has no such grant
-	since     time.Time // when it was fetched
+// unsaved is a token that an attempt brought, and that is not stored yet. It is guarded by Manager.mu.
+type unsaved struct {
+	token   *oauth2.Token // nil: none
+	version int64         // of the row that it replaces
+	since   time.Time     // when it was fetched
+	tries   int
+	err     error     // of the last try
+	goneAt  time.Time // since when the Store has no such grant
 }
 
-// save tries once to store u, and reports whether that is settled: it is stored, or the row has a newer token.
-func (m *Manager) save(ctx context.Context, u *unsavedToken) bool {
-	grant, e := u.a.grant, u.a.e
+// owe lets a bring the grant's newest token, which replaces that of the row with a version; m.mu is held.
+func (m *Manager) owe(a *attempt, token *oauth2.Token, version int64) {
+	a.unsaved = unsaved{token: token, version: version, since: time.Now()}
+	a.e.unsaved = a
+	m.attempts[a] = struct{}{}
+}
+
+// save tries once to store what a has brought, and reports whether that is settled: it is stored, or the row has a newer one.
+func (m *Manager) save(ctx context.Context, a *attempt) bool {
+	u, e := &a.unsaved, a.e
 	m.mu.Lock()
-	version := u.version
+	token, version := u.token, u.version
 	m.mu.Unlock()
+	if token == nil {
+		return true // somebody else has stored it
+	}
 	err := m.call(ctx, func(ctx context.Context) error {
-		return m.store.Save(ctx, grant, u.a.holder, version, copyToken(u.token))
+		return m.store.Save(ctx, a.grant, a.holder, version, copyToken(token))
 	})
 	if err == nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.settleSave(u, true)
+		m.settleSave(a, true)
 		return true
 	}
 	var row Record
 	if outdated(err) {
 		// An earlier try has stored the token although it failed, or somebody else was faster.
-		row, err = ask(ctx, m, func(ctx context.Context) (Record, error) { return m.store.Load(ctx, grant) })
+		row, err = ask(ctx, m, func(ctx context.Context) (Record, error) { return m.store.Load(ctx, a.grant) })
 		if err == nil && row.Token == nil {
 			err = errNoToken
 		}
 	}
 	gone := errors.Is(err, ErrNoGrant)
-	cause := newStoreError(grant, err, m.secrets(e)...)
+	cause := newStoreError("", err, m.secrets(e)...) // which callers of other grants get, too
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	u.tries++
@@ -62,31 +71,32 @@ func (m *Manager) save(ctx context.Context, u *unsavedToken) bool {
 	}
 	switch {
 	case gone:
-		if u.goneAt.IsZero() {
-			u.goneAt = time.Now()
-		}
-		if found, _ := m.entries.Load(grant); found != any(e) || time.Since(u.goneAt) >= goneTime {
-			m.settleSave(u, false)
+		u.goneAt = cmp.Or(u.goneAt, time.Now())
+		if found, _ := m.entries.Load(a.grant); found != any(e) || time.Since(u.goneAt) >= goneTime {
+			m.settleSave(a, false)
 			return true
 		}
-	case err == nil && e.line.older(m, row.Token): // a failover to an older copy: replace that
+	case err == nil && e.line.older(row.Token): // a failover to an older copy: replace that
 		u.version, err = row.Version, ErrConflict
 	case err == nil:
-		m.settleSave(u, same(row.Token, u.token))
+		m.settleSave(a, same(row.Token, token))
 		return true
 	case u.tries == 1: // one row that cannot be written holds up nobody for long
-		m.shut(&m.app.saves, u.a, cause, 0, slog.String("error", cause.Error()))
+		m.shut(&m.app.saves, a, cause, 0, slog.String("grant", a.grant), slog.String("error", cause.Error()))
 	}
 	u.err = err
 	return false
 }
 
-// settleSave forgets u. If the row has another token, that of u is not handed out any more; m.mu is held.
-func (m *Manager) settleSave(u *unsavedToken, stored bool) {
-	e := u.a.e
-	_, unsaved := m.unsaved[u]
-	delete(m.unsaved, u)
-	if e.unsaved == u {
+// settleSave forgets what a has brought. If the row has another token, this one is not handed out any more; m.mu is held.
+func (m *Manager) settleSave(a *attempt, stored bool) {
+	e, u := a.e, a.unsaved
+	if u.token == nil {
+		return
+	}
+	a.unsaved.token = nil
+	delete(m.attempts, a)
+	if e.unsaved == a {
 		e.unsaved = nil
 	}
 	e.drop()
@@ -94,53 +104,54 @@ func (m *Manager) settleSave(u *unsavedToken, stored bool) {
 		if c := e.current.Load(); c != nil && c.token.AccessToken == u.token.AccessToken {
 			e.current.Store(nil)
 		}
-		ends := u.leaseEnds // no Save has ended the lease
-		m.spawn(func() { m.release(u.a, ends) })
+		ends := a.leaseEnds // no Save has ended the lease
+		m.spawn(func() { m.release(a, ends) })
 		return
 	}
 	m.open(&m.app.saves)
-	if u.tries > 0 && unsaved {
-		m.spawn(func() { m.report(Refresh{Grant: u.a.grant, Start: u.since, Duration: time.Since(u.since)}) })
+	if u.tries > 0 {
+		m.spawn(func() { m.report(Refresh{Grant: a.grant, Start: u.since, Duration: time.Since(u.since)}) })
 	}
 }
 
-// saveLater tries again after a wait, until u is settled or the Manager is closed. In between no goroutine waits.
-func (m *Manager) saveLater(u *unsavedToken, wait time.Duration) {
+// saveLater tries again after a wait, until that is settled or the Manager is closed. In between no goroutine waits.
+func (m *Manager) saveLater(a *attempt, wait time.Duration) {
 	time.AfterFunc(wait, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if _, unsaved := m.unsaved[u]; !unsaved || m.closed() {
+		if m.closed() {
 			return
 		}
 		m.spawn(func() {
-			if wait := m.saveAgain(m.work, u); wait > 0 {
-				m.saveLater(u, wait)
+			if wait := m.saveAgain(m.work, a); wait > 0 {
+				m.saveLater(a, wait)
 			}
 		})
 	})
 }
 
-// saveAgain renews the lease and tries once more to store u. It returns the wait until the next try, or 0 if u is settled.
-// Also where the Store hangs the next try begins within maxSaveBackoff of this one: a sibling that has seen the lease run
-// out waits for no more than the grace.
-func (m *Manager) saveAgain(ctx context.Context, u *unsavedToken) time.Duration {
+// saveAgain renews the lease and tries once more. It returns the wait until the next try, or 0 if that is settled. Also where
+// the Store hangs the next try begins within maxSaveBackoff of this one: a sibling that has seen the lease run out waits for
+// no more than the grace.
+func (m *Manager) saveAgain(ctx context.Context, a *attempt) time.Duration {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, maxSaveBackoff)
 	defer cancel()
-	m.renew(ctx, u)
-	if m.save(ctx, u) {
+	m.renew(ctx, a)
+	if m.save(ctx, a) {
 		return 0
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return max(saveBackoff(u.tries)-time.Since(start), 1)
+	return max(saveBackoff(a.unsaved.tries)-time.Since(start), 1)
 }
 
-// renew takes u's lease again, or says in the row that nothing may be sent, so that no sibling sends the refresh token that
-// u's replaces.
-func (m *Manager) renew(ctx context.Context, u *unsavedToken) {
+// renew takes a's lease again, or says in the row that nothing may be sent, so that no sibling sends the refresh token that
+// a's replaces.
+func (m *Manager) renew(ctx context.Context, a *attempt) {
 	m.mu.Lock()
-	due, version := time.Until(u.leaseEnds) < m.leaseTime()*2/3, u.version
+	due := a.unsaved.token != nil && time.Until(a.leaseEnds) < m.leaseTime()*2/3
+	version := a.unsaved.version
 	m.mu.Unlock()
 	if !due {
 		return
@@ -148,17 +159,15 @@ func (m *Manager) renew(ctx context.Context, u *unsavedToken) {
 	ends := time.Now().Add(m.leaseTime())
 	ctx, cancel := context.WithTimeout(ctx, maxSaveBackoff/2) // the rest is for Save
 	defer cancel()
-	_, err := ask(ctx, m, func(ctx context.Context) (Record, error) {
-		return m.store.Lease(ctx, u.a.grant, u.a.holder, m.leaseTime())
-	})
+	_, err := ask(ctx, m, func(ctx context.Context) (Record, error) { return m.store.Lease(ctx, a.grant, a.holder, m.leaseTime()) })
 	if errors.Is(err, ErrLeased) { // it ran out, and a sibling has the grant: that looks at the row once more before it sends
 		err = m.call(ctx, func(ctx context.Context) error {
-			return m.store.Mark(ctx, u.a.grant, u.a.holder, version, Mark{Unfinished: true, RetryAt: ends})
+			return m.store.Mark(ctx, a.grant, a.holder, version, Mark{Unfinished: true, RetryAt: ends})
 		})
 	}
 	if err == nil {
 		m.mu.Lock()
-		u.leaseEnds = ends
+		a.leaseEnds = ends
 		m.mu.Unlock()
 	}
 }

@@ -40,6 +40,24 @@ func TestSaveWhoseOutcomeWasUnknown(t *testing.T) {
 	})
 }
 
+// What cannot be stored for one grant keeps another one from a request, whose caller is not told of the first.
+func TestSaveThatFailsForAnother(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("customer-1", -time.Minute)
+		w.connect("customer-2", -time.Minute)
+		w.store.fail(errDatabase, "Save")
+		token(t, m, "customer-1")
+		synctest.Wait()
+		_, err := m.Token(t.Context(), "customer-2")
+		failed, ok := err.(*grants.StoreError)
+		require.True(t, ok, "%v", err)
+		assert.Empty(t, failed.Grant)
+		assert.NotContains(t, failed.Error(), "customer")
+		assert.Contains(t, w.logged(), "grant=customer-1")
+	})
+}
+
 // A token that was saved over an older row by a later attempt is not saved a second time.
 func TestSavedOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

@@ -38,8 +38,13 @@ type app struct {
 
 	mu          sync.Mutex            // guards what follows; not held during a request
 	connections map[string]connection // by the id of the company, which is the grant's name
-	failure     error                 // the last attempt to connect that failed, for the operator
-	failed      time.Time
+	failure     failure
+}
+
+// failure is the last attempt to connect that failed, for the operator.
+type failure struct {
+	Err error
+	At  time.Time
 }
 
 // connection is what this program knows of a company beside its grant, and what the page shows of that.
@@ -93,7 +98,10 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("POST /connections/{id}/disconnect", a.form(a.disconnect))
 	if a.fake != nil {
 		mux.HandleFunc("POST /connections/{id}/fake/revoke", a.form(a.revoke))
-		mux.HandleFunc("POST /fake/fail", a.form(a.failOnce))
+		mux.HandleFunc("POST /fake/fail", a.form(func(context.Context, string) error {
+			a.fake.FailWith(http.StatusServiceUnavailable, nil, "")
+			return nil
+		}))
 	}
 	protection := http.NewCrossOriginProtection()
 	protection.AddInsecureBypassPattern("POST " + a.redirectURL.Path) // Apple's comes from another site, and what protects it is state
@@ -140,7 +148,7 @@ func (a *app) redirect(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		a.log.Warn("not connected", applebusiness.LogAttr(err))
 		a.mu.Lock()
-		a.failure, a.failed = err, time.Now()
+		a.failure = failure{err, time.Now()}
 		a.mu.Unlock()
 		http.Redirect(w, r, "/not-connected?action="+string(applebusiness.Troubleshoot(err).Action), http.StatusSeeOther)
 		return
@@ -161,6 +169,7 @@ func (a *app) form(do func(ctx context.Context, id string) error) http.HandlerFu
 	return func(w http.ResponseWriter, r *http.Request) {
 		id := r.PathValue("id")
 		err := do(r.Context(), id)
+		a.note(id, err)
 		a.log.Info("form", "path", r.Pattern, "grant", id, applebusiness.LogAttr(err))
 		if errors.Is(err, grants.ErrNoGrant) {
 			write(w, http.StatusNotFound, "none", nil)
@@ -177,7 +186,6 @@ func (a *app) refresh(ctx context.Context, id string) error {
 		a.manager.Invalidate(id, token)
 		_, err = a.manager.Token(ctx, id)
 	}
-	a.note(id, err)
 	return err
 }
 
@@ -187,7 +195,6 @@ func (a *app) revive(ctx context.Context, id string) error {
 	if err == nil {
 		err = a.manager.Put(ctx, id, record.Token)
 	}
-	a.note(id, err)
 	return err
 }
 
@@ -200,13 +207,23 @@ func (a *app) disconnect(ctx context.Context, id string) error {
 	return err
 }
 
+// revoke lets the customer disconnect the partner at the fake.
+func (a *app) revoke(ctx context.Context, id string) error {
+	record, err := a.store.Load(ctx, id)
+	if err == nil {
+		a.fake.Revoke(record.Token.RefreshToken)
+	}
+	return err
+}
+
 func (a *app) list(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	connections := slices.SortedFunc(maps.Values(a.connections), func(a, b connection) int {
 		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID))
 	})
-	content := listPage{Failure: a.failure, Failed: a.failed, Fake: a.fake != nil, File: a.file != ""}
+	failure := a.failure
 	a.mu.Unlock()
+	var shown []connection
 	for _, c := range connections {
 		record, err := a.store.Load(r.Context(), c.ID)
 		switch {
@@ -219,9 +236,9 @@ func (a *app) list(w http.ResponseWriter, r *http.Request) {
 		default:
 			c.Expires = record.Token.Expiry
 		}
-		content.Connections = append(content.Connections, c)
+		shown = append(shown, c)
 	}
-	write(w, http.StatusOK, "list", content)
+	write(w, http.StatusOK, "list", map[string]any{"Connections": shown, "Failure": failure, "Fake": a.fake != nil, "File": a.file != ""})
 }
 
 // find returns the zero connection if there is none.
@@ -239,10 +256,8 @@ func (a *app) change(f func()) {
 	if a.file == "" {
 		return
 	}
-	content, err := json.Marshal(a.connections)
-	if err == nil {
-		err = os.WriteFile(a.file+".new", content, 0o600)
-	}
+	content, _ := json.Marshal(a.connections) // texts and times
+	err := os.WriteFile(a.file+".new", content, 0o600)
 	if err == nil {
 		err = os.Rename(a.file+".new", a.file)
 	}

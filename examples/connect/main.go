@@ -130,20 +130,19 @@ func (s *settings) serve(ctx context.Context, stdout, stderr io.Writer) error {
 		Handler: app.handler(), ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn), MaxHeaderBytes: 64 << 10,
 		ReadTimeout: 10 * time.Second, WriteTimeout: 3 * appleTimeout, IdleTimeout: time.Minute,
 	}
-	stopped := make(chan error, 1)
-	context.AfterFunc(ctx, func() {
-		err := within(stopTimeout, server.Shutdown) // the handlers use the Manager
-		stopped <- errors.Join(err, within(stopTimeout, app.manager.Close))
-	})
 	go app.keepAlive(ctx)
 	fmt.Fprintf(stdout, "Open %s\n", app.home)
 	if fake != nil {
 		fmt.Fprintf(stdout, "Apple Business is the fake at %s\n", fake.URL)
 	}
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return errors.Join(err, within(stopTimeout, app.manager.Close))
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		err = within(stopTimeout, server.Shutdown) // the handlers use the Manager
 	}
-	return <-stopped
+	return errors.Join(err, within(stopTimeout, app.manager.Close))
 }
 
 // within calls f with a context that ends after d.
@@ -153,9 +152,28 @@ func within(d time.Duration, f func(context.Context) error) error {
 	return f(ctx)
 }
 
+// startFake starts a fake Apple Business for this program, which listens at an address, and points settings to it. It is at
+// localhost, so that for a browser it is another site than this program at 127.0.0.1, as Apple is.
+func startFake(s *settings, listening net.Addr) (*applebusinesstest.Server, error) {
+	host, _, _ := net.SplitHostPort(s.addr)
+	if host == "" || net.ParseIP(host).IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	_, port, _ := net.SplitHostPort(listening.String())
+	s.RedirectURL = "http://" + net.JoinHostPort(host, port) + redirectPath
+	fake := applebusinesstest.NewUnstartedServer(&applebusinesstest.Options{Addr: "localhost:0"})
+	s.ClientID, s.ClientSecret = fake.App.ClientID, fake.App.ClientSecret
+	fake.RegisterApp(applebusinesstest.App{ClientID: s.ClientID, ClientSecret: s.ClientSecret, RedirectURIs: []string{s.RedirectURL}})
+	if err := fake.Start(); err != nil {
+		return nil, err
+	}
+	s.authURL, s.apiURL = fake.URL, fake.URL
+	return fake, nil
+}
+
 // check returns all that is wrong with the settings, before a customer meets it.
 func (s *settings) check() error {
-	var missing, wrong []error
+	var missing, wrong error
 	for _, setting := range [...]struct{ name, value string }{
 		{"-addr", s.addr}, {"-client-id", s.ClientID}, {secretVariable, s.ClientSecret},
 		{"-redirect-url", s.RedirectURL}, {"-auth-url", s.authURL}, {"-api-url", s.apiURL},
@@ -163,18 +181,18 @@ func (s *settings) check() error {
 		address, err := url.Parse(setting.value)
 		switch {
 		case setting.value == "":
-			missing = append(missing, errors.New(setting.name+" is missing"))
+			missing = errors.Join(missing, errors.New(setting.name+" is missing"))
 		case strings.HasSuffix(setting.name, "-url") && (err != nil || !secure(address)):
-			wrong = append(wrong, errors.New(setting.name+" has to be an https address, or an http address of this machine, without user and query"))
+			wrong = errors.Join(wrong, errors.New(setting.name+" has to be an https address, or an http address of this machine, without user and query"))
 		case setting.name == "-redirect-url" && (!freePath.MatchString(address.Path) || slices.Contains(ownPaths, address.Path)):
-			wrong = append(wrong, errors.New(setting.name+" has to have a path of its own, such as "+redirectPath))
+			wrong = errors.Join(wrong, errors.New(setting.name+" has to have a path of its own, such as "+redirectPath))
 		}
 	}
-	if len(missing) > 0 {
-		return errors.Join(missing...)
+	if missing != nil {
+		return missing
 	}
 	example := s.AuthCodeURL(oauth2.GenerateVerifier(), oauth2.S256ChallengeOption(oauth2.GenerateVerifier()))
-	return errors.Join(applebusiness.CheckAuthorizationURL(example), errors.Join(wrong...))
+	return errors.Join(applebusiness.CheckAuthorizationURL(example), wrong)
 }
 
 // secure reports whether nobody else reads what is sent to an address, which says nothing but the server and a path.

@@ -34,14 +34,6 @@ func customerText(action applebusiness.Action) string {
 	return cmp.Or(customerTexts[action], customerTexts[applebusiness.ActionFixRequest])
 }
 
-// listPage is the operator's page: all connections, and the last attempt that failed.
-type listPage struct {
-	Connections []connection
-	Failure     error
-	Failed      time.Time
-	Fake, File  bool
-}
-
 // about returns a duration in words, rounded up.
 func about(d time.Duration) string {
 	amount, unit := (d+time.Second-1)/time.Second, "second"

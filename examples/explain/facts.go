@@ -235,7 +235,7 @@ func (f *facts) addTexts() {
 		}
 		f.texts = append(f.texts, templates.FindAllString(rest, -1)...)
 	}
-	if strings.Contains(rest, applebusiness.GrantTypeAuthorizationCode) {
+	if containsAny(rest, applebusiness.GrantTypeAuthorizationCode, "the code was redeemed") { // as package grants says
 		f.said["grant_type"] = applebusiness.GrantTypeAuthorizationCode
 	}
 }

@@ -39,7 +39,8 @@ var (
 		`[A-Z][a-z]{2} [ \d]\d \d\d:|\{\s*"(?:time|level|ts|timestamp|@timestamp|severity|log|msg|message|lvl|_initiator|` +
 		`startedDateTime|pageref|request|@message|insertId|jsonPayload|textPayload|eventId)"|\[\{"field")`)
 	// notApples is what a failure of the network is about that is none on the way to Apple: databases, and those who connect to us.
-	notApples = regexp.MustCompile(`http: (?:tls handshake error from|response\.write|panic serving)|accept tcp|listen tcp|dial unix|` +
+	notApples = regexp.MustCompile(`(?:the store|options\.limit) failed|token was stored|` +
+		`http: (?:tls handshake error from|response\.write|panic serving)|accept tcp|listen tcp|dial unix|` +
 		`upstream|nginx|postgres|pgx|\bpq:|sql|redis|mongo|kafka|amqp|memcache|elastic|cassandra|etcd|smtp|ldap|database|` +
 		`:(?:5432|6432|6379|3306|27017|9092|5672|11211|9200|9042|2379|25|389)\b`)
 )
@@ -229,7 +230,7 @@ func (f *facts) ofNetwork() neterr.Failure {
 
 // adviceOf returns what to do about a failure of the network: what Troubleshoot says of the same failure of a request to Apple.
 func (f *facts) adviceOf(known neterr.Failure) applebusiness.Advice {
-	advice := applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known.Err()})
+	advice := applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known})
 	if strings.Contains(known.Words, "canceled") { // by whoever sent it
 		return applebusiness.Advice{}
 	} else if advice.Action == applebusiness.ActionRetry && !known.Unsent {

@@ -126,9 +126,14 @@ func TestNotApples(t *testing.T) {
 		`2026/11/24 10:00:00 [error] 12#12: *1 connect() failed (111: Connection refused) while connecting to upstream, client: 192.0.2.1`,
 		`http: TLS handshake error from 192.0.2.1:5: EOF`, `level=ERROR msg="read config: EOF"`, `msg="connection closed"`,
 		`192.0.2.1 - - [24/Nov/2026:10:00:00 +0000] "GET /search?error=timeout HTTP/1.1" 200 5`,
+		`level=ERROR error="applebusiness/grants: the Store failed for grant \"7\": \"*** connect: connection refused\""`,
+		`applebusiness/grants: Options.Limit failed for grant "7": "i/o timeout"`,
+		`applebusiness/grants: closed before the newest token was stored of "7": "context deadline exceeded"`,
 	} {
 		assert.Equal(t, "nothing", actionOf(input), input)
 	}
+	assert.Equal(t, "start_over", actionOf("applebusiness/grants: the code was redeemed, but the API does not say which organisation it is of: "+
+		"status 503: applebusiness: unavailable"), "the code is spent")
 	assert.Equal(t, "reauthorize", actionOf(`Post "https://business.apple.com/api/v1/oauth2/token": oauth2: "invalid_grant" "Invalid refresh_token"`))
 	for input, want := range map[string]string{
 		`{"timestamp":"2026-11-24","status":400,"error":"Bad Request","path":"/api/v1/oauth2/token"}`:         "check_network",

@@ -235,7 +235,7 @@ var hints, isHint = func() (map[uint32][]string, *[1 << 15]bool) {
 		": eof", `response":{`, `response\":{`, `response\\\":{`, "http/1.0 ", "http/1.1 ", "http/2 ", "http/3 ",
 		"oauth 2.0 parameter: ", "missing fields in post body", " is invalid. accepted values:", "authorization_code",
 	}
-	texts = slices.Concat(texts, names, slices.Collect(neterr.Needles()))
+	texts = slices.Concat(texts, names, neterr.Needles())
 	hints, isHint := make(map[uint32][]string), new([1 << 15]bool)
 	for _, text := range texts {
 		if text != "server" && text != "unavailable" { // which any line may hold

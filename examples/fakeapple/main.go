@@ -29,10 +29,8 @@ var usage string
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	s := new(program)
-	s.setFlags()
-	flag.Parse() // exits with status 2 for what is wrong, and with 0 for -h
-	status, err := 2, s.makeServer()
+	s, err := newProgram()
+	status := 2
 	if err == nil {
 		status, err = 1, s.serve(ctx)
 	}
@@ -42,11 +40,10 @@ func main() {
 	}
 }
 
-// program is the command line, and the server that it describes.
+// program is a server, and what the command line says of it.
 type program struct {
 	options   applebusinesstest.Options
 	app       applebusinesstest.App
-	account   applebusinesstest.ServiceAccount
 	publicURL string
 	tls       bool
 
@@ -55,22 +52,21 @@ type program struct {
 	ahead  atomic.Int64 // of the wall clock
 }
 
-func (s *program) setFlags() {
+// consents and deliveries are in the order of the package's constants.
+var consents, deliveries = []string{"ask", "allow", "deny"}, []string{"get", "post"}
+
+// newProgram reads the command line. The error says which flag would be ignored or is nonsense.
+func newProgram() (s *program, err error) {
+	s = new(program)
 	o := &s.options
 	flag.Usage = func() { fmt.Fprint(os.Stderr, usage); flag.PrintDefaults() }
 	flag.StringVar(&o.Addr, "addr", "127.0.0.1:0", "`address` to listen at")
 	flag.StringVar(&s.app.ClientID, "client-id", "", "client_id of the app (default random)")
 	flag.StringVar(&s.app.ClientSecret, "client-secret", "", "client secret of the app (default random)")
 	flag.Func("redirect-uri", "redirect `URI` of the app; may be repeated", func(uri string) error { s.app.RedirectURIs = append(s.app.RedirectURIs, uri); return nil })
-	flag.Func("service-account", "client_id and secret of a Service Account, as `id:secret`", func(text string) error {
-		s.account.ClientID, s.account.ClientSecret, _ = strings.Cut(text, ":")
-		if s.account.ClientID == "" || s.account.ClientSecret == "" {
-			return errors.New("want id:secret")
-		}
-		return nil
-	})
-	flag.Func("deliver", "how the redirect is delivered: `get|post` (default get)", choice(&o.Deliver, deliveries))
-	flag.Func("consent", "what the user does: `ask|allow|deny` (default ask)", choice(&o.Consent, consents))
+	account := flag.String("service-account", "", "client_id and secret of a Service Account, as `id:secret`")
+	deliver := flag.String("deliver", "get", "how the redirect is delivered: `get|post`")
+	consent := flag.String("consent", "ask", "what the user does: `ask|allow|deny`")
 	flag.DurationVar(&o.AccessTokenLife, "access-token-life", time.Hour, "`duration` for which an access token is valid, in whole seconds")
 	flag.DurationVar(&o.RefreshTokenLife, "refresh-token-life", 0, "`duration` for which a refresh token is valid, from when it is first issued (default no end)")
 	flag.BoolVar(&o.KeepRefreshToken, "keep-refresh-token", false, "return the same refresh token from a refresh, instead of a new one")
@@ -81,55 +77,47 @@ func (s *program) setFlags() {
 	flag.DurationVar(&o.Trickle, "trickle", 0, "pause of this `duration` before each byte of a token response's body")
 	flag.StringVar(&s.publicURL, "public-url", "", "base `URL` under which clients reach this program, if it is another one")
 	flag.BoolVar(&s.tls, "tls", false, "speak HTTPS, with a certificate made for this run")
-}
+	flag.Parse() // exits with status 2 for what is wrong, and with 0 for -h
 
-// consents and deliveries are in the order of the package's constants.
-var consents, deliveries = []string{"ask", "allow", "deny"}, []string{"get", "post"}
-
-func choice[T ~int](to *T, choices []string) func(string) error {
-	return func(text string) error {
-		*to = T(slices.Index(choices, text))
-		if *to < 0 {
-			return errors.New("unknown choice")
-		}
-		return nil
-	}
-}
-
-// makeServer makes the server, unless a flag would be ignored or is nonsense: then the error says which.
-func (s *program) makeServer() (err error) {
 	flag.Visit(func(f *flag.Flag) {
 		if value, ok := f.Value.(flag.Getter); ok && value.Get() == "" { // a variable of a shell that is not set, perhaps
 			err = fmt.Errorf("-%s is empty", f.Name)
 		}
 	})
+	o.Deliver = applebusinesstest.Delivery(slices.Index(deliveries, *deliver))
+	o.Consent = applebusinesstest.Consent(slices.Index(consents, *consent))
+	accountID, accountSecret, _ := strings.Cut(*account, ":")
 	public, publicErr := url.Parse(s.publicURL)
 	switch {
+	case o.Deliver < 0 || o.Consent < 0:
+		return nil, errors.New("unknown choice of -deliver or -consent")
 	case err != nil:
-		return err
+		return nil, err
 	case flag.NArg() > 0:
-		return fmt.Errorf("unknown argument %q", flag.Arg(0))
-	case s.options.AccessTokenLife == 0:
-		return errors.New("-access-token-life is 0; want whole seconds")
+		return nil, fmt.Errorf("unknown argument %q", flag.Arg(0))
+	case o.AccessTokenLife == 0:
+		return nil, errors.New("-access-token-life is 0; want whole seconds")
+	case *account != "" && (accountID == "" || accountSecret == ""):
+		return nil, errors.New("-service-account: want id:secret")
+	case *account != "" && s.app.ClientID == accountID:
+		return nil, fmt.Errorf("-client-id and -service-account have both the client_id %q", accountID)
 	case s.publicURL != "" && (publicErr != nil || public.Host == "" || public.Scheme != "http" && public.Scheme != "https" || public.RawQuery != "" || public.Fragment != ""):
-		return fmt.Errorf("-public-url is %q; want a URL such as https://apple.test:8443", s.publicURL)
-	case s.account.ClientID != "" && s.app.ClientID == s.account.ClientID:
-		return fmt.Errorf("-client-id and -service-account have both the client_id %q", s.app.ClientID)
+		return nil, fmt.Errorf("-public-url is %q; want a URL such as https://apple.test:8443", s.publicURL)
 	}
 	defer misuse(&err)
-	s.options.Now = s.now
-	s.server = applebusinesstest.NewUnstartedServer(&s.options)
+	o.Now = s.now
+	s.server = applebusinesstest.NewUnstartedServer(o)
+	s.fake, s.server.Config.Handler = s.server.Config.Handler, s
 	s.app.ClientID = cmp.Or(s.app.ClientID, s.server.App.ClientID)
 	s.app.ClientSecret = cmp.Or(s.app.ClientSecret, s.server.App.ClientSecret)
 	if len(s.app.RedirectURIs) == 0 {
 		s.app.RedirectURIs = s.server.App.RedirectURIs
 	}
-	if s.account.ClientID != "" {
-		s.server.RegisterServiceAccount(s.account)
+	if *account != "" {
+		s.server.RegisterServiceAccount(applebusinesstest.ServiceAccount{ClientID: accountID, ClientSecret: accountSecret})
 	}
 	s.server.RegisterApp(s.app)
-	s.fake, s.server.Config.Handler = s.server.Config.Handler, s
-	return nil
+	return s, nil
 }
 
 // serve runs the server until ctx ends.

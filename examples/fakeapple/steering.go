@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,55 +21,109 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/applebusinesstest"
 )
 
-// asked is what a request may ask for, by names that are those of the JSON without the underscores.
+// asked is what a request asks for, by names that are those of the JSON without the underscores: a Failure, of which some fields
+// are said in other words, and what the other routes take.
 type asked struct {
-	Status, Times, Count             *int // Count is another word for Times
-	Drop, Hang, TakesEffect, Expired bool
-	Reason                           applebusiness.Reason
-	Endpoint                         applebusiness.Endpoint
-	Header                           map[string]string
-	Advance, Duration                string // one word is as good as the other
-
-	Body, Delay, GrantType, ClientID, RefreshToken, ClientSecret, Consent string
+	applebusinesstest.Failure
+	Reason                   applebusiness.Reason
+	Status, Times, Count     *int // Count is another word for Times
+	Header                   map[string]string
+	Delay, Advance, Duration string // of the last two, one word is as good as the other
+	Expired                  bool
+	ClientSecret, Consent    string
 }
 
-// route is a path below /_fake/, with the members of asked that it takes.
-type route struct {
-	method, path, members string
-	do                    func(*program, asked) (any, error)
+// routes are the methods and paths below /_fake/, with the members of asked that each takes.
+var routes = []struct{ method, path, members string }{
+	{"GET", "health", ""},
+	{"POST", "reset", ""},
+	{"POST", "fail", "reason status header body times count delay drop hang takes_effect endpoint grant_type client_id refresh_token"},
+	{"POST", "heal", ""},
+	{"POST", "connect", "client_id expired"},
+	{"POST", "revoke", "refresh_token"},
+	{"POST", "rotate-secret", "client_id client_secret"},
+	{"POST", "delete-app", "client_id"},
+	{"POST", "consent", "consent"},
+	{"GET", "clock", ""},
+	{"POST", "clock", "advance duration"},
+	{"POST", "advance", "advance duration"},
+	{"GET", "requests", ""},
+	{"GET", "reasons", ""},
 }
 
-var routes = []route{
-	{"GET", "health", "", func(*program, asked) (any, error) { return map[string]string{"status": "ok"}, nil }},
-	{"POST", "reset", "", func(s *program, _ asked) (any, error) { s.server.Reset(); s.ahead.Store(0); return nil, nil }},
-	{"POST", "fail", "reason status header body times count delay drop hang takes_effect endpoint grant_type client_id refresh_token", (*program).fail},
-	{"POST", "heal", "", func(s *program, _ asked) (any, error) { s.server.Heal(); return nil, nil }},
-	{"POST", "connect", "client_id expired", (*program).connect},
-	{"POST", "revoke", "refresh_token", (*program).revoke},
-	{"POST", "rotate-secret", "client_id client_secret", (*program).rotateSecret},
-	{"POST", "delete-app", "client_id", func(s *program, asked asked) (any, error) { s.server.DeleteApp(s.client(asked)); return nil, nil }},
-	{"POST", "consent", "consent", (*program).consent},
-	{"GET", "clock", "", func(s *program, _ asked) (any, error) { return map[string]time.Time{"now": s.now()}, nil }},
-	{"POST", "clock", "advance duration", (*program).advance},
-	{"POST", "advance", "advance duration", (*program).advance},
-	{"GET", "requests", "", (*program).requests},
-	{"GET", "reasons", "", (*program).reasons},
+// do does what is asked of a route; a nil result is nothing to say.
+func (s *program) do(route string, asked asked) (result any, err error) {
+	clientID := cmp.Or(asked.ClientID, s.app.ClientID)
+	switch route {
+	case "GET health":
+		return map[string]string{"status": "ok"}, nil
+	case "POST reset":
+		s.server.Reset()
+		s.ahead.Store(0)
+	case "POST fail":
+		return nil, s.fail(asked)
+	case "POST heal":
+		s.server.Heal()
+	case "POST connect":
+		connect := s.server.Connect
+		if asked.Expired {
+			connect = s.server.ConnectExpired
+		}
+		token := connect(clientID)
+		return map[string]any{
+			"access_token": token.AccessToken, "refresh_token": token.RefreshToken, "token_type": token.TokenType, "expires_in": token.ExpiresIn,
+		}, nil
+	case "POST revoke":
+		if asked.RefreshToken == "" {
+			return nil, errors.New("refresh_token is missing")
+		}
+		s.server.Revoke(asked.RefreshToken)
+	case "POST rotate-secret":
+		return map[string]string{"client_secret": s.server.RotateSecret(clientID, cmp.Or(asked.ClientSecret, rand.Text()))}, nil
+	case "POST delete-app":
+		s.server.DeleteApp(clientID)
+	case "POST consent":
+		consent := slices.Index(consents, asked.Consent)
+		if consent < 0 {
+			return nil, fmt.Errorf("no consent is %q; known are ask, allow and deny", asked.Consent)
+		}
+		s.server.SetConsent(applebusinesstest.Consent(consent))
+	case "GET clock":
+		return map[string]time.Time{"now": s.now()}, nil
+	case "POST clock", "POST advance":
+		duration, err := time.ParseDuration(cmp.Or(asked.Advance, asked.Duration))
+		if err != nil || duration < 0 || asked.Advance != "" && asked.Duration != "" {
+			return nil, errors.New("want a duration such as 6m")
+		}
+		s.ahead.Add(int64(duration))
+	case "GET requests":
+		list := []map[string]any{}
+		for _, r := range s.server.Requests() {
+			list = append(list, map[string]any{
+				"endpoint": r.Endpoint, "time": r.Time, "content_type": r.ContentType, "params": r.Params, "request_id": r.RequestID, "status": r.StatusCode,
+			})
+			if r.GrantType != "" {
+				list[len(list)-1]["grant_type"] = r.GrantType
+			}
+		}
+		return list, nil
+	case "GET reasons":
+		var list []map[string]any
+		for e := range applebusiness.Catalog() {
+			list = append(list, map[string]any{
+				"reason": e.Reason, "endpoint": e.Endpoint, "status": e.StatusCode, "error": e.Code, "error_description": e.Description,
+			})
+		}
+		return list, nil
+	}
+	return nil, nil
 }
 
 // now is ahead of the wall clock by what a test has asked for.
 func (s *program) now() time.Time { return time.Now().UTC().Add(time.Duration(s.ahead.Load())) }
 
-// refusal is an error that is said with another status than 400.
-type refusal struct {
-	status int
-	text   string
-}
-
-func (r refusal) Error() string { return r.text }
-
-func unknown(format string, args ...any) error {
-	return refusal{http.StatusNotFound, fmt.Sprintf(format, args...)}
-}
+// unknown is what is said of a route, label, client or token that is not known.
+var unknown = regexp.MustCompile("^no (such route|row has|consent is)|is not registered|was not issued here|has no customers")
 
 // ServeHTTP has the routes for tests beside the fake's.
 func (s *program) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -77,24 +132,28 @@ func (s *program) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.fake.ServeHTTP(w, r)
 		return
 	}
-	result, err := s.steer(w.Header(), r, path)
 	status := http.StatusOK
-	if err != nil {
-		status, result = http.StatusBadRequest, map[string]string{"error": "fakeapple: " + err.Error()}
-	}
-	if refused, ok := errors.AsType[refusal](err); ok {
-		status = refused.status
-	}
-	if result == nil {
+	result, err := s.steer(w.Header(), r, path)
+	switch {
+	case err == nil && result == nil:
 		w.WriteHeader(http.StatusNoContent)
 		return
+	case w.Header().Get("Allow") != "":
+		status = http.StatusMethodNotAllowed
+	case err != nil && unknown.MatchString(err.Error()):
+		status = http.StatusNotFound
+	case err != nil:
+		status = http.StatusBadRequest
+	}
+	if err != nil {
+		result = map[string]string{"error": "fakeapple: " + err.Error()}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(result)
 }
 
-// steer does what a request asks of a route.
+// steer does what a request asks of a path.
 func (s *program) steer(header http.Header, r *http.Request, path string) (result any, err error) {
 	defer misuse(&err)
 	var paths, allowed []string
@@ -103,39 +162,32 @@ func (s *program) steer(header http.Header, r *http.Request, path string) (resul
 		switch {
 		case route.path != path:
 		case route.method == strings.Replace(r.Method, http.MethodHead, http.MethodGet, 1):
-			asked, err := route.read(r)
+			asked, err := read(r, path, strings.Fields(route.members))
 			if err != nil {
 				return nil, err
 			}
-			return route.do(s, asked)
+			return s.do(route.method+" "+path, asked)
 		default:
 			allowed = append(allowed, route.method)
 		}
 	}
 	if len(allowed) == 0 {
-		return nil, unknown("no such route; -h lists them: %s", strings.Join(slices.Compact(paths), ", "))
+		return nil, fmt.Errorf("no such route; -h lists them: %s", strings.Join(slices.Compact(paths), ", "))
 	}
 	header.Set("Allow", strings.Join(allowed, ", "))
-	return nil, refusal{http.StatusMethodNotAllowed, fmt.Sprintf("the route %s takes %s", path, strings.Join(allowed, " and "))}
+	return nil, fmt.Errorf("the route %s takes %s", path, strings.Join(allowed, " and "))
 }
 
 // misuse makes an error of a panic of the package, which has a text for a test's author.
 func misuse(err *error) {
-	problem := recover()
-	text, ok := problem.(string)
-	text = strings.TrimPrefix(text, "applebusinesstest: ")
-	switch {
-	case unknowns.MatchString(text):
-		*err = unknown("%s", strings.TrimPrefix(text, "FailNext: "))
-	case ok:
-		*err = errors.New(goNames.Replace(text))
-	case problem != nil:
+	switch problem := recover().(type) {
+	case nil:
+	case string:
+		*err = errors.New(goNames.Replace(strings.TrimPrefix(problem, "applebusinesstest: ")))
+	default:
 		panic(problem)
 	}
 }
-
-// unknowns are the panics about a client or a token that is not known.
-var unknowns = regexp.MustCompile("is not registered|was not issued here|has no customers")
 
 // goNames replaces the package's names by those of the flags and of the steering.
 var goNames = strings.NewReplacer(
@@ -146,15 +198,15 @@ var goNames = strings.NewReplacer(
 	"Delay", "delay", "Hang", "hang", "Drop", "drop", "Endpoint", "endpoint", "GrantType", "grant_type", "RefreshToken", "refresh_token",
 )
 
-// read returns what a request asks for in its query, and in its body if that is a JSON object, whose Content-Type may be what curl
-// and fetch say of a text. The body of fail?status=503 is the response's, as two of its headers are.
-func (to route) read(r *http.Request) (into asked, err error) {
+// read returns what a request to a path asks for in its query, and in its body if that is a JSON object, whose Content-Type may be
+// what curl and fetch say of a text. The body of fail?status=503 is the response's, as two of its headers are.
+func read(r *http.Request, path string, names []string) (into asked, err error) {
 	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, 1<<20))
 	query, queryErr := url.ParseQuery(r.URL.RawQuery)
 	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	isObject := bytes.HasPrefix(bytes.TrimSpace(body), []byte("{"))
 	members := make(map[string]any)
-	switch isResponse := to.path == "fail" && query.Has("status") && !query.Has("reason"); {
+	switch isResponse := path == "fail" && query.Has("status") && !query.Has("reason"); {
 	case err != nil:
 		return into, errors.New("the body cannot be read, or is longer than 1 MiB")
 	case queryErr != nil:
@@ -188,7 +240,7 @@ func (to route) read(r *http.Request) (into asked, err error) {
 		}
 		number := query.Get(name) // or a boolean
 		switch {
-		case !slices.Contains(strings.Fields(to.members), name):
+		case !slices.Contains(names, name):
 			return into, fmt.Errorf("unknown field %q", name)
 		case name != "body" && (value == "" || value == nil): // a variable of a shell that is not set, perhaps
 			return into, fmt.Errorf("%q is empty", name)
@@ -199,127 +251,45 @@ func (to route) read(r *http.Request) (into asked, err error) {
 	return into, nil
 }
 
-func (s *program) fail(asked asked) (any, error) {
-	entry, known := findRow(asked)
-	delay, err := time.ParseDuration(cmp.Or(asked.Delay, "0"))
-	times := cmp.Or(asked.Times, asked.Count)
-	switch {
-	case err != nil:
-		return nil, errors.New("want a delay such as 2s")
-	case times != nil && *times == 0 || asked.Times != nil && asked.Count != nil:
-		return nil, errors.New("want times (or count, which is the same) above 0, or below 0 for all requests")
-	case entry.Reason != asked.Reason:
-		return nil, unknown("no row has the reason %q; known are %s", string(asked.Reason), strings.Join(known, ", "))
-	case asked.Status != nil && *asked.Status == 0 && entry.Endpoint != applebusiness.AuthorizationEndpoint:
-		return nil, errors.New("want a status from 200 to 999, or 0 with a reason of a redirect")
-	case asked.Reason == "" && asked.Status == nil && !asked.Drop && !asked.Hang && !asked.TakesEffect && delay == 0:
-		return nil, errors.New("want a reason, a status, drop, hang, or takes_effect with a delay")
-	}
-	next := applebusinesstest.Failure{
-		Entry: entry, Header: make(http.Header), Body: asked.Body,
-		TakesEffect: asked.TakesEffect, Delay: delay, Hang: asked.Hang, Drop: asked.Drop,
-		Endpoint: asked.Endpoint, GrantType: asked.GrantType, ClientID: asked.ClientID, RefreshToken: asked.RefreshToken,
-	}
+func (s *program) fail(asked asked) (err error) {
+	row, known := findRow(asked)
+	times := cmp.Or(asked.Times, asked.Count, new(1))
+	next := asked.Failure
+	next.Entry, next.Times, next.Header = row, *times, make(http.Header)
+	next.Delay, err = time.ParseDuration(cmp.Or(asked.Delay, "0"))
 	for name, value := range asked.Header {
 		next.Header.Set(name, value)
 	}
-	if times != nil {
-		next.Times = *times
-	}
-	if asked.Status != nil && asked.Reason == "" {
+	switch {
+	case err != nil:
+		return errors.New("want a delay such as 2s")
+	case *times == 0 || asked.Times != nil && asked.Count != nil:
+		return errors.New("want times (or count, which is the same) above 0, or below 0 for all requests")
+	case row.Reason != asked.Reason:
+		return fmt.Errorf("no row has the reason %q; known are %s", string(asked.Reason), strings.Join(known, ", "))
+	case asked.Status == nil && asked.Reason == "" && !next.Drop && !next.Hang && !next.TakesEffect && next.Delay == 0:
+		return errors.New("want a reason, a status, drop, hang, or takes_effect with a delay")
+	case asked.Status == nil:
+	case *asked.Status == 0 && row.Endpoint != applebusiness.AuthorizationEndpoint:
+		return errors.New("want a status from 200 to 999, or 0 with a reason of a redirect")
+	case asked.Reason != "": // FailNext refuses one that no response can have
+		next.Entry.StatusCode = *asked.Status
+	default:
 		next.StatusCode = *asked.Status
 	}
 	s.server.FailNext(next)
-	return nil, nil
+	return nil
 }
 
-// findRow returns the first row with the reason that fits the endpoint and the status best, if these are given, and all reasons. A
-// status that Apple does not document for the reason is put into the row; FailNext refuses another endpoint.
+// findRow returns the row with the reason, and all reasons. Of two it is the one with the status or of the endpoint that is asked for,
+// and else the first.
 func findRow(asked asked) (row applebusiness.Entry, known []string) {
-	best := -1
 	for entry := range applebusiness.Catalog() {
 		known = append(known, string(entry.Reason))
-		fit := 0
-		if entry.Endpoint == asked.Endpoint {
-			fit = 2
+		fits := asked.Status != nil && entry.StatusCode == *asked.Status || entry.Endpoint == asked.Endpoint && row.Endpoint != asked.Endpoint
+		if entry.Reason == asked.Reason && (row.Reason == "" || fits) {
+			row = entry
 		}
-		if asked.Status != nil && entry.StatusCode == *asked.Status {
-			fit++
-		}
-		if entry.Reason == asked.Reason && fit > best {
-			row, best = entry, fit
-		}
-	}
-	if asked.Status != nil && best >= 0 {
-		row.StatusCode = *asked.Status
 	}
 	return row, known
-}
-
-// client returns the client_id that is asked for, or the app's.
-func (s *program) client(asked asked) string { return cmp.Or(asked.ClientID, s.app.ClientID) }
-
-func (s *program) connect(asked asked) (any, error) {
-	connect := s.server.Connect
-	if asked.Expired {
-		connect = s.server.ConnectExpired
-	}
-	token := connect(s.client(asked))
-	return map[string]any{
-		"access_token": token.AccessToken, "refresh_token": token.RefreshToken, "token_type": token.TokenType, "expires_in": token.ExpiresIn,
-	}, nil
-}
-
-func (s *program) revoke(asked asked) (any, error) {
-	if asked.RefreshToken == "" {
-		return nil, errors.New("refresh_token is missing")
-	}
-	s.server.Revoke(asked.RefreshToken)
-	return nil, nil
-}
-
-func (s *program) rotateSecret(asked asked) (any, error) {
-	given := slices.DeleteFunc([]string{asked.ClientSecret}, func(secret string) bool { return secret == "" })
-	return map[string]string{"client_secret": s.server.RotateSecret(s.client(asked), given...)}, nil
-}
-
-func (s *program) consent(asked asked) (any, error) {
-	var consent applebusinesstest.Consent
-	if choice(&consent, consents)(asked.Consent) != nil {
-		return nil, unknown("no consent is %q; known are ask, allow and deny", asked.Consent)
-	}
-	s.server.SetConsent(consent)
-	return nil, nil
-}
-
-func (s *program) advance(asked asked) (any, error) {
-	duration, err := time.ParseDuration(cmp.Or(asked.Advance, asked.Duration))
-	if err != nil || duration < 0 || asked.Advance != "" && asked.Duration != "" {
-		return nil, errors.New("want a duration such as 6m")
-	}
-	s.ahead.Add(int64(duration))
-	return nil, nil
-}
-
-func (s *program) requests(asked) (any, error) {
-	list := []map[string]any{}
-	for _, r := range s.server.Requests() {
-		list = append(list, map[string]any{
-			"endpoint": r.Endpoint, "time": r.Time, "content_type": r.ContentType, "params": r.Params, "request_id": r.RequestID, "status": r.StatusCode,
-		})
-		if r.GrantType != "" {
-			list[len(list)-1]["grant_type"] = r.GrantType
-		}
-	}
-	return list, nil
-}
-
-func (s *program) reasons(asked) (any, error) {
-	var list []map[string]any
-	for e := range applebusiness.Catalog() {
-		list = append(list, map[string]any{
-			"reason": e.Reason, "endpoint": e.Endpoint, "status": e.StatusCode, "error": e.Code, "error_description": e.Description,
-		})
-	}
-	return list, nil
 }

@@ -1,6 +1,7 @@
 package grantstest
 
 import (
+	"cmp"
 	"strings"
 	"time"
 
@@ -60,7 +61,7 @@ var broken = map[string]map[string]sentence{
 	"":        {"expiry": recordExpiry, "retry": markRetryAt, "dead": deadKept, "kept": recordDead},
 	"Load":    {"result": loadLast, "refused": loadNone, "unfinished": leaseUnfinished, "": loadLast},
 	"Lease":   {"refused": leaseExcludes, "none": leaseNone, "again": leaseAgain, "token": versionStays, "lease": leaseExcludes, "unfinished": unfinishedStays, "over": leaseUnfinished, "": leaseGives},
-	"Save":    {"result": saveWhoever, "refused": saveConflict, "": saveStores},
+	"Save":    {"none": saveNever, "result": saveWhoever, "refused": saveConflict, "": saveStores},
 	"Mark":    {"result": markWhoever, "refused": markConflict, "token": markStays, "": markReplaces},
 	"Release": {"none": releaseNil, "token": versionStays, "unfinished": releaseUnfinished, "over": unfinishedStays, "": releaseEnds},
 	"Put":     {"mark": putClears, "unfinished": putClears, "lease": putClears, "": putStores},
@@ -139,27 +140,21 @@ func (c call) apply(r row) (row, error) {
 // breaks returns the sentence that does not hold if, after a call on r that had to return want, this is wrong: the result,
 // or what the grant is then.
 func (c call) breaks(r row, want error, wrong string) sentence {
-	none := r.token == "" && (c.method == "Lease" || c.method == "Delete" && wrong == "result") ||
-		c.method == "Release" && r.holder != c.holder && wrong == "result"
-	over, again := broken[c.method]["over"], broken[c.method]["again"]
+	of, noGrant, result := broken[c.method], r.token == "", wrong == "result"
 	switch {
 	case broken[""][wrong].text != "":
-		return broken[""][wrong]
-	case c.method == "Save" && r.token == "" && wrong != "result":
-		return saveNever
-	case none:
-		return broken[c.method]["none"]
+		of = broken[""]
+	case noGrant && (c.method == "Lease" || c.method == "Delete" && result || c.method == "Save" && !result),
+		c.method == "Release" && r.holder != c.holder && result:
+		wrong = "none"
 	case want != nil:
 		wrong = "refused"
-	case over.text != "" && r.over && wrong == "unfinished":
-		return over
-	case again.text != "" && r.holder == c.holder && wrong != "token" && wrong != "lease":
-		return again
+	case r.over && wrong == "unfinished" && of["over"].text != "":
+		wrong = "over"
+	case r.holder == c.holder && wrong != "token" && wrong != "lease" && of["again"].text != "":
+		wrong = "again"
 	}
-	if s, ok := broken[c.method][wrong]; ok {
-		return s
-	}
-	return broken[c.method][""]
+	return cmp.Or(of[wrong], of[""])
 }
 
 const wait = "wait" // no method: the lease runs out, or would have if it had not been ended

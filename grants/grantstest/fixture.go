@@ -64,13 +64,13 @@ func (f *fixture) token(label string) *oauth2.Token {
 // mark returns the mark of a label.
 func (f *fixture) mark(label string) grants.Mark {
 	mark := grants.Mark{Unfinished: label == "unfinished" || label == "all"}
-	if label == "dead" || label == "all" { // a row of Apple's table with all that a Store keeps
+	switch label {
+	case "dead", "all": // a row of Apple's table with all that a Store keeps
 		mark.Dead = &applebusiness.Error{
 			Endpoint: applebusiness.TokenEndpoint, StatusCode: 401, Code: applebusiness.CodeInvalidGrant, Description: "Invalid refresh_token",
 			Reason: applebusiness.ErrInvalidRefreshToken, GrantType: applebusiness.GrantTypeRefreshToken, RequestID: "4f1c9a52-6c1e-4b7a-9d53-0e2f7b8a91c4", ResponseLost: true,
 		}
-	}
-	if label == "dead and undocumented" { // nothing of it can be looked up in a table
+	case "dead and undocumented": // nothing of it can be looked up in a table
 		mark.Dead = &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, StatusCode: 400, Code: "grant_is_gone", GrantType: applebusiness.GrantTypeRefreshToken}
 	}
 	if d, ok := map[string]time.Duration{"wait": time.Hour, "all": time.Hour, "wait a second": time.Second, "has waited": -time.Hour}[label]; ok {
@@ -232,9 +232,6 @@ func fields(e *applebusiness.Error) []string {
 
 // same says whether err is what was wanted of a call on r.
 func same(err, want error, r row) bool {
-	if want == nil || err == nil {
-		return want == err
-	}
 	return errors.Is(err, want) || want == grants.ErrConflict && r.token == "" && errors.Is(err, grants.ErrNoGrant)
 }
 

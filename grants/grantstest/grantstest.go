@@ -77,13 +77,13 @@ func TestStores(one, other grants.Store) error {
 // tested is the Store under test, and what was seen of it in all checks.
 type tested struct {
 	stores     [2]grants.Store
-	slowest    atomic.Int64  // what the slowest call took, in nanoseconds
 	stuck      atomic.Bool   // a call has not returned: another one may not either
 	set, unset atomic.Uint64 // which bits were set and unset in a Version
 
-	mu   sync.Mutex
-	errs []error // one for each sentence that does not hold
-	told map[sentence]bool
+	mu      sync.Mutex
+	slowest time.Duration // of all calls
+	errs    []error       // one for each sentence that does not hold
+	told    map[sentence]bool
 }
 
 // check is one run of one function.
@@ -126,13 +126,12 @@ func (c *check) require(ok bool, s sentence, seen string, args ...any) {
 }
 
 func show(err error) string {
-	for name, known := range map[string]error{"ErrNoGrant": grants.ErrNoGrant, "ErrLeased": grants.ErrLeased, "ErrConflict": grants.ErrConflict} {
+	for name, known := range map[string]error{
+		"nil": nil, "ErrNoGrant": grants.ErrNoGrant, "ErrLeased": grants.ErrLeased, "ErrConflict": grants.ErrConflict,
+	} {
 		if errors.Is(err, known) {
 			return name
 		}
-	}
-	if err == nil {
-		return "nil"
 	}
 	return fmt.Sprintf("%q", err.Error())
 }
@@ -140,28 +139,30 @@ func show(err error) string {
 // near says whether got is want, but for rounding and the time that the calls took.
 func (c *check) near(want, got time.Time) bool {
 	const century = 5 * manyYears
-	if want.IsZero() || got.IsZero() || time.Until(want) > century {
-		return want.IsZero() == got.IsZero() && (want.IsZero() || time.Until(got) > century-time.Hour)
+	if time.Until(want) > century {
+		return time.Until(got) > century-time.Hour
 	}
-	return got.Sub(want).Abs() <= c.tolerance()
+	return want.IsZero() == got.IsZero() && got.Sub(want).Abs() <= c.tolerance()
 }
 
 // within calls ok until it returns true, at most for d.
 func (c *check) within(d time.Duration, ok func() bool) bool {
-	for end := time.Now().Add(d); ; time.Sleep(pause) {
-		if ok() {
-			return true
-		}
+	end := time.Now().Add(d)
+	for !ok() {
 		if time.Now().After(end) {
 			return false
 		}
+		time.Sleep(pause)
 	}
+	return true
 }
 
 // tolerance returns by how much a time may be off: what rounding takes, and the time that a request and a response of the
 // Store's database are under way.
 func (c *check) tolerance() time.Duration {
-	return rounding + min(2*time.Duration(c.slowest.Load()), lag)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return rounding + min(2*c.slowest, lag)
 }
 
 var errStuck = fmt.Errorf("the call did not return within %v, though its context ended after %v", 2*patience, patience)
@@ -189,15 +190,13 @@ func guard[T any](ctx context.Context, c *check, call func(context.Context, gran
 		}()
 		v, e = call(ctx, store)
 	}()
-	timer := time.NewTimer(2 * patience)
-	defer timer.Stop()
 	select {
 	case <-done:
-		took := int64(time.Since(start))
-		for old := c.slowest.Load(); took > old && !c.slowest.CompareAndSwap(old, took); old = c.slowest.Load() {
-		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.slowest = max(c.slowest, time.Since(start))
 		return v, e
-	case <-timer.C:
+	case <-time.After(2 * patience):
 		c.stuck.Store(true)
 		return *new(T), errStuck
 	}

@@ -1,6 +1,7 @@
 package pgxstore
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,8 +30,7 @@ func failed(method string, err error) error {
 	if !ok {
 		text = redact.Show(text, maxText)
 	}
-	var database *pgconn.PgError
-	if errors.As(err, &database) && database.Code == undefinedTable {
+	if database, ok := errors.AsType[*pgconn.PgError](err); ok && database.Code == undefinedTable {
 		text = "the table is missing: call Migrate (SQLSTATE " + undefinedTable + ")"
 	}
 	return &storeError{method, text, err}
@@ -40,8 +40,12 @@ func failed(method string, err error) error {
 func misused(method, text string) error { return &storeError{method, text, errors.New(text)} }
 
 const (
-	undefinedTable = "42P01" // PostgreSQL's code for a table that is not there
-	maxText        = 512     // bytes
+	maxText = 512 // bytes
+
+	// PostgreSQL's codes for a table that is not there, for a name that no column has, and for two types that do not go together.
+	undefinedTable    = "42P01"
+	undefinedColumn   = "42703"
+	undefinedOperator = "42883"
 )
 
 // What is printed of a Store and its Options is the table's name: a pool knows the database's password, and an AEAD the key.
@@ -65,9 +69,5 @@ func (l Limiter) Format(f fmt.State, _ rune) {
 
 // LogValue implements [slog.LogValuer]: it shows the table's name and the rate.
 func (l Limiter) LogValue() slog.Value {
-	table := ""
-	if l.store != nil {
-		table = l.store.name
-	}
-	return slog.GroupValue(slog.String("table", table), slog.Int("per_second", l.perSecond))
+	return slog.GroupValue(slog.String("table", cmp.Or(l.store, new(Store)).name), slog.Int("per_second", l.perSecond))
 }

@@ -1,8 +1,8 @@
 package pgxstore
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -61,21 +61,20 @@ func (l *Limiter) take(ctx context.Context) (time.Duration, error) {
 	if deadline, ok := ctx.Deadline(); ok && deadline.Before(latest) {
 		latest = deadline
 	}
-	var microseconds int64
-	_, err := l.store.row(ctx, "limit", once, []any{&microseconds}, `UPDATE `+l.store.limit+` SET
+	taken, _, err := query(ctx, l.store, "limit", once, pgx.RowTo[int64], `UPDATE `+l.store.limit+` SET
 			next = CASE WHEN next BETWEEN clock_timestamp() AND clock_timestamp() + $3::interval
 				THEN next ELSE clock_timestamp() END + $1::interval
 		WHERE next <= clock_timestamp() + $2::interval OR next > clock_timestamp() + $3::interval
 		RETURNING (extract(epoch FROM next - $1::interval - clock_timestamp()) * 1000000)::bigint`,
 		time.Second/time.Duration(l.perSecond), latest, maxAhead)
-	if !errors.Is(err, pgx.ErrNoRows) {
-		return time.Duration(microseconds) * time.Microsecond, err
+	if len(taken) > 0 {
+		return time.Duration(taken[0]) * time.Microsecond, nil
 	}
-	switch exists, err := l.store.exists(ctx, "limit", l.store.limit); {
-	case err != nil:
+	if err != nil {
 		return 0, err
-	case !exists:
-		return 0, misused("limit", noLimitRow)
+	}
+	if exists, err := l.store.exists(ctx, "limit", l.store.limit); err != nil || !exists {
+		return 0, cmp.Or(err, misused("limit", noLimitRow))
 	}
 	err = context.DeadlineExceeded
 	text := fmt.Sprintf("the fleet's limit of %d requests a second would let this one wait too long: %v", l.perSecond, err)
@@ -93,7 +92,7 @@ func (l *Limiter) Pause(ctx context.Context, d time.Duration) error {
 	changed, err := l.store.exec(ctx, "pause", `UPDATE `+l.store.limit+` SET
 			next = CASE WHEN next BETWEEN until AND clock_timestamp() + $2::interval THEN next ELSE until END,
 			paused_until = CASE WHEN paused_until BETWEEN until AND clock_timestamp() + $3::interval THEN paused_until ELSE until END
-		FROM (SELECT clock_timestamp() + $1::interval AS until) AS pause`, max(0, min(d, maxPause)), maxAhead, maxPause)
+		FROM (SELECT clock_timestamp() + $1::interval AS until) AS pause RETURNING true`, max(0, min(d, maxPause)), maxAhead, maxPause)
 	if err == nil && changed == 0 {
 		return misused("pause", noLimitRow)
 	}

@@ -3,7 +3,6 @@ package pgxstore
 import (
 	"context"
 	"errors"
-	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -59,14 +58,12 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool) error { return New(pool, n
 // Migrate is the function of that name for a Store with another table.
 func (s *Store) Migrate(ctx context.Context) error {
 	name := s.name[strings.LastIndexByte(s.name, '.')+1:] // an index is created without its schema
-	fill := strings.NewReplacer(
+	_, err := s.exec(ctx, "migrate", strings.NewReplacer(
 		"{name}", s.name, "{table}", s.table, "{limit}", s.limit, "{columns}", columns,
 		"{due}", s.sibling("_due"), "{due index}", pgx.Identifier{name + "_due"}.Sanitize(),
 		"{dead}", s.sibling("_dead"), "{dead index}", pgx.Identifier{name + "_dead"}.Sanitize(),
-	).Replace
-	_, err := s.exec(ctx, "migrate", fill(migration))
-	var database *pgconn.PgError
-	if errors.As(err, &database) && slices.Contains([]string{undefinedColumn, undefinedOperator}, database.Code) {
+	).Replace(migration))
+	if database, ok := errors.AsType[*pgconn.PgError](err); ok && (database.Code == undefinedColumn || database.Code == undefinedOperator) {
 		for _, table := range []string{s.table, s.limit} {
 			if strings.Contains(database.InternalQuery, table) {
 				return misused("migrate", "the table "+table+" is another program's: it has other columns (SQLSTATE "+database.Code+")")
@@ -75,9 +72,3 @@ func (s *Store) Migrate(ctx context.Context) error {
 	}
 	return err
 }
-
-// PostgreSQL's codes for a name that no column has, and for two types that do not go together.
-const (
-	undefinedColumn   = "42703"
-	undefinedOperator = "42883"
-)

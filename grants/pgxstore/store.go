@@ -18,7 +18,6 @@ package pgxstore
 import (
 	"cmp"
 	"context"
-	"errors"
 	"math/rand/v2"
 	"regexp"
 	"strings"
@@ -26,7 +25,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/oauth2"
 
@@ -65,9 +63,7 @@ var validTable = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][
 // New returns a Store on the database of pool, whose table [Migrate] or [Store.Migrate] has created. It sends nothing. With a
 // nil pool, or a Table that cannot be one, each method of the Store returns an error that says so.
 func New(pool *pgxpool.Pool, options *Options) *Store {
-	if options == nil {
-		options = new(Options)
-	}
+	options = cmp.Or(options, new(Options))
 	s := &Store{pool: pool, name: cmp.Or(options.Table, DefaultTable), options: new(*options)}
 	s.table, s.limit = s.sibling(""), s.sibling("_limit")
 	switch {
@@ -91,18 +87,11 @@ const (
 		(extract(epoch FROM retry_at - clock_timestamp()) * 1000000)::bigint`
 
 	noMark = `unfinished = false, retry_at = NULL, dead = NULL, dead_since = NULL`
-
-	endLease = `holder = CASE WHEN holder = $2::text OR leased_until <= clock_timestamp() THEN NULL ELSE holder END,
-		leased_until = CASE WHEN holder = $2::text OR leased_until <= clock_timestamp() THEN NULL ELSE leased_until END`
 )
 
 // Load implements [grants.Store].
 func (s *Store) Load(ctx context.Context, grant string) (grants.Record, error) {
-	record, err := s.record(ctx, "load", `SELECT `+columns+` FROM `+s.table+` WHERE name = $1::text`, grant)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = grants.ErrNoGrant
-	}
-	return record, err
+	return s.record(ctx, "load", `SELECT `+columns+` FROM `+s.table+` WHERE name = $1::text`, grant)
 }
 
 // Lease implements [grants.Store].
@@ -112,29 +101,24 @@ func (s *Store) Lease(ctx context.Context, grant, holder string, d time.Duration
 			holder = $2::text, leased_until = clock_timestamp() + $3::interval
 		WHERE name = $1::text AND (leased_until IS NULL OR leased_until <= clock_timestamp() OR holder = $2::text)
 		RETURNING `+columns, grant, holder, d)
-	if !errors.Is(err, pgx.ErrNoRows) {
+	if err != grants.ErrNoGrant {
 		return record, err
 	}
-	switch exists, err := s.exists(ctx, "lease", s.table+` WHERE name = $1::text`, grant); {
-	case err != nil:
-		return grants.Record{}, err
-	case exists:
-		return grants.Record{}, grants.ErrLeased
+	if exists, failure := s.exists(ctx, "lease", s.table+` WHERE name = $1::text`, grant); exists || failure != nil {
+		err = cmp.Or(failure, grants.ErrLeased)
 	}
-	return grants.Record{}, grants.ErrNoGrant
+	return grants.Record{}, err
 }
 
 // Save implements [grants.Store].
 func (s *Store) Save(ctx context.Context, grant, holder string, version int64, token *oauth2.Token) error {
-	next := newVersion()
+	next := rand.Int64() // 63 random bits: no failover to an older copy can repeat what a grant has had
 	sealed, err := grants.SealToken(s.options.AEAD, grant, next, token)
 	if err != nil {
 		return failed("save", err)
 	}
-	return orConflict(s.exec(ctx, "save", `UPDATE `+s.table+` SET
-			token = $4::bytea, expiry = clock_timestamp() + $5::interval, version = $6::bigint, `+noMark+`, `+endLease+`
-		WHERE name = $1::text AND version = $3::bigint`,
-		grant, holder, version, sealed, token.Expiry, next))
+	return s.update(ctx, "save", `token = $4::bytea, expiry = clock_timestamp() + $5::interval, version = $6::bigint, `+noMark,
+		grant, holder, version, sealed, token.Expiry, next)
 }
 
 // Mark implements [grants.Store].
@@ -143,11 +127,10 @@ func (s *Store) Mark(ctx context.Context, grant, holder string, version int64, m
 	if mark.Dead != nil {
 		dead = new(string(grants.MarshalVerdict(mark.Dead)))
 	}
-	return orConflict(s.exec(ctx, "mark", `UPDATE `+s.table+` SET
+	return s.update(ctx, "mark", `
 			dead = $4::json, dead_since = CASE WHEN $4::text IS NOT NULL THEN coalesce(dead_since, clock_timestamp()) END,
-			retry_at = clock_timestamp() + $5::interval, unfinished = $6::boolean, `+endLease+`
-		WHERE name = $1::text AND version = $3::bigint`,
-		grant, holder, version, dead, mark.RetryAt, mark.Unfinished))
+			retry_at = clock_timestamp() + $5::interval, unfinished = $6::boolean`,
+		grant, holder, version, dead, mark.RetryAt, mark.Unfinished)
 }
 
 // Release implements [grants.Store].
@@ -160,7 +143,7 @@ func (s *Store) Release(ctx context.Context, grant, holder string) error {
 
 // Put implements [grants.Store].
 func (s *Store) Put(ctx context.Context, grant string, token *oauth2.Token) error {
-	version := newVersion()
+	version := rand.Int64() // as in Save
 	sealed, err := grants.SealToken(s.options.AEAD, grant, version, token)
 	if err != nil {
 		return failed("put", err)
@@ -181,10 +164,11 @@ func (s *Store) Delete(ctx context.Context, grant string) error {
 // Due implements [grants.Store]. It reads an index of the grants that are alive, by expiry, which knows RetryAt.
 func (s *Store) Due(ctx context.Context, within time.Duration, limit int) ([]string, error) {
 	// now() and not clock_timestamp(), which is volatile and would not use the index.
-	return rows(ctx, s, "due", pgx.RowTo[string], `SELECT name FROM `+s.table+`
+	due, _, err := query(ctx, s, "due", repeatable, pgx.RowTo[string], `SELECT name FROM `+s.table+`
 		WHERE dead IS NULL AND expiry <= now() + $1::interval
 			AND coalesce(retry_at, '-infinity') <= now() AND (leased_until IS NULL OR leased_until <= now())
 		ORDER BY expiry LIMIT $2::bigint`, within, max(limit, 0))
+	return due, err
 }
 
 // Dead implements [grants.Store]. It reads an index of the grants that are dead. A verdict that was wrong heals when the
@@ -197,71 +181,57 @@ func (s *Store) Dead(ctx context.Context, since time.Duration, after grants.Dead
 		}
 		return found, err
 	}
-	return rows(ctx, s, "dead", scan, `SELECT name, dead, dead_since, version FROM `+s.table+`
+	dead, _, err := query(ctx, s, "dead", repeatable, scan, `SELECT name, dead, dead_since, version FROM `+s.table+`
 		WHERE dead IS NOT NULL AND dead_since <= now() - $1::interval AND (dead_since, name) > ($2::timestamptz, $3::text)
 		ORDER BY dead_since, name LIMIT $4::bigint`, since, &after.Since, after.Grant, max(limit, 0))
+	return dead, err
+}
+
+// row is what columns are read into.
+type row struct {
+	Token           []byte
+	Version         int64
+	Unfinished      bool
+	Dead            []byte
+	Expiry, RetryAt *int64 // microseconds from now
 }
 
 // record sends a statement that returns columns of a grant's row, and opens it. Durations count from when the statement was
-// sent: a token is taken to expire too early rather than too late.
+// sent: a token is taken to expire too early rather than too late. Without a row the error is ErrNoGrant.
 func (s *Store) record(ctx context.Context, method, sql, grant string, values ...any) (grants.Record, error) {
-	var (
-		record          grants.Record
-		sealed, verdict []byte
-		expiry, retryAt *int64 // microseconds from now
-	)
-	into := []any{&sealed, &record.Version, &record.Unfinished, &verdict, &expiry, &retryAt}
-	sent, err := s.row(ctx, method, repeatable, into, sql, append([]any{grant}, values...)...)
-	if err != nil {
-		return grants.Record{}, err
+	found, sent, err := query(ctx, s, method, repeatable, pgx.RowToStructByPos[row], sql, append([]any{grant}, values...)...)
+	if err != nil || len(found) == 0 {
+		return grants.Record{}, cmp.Or(err, grants.ErrNoGrant)
 	}
-	if record.Token, err = grants.OpenToken(s.options.AEAD, grant, record.Version, sealed); err == nil {
-		record.Token.Expiry, record.RetryAt = timeOrZero(sent, expiry), timeOrZero(sent, retryAt)
-		record.Dead, err = grants.UnmarshalVerdict(verdict)
-	}
-	if err != nil {
+	r := found[0]
+	token, err := grants.OpenToken(s.options.AEAD, grant, r.Version, r.Token)
+	dead, verdictErr := grants.UnmarshalVerdict(r.Dead)
+	if err = cmp.Or(err, verdictErr); err != nil {
 		return grants.Record{}, failed(method, err)
 	}
-	return record, nil
-}
-
-// row sends a statement that returns one row, scans it, and returns when it was sent. Without a row the error is ErrNoRows.
-func (s *Store) row(ctx context.Context, method string, again bool, into []any, sql string, values ...any) (sent time.Time, err error) {
-	err = s.do(ctx, method, again, func(conn *pgxpool.Conn) error {
-		sent = time.Now()
-		return conn.QueryRow(ctx, sql, arguments(values)...).Scan(into...)
-	})
-	return sent, err
+	token.Expiry = timeOrZero(sent, r.Expiry)
+	mark := grants.Mark{Dead: dead, RetryAt: timeOrZero(sent, r.RetryAt), Unfinished: r.Unfinished}
+	return grants.Record{Token: token, Mark: mark, Version: r.Version}, nil
 }
 
 // exists reports whether there is such a row.
-func (s *Store) exists(ctx context.Context, method, row string, values ...any) (found bool, err error) {
-	_, err = s.row(ctx, method, repeatable, []any{&found}, `SELECT EXISTS (SELECT FROM `+row+`)`, values...)
-	return found, err
+func (s *Store) exists(ctx context.Context, method, row string, values ...any) (bool, error) {
+	found, _, err := query(ctx, s, method, repeatable, pgx.RowTo[bool], `SELECT true FROM `+row, values...)
+	return len(found) > 0, err
 }
 
-// rows sends a statement that changes nothing, and returns what it finds.
-func rows[T any](ctx context.Context, s *Store, method string, scan pgx.RowToFunc[T], sql string, values ...any) (found []T, err error) {
-	err = s.do(ctx, method, repeatable, func(conn *pgxpool.Conn) error {
-		result, _ := conn.Query(ctx, sql, arguments(values)...) // CollectRows returns its error
-		found, err = pgx.CollectRows(result, scan)
-		return err
-	})
-	return found, err
+// exec sends a statement that changes something, and returns how many rows it says are true.
+func (s *Store) exec(ctx context.Context, method, sql string, values ...any) (int, error) {
+	changed, _, err := query(ctx, s, method, once, pgx.RowTo[bool], sql, values...)
+	return len(changed), err
 }
 
-// exec sends a statement that changes something, and returns how many rows.
-func (s *Store) exec(ctx context.Context, method, sql string, values ...any) (changed int64, err error) {
-	err = s.do(ctx, method, once, func(conn *pgxpool.Conn) error {
-		tag, err := conn.Exec(ctx, sql, arguments(values)...)
-		changed = tag.RowsAffected()
-		return err
-	})
-	return changed, err
-}
-
-// orConflict returns ErrConflict if a conditional update has changed nothing.
-func orConflict(changed int64, err error) error {
+// update changes a grant whose version is $3, and ends the lease of the holder $2. If there is none it returns ErrConflict.
+func (s *Store) update(ctx context.Context, method, set string, values ...any) error {
+	changed, err := s.exec(ctx, method, `UPDATE `+s.table+` SET `+set+`,
+			holder = CASE WHEN holder = $2::text OR leased_until <= clock_timestamp() THEN NULL ELSE holder END,
+			leased_until = CASE WHEN holder = $2::text OR leased_until <= clock_timestamp() THEN NULL ELSE leased_until END
+		WHERE name = $1::text AND version = $3::bigint RETURNING true`, values...)
 	if err == nil && changed == 0 {
 		return grants.ErrConflict
 	}
@@ -269,18 +239,18 @@ func orConflict(changed int64, err error) error {
 }
 
 // arguments returns what a statement is sent with, now: for a time, but not for a pointer to one, the duration until then, or
-// NULL if it is zero.
+// NULL if it is zero. A duration is a century at most: an Expiry in the year 9999 is further from now than one holds.
 func arguments(values []any) []any {
+	const century = 100 * 365 * 24 * time.Hour
 	sent := []any{pgx.QueryExecModeExec}
 	for _, value := range values {
-		switch v := value.(type) {
-		case time.Time:
+		if at, ok := value.(time.Time); ok && at.IsZero() {
 			value = nil
-			if !v.IsZero() {
-				value = interval(time.Until(v))
-			}
-		case time.Duration:
-			value = interval(v)
+		} else if ok {
+			value = time.Until(at)
+		}
+		if d, ok := value.(time.Duration); ok {
+			value = max(-century, min(d, century))
 		}
 		sent = append(sent, value)
 	}
@@ -293,13 +263,16 @@ const (
 	repeatable = true
 )
 
-// do calls f with a connection, and says which method failed. Durations are computed in f: the wait for a connection is over.
+// query sends a statement, and returns what it finds and when it was sent. Durations are computed then: the wait for a
+// connection is over.
 //
-// If the connection breaks, and f is repeatable or has certainly sent nothing, do calls it once more with one that answers:
-// after a restart of the database all idle connections of the pool are broken.
-func (s *Store) do(ctx context.Context, method string, again bool, f func(*pgxpool.Conn) error) (err error) {
+// If the connection breaks, and the statement is repeatable or has certainly not been sent, query sends it once more, by a
+// connection that answers: after a restart of the database all idle connections of the pool are broken.
+func query[T any](ctx context.Context, s *Store, method string, again bool, scan pgx.RowToFunc[T], sql string, values ...any) (
+	found []T, sent time.Time, err error,
+) {
 	if s.invalid != "" {
-		return misused(method, s.invalid)
+		return nil, sent, misused(method, s.invalid)
 	}
 	broken := false
 	for tries := 0; tries == 0 || broken && tries <= int(s.pool.Stat().MaxConns())+1; tries++ {
@@ -309,24 +282,17 @@ func (s *Store) do(ctx context.Context, method string, again bool, f func(*pgxpo
 					return err
 				}
 			}
-			err := f(conn)
+			sent = time.Now()
+			rows, _ := conn.Query(ctx, sql, arguments(values)...) // CollectRows returns its error
+			found, err = pgx.CollectRows(rows, scan)
 			broken = !broken && err != nil && conn.Conn().IsClosed() && ctx.Err() == nil && (again || pgconn.SafeToRetry(err))
 			return err
 		})
 	}
-	if err == nil || errors.Is(err, pgx.ErrNoRows) {
-		return err
+	if err != nil {
+		return nil, sent, failed(method, err)
 	}
-	return failed(method, err)
-}
-
-// newVersion returns a number that no grant has had: 63 random bits, which no failover to an older copy can repeat.
-func newVersion() int64 { return rand.Int64() }
-
-// interval returns d, or a century: an Expiry in the year 9999 is further from now than a Duration holds.
-func interval(d time.Duration) pgtype.Interval {
-	const century = 100 * 365 * 24 * time.Hour
-	return pgtype.Interval{Microseconds: max(-century, min(d, century)).Microseconds(), Valid: true}
+	return found, sent, nil
 }
 
 func timeOrZero(from time.Time, microseconds *int64) time.Time {

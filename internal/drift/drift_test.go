@@ -1,6 +1,7 @@
-package main
+package drift
 
 import (
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -13,12 +14,21 @@ import (
 	"github.com/seed-a5f25c57/applebusiness"
 )
 
-func TestNoDrift(t *testing.T) {
-	for _, page := range []string{"testdata/page.html", "testdata/page.txt"} {
-		var stdout, stderr strings.Builder
-		assert.Zero(t, run([]string{page}, nil, &stdout, &stderr), page)
-		assert.Equal(t, "no drift: the page has the catalog's 25 rows\n", stdout.String())
-		assert.Empty(t, stderr.String())
+var saved = flag.String("page", "", "`file` with Apple's error page; \"\" means the copies in testdata")
+
+func TestPage(t *testing.T) {
+	files := []string{"testdata/page.html", "testdata/page.txt"}
+	if *saved != "" {
+		files = []string{*saved}
+	}
+	for _, file := range files {
+		page, err := os.ReadFile(file)
+		require.NoError(t, err)
+		rows, err := readPage(page)
+		require.NoError(t, err, file)
+		for _, finding := range compare(rows) {
+			t.Errorf("%s: %s", file, finding)
+		}
 	}
 }
 
@@ -87,10 +97,9 @@ func TestDrift(t *testing.T) {
 				require.NoError(t, err)
 				changed := strings.NewReplacer(pairs...).Replace(string(page))
 				require.NotEqual(t, string(page), changed, file)
-				var stdout, stderr strings.Builder
-				assert.Equal(t, 1, run(nil, strings.NewReader(changed), &stdout, &stderr), file)
-				assert.Equal(t, test.want+"\n", stdout.String(), file)
-				assert.Empty(t, stderr.String())
+				rows, err := readPage([]byte(changed))
+				require.NoError(t, err, file)
+				assert.Equal(t, test.want, strings.Join(compare(rows), "\n"), file)
 			}
 		})
 	}
@@ -149,13 +158,7 @@ func TestUnusableInput(t *testing.T) {
 		"binary":       "\x00\xff\xfe",
 		"half a page":  half,
 	} {
-		var stdout, stderr strings.Builder
-		assert.Equal(t, 2, run(nil, strings.NewReader(page), &stdout, &stderr), name)
-		assert.Contains(t, stderr.String(), "is this Apple's whole error page?", name)
-		assert.Empty(t, stdout.String(), name)
+		_, err := readPage([]byte(page))
+		assert.ErrorContains(t, err, "is this Apple's whole error page?", name)
 	}
-	var stdout, stderr strings.Builder
-	assert.Equal(t, 2, run([]string{"testdata/none"}, nil, &stdout, &stderr), "no such file")
-	assert.Equal(t, 2, run([]string{"one", "two"}, nil, &stdout, &stderr), "two files")
-	assert.Empty(t, stdout.String())
 }

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs the program with the arguments, on a PostgreSQL and a pgbouncer of its own: see ../../grants/pgxstore/postgres.sh.
-# `run.sh test` runs the tests instead; further arguments go to go test.
+# Runs the trial with the flags, on a PostgreSQL and a pgbouncer of its own: see ../../grants/pgxstore/postgres.sh.
+# `run.sh test` runs the trial's own tests instead; further arguments go to go test.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 with_postgres=../../grants/pgxstore/postgres.sh
 if [ "${1-}" = test ]; then
-	exec $with_postgres go test "${@:2}" ./...
+	exec $with_postgres go test -skip '^TestFleet$' "${@:2}" ./...
 fi
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
-go build -o "$build/fleet" .
-$with_postgres "$build/fleet" "$@"
+go test -c -o "$build/fleet.test" .
+$with_postgres "$build/fleet.test" -test.run '^TestFleet$' "$@"

@@ -3,12 +3,11 @@
 package neterr
 
 import (
-	"errors"
 	"io"
-	"iter"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -21,27 +20,29 @@ type Failure struct {
 	Own    bool   // this process lacks something
 }
 
-type kind uint
+// Error returns the words. A Failure stands for the error of which only its text is left.
+func (f Failure) Error() string { return f.Words }
 
 const (
-	passes kind = 1 << iota
+	passes = 1 << iota
 	unsent
 	own
-	lasts kind = 0
+	lasts = 0
 )
 
+// row is a Failure with the texts that tell of it.
 type row struct {
-	words   string
-	kind    kind
-	needles string // with "|" between them
+	Failure
+	needles []string
+}
+
+// told returns a row. The needles have "|" between them.
+func told(words string, kind int, needles string) row {
+	return row{Failure{words, true, kind&passes != 0, kind&unsent != 0, kind&own != 0}, strings.Split(needles, "|")}
 }
 
 const (
 	canceled        = "the request was canceled"
-	noHost          = "DNS does not know the host"
-	noDNS           = "DNS failed"
-	timedOut        = "timed out"
-	reset           = "the connection was reset"
 	notTrusted      = "TLS: the certificate is not trusted"
 	proxyRefuses    = "the proxy refused the connection"
 	proxyRefusesNow = proxyRefuses + " for the moment"
@@ -51,75 +52,67 @@ const (
 // in lower case, and "…" in one stands for anything. The first row that matches is it: those that do not pass come
 // first, for their text may hold another one's, and the more exact before the less exact.
 var failures = []row{
-	{canceled, lasts, "context canceled|operation was canceled"},
-	{"the response is not HTTP", lasts,
-		"malformed http|malformed mime header|malformed chunked encoding|multiple content-length|bad content-length|" +
-			"unsupported transfer encoding|too many transfer encodings|server response headers exceeded|invalid byte in chunk length"},
-	{noHost, unsent,
-		"no such host|could not resolve host|name or service not known|enotfound|nodename nor servname|unknownhostexception|" +
-			"err_name_not_resolved|no address associated with hostname"},
-	{notTrusted + ": it is not valid yet, or the clock of this machine is slow", unsent,
-		"certificate has expired or is not yet valid…is before|certificate is not yet valid|cert_not_yet_valid|certificatenotyetvalid"},
-	{notTrusted + ": it has expired", unsent,
-		"certificate has expired|certificate is expired|cert_has_expired|certificateexpired|err_cert_date_invalid"},
-	{notTrusted + ": it is for another host", unsent,
-		"certificate is valid for|certificate is not valid for|cannot validate certificate for|certificate name does not match|" +
-			"relies on legacy common name|no alternative certificate subject name|certificate's altnames|hostname mismatch|" +
-			"no subject alternative|err_cert_common_name_invalid"},
-	{notTrusted + ": its authority is unknown", unsent,
-		"certificate signed by unknown authority|certificate is not trusted|failed to load system roots|self-signed certificate|" +
-			"self signed certificate|unable to get local issuer|unable to verify the first certificate|unable_to_verify_leaf|" +
-			"unable_to_get_issuer|self_signed_cert|pkix path|err_cert_authority_invalid"},
-	{notTrusted, unsent,
-		"x509: |tls: failed to verify certificate|certificate verify failed|certificate verification failed|certificate problem|err_cert_"},
-	{"TLS: the server does not speak it", lasts,
-		"tls: first record does not look like a tls handshake|http response to https client|wrong version number"},
-	{"the TLS connection broke", passes, "tls: internal error|tls: bad record mac|tls: use of closed connection"},
-	{"the TLS handshake timed out", passes | unsent, "tls handshake timeout"},
-	{"TLS failed", lasts, "tls: |ssl routines|ssl_error|sslhandshake|err_ssl_"},
-	{"the URL's scheme is not HTTP", unsent, "unsupported protocol scheme"},
-	{"the URL has no host", unsent, "no host in request url"},
-	{"the redirects do not end", lasts, "stopped after 10 redirects"},
-	{"this process has too many open files", passes | unsent | own, "too many open files|emfile"},
-	{"this process has no free port", passes | unsent | own,
-		"cannot assign requested address|can't assign requested address|only one usage of each socket address|eaddrnotavail"},
-	{"this process has no buffer space", passes | own, "no buffer space available|lacked sufficient buffer space"},
-	{noDNS, passes | unsent,
-		"server misbehaving|temporary failure in name resolution|temporary error during hostname resolution|eai_again"},
-	{"the connection was refused", passes, "connection refused|actively refused|econnrefused|err_connection_refused"},
-	{"the network is unreachable", passes,
-		"network is unreachable|no route to host|network is down|host is down|unreachable network|unreachable host|enetunreach|" +
-			"ehostunreach"},
-	{timedOut, passes,
-		"i/o timeout|context deadline exceeded|client.timeout|timeout awaiting response headers|connection timed out|operation timed out|" +
-			"read timed out|connect timed out|did not properly respond|etimedout|econnaborted|execution expired|err_timed_out|" +
-			"err_connection_timed_out"},
-	{reset + ": HTTP/2 GOAWAY", passes, "goaway"},
-	{reset + ": HTTP/2 stream error", passes, "stream error: |http/2 stream "},
-	{reset + ": HTTP/2 connection error", passes, "connection error: "},
-	{reset + ": HTTP/2", passes, "http2: "},
-	{reset, passes,
-		"connection reset|connection was reset|broken pipe|forcibly closed|use of closed network connection|connection abort|" +
-			"connection was aborted|socket hang up|server closed idle connection|transport connection broken|remote end closed connection|empty reply from server|" +
-			"econnreset|epipe|err_connection_reset|err_connection_closed"},
-	{"the response was truncated", passes, "unexpected eof|err_incomplete"},
-	{proxyRefusesNow, passes, proxyRefusesNow}, // of a real one there is the status: see OfText
-	{proxyRefuses, lasts, proxyRefuses},
+	told(canceled, lasts, "context canceled|operation was canceled"),
+	told("the response is not HTTP", lasts, "malformed http|malformed mime header|malformed chunked encoding|multiple content-length|"+
+		"bad content-length|unsupported transfer encoding|too many transfer encodings|server response headers exceeded|"+
+		"invalid byte in chunk length"),
+	told("DNS does not know the host", unsent, "no such host|could not resolve host|name or service not known|enotfound|"+
+		"nodename nor servname|unknownhostexception|err_name_not_resolved|no address associated with hostname"),
+	told(notTrusted+": it is not valid yet, or the clock of this machine is slow", unsent, ""+
+		"certificate has expired or is not yet valid…is before|certificate is not yet valid|cert_not_yet_valid|certificatenotyetvalid"),
+	told(notTrusted+": it has expired", unsent, "certificate has expired|certificate is expired|cert_has_expired|certificateexpired|"+
+		"err_cert_date_invalid"),
+	told(notTrusted+": it is for another host", unsent, "certificate is valid for|certificate is not valid for|"+
+		"cannot validate certificate for|certificate name does not match|relies on legacy common name|no alternative certificate subject name|"+
+		"certificate's altnames|hostname mismatch|no subject alternative|err_cert_common_name_invalid"),
+	told(notTrusted+": its authority is unknown", unsent, "certificate signed by unknown authority|certificate is not trusted|"+
+		"failed to load system roots|self-signed certificate|self signed certificate|unable to get local issuer|"+
+		"unable to verify the first certificate|unable_to_verify_leaf|unable_to_get_issuer|self_signed_cert|pkix path|"+
+		"err_cert_authority_invalid"),
+	told(notTrusted, unsent, "x509: |tls: failed to verify certificate|certificate verify failed|certificate verification failed|"+
+		"certificate problem|err_cert_"),
+	told("TLS: the server does not speak it", lasts, "tls: first record does not look like a tls handshake|http response to https client|"+
+		"wrong version number"),
+	told("the TLS connection broke", passes, "tls: internal error|tls: bad record mac|tls: use of closed connection"),
+	told("the TLS handshake timed out", passes|unsent, "tls handshake timeout"),
+	told("TLS failed", lasts, "tls: |ssl routines|ssl_error|sslhandshake|err_ssl_"),
+	told("the URL's scheme is not HTTP", unsent, "unsupported protocol scheme"),
+	told("the URL has no host", unsent, "no host in request url"),
+	told("the redirects do not end", lasts, "stopped after 10 redirects"),
+	told("this process has too many open files", passes|unsent|own, "too many open files|emfile"),
+	told("this process has no free port", passes|unsent|own, "cannot assign requested address|can't assign requested address|"+
+		"only one usage of each socket address|eaddrnotavail"),
+	told("this process has no buffer space", passes|own, "no buffer space available|lacked sufficient buffer space"),
+	told("DNS failed", passes|unsent, "server misbehaving|temporary failure in name resolution|temporary error during hostname resolution|"+
+		"eai_again"),
+	told("the connection was refused", passes, "connection refused|actively refused|econnrefused|err_connection_refused"),
+	told("the network is unreachable", passes, "network is unreachable|no route to host|network is down|host is down|unreachable network|"+
+		"unreachable host|enetunreach|ehostunreach"),
+	told("timed out", passes, "i/o timeout|context deadline exceeded|client.timeout|timeout awaiting response headers|connection timed out|"+
+		"operation timed out|read timed out|connect timed out|did not properly respond|etimedout|econnaborted|execution expired|err_timed_out|"+
+		"err_connection_timed_out"),
+	told("the connection was reset: HTTP/2 GOAWAY", passes, "goaway"),
+	told("the connection was reset: HTTP/2 stream error", passes, "stream error: |http/2 stream "),
+	told("the connection was reset: HTTP/2 connection error", passes, "connection error: "),
+	told("the connection was reset: HTTP/2", passes, "http2: "),
+	told("the connection was reset", passes, "connection reset|connection was reset|broken pipe|forcibly closed|"+
+		"use of closed network connection|connection abort|connection was aborted|socket hang up|server closed idle connection|"+
+		"transport connection broken|remote end closed connection|empty reply from server|econnreset|epipe|err_connection_reset|"+
+		"err_connection_closed"),
+	told("the response was truncated", passes, "unexpected eof|err_incomplete"),
+	told(proxyRefusesNow, passes, proxyRefusesNow), // of a real one there is the status: see OfText
+	told(proxyRefuses, lasts, proxyRefuses),
 }
 
-// Needles returns the texts in lower case of which OfText looks for any, for a reader of many lines. It knows a little
-// more than that: the end of a connection, and what a proxy says.
-func Needles() iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for _, row := range failures {
-			for needle := range strings.SplitSeq(row.needles, "|") {
-				needle, _, _ = strings.Cut(needle, "…")
-				if !yield(needle) {
-					return
-				}
-			}
+// Needles returns the texts in lower case of which OfText looks for any, besides the end of a connection and a proxy's status.
+func Needles() (needles []string) {
+	for _, row := range failures {
+		for _, needle := range row.needles {
+			needle, _, _ = strings.Cut(needle, "…")
+			needles = append(needles, needle)
 		}
 	}
+	return needles
 }
 
 // Of returns what is known about err, an error of an HTTP client or of the network. An error that is not known passes:
@@ -127,92 +120,71 @@ func Needles() iter.Seq[string] {
 func Of(err error) Failure {
 	text := Text(err)
 	var isKnown, isUnsent bool
-	var dns *net.DNSError
-	Visit(err, func(node error) bool {
+	var dns string // what DNS says
+	for _, node := range Tree(err) {
 		switch node := node.(type) {
+		case Failure:
+			return node
 		case *url.Error: // its URL may hold any word
 			text = Text(node.Err)
 		case *net.OpError:
-			isKnown, isUnsent = true, isUnsent || connects(node.Op)
+			isKnown, isUnsent = true, isUnsent || slices.Contains(connecting, node.Op)
 		case *net.DNSError:
-			dns, isUnsent = node, true
+			if dns, isUnsent = "server misbehaving", true; node.IsNotFound {
+				dns = "no such host"
+			}
 		}
-		return false
-	})
+	}
 	found := OfText(text)
 	switch {
-	case dns != nil && !found.Own && found.Words != canceled:
-		words := noDNS
-		if dns.IsNotFound {
-			words = noHost
-		}
-		found, _ = OfWords(words)
+	case dns != "" && !found.Own && found.Words != canceled:
+		found = OfText(dns)
 	case found.Known:
 	case Timeout(err):
-		found, _ = OfWords(timedOut)
+		found = OfText("i/o timeout")
 	case Is(err, io.EOF), Is(err, io.ErrUnexpectedEOF):
-		found, _ = OfWords(reset)
+		found = OfText("EOF")
 	}
 	found.Known, found.Unsent = found.Known || isKnown, found.Unsent || isUnsent
 	return found
 }
 
-// connects reports whether an operation of package net comes before anything is sent.
-func connects(operation string) bool {
-	return operation == "dial" || operation == "proxyconnect" || operation == "socks connect"
-}
+// connecting are the operations of package net that come before anything is sent.
+var connecting = []string{"dial", "proxyconnect", "socks connect"}
 
 // OfText returns what is known about the failure that text tells of, the text of an error without the URL around it.
 // Where nothing is known it is the zero Failure but for Words and Passes.
 func OfText(text string) Failure {
-	found, ok := OfWords(text)
-	ok = ok && text == found.Words // which is all that an error of Err has
-	lower, status := strings.ToLower(text), StatusOf(text)
-	for i := 0; !ok && i < len(failures); i++ {
-		for needle := range strings.SplitSeq(failures[i].needles, "|") {
-			if ok = contains(lower, needle); ok {
-				found = failures[i].failure()
-				break
-			}
-		}
-	}
-	switch {
-	case ok:
+	lower := strings.ToLower(text)
+	switch status := StatusOf(text); {
 	case StatusPasses(status): // net/http says no more of a proxy that refuses CONNECT
-		found, _ = OfWords(proxyRefusesNow)
+		lower = proxyRefusesNow
 	case status != 0:
-		found, _ = OfWords(proxyRefuses)
-	case text == "EOF" || strings.HasSuffix(text, ": EOF"):
-		found, _ = OfWords(reset)
-	default:
+		lower = proxyRefuses
+	case text == "EOF", strings.HasSuffix(text, ": EOF"):
+		lower += " connection reset"
+	}
+	found, ok := first(func(row row) bool {
+		return slices.ContainsFunc(row.needles, func(needle string) bool { return contains(lower, needle) })
+	})
+	if !ok {
 		found = Failure{Words: "the connection failed", Passes: true}
 	}
 	operation, _, _ := strings.Cut(text, " tcp") // of a *net.OpError of which only the text is left
-	found.Unsent = found.Unsent || connects(operation)
+	found.Unsent = found.Unsent || slices.Contains(connecting, operation)
 	return found
 }
 
 // OfWords returns the failure that this package calls so, and whether there is one. Other words may follow.
 func OfWords(words string) (found Failure, ok bool) {
-	for _, row := range failures {
-		if strings.HasPrefix(words, row.words) {
-			return row.failure(), true
-		}
-	}
-	return Failure{}, false
+	return first(func(row row) bool { return strings.HasPrefix(words, row.Words) })
 }
 
-func (r row) failure() Failure {
-	return Failure{r.words, true, r.kind&passes != 0, r.kind&unsent != 0, r.kind&own != 0}
-}
-
-// Err returns an error of which Of knows the same, for one that has only the text of the real one; nil for a Failure that
-// is not Known.
-func (f Failure) Err() error {
-	if !f.Known {
-		return nil
+func first(is func(row) bool) (found Failure, ok bool) {
+	if i := slices.IndexFunc(failures, is); i >= 0 {
+		return failures[i].Failure, true
 	}
-	return errors.New(f.Words)
+	return found, false
 }
 
 // contains is strings.Contains of a needle at the beginning of a word, in which "…" stands for anything.
@@ -229,8 +201,7 @@ func contains(text, needle string) bool {
 	}
 }
 
-// StatusOf returns the status from 400 to 511 of which text is the reason phrase, in whatever letters, and 0 for another
-// text.
+// StatusOf returns the status from 400 to 511 of which text is the reason phrase, in whatever letters, or 0.
 func StatusOf(text string) int {
 	for status := http.StatusBadRequest; status <= http.StatusNetworkAuthenticationRequired; status++ {
 		if text != "" && strings.EqualFold(text, http.StatusText(status)) {
@@ -240,14 +211,9 @@ func StatusOf(text string) int {
 	return 0
 }
 
-// StatusPasses reports whether an HTTP status says that the server fails at the moment, so that the same request may
-// succeed later.
+// StatusPasses reports whether the same request may succeed later, since an HTTP status says that the server fails now.
 func StatusPasses(status int) bool {
-	switch status {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
-		return true
-	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusNetworkAuthenticationRequired:
-		return false
-	}
-	return status >= 500 && status <= 599
+	passing := []int{http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests}
+	lasting := []int{http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusNetworkAuthenticationRequired}
+	return slices.Contains(passing, status) || status >= 500 && status <= 599 && !slices.Contains(lasting, status)
 }

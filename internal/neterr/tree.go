@@ -3,62 +3,44 @@ package neterr
 import (
 	"reflect"
 	"slices"
-	"strings"
 )
 
 // maxNodes bounds the work on one tree: an error that unwraps to itself has no end.
 const maxNodes = 10_000
 
-// Visit calls f for err and each error in its tree, in the order of errors.Is, until f returns true, and for 10,000 at
-// most. It skips nil pointers and errors with a method Foreign, whatever they wrap, and a panic of an Unwrap method ends
-// its branch.
-func Visit(err error, f func(error) bool) bool {
-	left := maxNodes
-	return visit(err, f, isForeign, &left)
-}
+// Tree returns err and each error in its tree, in the order of errors.Is, and 10,000 at most. It leaves out nil pointers, and
+// errors with a method Foreign with what they wrap. A panic of an Unwrap method ends its branch.
+func Tree(err error) []error { return appendTree(nil, err, false) }
 
-func visit(err error, f, skip func(error) bool, left *int) bool {
-	for err != nil && *left > 0 && !isNilPointer(err) && !skip(err) {
-		*left--
-		if f(err) {
-			return true
-		}
-		several, next := unwrap(err)
-		for _, err := range several {
-			if visit(err, f, skip, left) {
-				return true
-			}
-		}
-		err = next
-	}
-	return false
-}
-
-func isForeign(err error) bool {
-	_, foreign := err.(interface{ Foreign() })
-	return foreign
-}
-
-func isNilPointer(err error) bool {
+func appendTree(nodes []error, err error, withForeign bool) []error {
 	value := reflect.ValueOf(err)
-	return value.Kind() == reflect.Pointer && value.IsNil()
+	_, isForeign := err.(interface{ Foreign() })
+	isNil := err == nil || value.Kind() == reflect.Pointer && value.IsNil()
+	if isNil || isForeign && !withForeign || len(nodes) == maxNodes {
+		return nodes
+	}
+	nodes = append(nodes, err)
+	for _, wrapped := range unwrap(err) {
+		nodes = appendTree(nodes, wrapped, withForeign)
+	}
+	return nodes
 }
 
-// unwrap returns what err wraps: several errors, or one.
-func unwrap(err error) (several []error, next error) {
+// unwrap returns what err wraps, which may hold a nil.
+func unwrap(err error) []error {
 	defer func() { _ = recover() }() // foreign code, which may not expect to be asked
 	switch wrapper := err.(type) {
 	case interface{ Unwrap() error }:
-		next = wrapper.Unwrap()
+		return []error{wrapper.Unwrap()}
 	case interface{ Unwrap() []error }:
-		several = wrapper.Unwrap()
+		return wrapper.Unwrap()
 	}
-	return several, next
+	return nil
 }
 
-// Is is errors.Is by way of Visit. A panic of an Is method counts as false.
+// Is is errors.Is by way of Tree. A panic of an Is method counts as false.
 func Is(err, target error) bool {
-	return Visit(err, func(node error) (same bool) {
+	return slices.ContainsFunc(Tree(err), func(node error) (same bool) {
 		defer func() { _ = recover() }()
 		if node == target { // panics for two structs that cannot be compared
 			return true
@@ -70,31 +52,25 @@ func Is(err, target error) bool {
 
 // Timeout reports whether an error in err's tree is about something that took too long.
 func Timeout(err error) bool {
-	return Visit(err, func(node error) (found bool) {
+	return slices.ContainsFunc(Tree(err), func(node error) (found bool) {
 		defer func() { _ = recover() }() // a *url.Error asks what it wraps, which may be a nil pointer
 		timeout, ok := node.(interface{ Timeout() bool })
 		return ok && timeout.Timeout()
 	})
 }
 
-// Text returns err's text, and "" for one whose Error method panics, as a zero *oauth2.RetrieveError's does. Of a tree in
-// which errors are joined again and again, whose text doubles at each level, it is the texts of the errors at its ends.
+// Text returns err's text, and "" for nil and for one whose Error method panics, as a zero *oauth2.RetrieveError's does. Of a tree in
+// which errors are joined again and again, whose text doubles at each level, it is the text of the first error at an end.
 func Text(err error) (text string) {
-	defer func() { _ = recover() }()
-	if err == nil {
-		return ""
-	}
-	left := maxNodes
-	if visit(err, func(error) bool { return false }, isNilPointer, &left); left > 0 { // texts of foreign errors double, too
+	defer func() { _ = recover() }()    // for nil, too
+	nodes := appendTree(nil, err, true) // texts of foreign errors double, too
+	if len(nodes) < maxNodes {
 		return err.Error()
 	}
-	var ends []string
-	left = maxNodes
-	visit(err, func(node error) bool {
-		if several, next := unwrap(node); next == nil && several == nil {
-			ends = append(ends, Text(node))
+	for _, node := range nodes {
+		if wrapped := unwrap(node); len(wrapped) == 0 || wrapped[0] == nil {
+			return node.Error()
 		}
-		return len(ends) == 100
-	}, isNilPointer, &left)
-	return strings.Join(slices.Compact(ends), "\n")
+	}
+	return ""
 }

@@ -8,11 +8,8 @@ import (
 	"time"
 )
 
-const longestWait = time.Hour
-
 // RetryAfter returns the wait that a Retry-After header asks for (RFC 9110 section 10.2.3), never negative, at most an
-// hour, and 0 if it cannot be read. An instant in it is compared with date, the Date header of the same response, since the
-// clock here may be another one.
+// hour, and 0 if it cannot be read. An instant is compared with date, the response's Date header: clocks differ.
 func RetryAfter(value, date string) time.Duration {
 	first, _, _ := strings.Cut(value, ",")
 	first = strings.TrimSpace(first)
@@ -27,15 +24,14 @@ func RetryAfter(value, date string) time.Duration {
 	case seconds >= 1e11 && seconds < 1e14:
 		instant = time.UnixMilli(int64(seconds))
 	}
-	wait := time.Duration(math.Ceil(min(seconds, longestWait.Seconds()))) * time.Second
+	wait := time.Duration(math.Ceil(min(seconds, time.Hour.Seconds()))) * time.Second
 	if !instant.IsZero() {
 		wait = instant.Sub(cmp.Or(parseDate(date), time.Now()))
 	}
-	return min(max(wait, 0), longestWait)
+	return min(max(wait, 0), time.Hour)
 }
 
-// parseDate reads a date in HTTP's forms (RFC 9110 section 5.6.7), also with a numeric zone, and that of RFC 3339. It
-// returns the zero Time for any other text.
+// parseDate reads a date in HTTP's forms (RFC 9110 section 5.6.7), also with a numeric zone, and RFC 3339's; else it is zero.
 func parseDate(text string) time.Time {
 	text = strings.NewReplacer(" GMT", " +0000", " UTC", " +0000").Replace(strings.TrimSpace(text))
 	for _, layout := range [...]string{

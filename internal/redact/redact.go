@@ -1,8 +1,7 @@
 // Package redact decides what may be shown of texts that came from outside.
 //
-// There are two ways, and both are used. [Values] removes from a text what is known to be secret, so that it can be kept.
-// [Show] is for whatever a person or a log reads: it shows what it recognises, since the ways in which a secret can be
-// encoded cannot be enumerated.
+// [Values] removes from a text what is known to be secret, so that it can be kept. [Show] is for whatever a person or a log
+// reads: it shows what it recognises, since the ways in which a secret can be encoded cannot be enumerated.
 package redact
 
 import (
@@ -42,7 +41,7 @@ func Cut(text string, limit int) string {
 // a form, HTML, JSON or a Go string, and in the place of each part of one from 12 bytes on. Secrets of fewer than 8 bytes
 // are left.
 func Values(text string, secrets ...string) string {
-	lower, hidden := lowerASCII(text), make([]bool, len(text))
+	lower, shown := lowerASCII.Replace(text), bytes.Repeat([]byte{1}, len(text))
 	for _, secret := range secrets {
 		if len(secret) < leastSecret {
 			continue
@@ -51,42 +50,32 @@ func Values(text string, secrets ...string) string {
 			secret, url.QueryEscape(secret), url.PathEscape(secret), strings.ReplaceAll(secret, "+", " "),
 			html.EscapeString(secret), strings.Trim(strconv.Quote(secret), `"`),
 		} {
-			hide(hidden, lower, lowerASCII(form))
+			hide(shown, lower, lowerASCII.Replace(form))
 		}
 	}
 	var out strings.Builder
 	for i := range len(text) {
-		if !hidden[i] {
+		if shown[i] == 1 {
 			out.WriteByte(text[i])
-		} else if i == 0 || !hidden[i-1] {
+		} else if i == 0 || shown[i-1] == 1 {
 			out.WriteString(Mask)
 		}
 	}
 	return out.String()
 }
 
-// hide marks in hidden each part of text that is a part of secret.
-func hide(hidden []bool, text, secret string) {
+// hide clears in shown each part of text that is a part of secret.
+func hide(shown []byte, text, secret string) {
 	least := min(len(secret), leastPart)
 	for end := least; end <= len(text); end++ {
 		if strings.Contains(secret, text[end-least:end]) {
-			for i := end - least; i < end; i++ {
-				hidden[i] = true
-			}
+			clear(shown[end-least : end])
 		}
 	}
 }
 
 // lowerASCII leaves every byte in its place, as strings.ToLower does not.
-func lowerASCII(text string) string {
-	lower := []byte(text)
-	for i, b := range lower {
-		if b >= 'A' && b <= 'Z' {
-			lower[i] = b + 'a' - 'A'
-		}
-	}
-	return string(lower)
-}
+var lowerASCII = strings.NewReplacer(strings.Split("AaBbCcDdEeFfGgHhIiJjKkLlMmNnOoPpQqRrSsTtUuVvWwXxYyZz", "")...)
 
 // Show returns one line of at most limit bytes with what may be shown of text: words (ASCII letters, at most 15, in lower
 // case or with a capital first, with ' or - between them), numbers of up to 3 digits, the vocabulary of OAuth and the code
@@ -120,16 +109,13 @@ func show(piece string) (shown string, scrap bool) {
 	before := piece[:len(piece)-len(inner)]
 	inner = strings.TrimRight(inner, `)"']}>.,:;!?`)
 	after := piece[len(before)+len(inner):]
-	if len(before) > 2 || len(after) > 3 {
-		return Mask, true
-	}
 	switch {
-	case len(piece) == 1 && inner == "", len(inner) == 1 && strings.Contains("-/=&+|", inner), number.MatchString(inner):
+	case len(before) > 2, len(after) > 3, inner == "" && len(piece) > 1:
+		return Mask, true
+	case inner == "", len(inner) == 1 && strings.Contains("-/=&+|", inner), number.MatchString(inner):
 		return piece, true
 	case isWord(inner):
 		return piece, len(inner) == 1
-	case inner == "":
-		return Mask, true
 	}
 	return before + Mask + after, true
 }
@@ -137,19 +123,19 @@ func show(piece string) (shown string, scrap bool) {
 var (
 	word     = regexp.MustCompile(`^[A-Za-z][a-z]*(['-][a-z]+)*$`)
 	number   = regexp.MustCompile(`^[0-9]{1,3}$`)
+	name     = regexp.MustCompile(`^[a-z_]{0,64}$`)
+	sqlState = regexp.MustCompile(`^[0-9A-Z]{5}\)?$`)
+
 	uuid     = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 	base32ID = regexp.MustCompile(`^[A-Z2-7]{26}$`)
-	name     = regexp.MustCompile(`^[a-z_]{1,64}$`)
-
-	sqlState = regexp.MustCompile(`^[0-9A-Z]{5}\)?$`)
+	shortID  = regexp.MustCompile(`^[-_.]*([A-Za-z][a-z]*[-_.]+)*([A-Za-z][a-z]*|[0-9]{1,3})?([-_.]+[A-Za-z][a-z]*)*[-_.]*$`)
 )
 
 func isWord(text string) bool {
 	return len(text) <= longestWord && word.MatchString(text) || slices.Contains(vocabulary, text)
 }
 
-// vocabulary are the texts that Show recognises though they are no words: those of OAuth and of Apple's table, and a few
-// that errors of the network and of databases are made of.
+// vocabulary are the texts that Show recognises though they are no words: of OAuth, Apple's table, networks and databases.
 var vocabulary = strings.Fields(`
 	access_token authorization_code client_credentials client_id client_secret code_challenge code_challenge_method
 	code_verifier error_description error_uri expires_in grant_type redirect_uri refresh_token response_type token_type
@@ -160,7 +146,7 @@ var vocabulary = strings.Fields(`
 
 // Code returns code if it may be shown as the code of an error: up to 64 letters from a to z and underscores.
 func Code(code string) string {
-	if code == "" || name.MatchString(code) {
+	if name.MatchString(code) {
 		return code
 	}
 	return Mask
@@ -170,26 +156,6 @@ func Code(code string) string {
 // as Apple's x-apple-jingle-correlation-key) that are no text in disguise, or at most 15 bytes of words and a number with
 // '-', '_' or '.' between them, such as "req-1". Of any other it returns what [Show] does: a secret can look like it.
 func RequestID(id string) string {
-	if numbers, ok := recognise(id, "-_."); ok && numbers <= 1 && len(id) <= longestWord || isRandom(id) {
-		return id
-	}
-	return Show(id, 64)
-}
-
-// recognise reports whether there is nothing but words and numbers between separators, and how many are numbers.
-func recognise(text, separators string) (numbers int, ok bool) {
-	for part := range strings.FieldsFuncSeq(text, func(r rune) bool { return strings.ContainsRune(separators, r) }) {
-		if number.MatchString(part) {
-			numbers++
-		} else if !isWord(part) {
-			return numbers, false
-		}
-	}
-	return numbers, true
-}
-
-// isRandom reports whether id is 128 bits that are no text.
-func isRandom(id string) bool {
 	var bits []byte
 	switch {
 	case uuid.MatchString(id):
@@ -197,14 +163,20 @@ func isRandom(id string) bool {
 	case base32ID.MatchString(id):
 		bits, _ = base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(id)
 	}
-	return bytes.ContainsFunc(bits, func(r rune) bool { return r < ' ' || r > '~' })
+	isText := !bytes.ContainsFunc(bits, func(r rune) bool { return r < ' ' || r > '~' })
+	if isText && (len(id) > longestWord || !shortID.MatchString(id)) {
+		return Show(id, 64)
+	}
+	return id
 }
 
-// URI returns uri if it is an absolute URL of nothing but words and numbers, without a query, a fragment or a user;
-// else ***.
+// URI returns uri if it is an https URL of nothing but words and numbers, without query, fragment and user; else ***.
 func URI(uri string) string {
-	rest, isWeb := strings.CutPrefix(uri, "https://")
-	if _, ok := recognise(rest, "/."); uri == "" || isWeb && ok && len(uri) <= 256 {
+	rest, isShown := strings.CutPrefix(uri, "https://")
+	for part := range strings.FieldsFuncSeq(rest, func(r rune) bool { return r == '/' || r == '.' }) {
+		isShown = isShown && (number.MatchString(part) || isWord(part))
+	}
+	if uri == "" || isShown && len(uri) <= 256 {
 		return uri
 	}
 	return Mask

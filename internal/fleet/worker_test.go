@@ -1,7 +1,6 @@
-package main
+package fleet
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,11 +22,12 @@ import (
 	"github.com/seed-a5f25c57/applebusiness/grants/pgxstore"
 )
 
-// workerConfig tells a worker process what to do.
+const workerVariable = "FLEET_WORKER"
+
+// workerConfig tells a worker process, beside the flags, what to do; it is that variable.
 type workerConfig struct {
-	Options options
-	Worker  int // its place among the processes
-	OAuth2  oauth2.Config
+	Worker int // its place among the processes
+	OAuth2 oauth2.Config
 }
 
 // call is what a worker reports of a caller who wanted a token, as JSON.
@@ -44,27 +44,30 @@ func runWorker(text string) {
 	defer stop()
 	var config workerConfig
 	_ = json.Unmarshal([]byte(text), &config) // it is start's
-	o := config.Options
-	pool, err := pgxpool.New(ctx, cmp.Or(o.Pooler, o.Database))
+	url := *database
+	if *pooler {
+		url = os.Getenv("POOLER_URL")
+	}
+	pool, err := pgxpool.New(ctx, url)
 	if err != nil {
 		log.Fatalln("fleet: worker:", err)
 	}
 	defer pool.Close()
-	store := pgxstore.New(pool, nil)
+	store := newStore(pool)
 	manager := grants.New(&config.OAuth2, store, &grants.Options{
-		HTTPClient: &http.Client{Timeout: 5*time.Second + o.Latency}, // the lease is 15 seconds longer
-		Limit:      store.Limiter(o.Limit),                           // for the whole fleet
+		HTTPClient: &http.Client{Timeout: 5*time.Second + *latency}, // the lease is 15 seconds longer
+		Limit:      store.Limiter(*limit),                           // for the whole fleet
 	})
 	var tasks sync.WaitGroup
-	for n := range o.Grants {
-		if o.Wave && (n%o.Processes == config.Worker || (n+1)%o.Processes == config.Worker) { // two use each grant
+	for n := range *grantCount {
+		if *wave && (n%*processes == config.Worker || (n+1)%*processes == config.Worker) { // two use each grant
 			tasks.Go(func() { use(ctx, manager, name(n), time.Hour) })
 		}
 	}
 	for range callers {
 		tasks.Go(func() {
-			for !o.Wave && sleep(ctx, rand.N(40*time.Millisecond)) {
-				use(ctx, manager, name(rand.N(o.Grants)), deadline)
+			for !*wave && sleep(ctx, rand.N(40*time.Millisecond)) {
+				use(ctx, manager, name(rand.N(*grantCount)), deadline)
 			}
 		})
 	}
@@ -74,6 +77,12 @@ func runWorker(text string) {
 	if err := manager.Close(stopping); err != nil {
 		log.Fatalln("fleet: worker:", err)
 	}
+}
+
+const table = "applebusiness_fleet_trial" // nobody else's, wherever $DATABASE_URL leads
+
+func newStore(pool *pgxpool.Pool) *pgxstore.Store {
+	return pgxstore.New(pool, &pgxstore.Options{Table: table})
 }
 
 // name returns the name of the n-th grant.

@@ -1,18 +1,7 @@
-// Drift compares the catalog with Apple's error page, as saved from a browser (HTML) or as copied text:
-//
-//	go run . page.html
-//	go run . < copied.txt
-//
-// It prints one line for each difference. The exit status is 0 if there is none, 1 if there is drift, and 2 if the
-// input cannot be used.
-//
-// Page: https://business.apple.com/docs/api/v1/oauth_apps/errors
-package main
+package drift
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strings"
 
@@ -20,37 +9,6 @@ import (
 )
 
 type entry = applebusiness.Entry
-
-func main() {
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
-}
-
-func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	var page []byte
-	var err error
-	switch len(args) {
-	case 0:
-		page, err = io.ReadAll(stdin)
-	case 1:
-		page, err = os.ReadFile(args[0])
-	default:
-		err = fmt.Errorf("usage: drift [page]")
-	}
-	var rows []entry
-	if err == nil {
-		rows, err = readPage(page)
-	}
-	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return 2
-	}
-	if findings := compare(rows); len(findings) > 0 {
-		fmt.Fprintln(stdout, strings.Join(findings, "\n"))
-		return 1
-	}
-	fmt.Fprintf(stdout, "no drift: the page has the catalog's %d rows\n", len(rows))
-	return 0
-}
 
 // compare says in one line each how page differs from the catalog.
 func compare(page []entry) (findings []string) {

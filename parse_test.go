@@ -604,6 +604,7 @@ func redirectError(t *testing.T, status int, header http.Header) *applebusiness.
 
 // The two ways to a token give the same one for the same bytes.
 func TestTwoPathsToAToken(t *testing.T) {
+	t.Parallel()
 	const pad = `"pad":"`
 	for name, test := range map[string]struct {
 		body  string

@@ -1582,6 +1582,7 @@ func TestNetworkHTTP2(t *testing.T) {
 
 // net/http sends again, each time on a new connection, what HTTP/2 has refused unprocessed. That is no storm.
 func TestRefusedStreamsArePaced(t *testing.T) {
+	t.Parallel()
 	start := time.Now()
 	w := http2(4, func(conn *tls.Conn, stream uint32) bool {
 		writeFrame(conn, h2Reset, 0, stream, h2RefusedStream)
@@ -2005,6 +2006,7 @@ func trickle(conn net.Conn, done <-chan struct{}, text string, pause time.Durati
 }
 
 func TestFaultsOnTheNetwork(t *testing.T) {
+	t.Parallel()
 	const head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 	var bomb bytes.Buffer
 	zip := gzip.NewWriter(&bomb)

@@ -39,7 +39,7 @@ func (w *world) callers(m *grants.Manager, names []string, d time.Duration) (fai
 	var mu sync.Mutex
 	var group sync.WaitGroup
 	end := time.Now().Add(d)
-	for range 20 {
+	for range 20 / slower {
 		group.Go(func() {
 			for time.Now().Before(end) {
 				_, err := m.Token(context.Background(), names[rand.N(len(names))])
@@ -66,6 +66,7 @@ const noSecret = `{"error":"invalid_request","error_description":"OAuth 2.0 Para
 
 // What hits all grants costs a few requests, whatever the number of grants and callers.
 func TestTroubleOfAll(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		answer func(*http.Request) (*http.Response, error)
 		label  string
@@ -282,6 +283,7 @@ func TestRetryAfterHoldsOne(t *testing.T) {
 
 // A deployment with another environment's credentials and URL: each refresh token is refused, and nobody has revoked.
 func TestManyRefusals(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, w *world) {
 		names := w.expired(200)
 		w.apple.latency = 50 * time.Millisecond
@@ -443,7 +445,7 @@ func refusedForADay(t *testing.T, w *world) {
 				after[name] = time.Since(start)
 			}
 		}
-		time.Sleep(7 * time.Second)
+		time.Sleep(time.Duration(7*slower) * time.Second)
 	}
 	t.Log(after)
 	for _, name := range names[2:] {
@@ -509,6 +511,7 @@ func (p *pausing) Pause(_ context.Context, d time.Duration) error {
 
 // An API that answers 401 to every token of every grant costs a few rotations.
 func TestAPIRefusesAll(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, w *world) {
 		m := w.process()
 		time.Sleep(time.Hour)
@@ -537,6 +540,7 @@ func TestAPIRefusesAll(t *testing.T) {
 
 // An API that refuses half of the grants opens and shuts its gate again and again.
 func TestAPIRefusesHalf(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, w *world) {
 		w.apple.api = func(r *http.Request) (*http.Response, error) {
 			if strings.HasSuffix(r.URL.Path, "/refused") {
@@ -653,6 +657,7 @@ func unrecorded(t *testing.T, w *world, after bool) {
 
 // A restored backup, whose newer tokens nobody has any more, refuses many; when the right copy is back, all work.
 func TestManyRefusalsAfterARestore(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, w *world) {
 		w.apple.latency = 200 * time.Millisecond
 		names := w.expired(50)

@@ -224,6 +224,7 @@ func TestInstants(t *testing.T) {
 
 // Decision 5: a valid token is returned, whatever else fails.
 func TestEarlyRefresh(t *testing.T) {
+	t.Parallel()
 	failures := map[string]func(w *world){
 		"520":            func(w *world) { w.apple.fail(forever(status(520, ""))...) },
 		"HTML 403":       func(w *world) { w.apple.fail(forever(status(403, "<html>"))...) },
@@ -295,7 +296,7 @@ func earlyRefreshesSpread(t *testing.T, w *world) {
 		for len(at) < w.apple.requests() {
 			at = append(at, time.Since(begin))
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Duration(slower) * time.Second)
 	}
 	require.Len(t, at, 100)
 	assert.Greater(t, at[99]-at[0], time.Minute)
@@ -908,4 +909,86 @@ func noLeaseIsLeft(t *testing.T, w *world, fails func(method string) (before, af
 			}
 		}
 	}
+}
+
+// A row that was set back is repaired, and what was known of leases holds no more.
+func TestRepairedRow(t *testing.T) {
+	t.Run("the Save has ended the lease: it is taken again before the request", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", time.Minute)
+			old := w.row("a")
+			token(t, m, "a")
+			time.Sleep(time.Minute)
+			token(t, m, "a")
+			time.Sleep(time.Hour)
+			w.store.set(func(_ context.Context, method, _ string) error {
+				if method == "Lease" && w.store.count("Lease") == 2 {
+					restore(t, w, "a", old)
+				}
+				return nil
+			}, nil)
+			w.apple.before = func(*http.Request) {
+				_, err := w.store.Store.Lease(t.Context(), "a", "another", time.Minute)
+				assert.ErrorIs(t, err, grants.ErrLeased, "nothing is sent without the lease")
+			}
+			assert.Equal(t, "access-a-2", token(t, m, "a"))
+			assert.Equal(t, []string{"refresh-a-0", "refresh-a-1"}, w.apple.sent)
+			assert.Equal(t, 3, w.store.count("Lease"))
+		})
+	})
+
+	t.Run("the Save has ended the lease of an unsaved token, and not the attempt's: that is released", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.apple.life = 30
+			w.connect("a", -time.Minute)
+			old := w.row("a")
+			w.store.fail(errDatabase, "Save")
+			token(t, m, "a")
+			time.Sleep(5 * time.Minute)
+			another := func(n int, life time.Duration) *oauth2.Token {
+				return &oauth2.Token{AccessToken: fmt.Sprint("access-x-", n), RefreshToken: fmt.Sprint("refresh-x-", n), Expiry: time.Now().Add(life)}
+			}
+			require.NoError(t, w.store.Store.Put(t.Context(), "a", another(0, 0)))
+			loads, saves := w.store.count("Load"), w.store.count("Save")
+			w.store.set(nil, func(method, _ string) error {
+				switch {
+				case method == "Load" && w.store.count("Load") == loads+1: // another(0) is seen, and lost by the database
+					restore(t, w, "a", old)
+				case method == "Save" && w.store.count("Save") == saves+1: // another(0) is back, and a sibling has replaced it
+					return w.store.Store.Save(t.Context(), "a", "sibling", w.row("a").Version, another(1, time.Hour))
+				}
+				return nil
+			})
+			assert.Equal(t, "access-x-1", token(t, m, "a"))
+			assert.Equal(t, saves+1, w.store.count("Save"))
+			synctest.Wait()
+			_, err := w.store.Store.Lease(t.Context(), "a", "another", time.Minute)
+			assert.NoError(t, err)
+			assert.Equal(t, 1, w.apple.requests())
+		})
+	})
+
+	t.Run("what a sibling puts back is believed", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m, sibling := w.process(), w.process()
+			w.connect("a", time.Minute)
+			old := w.row("a")
+			token(t, m, "a")
+			time.Sleep(time.Minute)
+			token(t, sibling, "a")
+			newer, err := m.Token(t.Context(), "a") // seen, and not fetched
+			require.NoError(t, err)
+			restore(t, w, "a", old)
+			require.NoError(t, m.RefreshDue(t.Context(), 0))
+			require.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
+			old.Token.Expiry = time.Now().Add(time.Hour)
+			restore(t, w, "a", old)
+			m.Invalidate("a", newer)
+			assert.Equal(t, "access-a-0", token(t, m, "a"))
+			assert.Equal(t, "refresh-a-0", w.row("a").Token.RefreshToken)
+			assert.Equal(t, 1, w.apple.requests())
+		})
+	})
 }

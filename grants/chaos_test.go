@@ -224,7 +224,8 @@ func (c *chaos) reconnect() {
 // Whatever happens, nobody is told to reconnect who has not revoked, but for a lost response, which the verdict then says;
 // and no refresh token is lost that somebody has received.
 func TestAnyTrouble(t *testing.T) {
-	for round := range 5 {
+	t.Parallel()
+	for round := range 1 + 4/slower {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			t.Parallel()
 			bubble(t, func(t *testing.T, w *world) {

@@ -1052,6 +1052,7 @@ func TestConnectAsksLimit(t *testing.T) {
 
 // What a network does to a customer who connects.
 func TestConnectOverTCP(t *testing.T) {
+	t.Parallel()
 	me := func(failure applebusinesstest.Failure) applebusinesstest.Failure {
 		failure.Endpoint = applebusinesstest.MeEndpoint
 		return failure

@@ -35,7 +35,7 @@ var kills = flag.Int("kills", 30, "how often TestDirStoreKilled kills a process"
 func child(t *testing.T, task, dir string) *exec.Cmd {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDirStoreChild$")
-	command.Env = append(os.Environ(), "DIRSTORE_TASK="+task, "DIRSTORE_DIR="+dir)
+	command.Env = append(os.Environ(), "DIRSTORE_TASK="+task, "DIRSTORE_DIR="+dir, "GORACE=atexit_sleep_ms=0")
 	command.Stderr = os.Stderr
 	return command
 }
@@ -66,6 +66,7 @@ func TestDirStoreChild(t *testing.T) {
 }
 
 func TestDirStoreInAnotherProcess(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	store := openDir(t, dir, testKey)
 	output, err := child(t, "open", dir).Output()
@@ -138,6 +139,7 @@ func seen(t *testing.T, store *grants.DirStore, grant string) (step, token int) 
 //
 //	go test -run TestDirStoreKilled -kills 1000 ./grants
 func TestDirStoreKilled(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	changes, later := 0, 0
 	for round := range *kills {
@@ -229,6 +231,7 @@ func fill(t *testing.T, store *grants.DirStore, dir string) {
 }
 
 func TestDirStoreFullDisk(t *testing.T) {
+	t.Parallel()
 	output, err := child(t, "fill", t.TempDir()).Output()
 	require.NoError(t, err, "%s", output)
 	assert.Contains(t, string(output), "PASS")

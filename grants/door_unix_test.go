@@ -39,7 +39,7 @@ func TestStoppedProcess(t *testing.T) {
 	defer server.Close()
 
 	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestStoppedProcessChild$")
-	command.Env = append(os.Environ(), "TOKEN_URL="+server.URL)
+	command.Env = append(os.Environ(), "TOKEN_URL="+server.URL, "GORACE=atexit_sleep_ms=0")
 	var output strings.Builder
 	command.Stdout, command.Stderr = &output, os.Stderr
 	require.NoError(t, command.Start())

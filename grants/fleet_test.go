@@ -79,6 +79,8 @@ func (w *world) use(fleet []*grants.Manager, names []string, every, duration tim
 
 // 500 grants expire at once, and Apple takes 2 s; 15 requests a second are allowed, so that 33 s is ideal.
 func TestFleetOf500Grants(t *testing.T) {
+	t.Parallel()
+	n := 500 / slower
 	bubble(t, func(t *testing.T, w *world) {
 		w.apple.latency = 2 * time.Second
 		pool := make([]chan struct{}, 8)
@@ -100,13 +102,13 @@ func TestFleetOf500Grants(t *testing.T) {
 			m := grants.New(testConfig, store, &grants.Options{HTTPClient: &http.Client{Transport: w.apple}, Limit: shared})
 			fleet = append(fleet, m)
 		}
-		for i := range 500 {
+		for i := range n {
 			w.connect(fmt.Sprint(i), -time.Minute)
 		}
 		var group sync.WaitGroup
 		start := time.Now()
 		for _, m := range fleet {
-			for i := range 500 {
+			for i := range n {
 				group.Go(func() {
 					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 					defer cancel()
@@ -116,9 +118,9 @@ func TestFleetOf500Grants(t *testing.T) {
 			}
 		}
 		group.Wait()
-		t.Logf("500 grants took %v, %d requests, %d permits", time.Since(start), w.apple.requests(), shared.asked)
-		assert.Less(t, time.Since(start), 40*time.Second)
-		assert.Equal(t, 500, w.apple.requests())
+		t.Logf("%d grants took %v, %d requests, %d permits", n, time.Since(start), w.apple.requests(), shared.asked)
+		assert.Less(t, time.Since(start), time.Duration(n)*time.Second/15+6500*time.Millisecond)
+		assert.Equal(t, n, w.apple.requests())
 		for _, m := range fleet {
 			require.NoError(t, m.Close(t.Context()))
 		}
@@ -127,9 +129,10 @@ func TestFleetOf500Grants(t *testing.T) {
 
 // 2,000 grants expire, and Apple answers 429 to more than 15 requests a second.
 func TestFleetOf2000GrantsUnderALimit(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct{ grants, processes int }{
-		"one process with its own limit": {2000, 1},
-		"four with a fleet's limit":      {600, 4},
+		"one process with its own limit": {2000 / slower, 1},
+		"four with a fleet's limit":      {600 / slower, 4},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -227,6 +230,7 @@ var troubles = map[string]func(w *world){
 
 // A database whose statements fail at random, before or after they have taken effect.
 func TestFleetWithATroubledDatabase(t *testing.T) {
+	t.Parallel()
 	for name, trouble := range troubles {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -256,6 +260,7 @@ func TestFleetWithATroubledDatabase(t *testing.T) {
 
 // Many real goroutines, for the race detector.
 func TestConcurrentUse(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.apple.life = 1
 	var fleet []*grants.Manager
@@ -292,6 +297,9 @@ func TestConcurrentUse(t *testing.T) {
 		})
 	}
 	group.Wait()
+	for i := range 5 { // or Close would wait for a minute, in which a grant that was deleted might come back
+		require.NoError(t, fleet[0].Put(t.Context(), fmt.Sprint(i), &oauth2.Token{RefreshToken: "refresh-x-0"}))
+	}
 	for _, m := range fleet {
 		require.NoError(t, m.Close(t.Context()))
 	}
@@ -301,6 +309,7 @@ func TestConcurrentUse(t *testing.T) {
 
 // A database that is set back to an older copy: whoever has seen the newer token stores it again, and no spent one is sent.
 func TestLineageOfASibling(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T, w *world) {
 		a, b := w.process(), w.process()
 		w.connect("a", time.Minute)
@@ -323,7 +332,7 @@ func TestLineageOfASibling(t *testing.T) {
 	t.Run("a whole fleet", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			w.apple.life = 60
-			names := w.expired(100)
+			names := w.expired(100 / slower)
 			var fleet []*grants.Manager
 			for range 8 {
 				fleet = append(fleet, w.process())

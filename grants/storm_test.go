@@ -238,7 +238,8 @@ func (s *storm) reconnect() {
 func pick(of ...string) string { return of[rand.N(len(of))] }
 
 func TestAnyTroubleOfAll(t *testing.T) {
-	for round := range 5 {
+	t.Parallel()
+	for round := range 1 + 4/slower {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			t.Parallel()
 			bubble(t, func(t *testing.T, w *world) {

@@ -230,6 +230,7 @@ func TestFetchedTokenIsKept(t *testing.T) {
 // The database fails for longer than a lease while refreshes are under way, and comes back: nobody is told to reconnect,
 // and nothing is lost.
 func TestDatabaseFailsForLongerThanALease(t *testing.T) {
+	t.Parallel()
 	for fails, methods := range map[string][]string{
 		"all":    {"Load", "Lease", "Save", "Mark", "Release", "Put", "Delete", "Due"},
 		"writes": {"Lease", "Save", "Mark", "Release", "Put", "Delete"},
@@ -247,7 +248,7 @@ func TestDatabaseFailsForLongerThanALease(t *testing.T) {
 func databaseFails(t *testing.T, w *world, d time.Duration, methods []string) {
 	w.apple.latency = 2 * time.Second
 	fleet := []*grants.Manager{w.process(), w.process(), w.process()}
-	names := w.expired(12)
+	names := w.expired(12 / slower)
 	end := time.Now().Add(d + 2*time.Minute)
 	wait := w.askUntil(end, time.Hour, fleet, names)
 	var group sync.WaitGroup
@@ -273,7 +274,7 @@ func databaseFails(t *testing.T, w *world, d time.Duration, methods []string) {
 	w.assertNothingLost(t, fleet, names)
 }
 
-// askUntil lets each process ask for each grant every two seconds until end, each caller for as long as its patience lasts.
+// askUntil lets each process ask for each grant every few seconds until end, each caller for as long as its patience lasts.
 // The function that it returns waits for that, and says how many calls told a customer to reconnect.
 func (w *world) askUntil(end time.Time, patience time.Duration, fleet []*grants.Manager, names []string) (wait func() int) {
 	var group sync.WaitGroup
@@ -289,7 +290,7 @@ func (w *world) askUntil(end time.Time, patience time.Duration, fleet []*grants.
 		for j, m := range fleet {
 			group.Go(func() {
 				time.Sleep(time.Duration(i*len(fleet)+j) * 28 * time.Millisecond) // so that requests are under way for a second
-				for ; time.Now().Before(end); time.Sleep(2 * time.Second) {
+				for ; time.Now().Before(end); time.Sleep(time.Duration(2*slower) * time.Second) {
 					ask(m, name)
 				}
 			})
@@ -525,6 +526,7 @@ func TestNoGrantAgainAndAgain(t *testing.T) {
 
 // A database that hangs, as behind a firewall that drops everything, for longer than a lease.
 func TestDatabaseHangsForLongerThanALease(t *testing.T) {
+	t.Parallel()
 	for hangs, methods := range map[string]string{"all": "Load Lease Save Mark Release Put Delete Due", "writes": "Lease Save Mark Release", "Save": "Save"} {
 		for _, d := range []time.Duration{55 * time.Second, 3 * time.Minute} {
 			t.Run(fmt.Sprint(hangs, " ", d), func(t *testing.T) {
@@ -538,7 +540,7 @@ func TestDatabaseHangsForLongerThanALease(t *testing.T) {
 func databaseHangs(t *testing.T, w *world, d time.Duration, methods string) {
 	w.apple.latency = 2 * time.Second
 	fleet := []*grants.Manager{w.process(), w.process(), w.process()}
-	wait := w.askUntil(time.Now().Add(d+2*time.Minute), 5*time.Second, fleet, w.expired(20))
+	wait := w.askUntil(time.Now().Add(d+2*time.Minute), 5*time.Second, fleet, w.expired(20/slower))
 	time.Sleep(time.Second)
 	over := time.Now().Add(d)
 	w.store.set(func(ctx context.Context, method, _ string) error {

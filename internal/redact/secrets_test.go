@@ -97,6 +97,7 @@ func (f *foreign) Error() string { return "the server says " + f.Text }
 // No verb of fmt, no handler of slog and no error text shows what the types of this module carry. The types are found in the
 // source, so that a new one is not forgotten.
 func TestCarriersDoNotShowWhatTheyCarry(t *testing.T) {
+	t.Parallel()
 	known := carriers(t)
 	for _, folder := range []string{".", "grants", "grants/grantstest", "applebusinesstest"} {
 		for _, name := range exportedStructs(t, "../../"+folder) {
@@ -284,6 +285,7 @@ func tokenRequest(server *httptest.Server, isExchange bool) (errs []error) {
 
 // Whatever a server puts where, nothing that was sent is seen again.
 func TestNothingThatAServerRepeatsIsShown(t *testing.T) {
+	t.Parallel()
 	body := func(format string) func(http.ResponseWriter, string) {
 		return func(w http.ResponseWriter, echo string) {
 			quoted, _ := json.Marshal(echo)
@@ -356,6 +358,7 @@ func TestNothingThatAServerRepeatsIsShown(t *testing.T) {
 
 // Nor what somebody puts into the redirect.
 func TestNothingOfARedirectIsShown(t *testing.T) {
+	t.Parallel()
 	for _, secret := range []string{sent["code"], sent["state"]} {
 		forms := planted(secret)
 		for _, echo := range forms {

@@ -227,6 +227,7 @@ func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 		return Record{}, doubted
 	}
 	if err == nil {
+		a.remember = failureMemory // the row says it from now on, and may soon say something else
 		return Record{}, v.err
 	}
 	return Record{}, a.storeError(err) // the verdict is recorded at the next chance, without a request

@@ -143,8 +143,7 @@ func (m *Manager) noteAnswer() {
 	m.open(&m.app.trouble)
 }
 
-// noteFailure notes a failed token request of the grant. If that holds the app, it returns the time to the next probe. a is
-// nil for a code exchange.
+// noteFailure notes a failed request, whose a is nil for a code exchange. If it holds the app, the next probe is after wait.
 func (m *Manager) noteFailure(a *attempt, grant string, k kind, e *applebusiness.Error) (held bool, wait time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -210,26 +209,23 @@ func (m *Manager) noteRefusal(a *attempt, record Record, err *applebusiness.Erro
 		return v
 	}
 	m.noteVerdict(v)
-	m.awaitEvidence(a)
+	// The first refusal of a process waits a moment for the verdicts on what is under way beside it, also while Close waits:
+	// a process that was deployed wrong is refused for each grant.
+	a.judged = true
+	ctx, cancel := context.WithTimeout(m.work, evidenceTime)
+	defer cancel()
+	m.until(ctx, func() bool {
+		for other := range m.attempts {
+			if !other.judged {
+				return m.app.proven || m.app.many()
+			}
+		}
+		return true
+	})
 	if !m.app.many() {
 		m.open(&m.app.refusals)
 	}
 	return v
-}
-
-// awaitEvidence lets the first refusal of a process wait a moment for the verdicts on what is under way beside it, since a
-// process that was deployed wrong is refused for each grant. It gives up m.mu, which is held, while it waits.
-func (m *Manager) awaitEvidence(a *attempt) {
-	a.judged = true
-	ctx, cancel := context.WithTimeout(m.work, evidenceTime) // what was sent brings evidence also while Close waits
-	defer cancel()
-	m.until(ctx, func() bool {
-		unjudged := false
-		for a := range m.attempts {
-			unjudged = unjudged || !a.judged
-		}
-		return m.app.proven || m.app.many() || !unjudged
-	})
 }
 
 // doubted returns what callers get because v is one of many refusals, and holds the app; or nil: then it is recorded next,
@@ -276,8 +272,7 @@ func (m *Manager) takeBack(v *verdict) {
 	})
 }
 
-// noteRefusedToken notes that the API has refused a token which had just replaced a refused one: what is wrong is not the
-// token; m.mu is held.
+// noteRefusedToken notes that the API has refused a token that had just replaced a refused one; m.mu is held.
 func (m *Manager) noteRefusedToken(grant string) {
 	p, now := &m.app, m.now()
 	maps.DeleteFunc(p.apiRefused, func(_ string, at time.Duration) bool { return now-at > apiRefusedIn })

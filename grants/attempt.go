@@ -67,8 +67,7 @@ type outcome struct {
 
 // Outcomes that no caller sees.
 var (
-	errSkipped   = errors.New("nobody waits, and a sibling refreshes or has refreshed the grant")
-	errAbandoned = errors.New("RefreshDue was ended")
+	errSkipped   = errors.New("nobody waits, and RefreshDue has ended or a sibling refreshes or has refreshed the grant")
 	errLookAgain = errors.New("look at the row again")
 )
 
@@ -106,7 +105,7 @@ func (a *attempt) run() {
 		m.release(a, a.leaseEnds)
 	}
 	close(a.finished)
-	if err != errSkipped && err != errAbandoned {
+	if err != errSkipped {
 		m.report(a.event)
 	}
 }
@@ -331,7 +330,7 @@ func (a *attempt) settle(token *oauth2.Token, err error) (unsaved bool) {
 	e.lookAt = m.now() + lookAgain
 	var again time.Duration // until what comes due is refreshed again
 	switch {
-	case err == nil, err == ErrClosed, err == errAbandoned:
+	case err == nil, err == ErrClosed:
 	case err == errSkipped, a.known:
 		again = jitter(lookAgain)
 	case err == ErrNoGrant:
@@ -437,5 +436,5 @@ func (a *attempt) ended() error {
 	if a.m.closed() {
 		return ErrClosed
 	}
-	return errAbandoned
+	return errSkipped
 }

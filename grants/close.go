@@ -17,8 +17,7 @@ import (
 // that of signal.NotifyContext: with it Close gives up at once. Close the Manager after the HTTP server, whose handlers use
 // it, and before the Store or its pool.
 //
-// After Close every method returns [ErrClosed], and Token even where a token is valid. Close can be called any number of
-// times.
+// After Close every method returns [ErrClosed], and Token even where a token is valid. Close can be called again.
 func (m *Manager) Close(ctx context.Context) error {
 	if m == nil || m.stop == nil {
 		return nil
@@ -65,8 +64,7 @@ func (m *Manager) ended() {
 
 func (m *Manager) idle() bool { return m.active == 0 }
 
-// until returns when done reports true, which is asked after each change, or when ctx has ended. It gives up m.mu, which is
-// held, while it waits.
+// until returns when done, asked after each change, reports true, or ctx ends. It waits without m.mu, which is held.
 func (m *Manager) until(ctx context.Context, done func() bool) {
 	for ctx.Err() == nil && !done() {
 		changed := m.changed
@@ -85,8 +83,7 @@ type left struct {
 	err   error
 }
 
-// endClose waits for what Close has begun itself, and gives up if ctx has ended and no other Close waits. Its error names
-// what is left.
+// endClose waits for what Close has begun, and gives up if ctx ends and no other Close waits. Its error names what is left.
 func (m *Manager) endClose(ctx context.Context) error {
 	all := make(map[string]left)
 	m.mu.Lock()

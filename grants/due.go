@@ -92,8 +92,7 @@ func (t *storeTally) note(err error) error {
 	return err
 }
 
-// recentlyFetched returns the grants whose newest token this Manager has fetched or put within the last ten minutes, and
-// stored.
+// recentlyFetched returns the grants whose newest token this Manager has brought in the last ten minutes, and stored.
 func (m *Manager) recentlyFetched() []string {
 	var names []string
 	m.entries.Range(func(grant, found any) bool {
@@ -147,8 +146,7 @@ func (m *Manager) join(grant string, within time.Duration) (*attempt, error) {
 	return e.attempt, nil
 }
 
-// abandon is called by a RefreshDue that waits no longer. If nobody waits for an attempt that one began, it ends, unless its
-// request was sent.
+// abandon is called by a RefreshDue that waits no longer. An attempt that one began ends if nobody waits and it sent nothing.
 func (m *Manager) abandon(a *attempt) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -159,8 +157,7 @@ func (m *Manager) abandon(a *attempt) {
 	}
 }
 
-// forEach calls f for each item, for some at a time, until one returns an error or ctx ends. The others are told by their
-// context, and waited for.
+// forEach calls f for each item, some at a time, until one fails or ctx ends. The others' context says so; they are awaited.
 func forEach[T any](ctx context.Context, items []T, f func(context.Context, T) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

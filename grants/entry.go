@@ -25,8 +25,7 @@ const (
 	never         = time.Duration(1<<63 - 1)
 )
 
-// entry is what a Manager knows of one grant. Put and Delete replace it, and leave an attempt that is under way to its
-// old one.
+// entry is what a Manager knows of one grant. Put and Delete replace it, and leave an attempt under way to the old one.
 type entry struct {
 	current atomic.Pointer[current] // what Token returns
 	used    atomic.Int64            // the now of the last use, to the minute
@@ -183,8 +182,7 @@ func (m *Manager) use(e *entry, token *oauth2.Token, fetched bool) {
 	e.failure, e.failures, e.outages = nil, 0, 0
 }
 
-// remembered returns the failure that e's callers get without another look at the row, with the wait that is left of it;
-// m.mu is held.
+// remembered returns the failure that e's callers get without a look at the row, with what is left to wait; m.mu is held.
 func (m *Manager) remembered(e *entry) error {
 	now := m.now()
 	if e.failure == nil || now >= e.until {

@@ -56,8 +56,7 @@ type Options struct {
 	// ClientSecret log that itself.
 	ClientSecret func(ctx context.Context) (string, error)
 
-	// Origins are where, besides TokenURL's origin, [Manager.Client] may send a grant's token: each a scheme and a host,
-	// such as "https://api.example.com".
+	// Origins are where else than to TokenURL's origin [Manager.Client] may send a token, such as "https://api.example.com".
 	Origins []string
 
 	// Logger is told what an operator has to know: panics of foreign code with their stack, that many grants are refused or
@@ -76,8 +75,7 @@ type Options struct {
 // the partner's own: after a *StoreError try later, and after ErrNoGrant let the customer connect.
 //
 // What a process holds in memory can be older than the Store's: Put and Delete by another process are seen when the token
-// comes due or is invalidated. What nobody has used for an hour is forgotten, and read from the Store when it is asked
-// for.
+// comes due or is invalidated. What nobody has used for an hour is forgotten, and read from the Store again.
 type Manager struct {
 	config  *oauth2.Config
 	store   Store
@@ -299,8 +297,7 @@ func (m *Manager) leave(o *outcome) {
 	o.callers--
 }
 
-// TokenSource returns an [oauth2.TokenSource] for one grant, whose Token is [Manager.Token] with ctx. It needs no
-// [oauth2.ReuseTokenSource] around it.
+// TokenSource returns an [oauth2.TokenSource] whose Token is [Manager.Token] with ctx. It needs no [oauth2.ReuseTokenSource].
 func (m *Manager) TokenSource(ctx context.Context, grant string) oauth2.TokenSource {
 	return tokenSource(func() (*oauth2.Token, error) { return m.Token(ctx, grant) })
 }
@@ -427,9 +424,7 @@ func (m *Manager) Delete(ctx context.Context, grant string) error {
 // another one: a sibling's if there is one, otherwise from Apple. A token that is not the one in memory is ignored, as is
 // nil: it has been replaced already. So is one that replaced an invalidated one less than a minute ago, so that an API
 // that refuses every token does not cause a refresh for each call; after several such tokens of different grants all are
-// ignored, but for one a minute, and ever fewer. Invalidate waits for nothing.
-//
-// [Manager.Client] calls it by itself.
+// ignored, but for one a minute, and ever fewer. Invalidate waits for nothing. [Manager.Client] calls it by itself.
 func (m *Manager) Invalidate(grant string, token *oauth2.Token) {
 	if token == nil || m.usable() != nil {
 		return

@@ -34,7 +34,7 @@ func classify(e *applebusiness.Error) kind {
 		return limited
 	case advice.Action == applebusiness.ActionReauthorize && refusal(e):
 		return refused
-	case e.Reason == applebusiness.ErrUnsafeTokenRequest || e.StatusCode < 500 && ofTheApp(e):
+	case e.StatusCode < 500 && ofTheApp(e, advice):
 		return ours
 	case advice.Action == applebusiness.ActionRetry && advice.Impact == applebusiness.ImpactService &&
 		e.Reason != applebusiness.ErrMalformedResponse:
@@ -52,17 +52,14 @@ func refusal(e *applebusiness.Error) bool {
 }
 
 // ofTheApp reports whether the failure would be the same for each grant.
-func ofTheApp(e *applebusiness.Error) bool {
+func ofTheApp(e *applebusiness.Error, advice applebusiness.Advice) bool {
 	switch e.Reason {
-	case applebusiness.ErrInvalidCredentials, applebusiness.ErrInvalidClientID, applebusiness.ErrEndpointNotFound,
-		applebusiness.ErrUnsupportedMediaType, applebusiness.ErrEmptyBody, applebusiness.ErrMissingFields, applebusiness.ErrInvalidGrantType:
-		return true
 	case applebusiness.ErrMissingParameter: // another one may be missing for one customer, or from an exchange alone
 		return e.Parameter == "client_id" || e.Parameter == "client_secret" || e.Parameter == "grant_type"
 	case "":
 		return e.Code == applebusiness.CodeUnauthorizedClient || e.Code == applebusiness.CodeInvalidClient
 	}
-	return false
+	return advice.Impact == applebusiness.ImpactApp && advice.Action != applebusiness.ActionRetry
 }
 
 // refusesSecret reports whether another client secret may help, whatever words the server has for it.
@@ -236,6 +233,7 @@ func (a *attempt) condemn(record Record, v *verdict) (Record, error) {
 		return Record{}, doubted
 	}
 	if err == nil {
+		a.remember = failureMemory // the row says it from now on, and may soon say something else
 		return Record{}, v.err
 	}
 	return Record{}, a.storeError(err) // the verdict is recorded at the next chance, without a request

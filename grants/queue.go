@@ -163,8 +163,7 @@ func (m *Manager) giveBack(a *attempt) {
 	m.pass(a)
 }
 
-// pause notes a response with status 429, and returns how long nothing is sent now. What was sent before the pause began
-// belongs to the same event.
+// pause notes a 429, and returns how long nothing is sent. What was sent before the pause began belongs to the same event.
 func (m *Manager) pause(sentAt, retryAfter time.Duration) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -130,9 +130,8 @@ func (m *Manager) saveLater(a *attempt, wait time.Duration) {
 	})
 }
 
-// saveAgain renews the lease and tries once more. It returns the wait until the next try, or 0 if that is settled. Also where
-// the Store hangs the next try begins within maxSaveBackoff of this one: a sibling that has seen the lease run out waits for
-// no more than the grace.
+// saveAgain renews the lease and tries once more. It returns the wait until the next try, or 0 if that is settled. Tries begin
+// within maxSaveBackoff, also where the Store hangs: a sibling that has seen the lease run out waits for the grace alone.
 func (m *Manager) saveAgain(ctx context.Context, a *attempt) time.Duration {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, maxSaveBackoff)
@@ -146,8 +145,7 @@ func (m *Manager) saveAgain(ctx context.Context, a *attempt) time.Duration {
 	return max(saveBackoff(a.unsaved.tries)-time.Since(start), 1)
 }
 
-// renew takes a's lease again, or says in the row that nothing may be sent, so that no sibling sends the refresh token that
-// a's replaces.
+// renew takes a's lease again, or says in the row that nothing may be sent, so that no sibling sends the spent refresh token.
 func (m *Manager) renew(ctx context.Context, a *attempt) {
 	m.mu.Lock()
 	due := a.unsaved.token != nil && time.Until(a.leaseEnds) < m.leaseTime()*2/3

@@ -74,7 +74,7 @@ func mayBeLost(e *applebusiness.Error) bool {
 		return !e.Unsent()
 	case e.StatusCode >= 500:
 		return e.StatusCode != http.StatusServiceUnavailable
-	case e.Reason == applebusiness.ErrMalformedResponse, e.Reason == "" && !ofTheApp(e): // a token may stand beside what is called an error
+	case e.Reason == applebusiness.ErrMalformedResponse, e.Reason == "" && !ofTheApp(e, applebusiness.Troubleshoot(e)): // a token may stand beside what is called an error
 		return e.StatusCode < 300 // 0 where x/oauth2 does not tell
 	}
 	return false

@@ -160,15 +160,16 @@ func OfText(text string) Failure {
 		lower = proxyRefusesNow
 	case status != 0:
 		lower = proxyRefuses
-	case text == "EOF", strings.HasSuffix(text, ": EOF"):
-		lower += " connection reset"
 	}
 	found := Failure{Words: "the connection failed", Passes: true}
-	isIt := func(row row) bool {
-		return slices.ContainsFunc(row.needles, func(needle string) bool { return contains(lower, needle) })
-	}
-	if i := slices.IndexFunc(failures, isIt); i >= 0 {
+	i := slices.IndexFunc(failures, func(row row) bool {
+		return text == row.Words || slices.ContainsFunc(row.needles, func(needle string) bool { return contains(lower, needle) })
+	})
+	switch {
+	case i >= 0:
 		found = failures[i].Failure
+	case text == "EOF", strings.HasSuffix(text, ": EOF"):
+		found = OfText("connection reset")
 	}
 	operation, _, _ := strings.Cut(text, " tcp") // of a *net.OpError of which only the text is left
 	found.Unsent = found.Unsent || slices.Contains(connecting, operation)

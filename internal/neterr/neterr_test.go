@@ -47,6 +47,8 @@ func TestOf(t *testing.T) {
 		{&net.OpError{Op: "dial", Err: syscall.EMFILE}, Failure{Words: "this process has too many open files", Known: true, Passes: true, Unsent: true, Own: true}},
 		{&net.OpError{Op: "dial", Err: syscall.ENOBUFS}, Failure{Words: "this process has no buffer space", Known: true, Passes: true, Unsent: true, Own: true}},
 		{&net.OpError{Op: "write", Err: syscall.ENOBUFS}, Failure{Words: "this process has no buffer space", Known: true, Passes: true, Own: true}},
+		{errors.New("timed out"), Failure{Words: "timed out", Known: true, Passes: true}},
+		{errors.New("unexpected EOF\nPost: EOF"), Failure{Words: "the response was truncated", Known: true, Passes: true}},
 		{errors.New("timed out waiting for a lock"), Failure{Words: "the connection failed", Passes: true}},
 		{quiet{io.ErrUnexpectedEOF}, Failure{Words: "the connection was reset", Known: true, Passes: true}},
 		{&net.OpError{Op: "dial", Err: errors.New("unheard of")}, Failure{Words: "the connection failed", Known: true, Passes: true, Unsent: true}},

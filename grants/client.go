@@ -52,12 +52,8 @@ func (m *Manager) httpClient() *http.Client {
 	return m.client
 }
 
-func (m *Manager) roundTripper() http.RoundTripper {
-	return cmp.Or(m.httpClient().Transport, http.DefaultTransport)
-}
-
 func (m *Manager) roundTrip(r *http.Request) (*http.Response, error) {
-	response, err := m.roundTripper().RoundTrip(r)
+	response, err := cmp.Or(m.httpClient().Transport, http.DefaultTransport).RoundTrip(r)
 	if response == nil && err == nil {
 		err = errors.New(prefix + "the HTTPClient's Transport returned neither a response nor an error")
 	}
@@ -139,11 +135,7 @@ func (t *transport) send(r *http.Request, body io.ReadCloser, accessToken string
 }
 
 // CloseIdleConnections is called by the method of that name of http.Client.
-func (t *transport) CloseIdleConnections() {
-	if base, ok := t.m.roundTripper().(interface{ CloseIdleConnections() }); ok {
-		base.CloseIdleConnections()
-	}
-}
+func (t *transport) CloseIdleConnections() { t.m.httpClient().CloseIdleConnections() }
 
 // drain reads and closes the body of a response that nobody gets.
 func drain(body io.ReadCloser) {

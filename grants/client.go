@@ -52,8 +52,12 @@ func (m *Manager) httpClient() *http.Client {
 	return m.client
 }
 
-func (m *Manager) roundTripper() http.RoundTripper {
-	return cmp.Or(m.httpClient().Transport, http.DefaultTransport)
+func (m *Manager) roundTrip(r *http.Request) (*http.Response, error) {
+	response, err := cmp.Or(m.httpClient().Transport, http.DefaultTransport).RoundTrip(r)
+	if response == nil && err == nil {
+		err = errors.New(prefix + "the HTTPClient's Transport returned neither a response nor an error")
+	}
+	return response, err
 }
 
 // transport is what Client's RoundTripper is. Package fmt would show the Manager for a verb that does not fit, and for %w it
@@ -71,7 +75,7 @@ func (t *transport) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(t
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !isOwnRequest(r) {
-		return t.m.roundTripper().RoundTrip(r)
+		return t.m.roundTrip(r)
 	}
 	token, err := (*oauth2.Token)(nil), t.m.mayCarry(r.URL)
 	if err == nil {
@@ -120,10 +124,7 @@ func (t *transport) send(r *http.Request, body io.ReadCloser, accessToken string
 		copied.Header = make(http.Header)
 	}
 	copied.Header.Set("Authorization", "Bearer "+accessToken)
-	response, err := t.m.roundTripper().RoundTrip(copied)
-	if response == nil && err == nil {
-		err = errors.New(prefix + "the HTTPClient's Transport returned neither a response nor an error")
-	}
+	response, err := t.m.roundTrip(copied)
 	if response != nil {
 		response.Request = r
 		if response.StatusCode < 400 { // others may be a gateway's
@@ -134,11 +135,7 @@ func (t *transport) send(r *http.Request, body io.ReadCloser, accessToken string
 }
 
 // CloseIdleConnections is called by the method of that name of http.Client.
-func (t *transport) CloseIdleConnections() {
-	if base, ok := t.m.roundTripper().(interface{ CloseIdleConnections() }); ok {
-		base.CloseIdleConnections()
-	}
-}
+func (t *transport) CloseIdleConnections() { t.m.httpClient().CloseIdleConnections() }
 
 // drain reads and closes the body of a response that nobody gets.
 func drain(body io.ReadCloser) {

@@ -113,9 +113,5 @@ func (m *Manager) endClose(ctx context.Context) error {
 	if len(all) == 0 {
 		return nil
 	}
-	errs := make(map[string]*StoreError)
-	for grant, l := range all {
-		errs[grant] = newStoreError(grant, l.err, l.token)
-	}
-	return newCloseError(errs)
+	return newCloseError(all)
 }

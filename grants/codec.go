@@ -57,11 +57,8 @@ func plain(text string, show func(string) string) string {
 // UnmarshalVerdict returns the error of which [MarshalVerdict] made text, and nil for an empty text and for JSON's null. The
 // error quotes nothing of text.
 func UnmarshalVerdict(text []byte) (*applebusiness.Error, error) {
-	if len(text) == 0 {
-		return nil, nil
-	}
 	var v *storedVerdict
-	if json.Unmarshal(text, &v) != nil {
+	if len(text) > 0 && json.Unmarshal(text, &v) != nil {
 		return nil, errors.New(prefix + "what is stored as the verdict is not one")
 	}
 	if v == nil {

@@ -113,10 +113,9 @@ func (m *Manager) storeError(grant string, err error, secrets ...*oauth2.Token) 
 }
 
 // limitError is a failure of Options.Limit.
-type limitError struct{ err error }
+type limitError struct{ error }
 
-func (e *limitError) Error() string { return textOf(e.err) }
-func (e *limitError) Unwrap() error { return e.err }
+func (e *limitError) Unwrap() error { return e.error }
 
 // opaqueError has a text of ours, which quotes nothing of its cause, and is foreign like a StoreError.
 type opaqueError struct {
@@ -159,11 +158,11 @@ type closeError struct {
 func (e *closeError) Error() string   { return e.text }
 func (e *closeError) Unwrap() []error { return e.errs }
 
-func newCloseError(errs map[string]*StoreError) error {
-	var all []error
+func newCloseError(all map[string]left) error {
+	var errs []error
 	var names []string
-	for _, grant := range slices.Sorted(maps.Keys(errs)) {
-		all = append(all, errs[grant])
+	for _, grant := range slices.Sorted(maps.Keys(all)) {
+		errs = append(errs, newStoreError(grant, all[grant].err, all[grant].token))
 		if grant == "" {
 			names = append(names, "a customer who was connecting") // Apple has not said yet as whom
 		} else {
@@ -175,5 +174,5 @@ func newCloseError(errs map[string]*StoreError) error {
 		names, more = names[:maxErrorNames], fmt.Sprintf(" and %d more", len(names)-maxErrorNames)
 	}
 	text := prefix + "closed before the newest token was stored of " + strings.Join(names, ", ") + more + ": "
-	return &closeError{text + strconv.Quote(all[0].(*StoreError).text), all}
+	return &closeError{text + strconv.Quote(errs[0].(*StoreError).text), errs}
 }

@@ -107,7 +107,9 @@ func TestTroubleOfAll(t *testing.T) {
 					assert.LessOrEqual(t, e.RetryAfter, 30*time.Second)
 					assert.NotEqual(t, applebusiness.ActionReauthorize, applebusiness.Troubleshoot(err).Action)
 					assert.Equal(t, "access-valid-0", token(t, m, "valid"), "valid tokens are handed out as ever")
-					assert.Equal(t, 1, strings.Count(w.logged(), "are held back"), "told once")
+					logged := w.logged()
+					assert.Equal(t, 1, strings.Count(logged, "are held back"), "told once")
+					assert.Contains(t, logged, "next_try_in=")
 
 					w.apple.always(nil)
 					time.Sleep(time.Minute)

@@ -38,7 +38,7 @@ type attempt struct {
 	sent    bool          // a request whose response must not be lost
 	judged  bool          // its outcome is known
 	come    chan struct{} // closed when it is a's turn
-	unsaved unsaved
+	unsaved unsaved       // what it has brought
 
 	// The goroutine's own, until a is finished.
 	granted     bool // by Limit, and not used yet
@@ -270,7 +270,7 @@ func (a *attempt) addWaited(since time.Time) { a.event.Waited += time.Since(sinc
 // again loads the row. It counts the rounds, so that a Store which breaks its contract does not keep anybody in a loop.
 func (a *attempt) again(err error) (Record, error) {
 	a.m.mu.Lock()
-	a.sent = false // or there is nothing to lose any more
+	a.sent = false // there is nothing to lose any more
 	a.m.mu.Unlock()
 	if a.rounds++; a.rounds > maxRounds {
 		return Record{}, a.storeError(err)

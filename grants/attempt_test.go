@@ -992,3 +992,21 @@ func TestRepairedRow(t *testing.T) {
 		})
 	})
 }
+
+// A customer who has connected again is not told for long what was true before, however often the grant had failed by then.
+func TestVerdictIsForgottenSoon(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", -time.Minute)
+		for range 5 {
+			w.apple.fail(status(400, `{"error":"invalid_request","error_description":"new words"}`))
+			failure(t, m, "a")
+			time.Sleep(5 * time.Minute)
+		}
+		w.apple.revoke("a")
+		require.True(t, told(failure(t, m, "a")))
+		w.connect("a", time.Hour) // by another process
+		time.Sleep(time.Second)
+		assert.Equal(t, "access-a-0", token(t, m, "a"))
+	})
+}

@@ -7,17 +7,17 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// Close ends the Manager. What waits to be sent is given up, with ErrClosed for its callers; what was sent is finished,
-// and what could not be stored yet is stored, with as many tries as it takes. Close returns nil when that is done. If ctx
-// ends before, it returns an error that names the grants whose newest token is not stored; once no other Close waits,
-// nothing goes on in the background. Call Close again to try again, since after the process has ended those grants are
-// lost. What was on its way from Apple when the last Close gave up is lost then, and named by every later Close.
+// Close ends the Manager. What waits to be sent is given up, with ErrClosed for its callers; what was sent, and a Put, is
+// finished, and what could not be stored yet is stored, with as many tries as it takes. Close returns nil when that is
+// done. If ctx ends before, it returns an error that names the grants whose newest token is not stored; once no other
+// Close waits, nothing goes on in the background. Call Close again to try again, since after the process has ended those
+// grants are lost. What was on its way from Apple when the last Close gave up is lost then, and named by every later one.
 //
 // Give ctx more time than a token request can take, and never the context that the end of the process has ended, such as
 // that of signal.NotifyContext: with it Close gives up at once. Close the Manager after the HTTP server, whose handlers use
 // it, and before the Store or its pool.
 //
-// After Close every method returns [ErrClosed], and Token even where a token is valid. Close can be called again.
+// After Close every method returns [ErrClosed], and Token even where a token is valid. Close can be called repeatedly.
 func (m *Manager) Close(ctx context.Context) error {
 	if m == nil || m.stop == nil {
 		return nil

@@ -391,11 +391,10 @@ func (m *Manager) isReplaced(grant string, token *oauth2.Token) bool {
 		return false
 	}
 	switch e := found.(*entry); {
-	case e.attempt != nil, e.unsaved != nil:
-	case m.closed():
-		m.owe(&attempt{m: m, grant: grant, e: e, holder: rand.Text(), judged: true}, e.line.newest, 0)
-	default:
+	case !m.closed() && e.attempt == nil:
 		m.begin(grant, e, want{due: true})
+	case m.closed() && e.unsaved == nil: // no attempt would do it any more: Close does
+		m.owe(&attempt{m: m, grant: grant, e: e, holder: rand.Text(), judged: true}, e.line.newest, 0)
 	}
 	return true
 }

@@ -34,7 +34,7 @@ func classify(e *applebusiness.Error) kind {
 		return limited
 	case advice.Action == applebusiness.ActionReauthorize && refusal(e):
 		return refused
-	case e.StatusCode < 500 && ofTheApp(e, advice):
+	case e.StatusCode < 500 && ofTheApp(e):
 		return ours
 	case advice.Action == applebusiness.ActionRetry && advice.Impact == applebusiness.ImpactService &&
 		e.Reason != applebusiness.ErrMalformedResponse:
@@ -51,15 +51,19 @@ func refusal(e *applebusiness.Error) bool {
 		(e.Reason == applebusiness.ErrInvalidRefreshToken || e.Reason == "" && e.Code == applebusiness.CodeInvalidGrant)
 }
 
-// ofTheApp reports whether the failure would be the same for each grant.
-func ofTheApp(e *applebusiness.Error, advice applebusiness.Advice) bool {
+// ofTheApp reports whether the failure would be the same for each grant. A row of another endpoint may be one customer's.
+func ofTheApp(e *applebusiness.Error) bool {
 	switch e.Reason {
+	case applebusiness.ErrInvalidCredentials, applebusiness.ErrInvalidClientID, applebusiness.ErrEndpointNotFound,
+		applebusiness.ErrUnsupportedMediaType, applebusiness.ErrEmptyBody, applebusiness.ErrMissingFields,
+		applebusiness.ErrInvalidGrantType, applebusiness.ErrUnsafeTokenRequest:
+		return true
 	case applebusiness.ErrMissingParameter: // another one may be missing for one customer, or from an exchange alone
 		return e.Parameter == "client_id" || e.Parameter == "client_secret" || e.Parameter == "grant_type"
 	case "":
 		return e.Code == applebusiness.CodeUnauthorizedClient || e.Code == applebusiness.CodeInvalidClient
 	}
-	return advice.Impact == applebusiness.ImpactApp && advice.Action != applebusiness.ActionRetry
+	return false
 }
 
 // refusesSecret reports whether another client secret may help, whatever words the server has for it.
@@ -74,7 +78,7 @@ func mayBeLost(e *applebusiness.Error) bool {
 		return !e.Unsent()
 	case e.StatusCode >= 500:
 		return e.StatusCode != http.StatusServiceUnavailable
-	case e.Reason == applebusiness.ErrMalformedResponse, e.Reason == "" && !ofTheApp(e, applebusiness.Troubleshoot(e)): // a token may stand beside what is called an error
+	case e.Reason == applebusiness.ErrMalformedResponse, e.Reason == "" && !ofTheApp(e): // a token may stand beside what is called an error
 		return e.StatusCode < 300 // 0 where x/oauth2 does not tell
 	}
 	return false

@@ -218,7 +218,7 @@ func (c *chaos) reconnect() {
 	delete(c.told, name)
 	c.apple.mu.Lock()
 	defer c.apple.mu.Unlock()
-	if !c.apple.revoked[name] { // again, since the customer has connected
+	if !c.apple.revoked[name] { // who has not revoked again since
 		delete(c.revoked, name)
 	}
 	c.reconnected[name] = time.Now()

@@ -13,9 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math"
 	"os"
-	"regexp"
 	"strings"
 	"text/template"
 
@@ -51,8 +49,6 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	input, err := append(flags.Args(), "-")[0], error(nil)
 	if file, openErr := os.Open(input); openErr == nil {
 		input, stdin = "-", file
-	} else if input != "-" && !*lines {
-		stdin = strings.NewReader(input)
 	}
 	switch {
 	case flags.NArg() > 1:
@@ -61,6 +57,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 		err = errors.New("the argument is no file that can be read") // it may be a pasted line
 	case *lines:
 		code, err = explainLines(stdin, *asJSON, stdout)
+	case input != "-":
+		code, err = explainOne(strings.NewReader(input), *asJSON, stdout)
 	default:
 		code, err = explainOne(stdin, *asJSON, stdout)
 	}
@@ -115,51 +113,9 @@ type failure struct {
 	GrantType   string                 `json:"grant_type,omitempty"`
 	Wait        int                    `json:"retry_after_seconds,omitempty"`
 	Impact      applebusiness.Impact   `json:"impact"`
-	Causes      []cause                `json:"causes"`
+	Causes      []map[string]string    `json:"causes"`
 	Action      applebusiness.Action   `json:"action"`
 	Remedy      string                 `json:"remedy"`
-}
-
-type cause struct {
-	Cause       applebusiness.Cause `json:"cause"`
-	Description string              `json:"description"`
-}
-
-// newFailure returns what is said about e, or about what failed in the network.
-func newFailure(e *applebusiness.Error, network string, advice applebusiness.Advice) *failure {
-	x := &failure{
-		Name: unknown, Reason: e.Reason, Endpoint: e.Endpoint, Code: string(codeWords[strings.ToLower(string(e.Code))]),
-		Network: network, Status: e.StatusCode, Documented: e.Reason.Description() != "", GrantType: e.GrantType,
-		Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []cause{}, Action: advice.Action, Remedy: advice.Remedy,
-	}
-	if e.Reason != "" {
-		x.Constant = constant(e.Reason)
-		x.Name = x.Constant
-	} else if network != "" {
-		x.Name = "network"
-	}
-	if e.Description != "" {
-		x.Description = e.Reason.Description()
-	}
-	if parameters.MatchString(e.Parameter) {
-		x.Parameter = e.Parameter
-	}
-	for _, c := range advice.Causes {
-		x.Causes = append(x.Causes, cause{c, c.Description()})
-	}
-	return x
-}
-
-var (
-	parameters = regexp.MustCompile(`^(?:client_(?:id|secret)|code(?:_challenge|_challenge_method|_verifier)?|` +
-		`grant_type|redirect_uri|refresh_token|response_type|scope|state)$`)
-	initials = regexp.MustCompile(`(?:^|_)(?:id$|uri$|\w)`)
-)
-
-// constant returns the name of reason's constant, which its label is in snake case.
-func constant(reason applebusiness.Reason) string {
-	upper := func(text string) string { return strings.ToUpper(strings.TrimPrefix(text, "_")) }
-	return "Err" + initials.ReplaceAllStringFunc(string(reason), upper)
 }
 
 // exitCodes are by whether Apple documents what was found.

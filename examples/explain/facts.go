@@ -39,24 +39,33 @@ func matches(pattern, text string) bool { return patterns[pattern].MatchString(t
 
 // group returns what the group of a pattern holds.
 func group(pattern, text string) string {
-	return append(patterns[pattern].FindStringSubmatch(text), "", "")[1]
+	if found := patterns[pattern].FindStringSubmatchIndex(text); found != nil {
+		return text[found[2]:found[3]]
+	}
+	return ""
 }
 
 // steps undo one layer each of what logs, shells and mails do to a text.
 var steps = []func(string) string{
 	strings.NewReplacer("#012", "\n", "#033", "\x1b", "#011", " ", "\r\n", "\n", "\ufeff", "", // syslog
 		"=\n", "", "=3D", "=", "“", `"`, "”", `"`, "„", `"`).Replace, // mail
-	replace(`\x1b\[[0-9;]*m`, ""), // a terminal's colors
+	replace("\x1b[", `\x1b\[[0-9;]*m`, ""), // a terminal's colors
 	func(text string) string { return escapes.ReplaceAllStringFunc(text, unescape) },
 	html.UnescapeString,
-	replace(`""(\w[^"\n]*)""`, `"$1"`), // CSV
-	replace(`\n(?:> ?)+`, "\n"),        // mail, and curl -v
-	replace(`"(?:key|name|field)"\s*:\s*"([^"]*)"\s*,\s*"value"\s*:\s*(?:\{\s*"\w+"\s*:)?`, `"$1":`), // OpenTelemetry, HAR
+	replace(`""`, `""(\w[^"\n]*)""`, `"$1"`), // CSV
+	replace("\n>", `\n(?:> ?)+`, "\n"),       // mail, and curl -v
+	replace(`"value"`, `"(?:key|name|field)"\s*:\s*"([^"]*)"\s*,\s*"value"\s*:\s*(?:\{\s*"\w+"\s*:)?`, `"$1":`), // OpenTelemetry, HAR
 }
 
-func replace(pattern, replacement string) func(string) string {
+// replace returns a function that replaces what matches pattern in texts which hold mark.
+func replace(mark, pattern, replacement string) func(string) string {
 	compiled := regexp.MustCompile(pattern)
-	return func(text string) string { return compiled.ReplaceAllString(text, replacement) }
+	return func(text string) string {
+		if strings.Contains(text, mark) {
+			return compiled.ReplaceAllString(text, replacement)
+		}
+		return text
+	}
 }
 
 func unescape(escape string) string {
@@ -72,7 +81,7 @@ func unescape(escape string) string {
 
 var (
 	escapes = regexp.MustCompile(`(?s)\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[0-7]{3}|.)`)
-	percent = replace(`%([0-9A-Fa-f]{2})`, `\x$1`)
+	percent = replace("%", `%([0-9A-Fa-f]{2})`, `\x$1`)
 	urlWord = regexp.MustCompile("[^\\s\"`<>'|]+")
 	// plain says in our words what x/oauth2, net/http and gateways say in theirs.
 	plain = strings.NewReplacer("too many requests", "429 too many requests", "bad gateway", "502 bad gateway",

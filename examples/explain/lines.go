@@ -94,9 +94,9 @@ func (r *log) read(input io.Reader) error {
 func (r *log) add(line []byte) {
 	isHinted, next, more, end := mayTell(line), "", []int(nil), string(line[max(0, len(line)-1):])
 	switch {
-	case patterns["statusLine"].Match(line):
+	case len(line) < 80 && patterns["statusLine"].Match(line):
 		next = "afterStatus"
-	case patterns["earlyLine"].Match(line):
+	case isHinted && patterns["earlyLine"].Match(line):
 		next = "afterEarly"
 	case strings.ContainsAny(end, "{(") && !patterns["afterOpen"].Match(line):
 		next = "afterOpen"

@@ -3,30 +3,33 @@ package main
 import (
 	"cmp"
 	_ "embed"
+	"errors"
+	"fmt"
 	"html"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
 
 // patterns are what is looked for, by name: see patterns.txt.
-var patterns = func() map[string]*regexp.Regexp {
-	texts, parts, compiled := make(map[string]string), []string(nil), make(map[string]*regexp.Regexp)
+var patterns = func() map[string][]*regexp.Regexp {
+	parts, compiled := []string(nil), make(map[string][]*regexp.Regexp)
 	for line := range strings.Lines(patternLines) {
 		name, text, isPattern := strings.Cut(strings.TrimSpace(line), "  ")
 		text = strings.NewReplacer(parts...).Replace(strings.TrimSpace(text))
 		if name == strings.ToUpper(name) {
 			parts = append(parts, name, text)
 		} else if isPattern && name[0] != '#' {
-			texts[name] += "|" + text
-			compiled[name] = regexp.MustCompile("(?:" + texts[name][1:] + ")")
+			compiled[name] = append(compiled[name], regexp.MustCompile(text))
 		}
 	}
 	return compiled
@@ -35,14 +38,21 @@ var patterns = func() map[string]*regexp.Regexp {
 //go:embed patterns.txt
 var patternLines string
 
-func matches(pattern, text string) bool { return patterns[pattern].MatchString(text) }
+func matches(name, text string) bool {
+	return slices.ContainsFunc(patterns[name], func(pattern *regexp.Regexp) bool { return pattern.MatchString(text) })
+}
 
 // group returns what the group of a pattern holds.
-func group(pattern, text string) string {
-	if found := patterns[pattern].FindStringSubmatchIndex(text); found != nil {
-		return text[found[2]:found[3]]
+func group(name, text string) string {
+	return append(patterns[name][0].FindStringSubmatch(text), "", "")[1]
+}
+
+// rows returns the lines of a name themselves.
+func rows(name string) (texts []string) {
+	for _, pattern := range patterns[name] {
+		texts = append(texts, pattern.String())
 	}
-	return ""
+	return texts
 }
 
 // steps undo one layer each of what logs, shells and mails do to a text.
@@ -83,12 +93,7 @@ var (
 	escapes = regexp.MustCompile(`(?s)\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[0-7]{3}|.)`)
 	percent = replace("%", `%([0-9A-Fa-f]{2})`, `\x$1`)
 	urlWord = regexp.MustCompile("[^\\s\"`<>'|]+")
-	// plain says in our words what x/oauth2, net/http and gateways say in theirs.
-	plain = strings.NewReplacer("too many requests", "429 too many requests", "bad gateway", "502 bad gateway",
-		"service unavailable", "503 service unavailable", "service temporarily unavailable", "503 service unavailable",
-		"gateway timeout", "504 gateway timeout", "gateway time-out", "504 gateway timeout",
-		"upstream connect error", "503 service unavailable", "endpoint request timed out", "504 gateway timeout",
-		"token expired and refresh token is not set", "applebusiness: no_refresh_token")
+	plain   = strings.NewReplacer(rows("plain")...) // says in our words what others say in theirs
 )
 
 // facts are what one record says, each for itself, wherever in the record it stands and whatever stands around it.
@@ -100,7 +105,8 @@ type facts struct {
 	labels      []applebusiness.Reason
 	said        map[string]string // what the members say, by the names of the facts
 	status      int               // one that passes, if there are several
-	isAnswer    bool              // a status begins a response
+	answer      int               // where a status begins a response, if one does
+	isForeign   bool              // there is an "error_description" that is not Apple's
 	isBody      bool              // it has an "error" that is no code of ours
 	isList      bool              // names stand in a list
 	isPaste     bool              // and a short one, not a log, in which a bare status could be any server's
@@ -125,13 +131,11 @@ func collect(record string) *facts {
 	f.addTexts()
 	for start := 0; start < len(f.lower); start++ {
 		if word := wordAt(f.lower[start:]); word != "" {
-			end := start + len(word)
-			before, after := f.lower[max(0, start-28):start], f.lower[end:min(len(f.lower), end+400)]
-			f.addMember(word, after)
-			f.addWord(word, before, after)
-			start = end
+			f.addWord(word, start, start+len(word))
+			start += len(word)
 		}
 	}
+	f.addMembers()
 	return f
 }
 
@@ -162,11 +166,10 @@ var (
 
 func vocabulary() (words map[string]applebusiness.Entry, texts []string) {
 	entries := slices.Collect(applebusiness.Catalog())
-	for _, code := range strings.Fields("access_denied unauthorized_client unsupported_grant_type temporarily_unavailable") {
+	for _, code := range rows("otherCode") {
 		entries = append(entries, applebusiness.Entry{Code: applebusiness.Code(code)})
 	}
-	for _, label := range strings.Fields("state_mismatch malformed_redirect user_denied no_response rate_limited unavailable " +
-		"malformed_response unsafe_token_request no_refresh_token unsafe_state many_refusals") {
+	for _, label := range rows("otherLabel") {
 		entries = append(entries, applebusiness.Entry{Reason: applebusiness.Reason(label)})
 	}
 	words = map[string]applebusiness.Entry{"codenotfound": {Code: applebusiness.CodeNotFound}}
@@ -187,14 +190,6 @@ func vocabulary() (words map[string]applebusiness.Entry, texts []string) {
 	return words, texts
 }
 
-// members are the facts that members of these names tell, in lower case and without _, - and id.
-var members = map[string]string{
-	"action": "action", "impact": "impact", "endpoint": "endpoint", "granttype": "grant_type", "retryafter": "retry_after",
-	"code": "code", "error": "error", "errorcode": "error", "errordescription": "description", "oauth2": "client", "applebusiness": "client",
-	"level": "level", "severity": "level", "severitytext": "level", "lvl": "level", "loglevel": "level", "priority": "level",
-	"customer": "customer", "grant": "customer", "tenant": "customer", "account": "customer", "merchant": "customer", "org": "customer",
-}
-
 // addTexts adds Apple's texts, of which the longer may hold a shorter one, and the exchange of a code also without its name.
 func (f *facts) addTexts() {
 	rest := fold(f.lower)
@@ -205,8 +200,10 @@ func (f *facts) addTexts() {
 		}
 	}
 	if containsAny(rest, "server e", "bad r", "oauth 2.0 p", "missing f", "accepted v") {
-		for _, text := range patterns["template"].FindAllString(rest, -1) {
-			f.texts = append(f.texts, strings.TrimLeft(text, "\"'=:>[()] "))
+		for _, template := range patterns["template"] {
+			for _, text := range template.FindAllString(rest, -1) {
+				f.texts = append(f.texts, strings.TrimLeft(text, "\"'=:>[()] "))
+			}
 		}
 	}
 	if strings.Contains(rest, applebusiness.GrantTypeAuthorizationCode) {
@@ -214,34 +211,37 @@ func (f *facts) addTexts() {
 	}
 }
 
-// addMember adds what a member of this name says: the first value that it can have, of a description one that is not Apple's.
-func (f *facts) addMember(name, after string) {
-	fact := members[strings.TrimSuffix(strings.ReplaceAll(strings.ReplaceAll(name, "_", ""), "-", ""), "id")]
-	if fact == "" || f.said[fact] != "" && fact != "description" {
-		return
-	}
-	value := group(fact, after)
-	isOurs := words[value].Code != "" || words[wordAt(value)] != applebusiness.Entry{} || matches("noValue", value)
-	switch {
-	case value == "", isOurs && (fact == "error" || fact == "client"):
-	case fact != "description" || f.said[fact] == "" || !f.isApples(value):
-		f.said[fact] = value
-		f.isBody = f.isBody || fact == "error" && f.isAnswer && neterr.StatusOf(value) == 0
+// addMembers adds what members say, of each fact the first value that it can have.
+func (f *facts) addMembers() {
+	for _, fact := range strings.Fields("action impact endpoint grant_type retry_after code error description client level customer") {
+		for _, pattern := range patterns[fact] {
+			for _, at := range pattern.FindAllStringSubmatchIndex(f.lower, -1) {
+				value := f.lower[at[2]:at[3]]
+				isOurs := (fact == "error" || fact == "client") && (words[value].Code != "" || words[wordAt(value)] != applebusiness.Entry{})
+				if isOurs || matches("noValue", value) || wordAt(f.lower[max(0, at[0]-1):at[0]]) != "" {
+					continue
+				}
+				f.said[fact] = cmp.Or(f.said[fact], value)
+				f.isForeign = f.isForeign || fact == "description" && !f.isApples(f.lower[at[2]:min(len(f.lower), at[2]+400)])
+				f.isBody = f.isBody || fact == "error" && f.answer > 0 && f.answer < at[0] && neterr.StatusOf(value) == 0
+			}
+		}
 	}
 }
 
 // addWord adds what a word says: it is in our vocabulary, or a status.
-func (f *facts) addWord(word, before, after string) {
+func (f *facts) addWord(word string, start, end int) {
+	before, after := f.lower[max(0, start-28):start], f.lower[end:min(len(f.lower), end+40)]
 	meaning, all := words[word], strings.Trim(f.lower, " \n\"'`.,;:()[]{}")
 	isAlone := all == word || all == word+" not found"
 	switch {
 	case word == "404" && strings.HasPrefix(after, " not found") && (isAlone || matches("marked", before)):
 		f.codes = append(f.codes, applebusiness.CodeNotFound)
 	case len(word) == 3 && word[0] >= '1' && word[0] <= '5':
-		f.addStatus(word, before, after)
+		f.addStatus(word, before, after, start)
 	case meaning == applebusiness.Entry{}, matches("counted", after):
 	case !isAlone && !matches("distinct", word) && !matches("marked", before) && len(f.texts) == 0:
-	case !isAlone && meaning.Code == "" && !strings.Contains(word, "_") && word[:3] != "err" && f.said["endpoint"] == "": // another's
+	case !isAlone && meaning.Code == "" && !strings.Contains(word, "_") && word[:3] != "err" && group("endpoint", f.lower) == "": // another's
 	case listed.MatchString(after):
 		f.isList = true
 	case meaning.Code != "":
@@ -253,7 +253,7 @@ func (f *facts) addWord(word, before, after string) {
 
 // addStatus adds three characters that are an HTTP status. One that passes wins, whatever stands beside it, and one that fails over
 // one that does not.
-func (f *facts) addStatus(word, before, after string) {
+func (f *facts) addStatus(word, before, after string, start int) {
 	status, _ := strconv.Atoi(word)
 	phrase, isAnswer := strings.ToLower(http.StatusText(status)), matches("answer", before)
 	isOne := isAnswer || phrase != "" && strings.HasPrefix(after, " "+phrase) || matches("status", before) ||
@@ -263,7 +263,9 @@ func (f *facts) addStatus(word, before, after string) {
 	if isOne && status >= 200 && !isPassports && isBetter && !neterr.StatusPasses(f.status) {
 		f.status = status
 	}
-	f.isAnswer = f.isAnswer || isAnswer
+	if isAnswer {
+		f.answer = cmp.Or(f.answer, start)
+	}
 }
 
 // isApples reports whether a value begins with the whole of a text of Apple's.
@@ -290,4 +292,282 @@ func wordAt(text string) string {
 // fold returns text with single spaces.
 func fold(text string) string {
 	return strings.Join(strings.Fields(strings.ReplaceAll(text, "+", " ")), " ")
+}
+
+const unknown = "undocumented" // stands for a code that nobody documented
+
+// understand returns the different failures that a pasted text tells of. A record is a line that begins as those of a log do, with
+// what follows it.
+func understand(input string) (found []*failure, err error) {
+	input = strings.TrimSpace(strings.TrimPrefix(input, "\ufeff"))
+	if input == "" {
+		return nil, errors.New("the input is empty")
+	} else if matches("dialect", input) {
+		e := &applebusiness.Error{Reason: applebusiness.ErrMalformedResponse}
+		return []*failure{newFailure(e, applebusiness.Troubleshoot(e))}, nil
+	}
+	records := []string{""}
+	for line := range strings.SplitAfterSeq(input, "\n") {
+		if matches("logLine", line) && !strings.Contains(line, "Response: ") {
+			records = append(records, "")
+		}
+		records[len(records)-1] += line
+	}
+	seen, isOther := make(map[string]bool), false
+	for _, record := range records {
+		f := collect(record)
+		f.isPaste = len(input) < 300
+		for _, x := range f.failures() {
+			if kind := x.Name + string(x.Action) + x.Code + x.Provider; !seen[kind] {
+				seen[kind], found = true, append(found, x)
+			}
+		}
+		isOther = isOther || f.status != 0 || f.isMention()
+	}
+	if len(found) == 0 && !isOther {
+		found = nearest(input)
+	}
+	if len(found) == 0 {
+		err = errors.New("no OAuth error was found: give a JSON body, an HTTP response, a redirect URL or a line of a log")
+	}
+	return found, err
+}
+
+// nearest returns the row or the code that somebody nearly means who types a short text; nil if there is none.
+func nearest(input string) []*failure {
+	best, most := "", 0.7
+	for _, name := range names {
+		if part := similarity(input, name); part > most {
+			best, most = name, part
+		}
+	}
+	if best == "" || len(input) > 128 || strings.ContainsAny(input, "{}=\n") {
+		return nil
+	}
+	found, _ := understand(best)
+	const remedy = "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's."
+	x := newFailure(new(applebusiness.Error), applebusiness.Advice{Remedy: remedy})
+	x.Nearest = cmp.Or(found[0].Constant, found[0].Code)
+	return []*failure{x}
+}
+
+var notLetters = regexp.MustCompile(`[^a-z0-9]+`)
+
+// similarity returns which part of the pairs of letters in two texts is the same.
+func similarity(a, b string) float64 {
+	a, b = notLetters.ReplaceAllString(strings.ToLower(a), ""), notLetters.ReplaceAllString(b, "")
+	same := 0
+	for i := range max(len(a)-1, 0) {
+		if strings.Contains(b, a[i:i+2]) {
+			same++
+		}
+	}
+	return 2 * float64(same) / float64(max(len(a)+len(b)-2, 1))
+}
+
+// failures returns what the record tells of: of another provider no more than whose error it is.
+func (f *facts) failures() []*failure {
+	found := f.find()
+	if len(found) == 0 || !containsAny(f.lower, ".com", ".net", ".us", "aad", "unauthenticated", "revoked") {
+		return found
+	}
+	for _, name := range []string{"Sign in with Apple", "another API of Apple's", "Microsoft", "Google", "another provider"} {
+		if matches(name, f.lower) && !strings.Contains(f.lower, "business.apple.com") {
+			const remedy = "Look it up where that provider documents its errors: nothing in it is about Apple Business."
+			x := newFailure(new(applebusiness.Error), applebusiness.Advice{Remedy: remedy})
+			x.Provider = name
+			return []*failure{x}
+		}
+	}
+	return found
+}
+
+// find returns the errors of callbacks and those that texts, labels and codes tell; without any what a response or the network tells.
+func (f *facts) find() (found []*failure) {
+	isSuccess := strings.Contains(f.lower, `access_token"`)
+	for _, query := range f.redirects {
+		_, err := applebusiness.ParseRedirect(query)
+		if e, ok := errors.AsType[*applebusiness.Error](err); ok {
+			found = f.add(found, e)
+		}
+		isSuccess = isSuccess || err == nil
+	}
+	if f.isMention() {
+		return found
+	}
+	value, description, isQuoted := cmp.Or(f.said["client"], f.said["error"]), f.said["description"], f.said["client"] != ""
+	isStatus, isLog, isOwn := neterr.StatusOf(value) != 0, matches("log", f.lower), f.said["endpoint"] != ""
+	isWrapped := containsAny(f.said["error"], "oauth2: ", "applebusiness: ", "http/")
+	isForeign := isQuoted || f.isForeign && !isWrapped
+	if !f.isBody && (value == "" || !isForeign) { // another one's error may quote Apple's
+		found = f.known(found, isForeign, value != "" && description != "")
+	}
+	isCode := matches("codeLike", value) && (description != "" || !isLog || isOwn) || isOwn && f.said["code"] != "" ||
+		isQuoted && (!strings.Contains(value, " ") || strings.Contains(value, ": "))
+	isPage := isStatus && (!isLog || strings.Contains(f.lower, "oauth2/token")) // as frameworks have it
+	isResponse := f.answer > 0 || containsAny(f.lower, `"response":{`, "applebusiness: ") || isPage || isOwn && f.said["action"] != ""
+	switch {
+	case len(found) > 0:
+		return found
+	case isCode && !isStatus, isStatus && description != "" && f.status == 0:
+		return f.add(nil, f.response(unknown, ""))
+	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess):
+		return f.add(nil, f.response("", ""))
+	}
+	if network := f.ofNetwork(); network.Known {
+		x := newFailure(new(applebusiness.Error), f.adviceOf(network))
+		x.Name, x.Network = "network", network.Words
+		return []*failure{x}
+	} else if value != "" && description != "" {
+		return f.add(nil, f.response(unknown, ""))
+	} else if !f.isPaste || len(f.codes)+len(f.labels) > 0 {
+		return nil
+	}
+	phrase := neterr.StatusOf(group("phrase", f.lower))
+	f.status = max(f.status, phrase)
+	if phrase != 0 && !isLog || neterr.StatusPasses(f.status) || f.status == http.StatusNetworkAuthenticationRequired {
+		return f.add(nil, f.response("", ""))
+	}
+	return nil
+}
+
+// isMention reports whether the record names errors and reports none: it counts or lists them, or tells of success.
+func (f *facts) isMention() bool {
+	isReport := f.isOwn() && f.said["action"] != "" || f.status >= 400 && len(f.codes) > 0 && f.said["description"] != "" && !f.isForeign
+	isInfo := matches("infoLevel", f.said["level"]) || f.said["level"] == "" && matches("info", f.text[:min(len(f.text), 120)])
+	isQuery := strings.Contains(f.lower, " where ") && containsAny(f.lower, "select ", "update ", "delete from ")
+	return f.isList || isQuery || isInfo && !isReport || f.status == 0 && matches("mention", f.lower) ||
+		containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ")
+}
+
+// isOwn reports whether the record is one of package applebusiness, by its attributes.
+func (f *facts) isOwn() bool {
+	return f.said["endpoint"] != "" || f.said["impact"] != "" || len(f.labels) > 0
+}
+
+// known adds the errors that texts, labels and codes tell, each of which may tell one of its own.
+func (f *facts) known(found []*failure, isForeign, isOther bool) []*failure {
+	first := append(f.codes, "")[0]
+	for _, text := range f.texts {
+		if e := f.response(first, text); !isForeign && (e.Code != "" || e.Reason.Description() != "" && !isOther) {
+			found = f.add(found, e)
+		}
+	}
+	for _, label := range f.labels {
+		if e := f.response(first, ""); len(found) == 0 || label.Description() != "" {
+			e.Reason = label
+			found = f.add(found, e)
+		}
+	}
+	for _, code := range f.codes {
+		if len(found) == 0 || found[0].Code != string(code) {
+			found = f.add(found, f.response(code, ""))
+		}
+	}
+	return found
+}
+
+// response returns the error that a response with this code and text means.
+func (f *facts) response(code applebusiness.Code, description string) *applebusiness.Error {
+	body := fmt.Appendf(nil, `{"error":%q,"error_description":%q}`, string(code), description)
+	header := http.Header{"Retry-After": {f.said["retry_after"]}, "Location": {"/"}} // which tells a redirect from what an edge drops
+	e := applebusiness.ParseTokenError(f.status, header, body)
+	if wait, err := time.ParseDuration(f.said["retry_after"]); err == nil {
+		e.RetryAfter = max(wait, 0)
+	}
+	return e
+}
+
+// add adds e to what was found, unless that is another way to say it. What the record says beside the error counts: its own action
+// wins, but for a reconnect that the error does not ask for.
+func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
+	for _, x := range found {
+		if e.Reason != "" && x.Reason == e.Reason || e.Reason == "" && x.Code == string(e.Code) {
+			return found
+		}
+	}
+	if e.Endpoint != applebusiness.AuthorizationEndpoint {
+		e.GrantType, e.Endpoint = f.said["grant_type"], applebusiness.Endpoint(f.said["endpoint"])
+		for entry := range applebusiness.Catalog() {
+			isIt := (entry.Reason == e.Reason || e.Reason == "") && (entry.Code == e.Code || e.Code == "" && e.Reason != "")
+			if isIt && e.Endpoint == "" {
+				e.Endpoint = entry.Endpoint
+			}
+		}
+		if e.Endpoint == "" && !strings.Contains(f.text, "applebusiness: ") {
+			e.Endpoint = applebusiness.TokenEndpoint
+		}
+	}
+	network, advice := "", applebusiness.Troubleshoot(e)
+	if e.Reason == applebusiness.ErrNoResponse {
+		network = "a token request got no whole response"
+		_, detail, _ := strings.Cut(f.text, "no_response: ")
+		if known, ok := neterr.OfWords(detail); ok {
+			network, advice = known.Words, f.adviceOf(known)
+		} else if f.said["endpoint"] != "" {
+			advice = applebusiness.Advice{} // the line says nothing because it knew nothing
+		}
+	}
+	isGrant := e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant
+	isDead := isGrant && !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
+	action := applebusiness.Action(f.said["action"])
+	if action != "" && action != advice.Action && f.isOwn() && (isDead || action != applebusiness.ActionReauthorize) {
+		advice = applebusiness.Advice{Action: action, Impact: applebusiness.Impact(f.said["impact"])}
+		advice.Remedy = "So says the line itself: the program that logged it knew the cause, which the line does not show."
+	}
+	x := newFailure(e, advice)
+	x.Network = network
+	return append(found, x)
+}
+
+// ofNetwork returns the failure of the network that the record tells of, a request that got no whole response.
+func (f *facts) ofNetwork() neterr.Failure {
+	if sent := group("request", f.text); sent != "" {
+		return neterr.OfText(strings.TrimSpace(sent))
+	} else if matches("notApples", f.lower) {
+		return neterr.Failure{}
+	}
+	return neterr.OfText(strings.TrimSpace(f.text))
+}
+
+// adviceOf returns what to do about a failure of the network: what Troubleshoot says of the same failure of a request to Apple.
+func (f *facts) adviceOf(known neterr.Failure) applebusiness.Advice {
+	advice := applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known.Err()})
+	if strings.Contains(known.Words, "canceled") { // by whoever sent it
+		return applebusiness.Advice{}
+	} else if advice.Action == applebusiness.ActionRetry && !known.Unsent {
+		e := &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["grant_type"]}
+		return applebusiness.Troubleshoot(e)
+	}
+	return advice
+}
+
+// newFailure returns what is said about e.
+func newFailure(e *applebusiness.Error, advice applebusiness.Advice) *failure {
+	x := &failure{
+		Constant: constant(e.Reason), Reason: e.Reason, Endpoint: e.Endpoint,
+		Code: string(words[strings.ToLower(string(e.Code))].Code), Status: e.StatusCode, Documented: e.Reason.Description() != "",
+		GrantType: e.GrantType, Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []map[string]string{},
+		Action: advice.Action, Remedy: advice.Remedy,
+	}
+	if x.Name = cmp.Or(x.Constant, unknown); e.Description != "" {
+		x.Description = e.Reason.Description()
+	}
+	if matches("parameter", e.Parameter) {
+		x.Parameter = e.Parameter
+	}
+	for _, c := range advice.Causes {
+		x.Causes = append(x.Causes, map[string]string{"cause": string(c), "description": c.Description()})
+	}
+	return x
+}
+
+// constant returns the name of reason's constant, which its label is in snake case.
+func constant(reason applebusiness.Reason) string {
+	if reason == "" {
+		return ""
+	}
+	return patterns["initial"][0].ReplaceAllStringFunc("err_"+string(reason), func(initial string) string {
+		return strings.ToUpper(strings.TrimPrefix(initial, "_"))
+	})
 }

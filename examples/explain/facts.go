@@ -79,14 +79,10 @@ func replace(mark, pattern, replacement string) func(string) string {
 }
 
 func unescape(escape string) string {
-	r, isRune, _, err := strconv.UnquoteChar(escape, '"')
-	switch {
-	case err != nil:
-		return escape[1:] // as of JSON's \/
-	case isRune:
-		return string(r)
+	if plain, err := strconv.Unquote(`"` + escape + `"`); err == nil {
+		return plain
 	}
-	return string([]byte{byte(r)})
+	return escape[1:] // as of JSON's \/
 }
 
 var (
@@ -146,11 +142,10 @@ func (f *facts) takeQuery(word string) string {
 	query, _, _ = strings.Cut(strings.Trim(cmp.Or(query, path), ",;()[]{}"), "#")
 	values, _ := url.ParseQuery(query)
 	isKnown := words[values.Get("error")].Code != "" || values.Has("state")
-	switch {
-	case (isURL || values.Has("state")) && (strings.Contains("&"+query, "&error=") && isKnown || values.Has("code")):
+	if (isURL || values.Has("state")) && (strings.Contains("&"+query, "&error=") && isKnown || values.Has("code")) {
 		f.redirects = append(f.redirects, query)
 		return ""
-	case isURL && strings.Contains(path, "/"): // somebody else's query
+	} else if isURL && strings.Contains(path, "/") { // somebody else's query
 		return path
 	}
 	return word
@@ -190,7 +185,7 @@ func vocabulary() (words map[string]applebusiness.Entry, texts []string) {
 	return words, texts
 }
 
-// addTexts adds Apple's texts, of which the longer may hold a shorter one, and the exchange of a code also without its name.
+// addTexts adds Apple's texts, of which the longer may hold a shorter one.
 func (f *facts) addTexts() {
 	rest := fold(f.lower)
 	for _, text := range documented {
@@ -200,14 +195,9 @@ func (f *facts) addTexts() {
 		}
 	}
 	if containsAny(rest, "server e", "bad r", "oauth 2.0 p", "missing f", "accepted v") {
-		for _, template := range patterns["template"] {
-			for _, text := range template.FindAllString(rest, -1) {
-				f.texts = append(f.texts, strings.TrimLeft(text, "\"'=:>[()] "))
-			}
+		for _, text := range patterns["template"][0].FindAllString(rest, -1) {
+			f.texts = append(f.texts, strings.TrimLeft(text, "\"'=:>[()] "))
 		}
-	}
-	if strings.Contains(rest, applebusiness.GrantTypeAuthorizationCode) {
-		f.said["grant_type"] = applebusiness.GrantTypeAuthorizationCode
 	}
 }
 
@@ -368,11 +358,11 @@ func similarity(a, b string) float64 {
 // failures returns what the record tells of: of another provider no more than whose error it is.
 func (f *facts) failures() []*failure {
 	found := f.find()
-	if len(found) == 0 || !containsAny(f.lower, ".com", ".net", ".us", "aad", "unauthenticated", "revoked") {
+	if len(found) == 0 || strings.Contains(f.lower, "business.apple.com") {
 		return found
 	}
 	for _, name := range []string{"Sign in with Apple", "another API of Apple's", "Microsoft", "Google", "another provider"} {
-		if matches(name, f.lower) && !strings.Contains(f.lower, "business.apple.com") {
+		if matches(name, f.lower) {
 			const remedy = "Look it up where that provider documents its errors: nothing in it is about Apple Business."
 			x := newFailure(new(applebusiness.Error), applebusiness.Advice{Remedy: remedy})
 			x.Provider = name
@@ -489,9 +479,8 @@ func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 	if e.Endpoint != applebusiness.AuthorizationEndpoint {
 		e.GrantType, e.Endpoint = f.said["grant_type"], applebusiness.Endpoint(f.said["endpoint"])
 		for entry := range applebusiness.Catalog() {
-			isIt := (entry.Reason == e.Reason || e.Reason == "") && (entry.Code == e.Code || e.Code == "" && e.Reason != "")
-			if isIt && e.Endpoint == "" {
-				e.Endpoint = entry.Endpoint
+			if (entry.Reason == e.Reason || e.Reason == "") && (entry.Code == e.Code || e.Code == "" && e.Reason != "") {
+				e.Endpoint = cmp.Or(e.Endpoint, entry.Endpoint)
 			}
 		}
 		if e.Endpoint == "" && !strings.Contains(f.text, "applebusiness: ") {
@@ -522,24 +511,22 @@ func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 
 // ofNetwork returns the failure of the network that the record tells of, a request that got no whole response.
 func (f *facts) ofNetwork() neterr.Failure {
-	if sent := group("request", f.text); sent != "" {
-		return neterr.OfText(strings.TrimSpace(sent))
-	} else if matches("notApples", f.lower) {
+	sent := group("request", f.text)
+	if sent == "" && matches("notApples", f.lower) {
 		return neterr.Failure{}
 	}
-	return neterr.OfText(strings.TrimSpace(f.text))
+	return neterr.OfText(strings.TrimSpace(cmp.Or(sent, f.text)))
 }
 
 // adviceOf returns what to do about a failure of the network: what Troubleshoot says of the same failure of a request to Apple.
 func (f *facts) adviceOf(known neterr.Failure) applebusiness.Advice {
-	advice := applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known.Err()})
 	if strings.Contains(known.Words, "canceled") { // by whoever sent it
 		return applebusiness.Advice{}
-	} else if advice.Action == applebusiness.ActionRetry && !known.Unsent {
+	} else if known.Passes && !known.Unsent {
 		e := &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["grant_type"]}
 		return applebusiness.Troubleshoot(e)
 	}
-	return advice
+	return applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known.Err()})
 }
 
 // newFailure returns what is said about e.

@@ -294,7 +294,7 @@ func understand(input string) (found []*failure, err error) {
 		return nil, errors.New("the input is empty")
 	} else if matches("dialect", input) {
 		e := &applebusiness.Error{Reason: applebusiness.ErrMalformedResponse}
-		return []*failure{newFailure(e, applebusiness.Troubleshoot(e))}, nil
+		return []*failure{newFailure(e, "", applebusiness.Troubleshoot(e))}, nil
 	}
 	records := []string{""}
 	for line := range strings.SplitAfterSeq(input, "\n") {
@@ -336,7 +336,7 @@ func nearest(input string) []*failure {
 	}
 	found, _ := understand(best)
 	const remedy = "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's."
-	x := newFailure(new(applebusiness.Error), applebusiness.Advice{Remedy: remedy})
+	x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: remedy})
 	x.Nearest = cmp.Or(found[0].Constant, found[0].Code)
 	return []*failure{x}
 }
@@ -364,7 +364,7 @@ func (f *facts) failures() []*failure {
 	for _, name := range []string{"Sign in with Apple", "another API of Apple's", "Microsoft", "Google", "another provider"} {
 		if matches(name, f.lower) {
 			const remedy = "Look it up where that provider documents its errors: nothing in it is about Apple Business."
-			x := newFailure(new(applebusiness.Error), applebusiness.Advice{Remedy: remedy})
+			x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: remedy})
 			x.Provider = name
 			return []*failure{x}
 		}
@@ -387,10 +387,9 @@ func (f *facts) find() (found []*failure) {
 	}
 	value, description, isQuoted := cmp.Or(f.said["client"], f.said["error"]), f.said["description"], f.said["client"] != ""
 	isStatus, isLog, isOwn := neterr.StatusOf(value) != 0, matches("log", f.lower), f.said["endpoint"] != ""
-	isWrapped := containsAny(f.said["error"], "oauth2: ", "applebusiness: ", "http/")
-	isForeign := isQuoted || f.isForeign && !isWrapped
+	isForeign := isQuoted || f.isForeign && !containsAny(f.said["error"], "oauth2: ", "applebusiness: ", "http/")
 	if !f.isBody && (value == "" || !isForeign) { // another one's error may quote Apple's
-		found = f.known(found, isForeign, value != "" && description != "")
+		found = f.known(found, isForeign)
 	}
 	isCode := matches("codeLike", value) && (description != "" || !isLog || isOwn) || isOwn && f.said["code"] != "" ||
 		isQuoted && (!strings.Contains(value, " ") || strings.Contains(value, ": "))
@@ -399,23 +398,19 @@ func (f *facts) find() (found []*failure) {
 	switch {
 	case len(found) > 0:
 		return found
-	case isCode && !isStatus, isStatus && description != "" && f.status == 0:
+	case isCode && !isStatus:
 		return f.add(nil, f.response(unknown, ""))
 	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess):
 		return f.add(nil, f.response("", ""))
 	}
-	if network := f.ofNetwork(); network.Known {
-		x := newFailure(new(applebusiness.Error), f.adviceOf(network))
-		x.Name, x.Network = "network", network.Words
-		return []*failure{x}
-	} else if value != "" && description != "" {
+	network, phrase := f.ofNetwork(), neterr.StatusOf(group("phrase", f.lower))
+	switch isBare := f.isPaste && len(f.codes)+len(f.labels) == 0; {
+	case network.Known:
+		return []*failure{newFailure(new(applebusiness.Error), network.Words, f.adviceOf(network))}
+	case value != "" && description != "":
 		return f.add(nil, f.response(unknown, ""))
-	} else if !f.isPaste || len(f.codes)+len(f.labels) > 0 {
-		return nil
-	}
-	phrase := neterr.StatusOf(group("phrase", f.lower))
-	f.status = max(f.status, phrase)
-	if phrase != 0 && !isLog || neterr.StatusPasses(f.status) || f.status == http.StatusNetworkAuthenticationRequired {
+	case isBare && (phrase != 0 && !isLog || neterr.StatusPasses(f.status) || f.status == http.StatusNetworkAuthenticationRequired):
+		f.status = max(f.status, phrase)
 		return f.add(nil, f.response("", ""))
 	}
 	return nil
@@ -436,23 +431,20 @@ func (f *facts) isOwn() bool {
 }
 
 // known adds the errors that texts, labels and codes tell, each of which may tell one of its own.
-func (f *facts) known(found []*failure, isForeign, isOther bool) []*failure {
+func (f *facts) known(found []*failure, isForeign bool) []*failure {
 	first := append(f.codes, "")[0]
 	for _, text := range f.texts {
-		if e := f.response(first, text); !isForeign && (e.Code != "" || e.Reason.Description() != "" && !isOther) {
+		if e := f.response(first, text); !isForeign && (e.Code != "" || e.Reason.Description() != "" && f.said["error"] == "") {
 			found = f.add(found, e)
 		}
 	}
 	for _, label := range f.labels {
-		if e := f.response(first, ""); len(found) == 0 || label.Description() != "" {
-			e.Reason = label
-			found = f.add(found, e)
-		}
+		e := f.response(first, "")
+		e.Reason = label
+		found = f.add(found, e)
 	}
 	for _, code := range f.codes {
-		if len(found) == 0 || found[0].Code != string(code) {
-			found = f.add(found, f.response(code, ""))
-		}
+		found = f.add(found, f.response(code, ""))
 	}
 	return found
 }
@@ -472,7 +464,8 @@ func (f *facts) response(code applebusiness.Code, description string) *applebusi
 // wins, but for a reconnect that the error does not ask for.
 func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 	for _, x := range found {
-		if e.Reason != "" && x.Reason == e.Reason || e.Reason == "" && x.Code == string(e.Code) {
+		isLabel := e.Reason != "" && (x.Reason == e.Reason || e.Reason.Description() == "")
+		if isLabel || e.Reason == "" && x.Code == string(e.Code) {
 			return found
 		}
 	}
@@ -487,15 +480,13 @@ func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 			e.Endpoint = applebusiness.TokenEndpoint
 		}
 	}
-	network, advice := "", applebusiness.Troubleshoot(e)
-	if e.Reason == applebusiness.ErrNoResponse {
-		network = "a token request got no whole response"
-		_, detail, _ := strings.Cut(f.text, "no_response: ")
-		if known, ok := neterr.OfWords(detail); ok {
-			network, advice = known.Words, f.adviceOf(known)
-		} else if f.said["endpoint"] != "" {
-			advice = applebusiness.Advice{} // the line says nothing because it knew nothing
-		}
+	_, detail, _ := strings.Cut(f.text, "no_response: ")
+	known, isKnown := neterr.OfWords(detail)
+	advice := applebusiness.Troubleshoot(e)
+	if isKnown {
+		advice = f.adviceOf(known)
+	} else if e.Reason == applebusiness.ErrNoResponse && f.said["endpoint"] != "" {
+		advice = applebusiness.Advice{} // the line says nothing because it knew nothing
 	}
 	isGrant := e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant
 	isDead := isGrant && !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
@@ -504,9 +495,7 @@ func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 		advice = applebusiness.Advice{Action: action, Impact: applebusiness.Impact(f.said["impact"])}
 		advice.Remedy = "So says the line itself: the program that logged it knew the cause, which the line does not show."
 	}
-	x := newFailure(e, advice)
-	x.Network = network
-	return append(found, x)
+	return append(found, newFailure(e, known.Words, advice))
 }
 
 // ofNetwork returns the failure of the network that the record tells of, a request that got no whole response.
@@ -529,15 +518,15 @@ func (f *facts) adviceOf(known neterr.Failure) applebusiness.Advice {
 	return applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known.Err()})
 }
 
-// newFailure returns what is said about e.
-func newFailure(e *applebusiness.Error, advice applebusiness.Advice) *failure {
+// newFailure returns what is said about e, or about what failed in the network.
+func newFailure(e *applebusiness.Error, network string, advice applebusiness.Advice) *failure {
 	x := &failure{
-		Constant: constant(e.Reason), Reason: e.Reason, Endpoint: e.Endpoint,
+		Constant: constant(e.Reason), Reason: e.Reason, Endpoint: e.Endpoint, Network: network,
 		Code: string(words[strings.ToLower(string(e.Code))].Code), Status: e.StatusCode, Documented: e.Reason.Description() != "",
 		GrantType: e.GrantType, Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []map[string]string{},
 		Action: advice.Action, Remedy: advice.Remedy,
 	}
-	if x.Name = cmp.Or(x.Constant, unknown); e.Description != "" {
+	if x.Name = cmp.Or(x.Constant, map[bool]string{true: "network"}[network != ""], unknown); e.Description != "" {
 		x.Description = e.Reason.Description()
 	}
 	if matches("parameter", e.Parameter) {

@@ -109,8 +109,8 @@ type facts struct {
 }
 
 // collect returns the facts of a record.
-func collect(record string) *facts {
-	f := &facts{text: "\n" + record, said: make(map[string]string)}
+func collect(record string, isPaste bool) *facts {
+	f := &facts{text: "\n" + record, isPaste: isPaste, said: make(map[string]string)}
 	for range 32 { // JSON in JSON doubles the backslashes
 		before := f.text
 		for _, step := range steps {
@@ -223,7 +223,7 @@ func (f *facts) addMembers() {
 func (f *facts) addWord(word string, start, end int) {
 	before, after := f.lower[max(0, start-28):start], f.lower[end:min(len(f.lower), end+40)]
 	meaning, all := words[word], strings.Trim(f.lower, " \n\"'`.,;:()[]{}")
-	isAlone := all == word || all == word+" not found"
+	isAlone := f.isPaste && (all == word || all == word+" not found")
 	switch {
 	case word == "404" && strings.HasPrefix(after, " not found") && (isAlone || matches("marked", before)):
 		f.codes = append(f.codes, applebusiness.CodeNotFound)
@@ -305,8 +305,7 @@ func understand(input string) (found []*failure, err error) {
 	}
 	seen, isOther := make(map[string]bool), false
 	for _, record := range records {
-		f := collect(record)
-		f.isPaste = len(input) < 300
+		f := collect(record, len(input) < 300)
 		for _, x := range f.failures() {
 			if kind := x.Name + string(x.Action) + x.Code + x.Provider; !seen[kind] {
 				seen[kind], found = true, append(found, x)

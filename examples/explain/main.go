@@ -48,16 +48,12 @@ const (
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
-	flags := flag.NewFlagSet("explain", flag.ContinueOnError)
+	flags := flag.NewFlagSet("explain", flag.ExitOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() { fmt.Fprint(stderr, usage) }
 	asJSON, lines := flags.Bool("json", false, ""), flags.Bool("lines", false, "")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return 0
-	} else if err != nil {
-		return exitUnusable
-	}
-	input, err := append(flags.Args(), "-")[0], error(nil)
+	err := flags.Parse(args)
+	input := append(flags.Args(), "-")[0]
 	if file, openErr := os.Open(input); openErr == nil {
 		input, stdin = "-", file
 	}
@@ -152,7 +148,7 @@ type log struct {
 	record []byte // lines that may go on
 	lines  int    // how many these are
 	told   bool   // one of them holds a hint
-	next   string // the pattern of what may follow
+	next   string // the kind of line that something may follow
 	line   int    // the number of the one before
 	others int    // lines that tell of no failure
 	code   int
@@ -211,27 +207,22 @@ func (r *log) read(input io.Reader) error {
 
 // add puts a line to the record that it belongs to, or begins one.
 func (r *log) add(line []byte) {
-	isHinted, next, more, end := mayTell(line), "", []int(nil), string(line[max(0, len(line)-1):])
-	switch {
-	case len(line) < 80 && patterns["statusLine"][0].Match(line):
-		next = "afterStatus"
-	case isHinted && patterns["earlyLine"][0].Match(line):
-		next = "afterEarly"
-	case strings.ContainsAny(end, "{(") && !patterns["afterOpen"][0].Match(line):
-		next = "afterOpen"
-	case bytes.Contains(line, []byte("Response: ")):
-	case end == ":", isHinted && (bytes.Contains(line, []byte("cannot fetch token: ")) || patterns["errorLine"][0].Match(line)):
-		next = "afterError"
+	isHinted, next, more := mayTell(line), "", []int(nil)
+	mayOpen := isHinted || strings.ContainsAny(string(line[max(0, len(line)-1):]), "{(:")
+	for _, kind := range []string{"status line", "early line", "open line", "error line"} {
+		if next == "" && (mayOpen || kind == "status line") && patterns[kind][0].Match(line) {
+			next = kind
+		}
 	}
-	if r.lines > 0 && r.lines < maxLines && len(r.record)+len(line) < maxLine && !patterns["otherLine"][0].Match(line) {
-		more = patterns[r.next][0].FindSubmatchIndex(line)
+	if r.lines > 0 && r.lines < maxLines && len(r.record)+len(line) < maxLine && !patterns["other line"][0].Match(line) {
+		more = patterns["after "+r.next][0].FindSubmatchIndex(line)
 	}
 	if more == nil {
 		r.flush()
 	}
 	r.record, r.lines, r.told = append(append(r.record, line...), '\n'), r.lines+1, r.told || isHinted
 	switch {
-	case more == nil, next != "" && next != "afterError":
+	case more == nil, next != "" && next != "error line":
 		r.next = next
 	case more[2] >= 0:
 		r.next = "" // the group ends it
@@ -243,7 +234,7 @@ func (r *log) add(line []byte) {
 
 // flush explains the record: of an error's text that nothing ended the lines, each for itself.
 func (r *log) flush() {
-	if r.next != "afterError" && r.lines > 0 {
+	if r.next != "error line" && r.lines > 0 {
 		r.explain(r.record, r.lines, r.told)
 		r.record = r.record[:0]
 	}
@@ -261,7 +252,7 @@ func (r *log) explain(record []byte, lines int, told bool) {
 		r.others += lines
 		return
 	}
-	f := collect(string(record))
+	f := collect(string(record), false)
 	isElsewhere := containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
 	found := slices.DeleteFunc(f.failures(), func(x *failure) bool {
 		return x.Provider != "" || x.Name == "network" && isElsewhere

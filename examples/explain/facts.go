@@ -185,7 +185,7 @@ func vocabulary() (words map[string]applebusiness.Entry, texts []string) {
 	return words, texts
 }
 
-// addTexts adds Apple's texts, of which the longer may hold a shorter one.
+// addTexts adds Apple's texts, of which the longer may hold a shorter one, and the exchange of a code also without its name.
 func (f *facts) addTexts() {
 	rest := fold(f.lower)
 	for _, text := range documented {
@@ -198,6 +198,9 @@ func (f *facts) addTexts() {
 		for _, text := range patterns["template"][0].FindAllString(rest, -1) {
 			f.texts = append(f.texts, strings.TrimLeft(text, "\"'=:>[()] "))
 		}
+	}
+	if strings.Contains(rest, applebusiness.GrantTypeAuthorizationCode) {
+		f.said["grant_type"] = applebusiness.GrantTypeAuthorizationCode
 	}
 }
 
@@ -386,7 +389,7 @@ func (f *facts) find() (found []*failure) {
 	}
 	value, description, isQuoted := cmp.Or(f.said["client"], f.said["error"]), f.said["description"], f.said["client"] != ""
 	isStatus, isLog, isOwn := neterr.StatusOf(value) != 0, matches("log", f.lower), f.said["endpoint"] != ""
-	isForeign := isQuoted || f.isForeign && !containsAny(f.said["error"], "oauth2: ", "applebusiness: ", "http/")
+	isForeign := isQuoted || f.isForeign && !matches("wrapped", f.said["error"])
 	if !f.isBody && (value == "" || !isForeign) { // another one's error may quote Apple's
 		found = f.known(found, isForeign)
 	}
@@ -418,7 +421,8 @@ func (f *facts) find() (found []*failure) {
 // isMention reports whether the record names errors and reports none: it counts or lists them, or tells of success.
 func (f *facts) isMention() bool {
 	isReport := f.isOwn() && f.said["action"] != "" || f.status >= 400 && len(f.codes) > 0 && f.said["description"] != "" && !f.isForeign
-	isInfo := matches("infoLevel", f.said["level"]) || f.said["level"] == "" && matches("info", f.text[:min(len(f.text), 120)])
+	start := f.text[:min(len(f.text), 120)]
+	isInfo := (matches("infoLevel", f.said["level"]) || f.said["level"] == "" && matches("info", start)) && !matches("failing", start)
 	isQuery := strings.Contains(f.lower, " where ") && containsAny(f.lower, "select ", "update ", "delete from ")
 	return f.isList || isQuery || isInfo && !isReport || f.status == 0 && matches("mention", f.lower) ||
 		containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ")

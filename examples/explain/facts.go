@@ -435,9 +435,9 @@ func (f *facts) isOwn() bool {
 
 // known adds the errors that texts, labels and codes tell, each of which may tell one of its own.
 func (f *facts) known(found []*failure, isForeign bool) []*failure {
-	first := append(f.codes, "")[0]
+	first, isOther := append(f.codes, "")[0], f.said["error"] != "" && f.said["description"] != ""
 	for _, text := range f.texts {
-		if e := f.response(first, text); !isForeign && (e.Code != "" || e.Reason.Description() != "" && f.said["error"] == "") {
+		if e := f.response(first, text); !isForeign && (e.Code != "" || e.Reason.Description() != "" && !isOther) {
 			found = f.add(found, e)
 		}
 	}

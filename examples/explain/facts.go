@@ -208,6 +208,9 @@ func (f *facts) addTexts() {
 func (f *facts) addMembers() {
 	for _, fact := range strings.Fields("action impact endpoint grant_type retry_after code error description client level customer") {
 		for _, pattern := range patterns[fact] {
+			if prefix, _ := pattern.LiteralPrefix(); !strings.Contains(f.lower, prefix) {
+				continue // which is faster
+			}
 			for _, at := range pattern.FindAllStringSubmatchIndex(f.lower, -1) {
 				value := f.lower[at[2]:at[3]]
 				isOurs := (fact == "error" || fact == "client") && (words[value].Code != "" || words[wordAt(value)] != applebusiness.Entry{})
@@ -224,16 +227,16 @@ func (f *facts) addMembers() {
 
 // addWord adds what a word says: it is in our vocabulary, or a status.
 func (f *facts) addWord(word string, start, end int) {
-	before, after := f.lower[max(0, start-28):start], f.lower[end:min(len(f.lower), end+40)]
-	meaning, all := words[word], strings.Trim(f.lower, " \n\"'`.,;:()[]{}")
-	isAlone := f.isPaste && (all == word || all == word+" not found")
+	before, after := f.lower[max(0, start-24):start], f.lower[end:min(len(f.lower), end+40)]
+	meaning := words[word]
+	isAlone := f.isPaste && strings.TrimSuffix(strings.Trim(f.lower, " \n\"'`.,;:()[]{}"), " not found") == word
 	switch {
 	case word == "404" && strings.HasPrefix(after, " not found") && (isAlone || matches("marked", before)):
 		f.codes = append(f.codes, applebusiness.CodeNotFound)
 	case len(word) == 3 && word[0] >= '1' && word[0] <= '5':
 		f.addStatus(word, before, after, start)
 	case meaning == applebusiness.Entry{}, matches("counted", after):
-	case !isAlone && !matches("distinct", word) && !matches("marked", before) && len(f.texts) == 0:
+	case !isAlone && len(f.texts) == 0 && !matches("distinct", word) && !matches("marked", before):
 	case !isAlone && meaning.Code == "" && !strings.Contains(word, "_") && word[:3] != "err" && group("endpoint", f.lower) == "": // another's
 	case listed.MatchString(after):
 		f.isList = true
@@ -248,12 +251,12 @@ func (f *facts) addWord(word string, start, end int) {
 // one that does not.
 func (f *facts) addStatus(word, before, after string, start int) {
 	status, _ := strconv.Atoi(word)
-	phrase, isAnswer := strings.ToLower(http.StatusText(status)), matches("answer", before)
-	isOne := isAnswer || phrase != "" && strings.HasPrefix(after, " "+phrase) || matches("status", before) ||
-		matches("bodyAfter", after) && !matches("numbered", before)
+	phrase, isAnswer := strings.ToLower(http.StatusText(status)), strings.HasSuffix(before, " ") && matches("answer", before)
 	isBetter := f.status == 0 || f.status < 400 && status >= 400 || isAnswer || neterr.StatusPasses(status)
 	isPassports := word == "500" && strings.Contains(f.text, "TokenError") // which gives it to each error
-	if isOne && status >= 200 && !isPassports && isBetter && !neterr.StatusPasses(f.status) {
+	if isBetter && status >= 200 && !isPassports && !neterr.StatusPasses(f.status) &&
+		(isAnswer || phrase != "" && strings.HasPrefix(after, " "+phrase) || matches("status", before) ||
+			matches("bodyAfter", after) && !matches("numbered", before)) {
 		f.status = status
 	}
 	if isAnswer {
@@ -360,7 +363,8 @@ func similarity(a, b string) float64 {
 // failures returns what the record tells of: of another provider no more than whose error it is.
 func (f *facts) failures() []*failure {
 	found := f.find()
-	if len(found) == 0 || strings.Contains(f.lower, "business.apple.com") {
+	mayBe := containsAny(f.lower, ".com", ".net", ".us", "aad", "unauthenticated", "revoked")
+	if len(found) == 0 || !mayBe || strings.Contains(f.lower, "business.apple.com") {
 		return found
 	}
 	for _, name := range []string{"Sign in with Apple", "another API of Apple's", "Microsoft", "Google", "another provider"} {
@@ -388,18 +392,19 @@ func (f *facts) find() (found []*failure) {
 		return found
 	}
 	value, description, isQuoted := cmp.Or(f.said["client"], f.said["error"]), f.said["description"], f.said["client"] != ""
-	isStatus, isLog, isOwn := neterr.StatusOf(value) != 0, matches("log", f.lower), f.said["endpoint"] != ""
 	isForeign := isQuoted || f.isForeign && !matches("wrapped", f.said["error"])
 	if !f.isBody && (value == "" || !isForeign) { // another one's error may quote Apple's
 		found = f.known(found, isForeign)
 	}
+	if len(found) > 0 {
+		return found
+	}
+	isStatus, isLog, isOwn := neterr.StatusOf(value) != 0, matches("log", f.lower), f.said["endpoint"] != ""
 	isCode := matches("codeLike", value) && (description != "" || !isLog || isOwn) || isOwn && f.said["code"] != "" ||
 		isQuoted && (!strings.Contains(value, " ") || strings.Contains(value, ": "))
 	isPage := isStatus && (!isLog || strings.Contains(f.lower, "oauth2/token")) // as frameworks have it
 	isResponse := f.answer > 0 || containsAny(f.lower, `"response":{`, "applebusiness: ") || isPage || isOwn && f.said["action"] != ""
 	switch {
-	case len(found) > 0:
-		return found
 	case isCode && !isStatus:
 		return f.add(nil, f.response(unknown, ""))
 	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess):
@@ -442,12 +447,16 @@ func (f *facts) known(found []*failure, isForeign bool) []*failure {
 		}
 	}
 	for _, label := range f.labels {
-		e := f.response(first, "")
-		e.Reason = label
-		found = f.add(found, e)
+		if len(found) == 0 || found[0].Reason != label {
+			e := f.response(first, "")
+			e.Reason = label
+			found = f.add(found, e)
+		}
 	}
 	for _, code := range f.codes {
-		found = f.add(found, f.response(code, ""))
+		if len(found) == 0 || found[0].Code != string(code) {
+			found = f.add(found, f.response(code, ""))
+		}
 	}
 	return found
 }

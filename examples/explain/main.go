@@ -21,6 +21,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -208,9 +209,10 @@ func (r *log) read(input io.Reader) error {
 // add puts a line to the record that it belongs to, or begins one.
 func (r *log) add(line []byte) {
 	isHinted, next, more := mayTell(line), "", []int(nil)
-	mayOpen := isHinted || strings.ContainsAny(string(line[max(0, len(line)-1):]), "{(:")
-	for _, kind := range []string{"status line", "early line", "open line", "error line"} {
-		if next == "" && (mayOpen || kind == "status line") && patterns[kind][0].Match(line) {
+	isOpen := len(line) > 0 && strings.IndexByte("{(:", line[len(line)-1]) >= 0
+	for _, kind := range []string{"status line", "early line", "error line", "open line"} {
+		isLikely := kind == "status line" && len(line) < 80 || isOpen || isHinted && kind != "open line"
+		if next == "" && isLikely && slices.ContainsFunc(patterns[kind], func(p *regexp.Regexp) bool { return p.Match(line) }) {
 			next = kind
 		}
 	}

@@ -311,25 +311,29 @@ func (r *log) sumUp() error {
 	return cmp.Or(report.ExecuteTemplate(table, "summary", summary), table.Flush(), r.out.Flush())
 }
 
-// hints are what a record holds at least one of if it tells of a failure, in lower case, by a hash of their first four bytes.
-var hints = func() (hints [1 << 12][]string) {
+// hints are what a record holds at least one of if it tells of a failure, in lower case, by their first four bytes; isHint has the
+// hashes of those.
+var hints, isHint = func() (hints map[uint32][]string, isHint [1 << 15]bool) {
+	hints = make(map[uint32][]string)
 	for _, text := range slices.Concat(rows("hint"), names, slices.Collect(neterr.Needles())) {
 		if text != "server" && text != "unavailable" { // which any line may hold
-			four := hash(uint32(text[0])<<24 | uint32(text[1])<<16 | uint32(text[2])<<8 | uint32(text[3]) | 0x20202020)
-			hints[four] = append(hints[four], text)
+			four := uint32(text[0])<<24 | uint32(text[1])<<16 | uint32(text[2])<<8 | uint32(text[3]) | 0x20202020
+			hints[four], isHint[hash(four)] = append(hints[four], text), true
 		}
 	}
-	return hints
+	return hints, isHint
 }()
 
-func hash(four uint32) uint32 { return four * 0x9e3779b1 >> 20 }
+func hash(four uint32) uint32 { return four * 0x9e3779b1 >> 17 }
 
 // mayTell is the cheap test before everything else: it is false only if text certainly tells of no failure.
 func mayTell(text []byte) bool {
 	var four uint32
 	for i, c := range text {
-		four = four<<8 | uint32(c|' ')
-		for _, hint := range hints[hash(four)] {
+		if four = four<<8 | uint32(c|' '); !isHint[hash(four)] {
+			continue
+		}
+		for _, hint := range hints[four] {
 			if rest := text[max(0, i-3):]; len(rest) >= len(hint) && strings.EqualFold(string(rest[:len(hint)]), hint) {
 				return true
 			}

@@ -278,11 +278,12 @@ func containsAny(text string, parts ...string) bool {
 
 // wordAt returns the word with which a text in lower case begins.
 func wordAt(text string) string {
-	end := 0
-	for end < len(text) && (text[end] >= 'a' && text[end] <= 'z' || text[end] >= '0' && text[end] <= '9' || text[end] == '_' || text[end] == '-') {
-		end++
+	for i := range len(text) {
+		if c := text[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return text[:i]
+		}
 	}
-	return text[:end]
+	return text
 }
 
 // fold returns text with single spaces.
@@ -390,24 +391,23 @@ func (f *facts) find() (found []*failure) {
 	}
 	if f.isMention() {
 		return found
-	}
-	value, description, isQuoted := cmp.Or(f.said["client"], f.said["error"]), f.said["description"], f.said["client"] != ""
-	isForeign := isQuoted || f.isForeign && !matches("wrapped", f.said["error"])
-	if !f.isBody && (value == "" || !isForeign) { // another one's error may quote Apple's
-		found = f.known(found, isForeign)
-	}
-	if len(found) > 0 {
+	} else if found = f.known(found); len(found) > 0 {
 		return found
 	}
+	return f.unnamed(isSuccess)
+}
+
+// unnamed returns what a response, a code that nobody documented or the network tells.
+func (f *facts) unnamed(isSuccess bool) []*failure {
+	value, description, isQuoted := cmp.Or(f.said["client"], f.said["error"]), f.said["description"], f.said["client"] != ""
 	isStatus, isLog, isOwn := neterr.StatusOf(value) != 0, matches("log", f.lower), f.said["endpoint"] != ""
 	isCode := matches("codeLike", value) && (description != "" || !isLog || isOwn) || isOwn && f.said["code"] != "" ||
 		isQuoted && (!strings.Contains(value, " ") || strings.Contains(value, ": "))
 	isPage := isStatus && (!isLog || strings.Contains(f.lower, "oauth2/token")) // as frameworks have it
 	isResponse := f.answer > 0 || containsAny(f.lower, `"response":{`, "applebusiness: ") || isPage || isOwn && f.said["action"] != ""
-	switch {
-	case isCode && !isStatus:
+	if isCode && !isStatus {
 		return f.add(nil, f.response(unknown, ""))
-	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess):
+	} else if isResponse && (f.status >= 400 || f.status != 0 && !isSuccess) {
 		return f.add(nil, f.response("", ""))
 	}
 	network, phrase := f.ofNetwork(), neterr.StatusOf(group("phrase", f.lower))
@@ -439,7 +439,11 @@ func (f *facts) isOwn() bool {
 }
 
 // known adds the errors that texts, labels and codes tell, each of which may tell one of its own.
-func (f *facts) known(found []*failure, isForeign bool) []*failure {
+func (f *facts) known(found []*failure) []*failure {
+	isForeign := f.said["client"] != "" || f.isForeign && !matches("wrapped", f.said["error"])
+	if f.isBody || isForeign && (f.said["client"] != "" || f.said["error"] != "") { // another one's error may quote Apple's
+		return found
+	}
 	first, isOther := append(f.codes, "")[0], f.said["error"] != "" && f.said["description"] != ""
 	for _, text := range f.texts {
 		if e := f.response(first, text); !isForeign && (e.Code != "" || e.Reason.Description() != "" && !isOther) {
@@ -472,8 +476,7 @@ func (f *facts) response(code applebusiness.Code, description string) *applebusi
 	return e
 }
 
-// add adds e to what was found, unless that is another way to say it. What the record says beside the error counts: its own action
-// wins, but for a reconnect that the error does not ask for.
+// add adds e to what was found, unless that is another way to say it.
 func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 	for _, x := range found {
 		isLabel := e.Reason != "" && (x.Reason == e.Reason || e.Reason.Description() == "")
@@ -492,13 +495,21 @@ func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 			e.Endpoint = applebusiness.TokenEndpoint
 		}
 	}
-	_, detail, _ := strings.Cut(f.text, "no_response: ")
-	known, isKnown := neterr.OfWords(detail)
-	advice := applebusiness.Troubleshoot(e)
-	if isKnown {
-		advice = f.adviceOf(known)
-	} else if e.Reason == applebusiness.ErrNoResponse && f.said["endpoint"] != "" {
-		advice = applebusiness.Advice{} // the line says nothing because it knew nothing
+	network, advice := f.troubleshoot(e)
+	return append(found, newFailure(e, network, advice))
+}
+
+// troubleshoot returns what failed in the network, if it is that, and what to do about e. The record's own action wins, but for a
+// reconnect that e does not ask for.
+func (f *facts) troubleshoot(e *applebusiness.Error) (network string, advice applebusiness.Advice) {
+	advice = applebusiness.Troubleshoot(e)
+	if e.Reason == applebusiness.ErrNoResponse {
+		_, detail, _ := strings.Cut(f.text, "no_response: ")
+		if known, ok := neterr.OfWords(detail); ok {
+			network, advice = known.Words, f.adviceOf(known)
+		} else if f.said["endpoint"] != "" {
+			advice = applebusiness.Advice{} // the line says nothing because it knew nothing
+		}
 	}
 	isGrant := e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant
 	isDead := isGrant && !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
@@ -507,7 +518,7 @@ func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 		advice = applebusiness.Advice{Action: action, Impact: applebusiness.Impact(f.said["impact"])}
 		advice.Remedy = "So says the line itself: the program that logged it knew the cause, which the line does not show."
 	}
-	return append(found, newFailure(e, known.Words, advice))
+	return network, advice
 }
 
 // ofNetwork returns the failure of the network that the record tells of, a request that got no whole response.

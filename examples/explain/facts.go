@@ -167,10 +167,10 @@ func vocabulary() (words map[string]applebusiness.Entry, texts []string) {
 	for _, label := range rows("otherLabel") {
 		entries = append(entries, applebusiness.Entry{Reason: applebusiness.Reason(label)})
 	}
-	words = map[string]applebusiness.Entry{"codenotfound": {Code: applebusiness.CodeNotFound}}
+	words = make(map[string]applebusiness.Entry)
 	for _, entry := range entries {
 		code, label, text := strings.ToLower(string(entry.Code)), string(entry.Reason), strings.ToLower(entry.Description)
-		for _, word := range []string{code, "code" + strings.ReplaceAll(code, "_", "")} {
+		for _, word := range []string{code, "code" + strings.NewReplacer("404 ", "", "_", "", " ", "").Replace(code)} {
 			words[word] = applebusiness.Entry{Code: entry.Code, Reason: words[word].Reason}
 		}
 		for _, word := range []string{label, "err" + strings.ReplaceAll(label, "_", "")} {
@@ -331,16 +331,19 @@ func understand(input string) (found []*failure, err error) {
 
 // nearest returns the row or the code that somebody nearly means who types a short text; nil if there is none.
 func nearest(input string) []*failure {
+	if len(input) > 128 || strings.ContainsAny(input, "{}=\n") {
+		return nil
+	}
 	best, most := "", 0.7
 	for _, name := range names {
 		if part := similarity(input, name); part > most {
 			best, most = name, part
 		}
 	}
-	if best == "" || len(input) > 128 || strings.ContainsAny(input, "{}=\n") {
+	found := collect(best, true).failures()
+	if len(found) == 0 {
 		return nil
 	}
-	found, _ := understand(best)
 	const remedy = "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's."
 	x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: remedy})
 	x.Nearest = cmp.Or(found[0].Constant, found[0].Code)

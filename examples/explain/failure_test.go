@@ -167,6 +167,19 @@ func TestNearest(t *testing.T) {
 	}
 }
 
+// Whoever types a name is told what it is, in whatever letters.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	for _, name := range names {
+		for _, input := range []string{name, strings.ToUpper(name), "`" + name + "`", name + "."} {
+			found, err := understand(input)
+			if assert.NoError(t, err, input) && assert.Len(t, found, 1, input) {
+				assert.Empty(t, found[0].Nearest, input)
+			}
+		}
+	}
+}
+
 // Two errors in one paste are said to be two; the same one twice is one.
 func TestTwo(t *testing.T) {
 	first := `time=2026-11-24T10:00:00Z level=WARN err="applebusiness: invalid_client: \"Invalid client_id or client_secret\" (HTTP 401)" grant_type=authorization_code` + "\n"

@@ -483,7 +483,7 @@ func (f *facts) response(code applebusiness.Code, description string) *applebusi
 func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 	for _, x := range found {
 		isLabel := e.Reason != "" && (x.Reason == e.Reason || e.Reason.Description() == "")
-		if isLabel || e.Reason == "" && x.Code == string(e.Code) {
+		if isLabel || e.Reason == "" && (x.Code == "" || x.Code == string(e.Code)) {
 			return found
 		}
 	}

@@ -193,6 +193,8 @@ func TestTwo(t *testing.T) {
 	assert.True(t, strings.HasPrefix(stdout, "ErrInvalidRefreshToken, documented by Apple\n"), stdout)
 	stdout, _, _ = execute(t, `oauth2: "invalid_client" "Invalid client_id or client_secret", before that: oauth2: "invalid_grant" "Invalid refresh_token"`)
 	assert.Contains(t, stdout, "2 of 2 different ones")
+	stdout, _, _ = execute(t, "GET /cb?error=a&state=x 302\nGET /cb?error=b&state=y 302\n")
+	assert.True(t, strings.HasPrefix(stdout, "undocumented\n"), stdout)
 }
 
 // FuzzExplain plants secrets in and around the inputs of the corpus: whatever they are made into, nothing of them is printed, and

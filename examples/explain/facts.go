@@ -105,7 +105,7 @@ type facts struct {
 	isForeign   bool              // there is an "error_description" that is not Apple's
 	isBody      bool              // it has an "error" that is no code of ours
 	isList      bool              // names stand in a list
-	isPaste     bool              // and a short one, not a log, in which a bare status could be any server's
+	isPaste     bool              // it is a short text; in a log a bare status could be any server's
 }
 
 // collect returns the facts of a record.

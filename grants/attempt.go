@@ -301,7 +301,7 @@ func (a *attempt) repair(record Record) (Record, error) {
 		a.leaseEnds = time.Time{}
 	}
 	m.mu.Lock()
-	if e.line.fetched == 0 && e.line.newest == newest {
+	if e.line.newest == newest {
 		e.line.yielded = fingerprintsOf(record.Token)
 	}
 	if unsaved != nil && unsaved.unsaved.token == newest {

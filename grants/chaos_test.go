@@ -215,8 +215,12 @@ func (c *chaos) reconnect() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.lost, name)
-	delete(c.revoked, name)
 	delete(c.told, name)
+	c.apple.mu.Lock()
+	defer c.apple.mu.Unlock()
+	if !c.apple.revoked[name] { // who has not revoked again since
+		delete(c.revoked, name)
+	}
 	c.reconnected[name] = time.Now()
 	c.reconnects++
 }
@@ -274,7 +278,9 @@ func (c *chaos) reign() {
 	})
 	every(10*time.Minute, func() {
 		name := c.names[rand.N(len(c.names))]
-		c.note(c.revoked, name)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.revoked[name] = true
 		c.apple.revoke(name)
 	})
 	tasks.Wait()

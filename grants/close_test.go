@@ -350,25 +350,33 @@ func TestCloseWhileALeaseCannotBeEnded(t *testing.T) {
 	})
 }
 
-// A Put that is late has not the last word where its refresh token is spent, also if the Manager is being closed.
+// A Put that is late has not the last word where its refresh token is spent, also if the Manager is being closed, and if a
+// Save that was earlier answers later.
 func TestCloseAfterALatePut(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		m := w.process()
-		w.connect("a", -time.Minute)
-		old := w.row("a").Token
-		w.store.set(func(_ context.Context, method, _ string) error {
-			if method == "Put" {
-				time.Sleep(5 * time.Second)
-			}
-			return nil
-		}, nil)
-		var group sync.WaitGroup
-		group.Go(func() { assert.ErrorContains(t, m.Put(t.Context(), "a", old), "replaced by a newer one") })
-		synctest.Wait()
-		assert.Equal(t, "access-a-1", token(t, m, "a"))
-		time.Sleep(time.Second)
-		assert.NoError(t, m.Close(t.Context()))
-		group.Wait()
-		assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
-	})
+	for _, answer := range []time.Duration{0, 8 * time.Second} {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", -time.Minute)
+			old := w.row("a").Token
+			w.store.set(func(_ context.Context, method, _ string) error {
+				if method == "Put" {
+					time.Sleep(5 * time.Second)
+				}
+				return nil
+			}, func(method, _ string) error {
+				if method == "Save" && w.store.count("Save") == 1 {
+					time.Sleep(answer)
+				}
+				return nil
+			})
+			var group sync.WaitGroup
+			group.Go(func() { assert.ErrorContains(t, m.Put(t.Context(), "a", old), "replaced by a newer one") })
+			synctest.Wait()
+			assert.Equal(t, "access-a-1", token(t, m, "a"))
+			time.Sleep(time.Second)
+			assert.NoError(t, m.Close(t.Context()))
+			group.Wait()
+			assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
+		})
+	}
 }

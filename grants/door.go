@@ -140,8 +140,13 @@ func (m *Manager) tell(level slog.Level, text string, attrs ...slog.Attr) {
 }
 
 func (m *Manager) log(level slog.Level, text string, attrs ...slog.Attr) {
-	defer func() { _ = recover() }() // a handler is foreign, too
-	cmp.Or(m.options.Logger, slog.Default()).LogAttrs(context.Background(), level, prefix+text, attrs...)
+	done := make(chan struct{})
+	go func() { // a handler is foreign, too
+		defer close(done)
+		defer func() { _ = recover() }()
+		cmp.Or(m.options.Logger, slog.Default()).LogAttrs(context.Background(), level, prefix+text, attrs...)
+	}()
+	<-done
 }
 
 // patience is a context that ends after some time in which this process ran. While the process is stopped, or its machine

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"runtime"
 	"strings"
@@ -51,6 +52,49 @@ func TestPanics(t *testing.T) {
 			require.NoError(t, m.Close(t.Context()))
 			assert.Equal(t, "access-a-1", w.row("a").Token.AccessToken)
 		})
+	})
+}
+
+// goexit is a Logger's handler that ends the goroutine.
+type goexit struct{ slog.Handler }
+
+func (goexit) Enabled(context.Context, slog.Level) bool { return true }
+
+func (goexit) Handle(context.Context, slog.Record) error {
+	runtime.Goexit()
+	return nil
+}
+
+// A Logger that ends the goroutine ends nothing of the Manager's: neither the turn of an attempt, nor a Connect.
+func TestLoggerEndsTheGoroutine(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *consent) {
+		var limited atomic.Bool
+		m := c.manager(func(_ *oauth2.Config, o *grants.Options) {
+			o.Logger = slog.New(goexit{slog.DiscardHandler})
+			o.Limit = limit(func(context.Context) error {
+				if limited.Load() {
+					panic("limit")
+				}
+				return nil
+			})
+		})
+		c.store.fail(errors.New("the disk is full"), "Put")
+		time.AfterFunc(time.Second, func() { c.store.fail(nil) })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		back := c.arrive()
+		_, err := m.Connect(back.request(ctx), back.state, back.verifier)
+		require.NoError(t, err)
+		time.Sleep(2 * time.Hour)
+		limited.Store(true)
+		ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err = m.Token(ctx, "org-1")
+		assert.Contains(t, storeFailure(t, err).Error(), "limit")
+		limited.Store(false)
+		time.Sleep(time.Minute)
+		_, err = m.Token(t.Context(), "org-1")
+		assert.NoError(t, err)
 	})
 }
 

@@ -393,7 +393,7 @@ func (m *Manager) isReplaced(grant string, token *oauth2.Token) bool {
 	switch e := found.(*entry); {
 	case !m.closed() && e.attempt == nil:
 		m.begin(grant, e, want{due: true})
-	case m.closed() && e.unsaved == nil: // no attempt would do it any more: Close does
+	case m.closed(): // no attempt would do it any more: Close does, also beside a Save whose write may be the earlier one
 		m.owe(&attempt{m: m, grant: grant, e: e, holder: rand.Text(), judged: true}, e.line.newest, 0)
 	}
 	return true

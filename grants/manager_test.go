@@ -446,6 +446,7 @@ func TestPut(t *testing.T) {
 		err := m.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh-a-0"})
 		assert.EqualError(t, err, "applebusiness/grants: the token was replaced by a newer one, and its refresh token is spent")
 		assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
+		synctest.Wait() // what looks at the row now would send the next token before Put has returned
 		require.NoError(t, m.Put(t.Context(), "a", &oauth2.Token{RefreshToken: "refresh-b-0"}), "the customer has connected again")
 		assert.Equal(t, "access-b-1", token(t, m, "a"))
 		require.NoError(t, m.Put(t.Context(), "c", &oauth2.Token{RefreshToken: "!~", AccessToken: "!~", Expiry: time.Now().Add(time.Hour)}))

@@ -53,7 +53,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	flags.SetOutput(stderr)
 	flags.Usage = func() { fmt.Fprint(stderr, usage) }
 	asJSON, lines := flags.Bool("json", false, ""), flags.Bool("lines", false, "")
-	err := flags.Parse(args)
+	_ = flags.Parse(args) // which exits itself
+	var err error
 	input := append(flags.Args(), "-")[0]
 	if file, openErr := os.Open(input); openErr == nil {
 		input, stdin = "-", file

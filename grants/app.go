@@ -46,6 +46,7 @@ type app struct {
 	held   signal     // something is held back, which those look at who wait in the queue
 
 	apiRefused map[string]time.Duration // the grants whose fresh tokens the API has refused, and when
+	apiProbe   string                   // the grant whose token was replaced last while api is shut
 }
 
 func newApp() app {
@@ -279,13 +280,35 @@ func (m *Manager) noteRefusedToken(grant string) {
 	p.apiRefused[grant] = now
 	if p.api.cause == nil && len(p.apiRefused) >= apiRefusals {
 		m.shut(&p.api, nil, errAPI, 0)
+		p.apiProbe = ""
 	}
+}
+
+// probesAPI reports whether a grant's refused token may be replaced although the API refuses every token, as it seems. Where
+// nobody calls noteAPIWorks, it takes tokens again if it has not refused what came of the probe before; m.mu is held.
+func (m *Manager) probesAPI(grant string) bool {
+	p := &m.app
+	if m.now() < p.api.next {
+		return false
+	}
+	if _, again := p.apiRefused[p.apiProbe]; p.apiProbe != "" && !again {
+		m.openAPI()
+		return true
+	}
+	m.shut(&p.api, nil, errAPI, 0)
+	delete(p.apiRefused, grant)
+	p.apiProbe = grant
+	return true
 }
 
 // noteAPIWorks notes that the API has taken a token.
 func (m *Manager) noteAPIWorks() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.openAPI()
+}
+
+func (m *Manager) openAPI() {
 	clear(m.app.apiRefused)
 	m.open(&m.app.api)
 }

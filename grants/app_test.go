@@ -540,6 +540,43 @@ func TestAPIRefusesAll(t *testing.T) {
 	})
 }
 
+// Programs that have a client of their own tell of refused tokens alone: an API that has refused all of them for a while is
+// seen to take them again when it does not refuse what came of a probe.
+func TestAPITakesTokensAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.apple.life = 24 * 60 * 60
+		m, names := w.process(), w.expired(10)
+		use := func(name string, refused bool) {
+			got, err := m.Token(t.Context(), name)
+			require.NoError(t, err)
+			if refused {
+				m.Invalidate(name, got)
+			}
+		}
+		for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(10 * time.Second) {
+			for _, name := range names {
+				use(name, true)
+			}
+		}
+		require.Equal(t, 1, strings.Count(w.logged(), "the API refuses tokens"))
+		require.NotContains(t, w.logged(), "the API takes tokens again")
+		for i := range 3 { // customers whose one token is refused, a while later
+			time.Sleep(20 * time.Minute)
+			before := w.apple.requests()
+			use(names[i], true)
+			use(names[i], false)
+			assert.Equal(t, before+1, w.apple.requests())
+		}
+		assert.Equal(t, 1, strings.Count(w.logged(), "the API takes tokens again"))
+		before := w.apple.requests()
+		for _, name := range names {
+			use(name, true)
+			use(name, false)
+		}
+		assert.GreaterOrEqual(t, w.apple.requests(), before+7, "all but those that were replaced a moment ago")
+	})
+}
+
 // An API that refuses half of the grants opens and shuts its gate again and again.
 func TestAPIRefusesHalf(t *testing.T) {
 	t.Parallel()

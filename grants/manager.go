@@ -420,10 +420,11 @@ func (m *Manager) Delete(ctx context.Context, grant string) error {
 }
 
 // Invalidate says that the API has answered 401 to token although it has not expired. The next call of Token waits for
-// another one: a sibling's if there is one, otherwise from Apple. A token that is not the one in memory is ignored, as is
-// nil: it has been replaced already. So is one that replaced an invalidated one less than a minute ago, so that an API
-// that refuses every token does not cause a refresh for each call; after several such tokens of different grants all are
-// ignored, but for one a minute, and ever fewer. Invalidate waits for nothing. [Manager.Client] calls it by itself.
+// another one: a sibling's if there is one, otherwise from Apple. A token that is not the one in memory is ignored, as
+// is nil: it has been replaced already. So is one that replaced an invalidated one less than a minute ago, so that an
+// API that refuses every token does not cause a refresh for each call; after several such tokens of different grants all
+// are ignored, but for one a minute, and ever fewer, until one of these is not refused again. Invalidate waits for
+// nothing. [Manager.Client] calls it by itself.
 func (m *Manager) Invalidate(grant string, token *oauth2.Token) {
 	if token == nil || m.usable() != nil {
 		return
@@ -442,11 +443,8 @@ func (m *Manager) Invalidate(grant string, token *oauth2.Token) {
 	case now < c.guarded:
 		m.noteRefusedToken(grant)
 		return
-	case m.app.api.cause != nil:
-		if now < m.app.api.next {
-			return
-		}
-		m.shut(&m.app.api, nil, errAPI, 0) // c is the probe
+	case m.app.api.cause != nil && !m.probesAPI(grant):
+		return
 	}
 	e.bad = c.token.AccessToken
 	e.current.Store(nil)

@@ -2,87 +2,137 @@ package main
 
 import (
 	"cmp"
-	"encoding/hex"
+	_ "embed"
+	"errors"
+	"fmt"
 	"html"
+	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
 )
 
-// undoers undo one layer each of what logs, shells and mails do to a text. A text without the mark is left alone.
-var undoers = []struct {
-	mark string
-	undo func(string) string
-}{
-	{"\x1b[", replace(`\x1b\[[0-9;]*m`, "")},                                       // a terminal's colors
-	{"#0", strings.NewReplacer("#012", "\n", "#033", "\x1b", "#011", " ").Replace}, // syslog
-	{`\`, decode(`(?s)\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[0-7]{3}|.)`)},
-	{"&", html.UnescapeString},
-	{`""`, replace(`""(\w[^"\n]*)""`, `"$1"`)}, // CSV
-	{"=\n", replace("=\n", "")},                // quoted-printable
-	{"=3D", decode(`=[0-9A-F]{2}`)},
-	{"\n>", replace(`\n(?:> ?)+`, "\n")}, // mail, and curl -v
-	{"\xe2\x80", replace(`[“”„]`, `"`)},  // smart quotes
-	{`"value"`, replace(`"(?:key|name|field)"\s*:\s*"([^"]*)"\s*,\s*"value"\s*:\s*(?:\{\s*"\w+"\s*:)?`, `"$1":`)}, // OpenTelemetry, HAR
+// patterns are what is looked for, by name: see patterns.txt.
+var patterns = func() map[string][]*regexp.Regexp {
+	parts, compiled := []string(nil), make(map[string][]*regexp.Regexp)
+	for line := range strings.Lines(patternLines) {
+		name, text, isPattern := strings.Cut(strings.TrimSpace(line), "  ")
+		text = strings.NewReplacer(parts...).Replace(strings.TrimSpace(text))
+		if name == strings.ToUpper(name) {
+			parts = append(parts, name, text)
+		} else if isPattern && name[0] != '#' {
+			compiled[name] = append(compiled[name], regexp.MustCompile(text))
+		}
+	}
+	return compiled
+}()
+
+//go:embed patterns.txt
+var patternLines string
+
+func matches(name, text string) bool {
+	return slices.ContainsFunc(patterns[name], func(pattern *regexp.Regexp) bool { return pattern.MatchString(text) })
 }
 
-func replace(pattern, replacement string) func(string) string {
-	compiled := regexp.MustCompile(pattern)
-	return func(text string) string { return compiled.ReplaceAllString(text, replacement) }
+// group returns what the group of a pattern holds.
+func group(name, text string) string {
+	return append(patterns[name][0].FindStringSubmatch(text), "", "")[1]
 }
 
-// decode returns a function that decodes the escapes which match pattern.
-func decode(pattern string) func(string) string {
+// rows returns the lines of a name themselves.
+func rows(name string) (texts []string) {
+	for _, pattern := range patterns[name] {
+		texts = append(texts, pattern.String())
+	}
+	return texts
+}
+
+// steps undo one layer each of what logs, shells and mails do to a text.
+var steps = []func(string) string{
+	strings.NewReplacer("#012", "\n", "#033", "\x1b", "#011", " ", "\r\n", "\n", "\ufeff", "", // syslog
+		"=\n", "", "=3D", "=", "“", `"`, "”", `"`, "„", `"`).Replace, // mail
+	replace("\x1b[", `\x1b\[[0-9;]*m`, ""), // a terminal's colors
+	func(text string) string { return escapes.ReplaceAllStringFunc(text, unescape) },
+	html.UnescapeString,
+	replace(`""`, `""(\w[^"\n]*)""`, `"$1"`), // CSV
+	replace("\n>", `\n(?:> ?)+`, "\n"),       // mail, and curl -v
+	replace(`"value"`, `"(?:key|name|field)"\s*:\s*"([^"]*)"\s*,\s*"value"\s*:\s*(?:\{\s*"\w+"\s*:)?`, `"$1":`), // OpenTelemetry, HAR
+}
+
+// replace returns a function that replaces what matches pattern in texts which hold mark.
+func replace(mark, pattern, replacement string) func(string) string {
 	compiled := regexp.MustCompile(pattern)
 	return func(text string) string {
-		return compiled.ReplaceAllStringFunc(text, func(escape string) string {
-			if plain, err := hex.DecodeString(escape[1:]); err == nil && escape[0] != '\\' {
-				return string(plain)
-			} else if r, _, _, err := strconv.UnquoteChar(escape, '"'); err == nil {
-				return string(r)
-			}
-			return escape[1:] // as of JSON's \/
-		})
+		if strings.Contains(text, mark) {
+			return compiled.ReplaceAllString(text, replacement)
+		}
+		return text
 	}
+}
+
+func unescape(escape string) string {
+	if plain, err := strconv.Unquote(`"` + escape + `"`); err == nil {
+		return plain
+	}
+	return escape[1:] // as of JSON's \/
 }
 
 var (
+	escapes = regexp.MustCompile(`(?s)\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[0-7]{3}|.)`)
+	percent = replace("%", `%([0-9A-Fa-f]{2})`, `\x$1`)
 	urlWord = regexp.MustCompile("[^\\s\"`<>'|]+")
-	percent = decode(`%[0-9A-Fa-f]{2}`)
-	// plain says in our words what x/oauth2, net/http and gateways say in theirs.
-	plain = strings.NewReplacer("too many requests", "429 too many requests", "bad gateway", "502 bad gateway",
-		"service unavailable", "503 service unavailable", "service temporarily unavailable", "503 service unavailable",
-		"gateway timeout", "504 gateway timeout", "gateway time-out", "504 gateway timeout",
-		"upstream connect error", "503 service unavailable", "endpoint request timed out", "504 gateway timeout",
-		"token expired and refresh token is not set", "applebusiness: no_refresh_token")
+	plain   = strings.NewReplacer(rows("plain")...) // says in our words what others say in theirs
 )
 
-// undo returns text as it was before a log, a shell or a mail put it into something else, and without the queries of URLs.
-func (f *facts) undo(text string) string {
-	text = "\n" + strings.ReplaceAll(strings.TrimPrefix(text, "\ufeff"), "\r\n", "\n")
+// facts are what one record says, each for itself, wherever in the record it stands and whatever stands around it.
+type facts struct {
+	text, lower string   // undone, and in lower case
+	redirects   []string // queries of callbacks, which are no longer in the text
+	texts       []string // that Apple documents
+	codes       []applebusiness.Code
+	labels      []applebusiness.Reason
+	said        map[string]string // what the members say, by the names of the facts
+	status      int               // one that passes, if there are several
+	answer      int               // where a status begins a response, if one does
+	isForeign   bool              // there is an "error_description" that is not Apple's
+	isBody      bool              // it has an "error" that is no code of ours
+	isList      bool              // names stand in a list
+	isPaste     bool              // it is a short text; in a log a bare status could be any server's
+}
+
+// collect returns the facts of a record.
+func collect(record string, isPaste bool) *facts {
+	f := &facts{text: "\n" + record, isPaste: isPaste, said: make(map[string]string)}
 	for range 32 { // JSON in JSON doubles the backslashes
-		before := text
-		for _, step := range undoers {
-			if strings.Contains(text, step.mark) {
-				text = step.undo(text)
-			}
+		before := f.text
+		for _, step := range steps {
+			f.text = step(f.text)
 		}
-		if text != before {
-			continue
-		} else if containsAny(text, "?", "error=", "code=") {
-			text = urlWord.ReplaceAllStringFunc(text, f.takeQuery)
+		if f.text == before && containsAny(f.text, "?", "error=", "code=", "%") {
+			f.text = percent(urlWord.ReplaceAllStringFunc(f.text, f.takeQuery))
 		}
-		if text = percent(text); text == before {
+		if f.text == before {
 			break
 		}
 	}
-	return text
+	f.lower = plain.Replace(strings.ToLower(f.text))
+	f.addTexts()
+	for start := 0; start < len(f.lower); start++ {
+		if word := wordAt(f.lower[start:]); word != "" {
+			f.addWord(word, start, start+len(word))
+			start += len(word)
+		}
+	}
+	f.addMembers()
+	return f
 }
 
 // takeQuery keeps the query of a word that is a callback's, and returns the word without any query. A form belongs to no URL and
@@ -91,7 +141,7 @@ func (f *facts) takeQuery(word string) string {
 	path, query, isURL := strings.Cut(word, "?")
 	query, _, _ = strings.Cut(strings.Trim(cmp.Or(query, path), ",;()[]{}"), "#")
 	values, _ := url.ParseQuery(query)
-	isKnown := codeWords[values.Get("error")] != "" || values.Has("state") || values.Has("error_description")
+	isKnown := words[values.Get("error")].Code != "" || values.Has("state")
 	if (isURL || values.Has("state")) && (strings.Contains("&"+query, "&error=") && isKnown || values.Has("code")) {
 		f.redirects = append(f.redirects, query)
 		return ""
@@ -101,124 +151,39 @@ func (f *facts) takeQuery(word string) string {
 	return word
 }
 
-// facts are what one record says, each for itself, wherever in the record it stands and whatever stands around it.
-type facts struct {
-	text, lower string   // undone, and in lower case
-	redirects   []string // queries of callbacks, which are no longer in the text
-	texts       []string // that Apple documents
-	codes       []applebusiness.Code
-	labels      []applebusiness.Reason
-	said        map[string]string // what the members say
-	status      int               // one that passes, if there are several
-	isAnswer    bool              // a status begins a response
-	value       string            // of an "error" that is not in our vocabulary
-	isBody      bool              // which stands in the body of a response
-	isDescribed bool              // there is an "error_description"
-	isForeign   bool              // there is one that is not Apple's, or a client quotes what is not
-	isList      bool              // of names
-}
+// words are the codes and the labels by themselves and by their constants, documented the texts, the longest first; all in lower
+// case. names are all of them.
+var (
+	words, documented = vocabulary()
+	names             = slices.Concat(documented, slices.Sorted(maps.Keys(words)))
+	listed            = regexp.MustCompile("^[\"'` \\[\\]]*[,|/][\"'`|,/ \\[\\]]*(?:" + strings.Join(names, "|") + `)\b`)
+)
 
-// collect returns the facts of a record.
-func collect(record string) *facts {
-	f := &facts{said: make(map[string]string)}
-	f.text = f.undo(record)
-	f.lower = plain.Replace(strings.ToLower(f.text))
-	f.addTexts()
-	for start := 0; start < len(f.lower); start++ {
-		if word := wordAt(f.lower[start:]); word != "" {
-			end := start + len(word)
-			before, after := f.lower[max(0, start-40):start], f.lower[end:min(len(f.lower), end+400)]
-			f.addMember(word, after)
-			f.addWord(word, before, after)
-			start = end
+func vocabulary() (words map[string]applebusiness.Entry, texts []string) {
+	entries := slices.Collect(applebusiness.Catalog())
+	for _, code := range rows("otherCode") {
+		entries = append(entries, applebusiness.Entry{Code: applebusiness.Code(code)})
+	}
+	for _, label := range rows("otherLabel") {
+		entries = append(entries, applebusiness.Entry{Reason: applebusiness.Reason(label)})
+	}
+	words = make(map[string]applebusiness.Entry)
+	for _, entry := range entries {
+		code, label, text := strings.ToLower(string(entry.Code)), string(entry.Reason), strings.ToLower(entry.Description)
+		for _, word := range []string{code, "code" + strings.NewReplacer("404 ", "", "_", "", " ", "").Replace(code)} {
+			words[word] = applebusiness.Entry{Code: entry.Code, Reason: words[word].Reason}
+		}
+		for _, word := range []string{label, "err" + strings.ReplaceAll(label, "_", "")} {
+			words[word] = applebusiness.Entry{Code: words[word].Code, Reason: entry.Reason}
+		}
+		if !matches("anybodys", text) {
+			texts = append(texts, strings.TrimRight(text, "."))
 		}
 	}
-	return f
-}
-
-// codeWords and labelWords are the codes and the labels by themselves and by their constants, documented the texts, the longest
-// first; all in lower case.
-var codeWords, labelWords, documented = vocabulary()
-
-func vocabulary() (codes map[string]applebusiness.Code, labels map[string]applebusiness.Reason, texts []string) {
-	codes, labels = map[string]applebusiness.Code{"codenotfound": applebusiness.CodeNotFound}, make(map[string]applebusiness.Reason)
-	for entry := range applebusiness.Catalog() {
-		addNames(codes, "code", entry.Code)
-		addNames(labels, "err", entry.Reason)
-		text := strings.TrimRight(strings.ToLower(entry.Description), ".")
-		if !common.MatchString(text) {
-			texts = append(texts, text)
-		}
-	}
-	addNames(codes, "code", "access_denied", "unauthorized_client", "unsupported_grant_type", "temporarily_unavailable")
-	addNames(labels, "err", "state_mismatch", "malformed_redirect", "user_denied", "no_response", "rate_limited", "unavailable",
-		"malformed_response", "unsafe_token_request", "no_refresh_token", "unsafe_state", "many_refusals")
+	maps.DeleteFunc(words, func(_ string, meaning applebusiness.Entry) bool { return meaning == applebusiness.Entry{} })
 	slices.SortStableFunc(texts, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
-	return codes, labels, texts
+	return words, texts
 }
-
-// addNames adds each name by itself and by its constant's name.
-func addNames[Name ~string](words map[string]Name, prefix string, names ...Name) {
-	for _, name := range names {
-		lower := strings.ToLower(string(name))
-		words[lower], words[prefix+strings.ReplaceAll(lower, "_", "")] = name, name
-	}
-}
-
-// levels are those of a log, from the 12th on of failures; some are Pino's and syslog's.
-var levels = strings.Fields("info information debug trace notice verbose 10 20 30 5 6 7 " +
-	"err error warn warning fatal critical severe panic alert 40 50 60 0 1 2 3 4")
-
-// members are the names of members, without _, - and id, by the facts that they tell; values are those that a fact can have, if not
-// any.
-var (
-	members = map[string]string{
-		"action": "action", "impact": "impact", "endpoint": "endpoint", "granttype": "grant_type", "retryafter": "retry_after",
-		"error": "error", "errorcode": "error", "errordescription": "description", "oauth2": "client", "applebusiness": "client",
-		"level": "level", "severity": "level", "severitytext": "level", "lvl": "level", "loglevel": "level", "priority": "level",
-		"customer": "customer", "grant": "customer", "tenant": "customer", "account": "customer", "merchant": "customer", "org": "customer",
-	}
-	values = map[string][]string{
-		"action": {"retry", "start_over", "reauthorize", "fix_request", "fix_registration", "check_network"}, "level": levels,
-		"impact": {"customer", "app", "service"}, "endpoint": {"token", "authorization"},
-		"grant_type": {"authorization_code", "refresh_token", "client_credentials"},
-	}
-	unspelled = strings.NewReplacer("_", "", "-", "")
-)
-
-// sep stands between the name of a member and its value, in whatever notation.
-const sep = "[\"'`\\]]*\\s*(?:=>|[:=]|, ')[\\s:=\\[(\"'`]*(?:string\\((?:\\d+\\) )?[\"']|[bu][\"'])?"
-
-var (
-	memberAt = regexp.MustCompile("^" + sep)
-	isLabel  = regexp.MustCompile(`\b(?:reason|label)` + sep + `$`)
-	valueEnd = regexp.MustCompile("^\\.? ?(?:$|[\"'`&,;\\])}<>#|]|[\\w.]+[:=])")
-	noValue  = regexp.MustCompile(`^(?:$|["',0-9]|null|none|nil|false|true|undefined)`)
-
-	// templates are the texts with a part that varies.
-	templates = regexp.MustCompile(`oauth 2\.0 parameter: [\w.-]{1,64} missing|missing fields in post body [\w, ]{1,200} required|` +
-		`(?:grant_type|scope) is invalid\. accepted values:[\w, ]{0,200}`)
-
-	// common are the texts that every server says, which count in quotes or the like, and one that is a code.
-	common   = regexp.MustCompile(`^(?:server error|bad request|invalid_request)$`)
-	commonAt = regexp.MustCompile(`["'=:>\[()\]].?(server error|bad request)`)
-
-	// distinct are the names that are hardly anything else's, wherever they stand; marked is what stands before the others, and
-	// counted after one that is a member's.
-	distinct = regexp.MustCompile(`^err|^code[^_]|refresh_token|grant_type|credentials|client_id|redirect_uri|response_type|` +
-		`challenge_method|^invalid_(?:grant|client|scope)$|unauthorized_client`)
-	marked = regexp.MustCompile(`(?:error\)?:? ?["'\[(]?|oauth2: "|applebusiness: |applebusiness\.|^\s*["'\[(]|` +
-		`\b(?:error|error_?code|code|label|reason)` + sep + `)$`)
-	counted = regexp.MustCompile(`^(?:=|["']\s*:|: ?\d|\.[a-z])`)
-
-	answerAt = regexp.MustCompile("(?:(?:^|[\n\"'`=:>}])\\s*(?:< )?http/[0-9.]+|cannot fetch token:) $")
-	statusAt = regexp.MustCompile(`(?:status|http|code|got|response|respond(?:ed|s)|return(?:ed|s)|answer(?:ed|s)?|` +
-		`failed|error|token|success:|resulted in an?)(?:[\s:=>"'(\[/,\x60_-]|code|status|error|with|was|is|int|http|/[\d.]+")*$`)
-	fraction  = regexp.MustCompile(`^\.[1-9]`)
-	bodyAfter = regexp.MustCompile("^[^\\d\n\"'{}]{0,24}\\{")
-	numbered  = regexp.MustCompile(`(?:\b|_)(?:customer|tenant|grant|account|org|user|id|line|port|pid|attempt|` +
-		`ms|duration|latency|elapsed|took|bytes|size|count)[\s:=#"]*$|\.\w+:$`)
-)
 
 // addTexts adds Apple's texts, of which the longer may hold a shorter one, and the exchange of a code also without its name.
 func (f *facts) addTexts() {
@@ -230,90 +195,72 @@ func (f *facts) addTexts() {
 		}
 	}
 	if containsAny(rest, "server e", "bad r", "oauth 2.0 p", "missing f", "accepted v") {
-		for _, text := range commonAt.FindAllStringSubmatch(rest, -1) {
-			f.texts = append(f.texts, text[1])
+		for _, text := range patterns["template"][0].FindAllString(rest, -1) {
+			f.texts = append(f.texts, strings.TrimLeft(text, "\"'=:>[()] "))
 		}
-		f.texts = append(f.texts, templates.FindAllString(rest, -1)...)
 	}
 	if containsAny(rest, applebusiness.GrantTypeAuthorizationCode, "the code was redeemed") { // as package grants says
 		f.said["grant_type"] = applebusiness.GrantTypeAuthorizationCode
 	}
 }
 
-// addMember adds what a member of this name says: the first value that it can have.
-func (f *facts) addMember(name, after string) {
-	fact := members[strings.TrimSuffix(unspelled.Replace(name), "id")]
-	if fact == "" {
-		return
-	}
-	between := memberAt.FindString(after)
-	value := strings.TrimLeft(after[len(between):], " #")
-	word := wordAt(value)
-	quoted, _, isWhole := strings.Cut(value, `"`)
-	switch {
-	case between == "" && fact != "customer":
-	case fact == "error":
-		if codeWords[quoted] == "" && codeWords[word] == "" && labelWords[word] == "" && !noValue.MatchString(quoted) {
-			f.value, f.isBody = cmp.Or(f.value, quoted), f.isBody || f.isAnswer && neterr.StatusOf(quoted) == 0
-		}
-	case fact == "client":
-		if strings.HasSuffix(between, `: "`) && isWhole && codeWords[quoted] == "" && !f.isApples(value) {
-			if f.isForeign = true; !strings.Contains(quoted, " ") || strings.Contains(quoted, ": ") {
-				f.value, f.isDescribed = unknown, true
-			} else if f.value != "" { // it has the client's name
-				f.value = quoted
+// addMembers adds what members say, of each fact the first value that it can have.
+func (f *facts) addMembers() {
+	for _, fact := range strings.Fields("action impact endpoint grant_type retry_after code error description client level customer") {
+		for _, pattern := range patterns[fact] {
+			if prefix, _ := pattern.LiteralPrefix(); !strings.Contains(f.lower, prefix) {
+				continue // which is faster
+			}
+			for _, at := range pattern.FindAllStringSubmatchIndex(f.lower, -1) {
+				value := f.lower[at[2]:at[3]]
+				isOurs := (fact == "error" || fact == "client") && (words[value].Code != "" || words[wordAt(value)] != applebusiness.Entry{})
+				if isOurs || matches("noValue", value) || wordAt(f.lower[max(0, at[0]-1):at[0]]) != "" {
+					continue
+				}
+				f.said[fact] = cmp.Or(f.said[fact], value)
+				f.isForeign = f.isForeign || fact == "description" && !f.isApples(f.lower[at[2]:min(len(f.lower), at[2]+400)])
+				f.isBody = f.isBody || fact == "error" && f.answer > 0 && f.answer < at[0] && neterr.StatusOf(value) == 0
 			}
 		}
-	case fact == "description":
-		f.isDescribed = f.isDescribed || !noValue.MatchString(value)
-		f.isForeign = f.isForeign || !noValue.MatchString(value) && !f.isApples(value)
-	case f.said[fact] == "" && (values[fact] == nil || slices.Contains(values[fact], word)):
-		f.said[fact] = word
 	}
 }
 
 // addWord adds what a word says: it is in our vocabulary, or a status.
-func (f *facts) addWord(word, before, after string) {
-	code, label := codeWords[word], labelWords[word]
-	isConstant := strings.HasPrefix(word, "err") || strings.Contains(before, "applebusiness")
+func (f *facts) addWord(word string, start, end int) {
+	before, after := f.lower[max(0, start-24):start], f.lower[end:min(len(f.lower), end+40)]
+	meaning := words[word]
+	isAlone := f.isPaste && strings.TrimSuffix(strings.Trim(f.lower, " \n\"'`.,;:()[]{}"), " not found") == word
 	switch {
-	case word == "404" && strings.HasPrefix(after, " not found") && marked.MatchString(before):
+	case word == "404" && strings.HasPrefix(after, " not found") && (isAlone || matches("marked", before)):
 		f.codes = append(f.codes, applebusiness.CodeNotFound)
 	case len(word) == 3 && word[0] >= '1' && word[0] <= '5':
-		f.addNumber(word, before, after)
-	case code == "" && label == "", counted.MatchString(after), strings.HasSuffix(before, "/"):
-	case !distinct.MatchString(word) && !marked.MatchString(before) && len(f.texts) == 0:
-	case code == "" && !strings.Contains(word, "_") && !isConstant && (f.said["endpoint"] == "" || !isLabel.MatchString(before)): // another's
-	case isList(word, after):
+		f.addStatus(word, before, after, start)
+	case meaning == applebusiness.Entry{}, matches("counted", after):
+	case !isAlone && len(f.texts) == 0 && !matches("distinct", word) && !matches("marked", before):
+	case !isAlone && meaning.Code == "" && !strings.Contains(word, "_") && word[:3] != "err" && group("endpoint", f.lower) == "": // another's
+	case listed.MatchString(after):
 		f.isList = true
-	case code != "" && !isLabel.MatchString(before):
-		f.codes = append(f.codes, code)
-	case label != "":
-		f.labels = append(f.labels, label)
+	case meaning.Code != "":
+		f.codes = append(f.codes, meaning.Code)
+	default:
+		f.labels = append(f.labels, meaning.Reason)
 	}
 }
 
-// addNumber is about three characters, which may be an HTTP status.
-func (f *facts) addNumber(word, before, after string) {
+// addStatus adds three characters that are an HTTP status. One that passes wins, whatever stands beside it, and one that fails over
+// one that does not.
+func (f *facts) addStatus(word, before, after string, start int) {
 	status, _ := strconv.Atoi(word)
-	phrase := strings.ToLower(http.StatusText(status))
-	isAnswer := answerAt.MatchString(before)
-	f.isAnswer = f.isAnswer || isAnswer
-	before = before[max(0, len(before)-24):]
-	switch {
-	case strings.HasSuffix(before, "."), fraction.MatchString(after):
-	case isAnswer, phrase != "" && strings.HasPrefix(after, " "+phrase), statusAt.MatchString(before),
-		bodyAfter.MatchString(after) && !numbered.MatchString(before), strings.TrimSpace(before+after) == "":
-		f.addStatus(status, isAnswer)
-	}
-}
-
-// addStatus adds a status. One that passes wins, whatever stands beside it, and one that fails over one that does not.
-func (f *facts) addStatus(status int, isLater bool) {
-	isPassports := status == http.StatusInternalServerError && strings.Contains(f.text, "TokenError") // which gives it to each error
-	isBetter := f.status == 0 || f.status < 400 && status >= 400 || isLater && !neterr.StatusPasses(f.status)
-	if status >= 200 && !isPassports && (isBetter || neterr.StatusPasses(status) && !neterr.StatusPasses(f.status)) {
+	phrase, isAnswer := strings.ToLower(http.StatusText(status)), strings.HasSuffix(before, " ") && matches("answer", before)
+	isBetter := f.status == 0 || f.status < 400 && status >= 400 || isAnswer || neterr.StatusPasses(status)
+	isPassports := word == "500" && strings.Contains(f.text, "TokenError") // which gives it to each error
+	if isBetter && status >= 200 && !isPassports && !neterr.StatusPasses(f.status) &&
+		(isAnswer || phrase != "" && strings.HasPrefix(after, " "+phrase) || matches("status", before) ||
+			matches("bodyAfter", after) && !matches("numbered", before)) {
 		f.status = status
+	}
+	if isAnswer {
+		f.answer = cmp.Or(f.answer, start)
 	}
 }
 
@@ -321,15 +268,8 @@ func (f *facts) addStatus(status int, isLater bool) {
 func (f *facts) isApples(value string) bool {
 	value = fold(value)
 	return slices.ContainsFunc(f.texts, func(text string) bool {
-		return strings.HasPrefix(value, text) && valueEnd.MatchString(value[len(text):])
+		return strings.HasPrefix(value, text) && matches("valueEnd", value[len(text):])
 	})
-}
-
-// isList reports whether another name follows a name as in a list.
-func isList(word, after string) bool {
-	rest := strings.TrimLeft(after, "\"'`|,/ []")
-	next := wordAt(rest)
-	return strings.ContainsAny(after[:len(after)-len(rest)], ",|/") && next != word && (codeWords[next] != "" || labelWords[next] != "")
 }
 
 func containsAny(text string, parts ...string) bool {
@@ -349,4 +289,287 @@ func wordAt(text string) string {
 // fold returns text with single spaces.
 func fold(text string) string {
 	return strings.Join(strings.Fields(strings.ReplaceAll(text, "+", " ")), " ")
+}
+
+const unknown = "undocumented" // stands for a code that nobody documented
+
+// understand returns the different failures that a pasted text tells of. A record is a line that begins as those of a log do, with
+// what follows it.
+func understand(input string) (found []*failure, err error) {
+	input = strings.TrimSpace(strings.TrimPrefix(input, "\ufeff"))
+	if input == "" {
+		return nil, errors.New("the input is empty")
+	} else if matches("dialect", input) {
+		e := &applebusiness.Error{Reason: applebusiness.ErrMalformedResponse}
+		return []*failure{newFailure(e, "", applebusiness.Troubleshoot(e))}, nil
+	}
+	records := []string{""}
+	for line := range strings.SplitAfterSeq(input, "\n") {
+		if matches("logLine", line) && !strings.Contains(line, "Response: ") {
+			records = append(records, "")
+		}
+		records[len(records)-1] += line
+	}
+	seen, isOther := make(map[string]bool), false
+	for _, record := range records {
+		f := collect(record, len(input) < 300)
+		for _, x := range f.failures() {
+			if kind := x.Name + string(x.Action) + x.Code + x.Provider; !seen[kind] {
+				seen[kind], found = true, append(found, x)
+			}
+		}
+		isOther = isOther || f.status != 0 || f.isMention()
+	}
+	if len(found) == 0 && !isOther {
+		found = nearest(input)
+	}
+	if len(found) == 0 {
+		err = errors.New("no OAuth error was found: give a JSON body, an HTTP response, a redirect URL or a line of a log")
+	}
+	return found, err
+}
+
+// nearest returns the row or the code that somebody nearly means who types a short text; nil if there is none.
+func nearest(input string) []*failure {
+	if len(input) > 128 || strings.ContainsAny(input, "{}=\n") {
+		return nil
+	}
+	best, most := "", 0.7
+	for _, name := range names {
+		if part := similarity(input, name); part > most {
+			best, most = name, part
+		}
+	}
+	found := collect(best, true).failures()
+	if len(found) == 0 {
+		return nil
+	}
+	const remedy = "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's."
+	x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: remedy})
+	x.Nearest = cmp.Or(found[0].Constant, found[0].Code)
+	return []*failure{x}
+}
+
+var notLetters = regexp.MustCompile(`[^a-z0-9]+`)
+
+// similarity returns which part of the pairs of letters in two texts is the same.
+func similarity(a, b string) float64 {
+	a, b = notLetters.ReplaceAllString(strings.ToLower(a), ""), notLetters.ReplaceAllString(b, "")
+	same := 0
+	for i := range max(len(a)-1, 0) {
+		if strings.Contains(b, a[i:i+2]) {
+			same++
+		}
+	}
+	return 2 * float64(same) / float64(max(len(a)+len(b)-2, 1))
+}
+
+// failures returns what the record tells of: of another provider no more than whose error it is.
+func (f *facts) failures() []*failure {
+	found := f.find()
+	mayBe := containsAny(f.lower, ".com", ".net", ".us", "aad", "unauthenticated", "revoked")
+	if len(found) == 0 || !mayBe || strings.Contains(f.lower, "business.apple.com") {
+		return found
+	}
+	for _, name := range []string{"Sign in with Apple", "another API of Apple's", "Microsoft", "Google", "another provider"} {
+		if matches(name, f.lower) {
+			const remedy = "Look it up where that provider documents its errors: nothing in it is about Apple Business."
+			x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: remedy})
+			x.Provider = name
+			return []*failure{x}
+		}
+	}
+	return found
+}
+
+// find returns the errors of callbacks and those that texts, labels and codes tell; without any what a response or the network tells.
+func (f *facts) find() (found []*failure) {
+	isSuccess := strings.Contains(f.lower, `access_token"`)
+	for _, query := range f.redirects {
+		_, err := applebusiness.ParseRedirect(query)
+		if e, ok := errors.AsType[*applebusiness.Error](err); ok {
+			found = f.add(found, e)
+		}
+		isSuccess = isSuccess || err == nil
+	}
+	if f.isMention() {
+		return found
+	} else if found = f.known(found); len(found) > 0 {
+		return found
+	}
+	return f.unnamed(isSuccess)
+}
+
+// unnamed returns what a response, a code that nobody documented or the network tells.
+func (f *facts) unnamed(isSuccess bool) []*failure {
+	value, description, isQuoted := cmp.Or(f.said["client"], f.said["error"]), f.said["description"], f.said["client"] != ""
+	isStatus, isLog, isOwn := neterr.StatusOf(value) != 0, matches("log", f.lower), f.said["endpoint"] != ""
+	isCode := matches("codeLike", value) && (description != "" || !isLog || isOwn) || isOwn && f.said["code"] != "" ||
+		isQuoted && (!strings.Contains(value, " ") || strings.Contains(value, ": "))
+	isPage := isStatus && (!isLog || strings.Contains(f.lower, "oauth2/token")) // as frameworks have it
+	isResponse := f.answer > 0 || containsAny(f.lower, `"response":{`, "applebusiness: ") || isPage || isOwn && f.said["action"] != ""
+	if isCode && !isStatus {
+		return f.add(nil, f.response(unknown, ""))
+	} else if isResponse && (f.status >= 400 || f.status != 0 && !isSuccess) {
+		return f.add(nil, f.response("", ""))
+	}
+	network, phrase := f.ofNetwork(), neterr.StatusOf(group("phrase", f.lower))
+	switch isBare := f.isPaste && len(f.codes)+len(f.labels) == 0; {
+	case network.Known:
+		return []*failure{newFailure(new(applebusiness.Error), network.Words, f.adviceOf(network))}
+	case value != "" && description != "":
+		return f.add(nil, f.response(unknown, ""))
+	case isBare && (phrase != 0 && !isLog || neterr.StatusPasses(f.status) || f.status == http.StatusNetworkAuthenticationRequired):
+		f.status = max(f.status, phrase)
+		return f.add(nil, f.response("", ""))
+	}
+	return nil
+}
+
+// isMention reports whether the record names errors and reports none: it counts or lists them, or tells of success.
+func (f *facts) isMention() bool {
+	isReport := f.isOwn() && f.said["action"] != "" || f.status >= 400 && len(f.codes) > 0 && f.said["description"] != "" && !f.isForeign
+	start := f.text[:min(len(f.text), 120)]
+	isInfo := (matches("infoLevel", f.said["level"]) || f.said["level"] == "" && matches("info", start)) && !matches("failing", start)
+	isQuery := strings.Contains(f.lower, " where ") && containsAny(f.lower, "select ", "update ", "delete from ")
+	return f.isList || isQuery || isInfo && !isReport || f.status == 0 && matches("mention", f.lower) ||
+		containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ")
+}
+
+// isOwn reports whether the record is one of package applebusiness, by its attributes.
+func (f *facts) isOwn() bool {
+	return f.said["endpoint"] != "" || f.said["impact"] != "" || len(f.labels) > 0
+}
+
+// known adds the errors that texts, labels and codes tell, each of which may tell one of its own.
+func (f *facts) known(found []*failure) []*failure {
+	isForeign := f.said["client"] != "" || f.isForeign && !matches("wrapped", f.said["error"])
+	if f.isBody || isForeign && (f.said["client"] != "" || f.said["error"] != "") { // another one's error may quote Apple's
+		return found
+	}
+	first, isOther := append(f.codes, "")[0], f.said["error"] != "" && f.said["description"] != ""
+	for _, text := range f.texts {
+		if e := f.response(first, text); !isForeign && (e.Code != "" || e.Reason.Description() != "" && !isOther) {
+			found = f.add(found, e)
+		}
+	}
+	for _, label := range f.labels {
+		if len(found) == 0 || found[0].Reason != label {
+			e := f.response(first, "")
+			e.Reason = label
+			found = f.add(found, e)
+		}
+	}
+	for _, code := range f.codes {
+		if len(found) == 0 || found[0].Code != string(code) {
+			found = f.add(found, f.response(code, ""))
+		}
+	}
+	return found
+}
+
+// response returns the error that a response with this code and text means.
+func (f *facts) response(code applebusiness.Code, description string) *applebusiness.Error {
+	body := fmt.Appendf(nil, `{"error":%q,"error_description":%q}`, string(code), description)
+	header := http.Header{"Retry-After": {f.said["retry_after"]}, "Location": {"/"}} // which tells a redirect from what an edge drops
+	e := applebusiness.ParseTokenError(f.status, header, body)
+	if wait, err := time.ParseDuration(f.said["retry_after"]); err == nil {
+		e.RetryAfter = max(wait, 0)
+	}
+	return e
+}
+
+// add adds e to what was found, unless that is another way to say it.
+func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
+	for _, x := range found {
+		isLabel := e.Reason != "" && (x.Reason == e.Reason || e.Reason.Description() == "")
+		if isLabel || e.Reason == "" && (x.Code == "" || x.Code == string(e.Code)) {
+			return found
+		}
+	}
+	if e.Endpoint != applebusiness.AuthorizationEndpoint {
+		e.GrantType, e.Endpoint = f.said["grant_type"], applebusiness.Endpoint(f.said["endpoint"])
+		for entry := range applebusiness.Catalog() {
+			if (entry.Reason == e.Reason || e.Reason == "") && (entry.Code == e.Code || e.Code == "" && e.Reason != "") {
+				e.Endpoint = cmp.Or(e.Endpoint, entry.Endpoint)
+			}
+		}
+		if e.Endpoint == "" && !strings.Contains(f.text, "applebusiness: ") {
+			e.Endpoint = applebusiness.TokenEndpoint
+		}
+	}
+	network, advice := f.troubleshoot(e)
+	return append(found, newFailure(e, network, advice))
+}
+
+// troubleshoot returns what failed in the network, if it is that, and what to do about e. The record's own action wins, but for a
+// reconnect that e does not ask for.
+func (f *facts) troubleshoot(e *applebusiness.Error) (network string, advice applebusiness.Advice) {
+	advice = applebusiness.Troubleshoot(e)
+	if e.Reason == applebusiness.ErrNoResponse {
+		_, detail, _ := strings.Cut(f.text, "no_response: ")
+		if known, ok := neterr.OfWords(detail); ok {
+			network, advice = known.Words, f.adviceOf(known)
+		} else if f.said["endpoint"] != "" {
+			advice = applebusiness.Advice{} // the line says nothing because it knew nothing
+		}
+	}
+	isGrant := e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant
+	isDead := isGrant && !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
+	action := applebusiness.Action(f.said["action"])
+	if action != "" && action != advice.Action && f.isOwn() && (isDead || action != applebusiness.ActionReauthorize) {
+		advice = applebusiness.Advice{Action: action, Impact: applebusiness.Impact(f.said["impact"])}
+		advice.Remedy = "So says the line itself: the program that logged it knew the cause, which the line does not show."
+	}
+	return network, advice
+}
+
+// ofNetwork returns the failure of the network that the record tells of, a request that got no whole response.
+func (f *facts) ofNetwork() neterr.Failure {
+	sent := group("request", f.text)
+	if sent == "" && matches("notApples", f.lower) {
+		return neterr.Failure{}
+	}
+	return neterr.OfText(strings.TrimSpace(cmp.Or(sent, f.text)))
+}
+
+// adviceOf returns what to do about a failure of the network: what Troubleshoot says of the same failure of a request to Apple.
+func (f *facts) adviceOf(known neterr.Failure) applebusiness.Advice {
+	if strings.Contains(known.Words, "canceled") { // by whoever sent it
+		return applebusiness.Advice{}
+	} else if known.Passes && !known.Unsent {
+		e := &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["grant_type"]}
+		return applebusiness.Troubleshoot(e)
+	}
+	return applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known})
+}
+
+// newFailure returns what is said about e, or about what failed in the network.
+func newFailure(e *applebusiness.Error, network string, advice applebusiness.Advice) *failure {
+	x := &failure{
+		Constant: constant(e.Reason), Reason: e.Reason, Endpoint: e.Endpoint, Network: network,
+		Code: string(words[strings.ToLower(string(e.Code))].Code), Status: e.StatusCode, Documented: e.Reason.Description() != "",
+		GrantType: e.GrantType, Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []map[string]string{},
+		Action: advice.Action, Remedy: advice.Remedy,
+	}
+	if x.Name = cmp.Or(x.Constant, map[bool]string{true: "network"}[network != ""], unknown); e.Description != "" {
+		x.Description = e.Reason.Description()
+	}
+	if matches("parameter", e.Parameter) {
+		x.Parameter = e.Parameter
+	}
+	for _, c := range advice.Causes {
+		x.Causes = append(x.Causes, map[string]string{"cause": string(c), "description": c.Description()})
+	}
+	return x
+}
+
+// constant returns the name of reason's constant, which its label is in snake case.
+func constant(reason applebusiness.Reason) string {
+	if reason == "" {
+		return ""
+	}
+	return patterns["initial"][0].ReplaceAllStringFunc("err_"+string(reason), func(initial string) string {
+		return strings.ToUpper(strings.TrimPrefix(initial, "_"))
+	})
 }

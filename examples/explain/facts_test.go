@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"html"
+	"maps"
 	"net/url"
 	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -235,4 +238,34 @@ func TestWrapped(t *testing.T) {
 			assert.True(t, strings.HasPrefix(stdout.String(), "1: ErrInvalidRefreshToken: reauthorize: "), "%s: %s", input, stdout.String())
 		}
 	}
+}
+
+// Each line of patterns.txt is used, and what is looked for is there.
+func TestPatterns(t *testing.T) {
+	source := ""
+	for _, name := range []string{"facts.go", "main.go"} {
+		text, err := os.ReadFile(name)
+		require.NoError(t, err)
+		source += string(text)
+	}
+	used := map[string]bool{}
+	for _, call := range regexp.MustCompile(`(?:matches\(|group\(|rows\(|patterns\[)"([^"]+)"`).FindAllStringSubmatch(source, -1) {
+		used[call[1]] = true
+	}
+	for _, list := range regexp.MustCompile(`range strings\.Fields\("([^"]+)"`).FindAllStringSubmatch(source, -1) {
+		for fact := range strings.FieldsSeq(list[1]) {
+			used[fact] = true
+		}
+	}
+	for _, list := range regexp.MustCompile(`range \[\]string\{("[^}]+)\}`).FindAllStringSubmatch(source, -1) {
+		for _, name := range strings.Split(strings.Trim(list[1], `"`), `", "`) {
+			used[name] = true
+			if strings.HasSuffix(name, " line") {
+				used["after "+name] = true
+			}
+		}
+	}
+	delete(used, "after ") // which the name of a line follows
+	assert.Equal(t, slices.Sorted(maps.Keys(used)), slices.Sorted(maps.Keys(patterns)))
+	assert.Zero(t, len(rows("plain"))%2, "pairs")
 }

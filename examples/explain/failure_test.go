@@ -173,6 +173,19 @@ func TestNearest(t *testing.T) {
 	}
 }
 
+// Whoever types a name is told what it is, in whatever letters.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	for _, name := range names {
+		for _, input := range []string{name, strings.ToUpper(name), "`" + name + "`", name + "."} {
+			found, err := understand(input)
+			if assert.NoError(t, err, input) && assert.Len(t, found, 1, input) {
+				assert.Empty(t, found[0].Nearest, input)
+			}
+		}
+	}
+}
+
 // Two errors in one paste are said to be two; the same one twice is one.
 func TestTwo(t *testing.T) {
 	first := `time=2026-11-24T10:00:00Z level=WARN err="applebusiness: invalid_client: \"Invalid client_id or client_secret\" (HTTP 401)" grant_type=authorization_code` + "\n"
@@ -186,6 +199,8 @@ func TestTwo(t *testing.T) {
 	assert.True(t, strings.HasPrefix(stdout, "ErrInvalidRefreshToken, documented by Apple\n"), stdout)
 	stdout, _, _ = execute(t, `oauth2: "invalid_client" "Invalid client_id or client_secret", before that: oauth2: "invalid_grant" "Invalid refresh_token"`)
 	assert.Contains(t, stdout, "2 of 2 different ones")
+	stdout, _, _ = execute(t, "GET /cb?error=a&state=x 302\nGET /cb?error=b&state=y 302\n")
+	assert.True(t, strings.HasPrefix(stdout, "undocumented\n"), stdout)
 }
 
 // FuzzExplain plants secrets in and around the inputs of the corpus: whatever they are made into, nothing of them is printed, and

@@ -497,13 +497,13 @@ func TestConstantNames(t *testing.T) {
 		switch fmt.Sprint(spec.Type) {
 		case "Reason":
 			reasons++
-			assert.Equal(t, applebusiness.Reason(label), labelWords[label])
-			assert.Equal(t, applebusiness.Reason(label), labelWords[strings.ToLower(spec.Names[0].Name)])
+			assert.Equal(t, applebusiness.Reason(label), words[label].Reason)
+			assert.Equal(t, applebusiness.Reason(label), words[strings.ToLower(spec.Names[0].Name)].Reason)
 			assert.Equal(t, spec.Names[0].Name, constant(applebusiness.Reason(label)))
 		case "Code":
 			codes++
-			assert.Equal(t, applebusiness.Code(label), codeWords[strings.ToLower(label)])
-			assert.Equal(t, applebusiness.Code(label), codeWords[strings.ToLower(spec.Names[0].Name)])
+			assert.Equal(t, applebusiness.Code(label), words[strings.ToLower(label)].Code)
+			assert.Equal(t, applebusiness.Code(label), words[strings.ToLower(spec.Names[0].Name)].Code)
 		}
 		return true
 	})

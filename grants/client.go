@@ -54,8 +54,11 @@ func (m *Manager) httpClient() *http.Client {
 
 func (m *Manager) roundTrip(r *http.Request) (*http.Response, error) {
 	response, err := cmp.Or(m.httpClient().Transport, http.DefaultTransport).RoundTrip(r)
-	if response == nil && err == nil {
+	switch {
+	case response == nil && err == nil:
 		err = errors.New(prefix + "the HTTPClient's Transport returned neither a response nor an error")
+	case response != nil && response.Body == nil:
+		response.Body = http.NoBody // as http.Client has it
 	}
 	return response, err
 }

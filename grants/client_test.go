@@ -514,6 +514,23 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
+// What a Transport returns without a Body is an empty response, as for http.Client.
+func TestClientWithoutABody(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process()
+		w.connect("a", time.Hour)
+		w.apple.api = func(r *http.Request) (*http.Response, error) {
+			if r.Header.Get("Authorization") == "Bearer access-a-0" {
+				return &http.Response{StatusCode: 401}, nil
+			}
+			return &http.Response{StatusCode: 204}, nil
+		}
+		response, err := m.Client("a").Get(apiURL)
+		status, _ := read(t, response, err)
+		assert.Equal(t, 204, status)
+	})
+}
+
 // A 401 whose body does not end is waited for as long as a new connection takes, and not longer.
 func TestClientDoesNotWaitForABody(t *testing.T) {
 	for name, body := range map[string]func() io.ReadCloser{

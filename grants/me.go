@@ -58,7 +58,8 @@ func (m *Manager) whose(ctx context.Context, token *oauth2.Token) (Connection, e
 		why, &applebusiness.Error{Reason: applebusiness.ErrUnavailable, GrantType: applebusiness.GrantTypeAuthorizationCode})
 }
 
-// askMe asks once, and follows no redirect: the token goes nowhere else. If the response does not say it, the error is an *applebusiness.Error, which is for Retryable alone.
+// askMe asks once, and follows no redirect: the token goes nowhere else. If the response does not say it, the error is an
+// *applebusiness.Error, which is for Retryable alone.
 func (m *Manager) askMe(ctx context.Context, token *oauth2.Token) (Connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout/meTries)
 	defer cancel()

@@ -373,7 +373,8 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 		return err
 	}
 	e := m.entry(grant)
-	if e.attempt == nil || e.line.newest == nil || e.line.newest.RefreshToken != stored.RefreshToken { // what is under way is about another token
+	isUnderWay := e.attempt != nil && e.line.newest != nil && e.line.newest.RefreshToken == stored.RefreshToken
+	if !isUnderWay {
 		m.entries.Delete(grant)
 		e = m.entry(grant)
 		e.line = line

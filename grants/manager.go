@@ -373,8 +373,8 @@ func (m *Manager) put(ctx context.Context, grant string, token *oauth2.Token) er
 		return err
 	}
 	e := m.entry(grant)
-	isUnderWay := e.attempt != nil && e.line.newest != nil && e.line.newest.RefreshToken == stored.RefreshToken
-	if !isUnderWay {
+	underWay := e.attempt != nil && e.line.newest != nil && e.line.newest.RefreshToken == stored.RefreshToken
+	if !underWay {
 		m.entries.Delete(grant)
 		e = m.entry(grant)
 		e.line = line

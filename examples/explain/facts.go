@@ -62,7 +62,8 @@ var steps = []func(string) string{
 	replace("\x1b[", `\x1b\[[0-9;]*m`, ""), // a terminal's colors
 	func(text string) string { return escapes.ReplaceAllStringFunc(text, unescape) },
 	html.UnescapeString,
-	replace("\n>", `\n(?:> ?)+`, "\n"), // mail, and curl -v
+	replace(`""`, `""(\w[^"\n]*)""`, `"$1"`), // CSV
+	replace("\n>", `\n(?:> ?)+`, "\n"),       // mail, and curl -v
 	replace(`"value"`, `"(?:key|name|field)"\s*:\s*"([^"]*)"\s*,\s*"value"\s*:\s*(?:\{\s*"\w+"\s*:)?`, `"$1":`), // OpenTelemetry, HAR
 }
 

@@ -320,7 +320,7 @@ time=2026-11-24T10:00:09Z level=WARN msg=failed customer=7 err="applebusiness: i
 `
 	const want = "COUNT  REASON                  ACTION       FIRST                LAST                 CUSTOMERS  LINE\n" +
 		"3      ErrInvalidRefreshToken  reauthorize  2026-11-24T09:00:00  2026-11-24T10:00:09  2          1\n" +
-		"1      ErrUserDenied           start_over   -                    -                    0          4\n" +
+		"1      ErrUserDenied           start_over   2026-11-24T11:30:00  2026-11-24T11:30:00  0          4\n" +
 		"1      nothing to explain\n"
 	stdout, _, code := execute(t, log, "-lines")
 	assert.Contains(t, stdout, want)

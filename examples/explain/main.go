@@ -1,7 +1,9 @@
 // Command explain says what an OAuth error of Apple Business means, who is affected, and what to do.
 //
-// It looks in each record for a few facts, wherever they stand, and asks package applebusiness what they mean together. It prints
-// Apple's texts, this library's words and numbers, and so nothing secret. Run it with -h for its use and its exit statuses.
+// It undoes what logs, shells and mails do to a text, looks in each record for a few facts, each for itself and wherever it
+// stands (the code, Apple's text, the status, the grant_type, the wait, what the line itself says its action is), and asks
+// package applebusiness what they mean together. It prints nothing but Apple's texts, this library's words and numbers: of
+// anything else in the input nothing, and so nothing secret. Run it with -h for its use and its exit statuses.
 package main
 
 import (
@@ -14,6 +16,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"maps"
 	"os"
@@ -23,6 +26,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"text/template"
+	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
@@ -50,13 +54,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	flags.Usage = func() { fmt.Fprint(stderr, usage) }
 	asJSON, lines := flags.Bool("json", false, ""), flags.Bool("lines", false, "")
 	_ = flags.Parse(args) // which exits itself
-	input := append(flags.Args(), "-")[0]
-	if file, err := os.Open(input); err == nil {
-		input, stdin = "-", file
-	} else if input != "-" {
-		stdin = strings.NewReader(input)
-	}
 	var err error
+	input := append(flags.Args(), "-")[0]
+	if file, openErr := os.Open(input); openErr == nil {
+		input, stdin = "-", file
+	}
 	switch {
 	case flags.NArg() > 1:
 		err = errors.New("give one INPUT, in quotes")
@@ -64,6 +66,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 		err = errors.New("the argument is no file that can be read") // it may be a pasted line
 	case *lines:
 		code, err = explainLines(stdin, *asJSON, stdout)
+	case input != "-":
+		code, err = explainOne(strings.NewReader(input), *asJSON, stdout)
 	default:
 		code, err = explainOne(stdin, *asJSON, stdout)
 	}
@@ -134,8 +138,9 @@ func writeJSON(w io.Writer, object any, indent string) error {
 }
 
 const (
-	maxLine  = 1 << 20 // what is looked at of one line
-	maxLines = 64      // of a record
+	maxLine      = 1 << 20 // what is looked at of one line
+	maxLines     = 64      // of a record
+	maxCustomers = 1 << 16 // that are told apart, for each kind of failure
 )
 
 // log is what -lines found so far: a record that may go on, and a count for each kind of failure, which are bounded in number.
@@ -143,6 +148,7 @@ type log struct {
 	out    *bufio.Writer
 	asJSON bool
 	record []byte // lines that may go on
+	lines  int    // how many these are
 	told   bool   // one of them holds a hint
 	next   string // the kind of line that something may follow
 	line   int    // the number of the one before
@@ -160,7 +166,7 @@ type count struct {
 	Last      string               `json:"last,omitempty"`
 	Customers int                  `json:"customers"`
 	Line      int                  `json:"line"` // of the first one
-	customers map[string]bool
+	customers map[uint64]bool
 }
 
 // explainLines explains the lines of a log and sums up. An interrupt ends the log.
@@ -211,18 +217,18 @@ func (r *log) add(line []byte) {
 			next = kind
 		}
 	}
-	isFull := len(r.record) == 0 || len(r.record)+len(line) >= maxLine || bytes.Count(r.record, []byte{'\n'}) >= maxLines
-	if !isFull && !patterns["other line"][0].Match(line) {
+	if r.lines > 0 && r.lines < maxLines && len(r.record)+len(line) < maxLine && !patterns["other line"][0].Match(line) {
 		more = patterns["after "+r.next][0].FindSubmatchIndex(line)
 	}
 	if more == nil {
 		r.flush()
 	}
-	r.record, r.told = append(append(r.record, line...), '\n'), r.told || isHinted
-	if more == nil || next != "" && next != "error line" {
+	r.record, r.lines, r.told = append(append(r.record, line...), '\n'), r.lines+1, r.told || isHinted
+	switch {
+	case more == nil, next != "" && next != "error line":
 		r.next = next
-	} else if more[2] >= 0 { // the group ends it
-		r.next = ""
+	case more[2] >= 0:
+		r.next = "" // the group ends it
 	}
 	if r.next == "" {
 		r.flush()
@@ -231,27 +237,29 @@ func (r *log) add(line []byte) {
 
 // flush explains the record: of an error's text that nothing ended the lines, each for itself.
 func (r *log) flush() {
-	if r.next != "error line" {
-		r.explain(r.record)
-	} else {
-		for line := range bytes.Lines(r.record) {
-			r.explain(line)
-		}
+	if r.next != "error line" && r.lines > 0 {
+		r.explain(r.record, r.lines, r.told)
+		r.record = r.record[:0]
 	}
-	r.record, r.told, r.next = r.record[:0], false, ""
+	for line := range bytes.Lines(r.record) {
+		r.explain(line, 1, mayTell(line))
+	}
+	r.record, r.lines, r.told, r.next = r.record[:0], 0, false, ""
 }
 
 // explain explains one record.
-func (r *log) explain(record []byte) {
-	line, lines := r.line+1, bytes.Count(record, []byte{'\n'})
+func (r *log) explain(record []byte, lines int, told bool) {
+	line := r.line + 1
 	r.line += lines
-	found := []*failure(nil)
-	f := new(facts)
-	if r.told {
-		f = collect(string(record), false)
-		isElsewhere := containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
-		found = slices.DeleteFunc(f.failures(), func(x *failure) bool { return x.Provider != "" || x.Name == "network" && isElsewhere })
+	if !told {
+		r.others += lines
+		return
 	}
+	f := collect(string(record), false)
+	isElsewhere := containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
+	found := slices.DeleteFunc(f.failures(), func(x *failure) bool {
+		return x.Provider != "" || x.Name == "network" && isElsewhere
+	})
 	if len(found) == 0 {
 		r.others += lines
 	}
@@ -266,19 +274,24 @@ func (r *log) explain(record []byte) {
 	}
 }
 
+var seed = maphash.MakeSeed()
+
 func (r *log) count(x *failure, f *facts, line int) {
 	c := r.counts[x.Name+string(x.Action)]
 	if c == nil {
-		c = &count{Reason: x.Name, Action: x.Action, Line: line, customers: make(map[string]bool)}
+		c = &count{Reason: x.Name, Action: x.Action, Line: line, customers: make(map[uint64]bool)}
 		r.counts[x.Name+string(x.Action)] = c
 	}
 	c.Count++
 	at := strings.NewReplacer("/", "-", " ", "T").Replace(patterns["clock"][0].FindString(f.text[:min(len(f.text), 400)]))
+	if access, err := time.Parse("02-Jan-2006:15:04:05", at); err == nil {
+		at = access.Format("2006-01-02T15:04:05")
+	}
 	if at != "" {
 		c.First, c.Last = min(cmp.Or(c.First, at), at), max(c.Last, at)
 	}
-	if customer := f.said["customer"]; customer != "" {
-		c.customers[strings.Clone(customer)] = true
+	if customer := f.said["customer"]; customer != "" && len(c.customers) < maxCustomers {
+		c.customers[maphash.String(seed, customer)] = true
 	}
 	c.Customers = len(c.customers)
 }
@@ -299,25 +312,29 @@ func (r *log) sumUp() error {
 	return cmp.Or(report.ExecuteTemplate(table, "summary", summary), table.Flush(), r.out.Flush())
 }
 
-// hints are what a record holds at least one of if it tells of a failure, in lower case, by a hash of their first four bytes.
-var hints = func() (hints [1 << 12][]string) {
+// hints are what a record holds at least one of if it tells of a failure, in lower case, by their first four bytes; isHint has the
+// hashes of those.
+var hints, isHint = func() (hints map[uint32][]string, isHint [1 << 15]bool) {
+	hints = make(map[uint32][]string)
 	for _, text := range slices.Concat(rows("hint"), names, neterr.Needles()) {
 		if text != "server" && text != "unavailable" { // which any line may hold
-			at := hash(uint32(text[0])<<24 | uint32(text[1])<<16 | uint32(text[2])<<8 | uint32(text[3]) | 0x20202020)
-			hints[at] = append(hints[at], text)
+			four := uint32(text[0])<<24 | uint32(text[1])<<16 | uint32(text[2])<<8 | uint32(text[3]) | 0x20202020
+			hints[four], isHint[hash(four)] = append(hints[four], text), true
 		}
 	}
-	return hints
+	return hints, isHint
 }()
 
-func hash(four uint32) uint32 { return four * 0x9e3779b1 >> 20 }
+func hash(four uint32) uint32 { return four * 0x9e3779b1 >> 17 }
 
 // mayTell is the cheap test before everything else: it is false only if text certainly tells of no failure.
 func mayTell(text []byte) bool {
 	var four uint32
 	for i, c := range text {
-		four = four<<8 | uint32(c|' ')
-		for _, hint := range hints[hash(four)] {
+		if four = four<<8 | uint32(c|' '); !isHint[hash(four)] {
+			continue
+		}
+		for _, hint := range hints[four] {
 			if rest := text[max(0, i-3):]; len(rest) >= len(hint) && strings.EqualFold(string(rest[:len(hint)]), hint) {
 				return true
 			}

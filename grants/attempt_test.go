@@ -266,6 +266,22 @@ func TestEarlyRefresh(t *testing.T) {
 		})
 	})
 
+	t.Run("a database that fails is asked ever more seldom", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", time.Hour)
+			token(t, m, "a")
+			time.Sleep(55 * time.Minute)
+			w.store.fail(errDatabase)
+			before := w.store.total()
+			for range 240 {
+				token(t, m, "a")
+				time.Sleep(time.Second)
+			}
+			assert.LessOrEqual(t, w.store.total()-before, 12)
+		})
+	})
+
 	t.Run("a valid token in the Store, beside a verdict", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *world) {
 			m := w.process()

@@ -284,8 +284,9 @@ func (m *Manager) noteRefusedToken(grant string) {
 	}
 }
 
-// probesAPI reports whether a grant's refused token may be replaced although the API refuses every token, as it seems. Where
-// nobody calls noteAPIWorks, it takes tokens again if it has not refused what came of the probe before; m.mu is held.
+// probesAPI reports whether a grant's refused token is to be replaced while the API seems to refuse every token: one is now and
+// then, as a probe. If the token that the last probe brought was not refused too, the API takes tokens again, of which a
+// program with a client of its own gives no other sign; m.mu is held.
 func (m *Manager) probesAPI(grant string) bool {
 	p := &m.app
 	if m.now() < p.api.next {

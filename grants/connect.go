@@ -20,7 +20,7 @@ import (
 
 const (
 	connectLife   = 10 * time.Minute // how long the outcome of a redirect is known; a code lives 5
-	maxConnects   = 1000             // whose outcome is known
+	maxConnects   = 1000             // from which on failures are forgotten at once
 	limitPatience = 5 * time.Second  // how long a customer waits for Limit
 )
 

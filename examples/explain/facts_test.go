@@ -243,7 +243,7 @@ func TestWrapped(t *testing.T) {
 // Each line of patterns.txt is used, and what is looked for is there.
 func TestPatterns(t *testing.T) {
 	source := ""
-	for _, name := range []string{"facts.go", "main.go"} {
+	for _, name := range []string{"facts.go", "failure.go", "lines.go", "main.go"} {
 		text, err := os.ReadFile(name)
 		require.NoError(t, err)
 		source += string(text)

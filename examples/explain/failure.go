@@ -1,0 +1,323 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/seed-a5f25c57/applebusiness"
+	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
+)
+
+// failure is what a record tells of. Nothing in it came from outside but what is Apple's or ours. The members of its JSON are stable;
+// those that are unknown are left out, except that action, impact and remedy are "" then.
+type failure struct {
+	Line        int                    `json:"line,omitempty"` // with -lines
+	Name        string                 `json:"-"`              // what people read
+	Constant    string                 `json:"constant,omitempty"`
+	Reason      applebusiness.Reason   `json:"reason,omitempty"`
+	Nearest     string                 `json:"nearest,omitempty"`
+	Provider    string                 `json:"provider,omitempty"`
+	Endpoint    applebusiness.Endpoint `json:"endpoint,omitempty"`
+	Code        string                 `json:"code,omitempty"`
+	Description string                 `json:"description,omitempty"`
+	Network     string                 `json:"network,omitempty"`
+	Status      int                    `json:"status,omitempty"`
+	Documented  bool                   `json:"documented"`
+	Parameter   string                 `json:"parameter,omitempty"`
+	GrantType   string                 `json:"grant_type,omitempty"`
+	Wait        int                    `json:"retry_after_seconds,omitempty"`
+	Impact      applebusiness.Impact   `json:"impact"`
+	Causes      []map[string]string    `json:"causes"`
+	Action      applebusiness.Action   `json:"action"`
+	Remedy      string                 `json:"remedy"`
+}
+
+const unknown = "undocumented" // stands for a code that nobody documented
+
+// understand returns the different failures that a pasted text tells of. A record is a line that begins as those of a log do, with
+// what follows it.
+func understand(input string) (found []*failure, err error) {
+	input = strings.TrimSpace(strings.TrimPrefix(input, "\ufeff"))
+	if input == "" {
+		return nil, errors.New("the input is empty")
+	} else if matches("dialect", input) {
+		e := &applebusiness.Error{Reason: applebusiness.ErrMalformedResponse}
+		return []*failure{newFailure(e, "", applebusiness.Troubleshoot(e))}, nil
+	}
+	records := []string{""}
+	for line := range strings.SplitAfterSeq(input, "\n") {
+		if matches("logLine", line) && !strings.Contains(line, "Response: ") {
+			records = append(records, "")
+		}
+		records[len(records)-1] += line
+	}
+	seen, isOther := make(map[string]bool), false
+	for _, record := range records {
+		f := collect(record, len(input) < 300)
+		for _, x := range f.failures() {
+			if kind := x.Name + string(x.Action) + x.Code + x.Provider; !seen[kind] {
+				seen[kind], found = true, append(found, x)
+			}
+		}
+		isOther = isOther || f.status != 0 || f.isMention()
+	}
+	if len(found) == 0 && !isOther {
+		found = nearest(input)
+	}
+	if len(found) == 0 {
+		err = errors.New("no OAuth error was found: give a JSON body, an HTTP response, a redirect URL or a line of a log")
+	}
+	return found, err
+}
+
+// nearest returns the row or the code that somebody nearly means who types a short text; nil if there is none.
+func nearest(input string) []*failure {
+	if len(input) > 128 || strings.ContainsAny(input, "{}=\n") {
+		return nil
+	}
+	best, most := "", 0.7
+	for _, name := range names {
+		if part := similarity(input, name); part > most {
+			best, most = name, part
+		}
+	}
+	found := collect(best, true).failures()
+	if len(found) == 0 {
+		return nil
+	}
+	const remedy = "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's."
+	x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: remedy})
+	x.Nearest = cmp.Or(found[0].Constant, found[0].Code)
+	return []*failure{x}
+}
+
+var notLetters = regexp.MustCompile(`[^a-z0-9]+`)
+
+// similarity returns which part of the pairs of letters in two texts is the same.
+func similarity(a, b string) float64 {
+	a, b = notLetters.ReplaceAllString(strings.ToLower(a), ""), notLetters.ReplaceAllString(b, "")
+	same := 0
+	for i := range max(len(a)-1, 0) {
+		if strings.Contains(b, a[i:i+2]) {
+			same++
+		}
+	}
+	return 2 * float64(same) / float64(max(len(a)+len(b)-2, 1))
+}
+
+// failures returns what the record tells of: of another provider no more than whose error it is.
+func (f *facts) failures() []*failure {
+	found := f.find()
+	mayBe := containsAny(f.lower, ".com", ".net", ".us", "aad", "unauthenticated", "revoked")
+	if len(found) == 0 || !mayBe || strings.Contains(f.lower, "business.apple.com") {
+		return found
+	}
+	for _, name := range []string{"Sign in with Apple", "another API of Apple's", "Microsoft", "Google", "another provider"} {
+		if matches(name, f.lower) {
+			const remedy = "Look it up where that provider documents its errors: nothing in it is about Apple Business."
+			x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: remedy})
+			x.Provider = name
+			return []*failure{x}
+		}
+	}
+	return found
+}
+
+// find returns the errors of callbacks and those that texts, labels and codes tell; without any what a response or the network tells.
+func (f *facts) find() (found []*failure) {
+	isSuccess := strings.Contains(f.lower, `access_token"`)
+	for _, query := range f.redirects {
+		_, err := applebusiness.ParseRedirect(query)
+		if e, ok := errors.AsType[*applebusiness.Error](err); ok {
+			found = f.add(found, e)
+		}
+		isSuccess = isSuccess || err == nil
+	}
+	if f.isMention() {
+		return found
+	} else if found = f.known(found); len(found) > 0 {
+		return found
+	}
+	return f.unnamed(isSuccess)
+}
+
+// unnamed returns what a response, a code that nobody documented or the network tells.
+func (f *facts) unnamed(isSuccess bool) []*failure {
+	value, description, isQuoted := cmp.Or(f.said["client"], f.said["error"]), f.said["description"], f.said["client"] != ""
+	isStatus, isLog, isOwn := neterr.StatusOf(value) != 0, matches("log", f.lower), f.said["endpoint"] != ""
+	isCode := matches("codeLike", value) && (description != "" || !isLog || isOwn) || isOwn && f.said["code"] != "" ||
+		isQuoted && (!strings.Contains(value, " ") || strings.Contains(value, ": "))
+	isPage := isStatus && (!isLog || strings.Contains(f.lower, "oauth2/token")) // as frameworks have it
+	isResponse := f.answer > 0 || containsAny(f.lower, `"response":{`, "applebusiness: ") || isPage || isOwn && f.said["action"] != ""
+	if isCode && !isStatus {
+		return f.add(nil, f.response(unknown, ""))
+	} else if isResponse && (f.status >= 400 || f.status != 0 && !isSuccess) {
+		return f.add(nil, f.response("", ""))
+	}
+	network, phrase := f.ofNetwork(), neterr.StatusOf(group("phrase", f.lower))
+	switch isBare := f.isPaste && len(f.codes)+len(f.labels) == 0; {
+	case network.Known:
+		return []*failure{newFailure(new(applebusiness.Error), network.Words, f.adviceOf(network))}
+	case value != "" && description != "":
+		return f.add(nil, f.response(unknown, ""))
+	case isBare && (phrase != 0 && !isLog || neterr.StatusPasses(f.status) || f.status == http.StatusNetworkAuthenticationRequired):
+		f.status = max(f.status, phrase)
+		return f.add(nil, f.response("", ""))
+	}
+	return nil
+}
+
+// isMention reports whether the record names errors and reports none: it counts or lists them, or tells of success.
+func (f *facts) isMention() bool {
+	isReport := f.isOwn() && f.said["action"] != "" || f.status >= 400 && len(f.codes) > 0 && f.said["description"] != "" && !f.isForeign
+	start := f.text[:min(len(f.text), 120)]
+	isInfo := (matches("infoLevel", f.said["level"]) || f.said["level"] == "" && matches("info", start)) && !matches("failing", start)
+	isQuery := strings.Contains(f.lower, " where ") && containsAny(f.lower, "select ", "update ", "delete from ")
+	return f.isList || isQuery || isInfo && !isReport || f.status == 0 && matches("mention", f.lower) ||
+		containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ")
+}
+
+// isOwn reports whether the record is one of package applebusiness, by its attributes.
+func (f *facts) isOwn() bool {
+	return f.said["endpoint"] != "" || f.said["impact"] != "" || len(f.labels) > 0
+}
+
+// known adds the errors that texts, labels and codes tell, each of which may tell one of its own.
+func (f *facts) known(found []*failure) []*failure {
+	isForeign := f.said["client"] != "" || f.isForeign && !matches("wrapped", f.said["error"])
+	if f.isBody || isForeign && (f.said["client"] != "" || f.said["error"] != "") { // another one's error may quote Apple's
+		return found
+	}
+	first, isOther := append(f.codes, "")[0], f.said["error"] != "" && f.said["description"] != ""
+	for _, text := range f.texts {
+		if e := f.response(first, text); !isForeign && (e.Code != "" || e.Reason.Description() != "" && !isOther) {
+			found = f.add(found, e)
+		}
+	}
+	for _, label := range f.labels {
+		if len(found) == 0 || found[0].Reason != label {
+			e := f.response(first, "")
+			e.Reason = label
+			found = f.add(found, e)
+		}
+	}
+	for _, code := range f.codes {
+		if len(found) == 0 || found[0].Code != string(code) {
+			found = f.add(found, f.response(code, ""))
+		}
+	}
+	return found
+}
+
+// response returns the error that a response with this code and text means.
+func (f *facts) response(code applebusiness.Code, description string) *applebusiness.Error {
+	body := fmt.Appendf(nil, `{"error":%q,"error_description":%q}`, string(code), description)
+	header := http.Header{"Retry-After": {f.said["retry_after"]}, "Location": {"/"}} // which tells a redirect from what an edge drops
+	e := applebusiness.ParseTokenError(f.status, header, body)
+	if wait, err := time.ParseDuration(f.said["retry_after"]); err == nil {
+		e.RetryAfter = max(wait, 0)
+	}
+	return e
+}
+
+// add adds e to what was found, unless that is another way to say it.
+func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
+	for _, x := range found {
+		isLabel := e.Reason != "" && (x.Reason == e.Reason || e.Reason.Description() == "")
+		if isLabel || e.Reason == "" && (x.Code == "" || x.Code == string(e.Code)) {
+			return found
+		}
+	}
+	if e.Endpoint != applebusiness.AuthorizationEndpoint {
+		e.GrantType, e.Endpoint = f.said["grant_type"], applebusiness.Endpoint(f.said["endpoint"])
+		for entry := range applebusiness.Catalog() {
+			if (entry.Reason == e.Reason || e.Reason == "") && (entry.Code == e.Code || e.Code == "" && e.Reason != "") {
+				e.Endpoint = cmp.Or(e.Endpoint, entry.Endpoint)
+			}
+		}
+		if e.Endpoint == "" && !strings.Contains(f.text, "applebusiness: ") {
+			e.Endpoint = applebusiness.TokenEndpoint
+		}
+	}
+	network, advice := f.troubleshoot(e)
+	return append(found, newFailure(e, network, advice))
+}
+
+// troubleshoot returns what failed in the network, if it is that, and what to do about e. The record's own action wins, but for a
+// reconnect that e does not ask for.
+func (f *facts) troubleshoot(e *applebusiness.Error) (network string, advice applebusiness.Advice) {
+	advice = applebusiness.Troubleshoot(e)
+	if e.Reason == applebusiness.ErrNoResponse {
+		_, detail, _ := strings.Cut(f.text, "no_response: ")
+		if known, ok := neterr.OfWords(detail); ok {
+			network, advice = known.Words, f.adviceOf(known)
+		} else if f.said["endpoint"] != "" {
+			advice = applebusiness.Advice{} // the line says nothing because it knew nothing
+		}
+	}
+	isGrant := e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant
+	isDead := isGrant && !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
+	action := applebusiness.Action(f.said["action"])
+	if action != "" && action != advice.Action && f.isOwn() && (isDead || action != applebusiness.ActionReauthorize) {
+		advice = applebusiness.Advice{Action: action, Impact: applebusiness.Impact(f.said["impact"])}
+		advice.Remedy = "So says the line itself: the program that logged it knew the cause, which the line does not show."
+	}
+	return network, advice
+}
+
+// ofNetwork returns the failure of the network that the record tells of, a request that got no whole response.
+func (f *facts) ofNetwork() neterr.Failure {
+	sent := group("request", f.text)
+	if sent == "" && matches("notApples", f.lower) {
+		return neterr.Failure{}
+	}
+	return neterr.OfText(strings.TrimSpace(cmp.Or(sent, f.text)))
+}
+
+// adviceOf returns what to do about a failure of the network: what Troubleshoot says of the same failure of a request to Apple.
+func (f *facts) adviceOf(known neterr.Failure) applebusiness.Advice {
+	if strings.Contains(known.Words, "canceled") { // by whoever sent it
+		return applebusiness.Advice{}
+	} else if known.Passes && !known.Unsent {
+		e := &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["grant_type"]}
+		return applebusiness.Troubleshoot(e)
+	}
+	return applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: known})
+}
+
+// newFailure returns what is said about e, or about what failed in the network.
+func newFailure(e *applebusiness.Error, network string, advice applebusiness.Advice) *failure {
+	x := &failure{
+		Constant: constant(e.Reason), Reason: e.Reason, Endpoint: e.Endpoint, Network: network,
+		Code: string(words[strings.ToLower(string(e.Code))].Code), Status: e.StatusCode, Documented: e.Reason.Description() != "",
+		GrantType: e.GrantType, Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []map[string]string{},
+		Action: advice.Action, Remedy: advice.Remedy,
+	}
+	if x.Name = cmp.Or(x.Constant, map[bool]string{true: "network"}[network != ""], unknown); e.Description != "" {
+		x.Description = e.Reason.Description()
+	}
+	if matches("parameter", e.Parameter) {
+		x.Parameter = e.Parameter
+	}
+	for _, c := range advice.Causes {
+		x.Causes = append(x.Causes, map[string]string{"cause": string(c), "description": c.Description()})
+	}
+	return x
+}
+
+// constant returns the name of reason's constant, which its label is in snake case.
+func constant(reason applebusiness.Reason) string {
+	if reason == "" {
+		return ""
+	}
+	return patterns["initial"][0].ReplaceAllStringFunc("err_"+string(reason), func(initial string) string {
+		return strings.ToUpper(strings.TrimPrefix(initial, "_"))
+	})
+}

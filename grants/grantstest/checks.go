@@ -215,7 +215,8 @@ func (c *check) expectDead(want []*fixture, since time.Duration, after grants.De
 		c.require(err == nil && len(page) <= limit, deadReturns, "Dead with a limit of %d returned %d grants and %s", limit, len(page), show(err))
 		more = len(page) == limit
 		for _, dead := range page {
-			c.require(dead.Grant != after.Grant && !slices.Contains(names, dead.Grant), deadAfter, "%s, and Dead listed %q twice", done, dead.Grant)
+			again := dead.Grant == after.Grant && dead.Since.Equal(after.Since) // another's grant may have died again
+			c.require(!again && !slices.Contains(names, dead.Grant), deadAfter, "%s, and Dead listed %q twice", done, dead.Grant)
 			if strings.HasPrefix(dead.Grant, c.prefix) {
 				own, names = append(own, dead), append(names, dead.Grant)
 			}

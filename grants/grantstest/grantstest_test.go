@@ -58,6 +58,7 @@ func TestGoodStores(t *testing.T) {
 	for _, good := range []string{
 		"clock is an hour ahead", "clock is an hour behind", "rounds to a second", "truncates to a second", "is slow",
 		"knows a deleted grant", "Due is stale", "wraps its errors", "ignores contexts", "Dead keeps all",
+		"another's grant dies again before each Dead",
 	} {
 		t.Run(good, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -1163,6 +1164,12 @@ func (s *store) isDue(r *row, before time.Duration) bool {
 var _ grants.Store = (*store)(nil)
 
 func (s *store) Dead(ctx context.Context, since time.Duration, after grants.DeadGrant, limit int) ([]grants.DeadGrant, error) {
+	if s.is("another's grant dies again before each Dead") {
+		time.Sleep(1) // so that it dies at another instant
+		s.mu.Lock()
+		s.rows["another's"] = &row{mark: grants.Mark{Dead: new(applebusiness.Error)}, since: time.Now()}
+		s.mu.Unlock()
+	}
 	end, err := s.begin(ctx)
 	if err != nil {
 		return nil, err

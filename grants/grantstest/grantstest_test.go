@@ -1165,7 +1165,7 @@ var _ grants.Store = (*store)(nil)
 
 func (s *store) Dead(ctx context.Context, since time.Duration, after grants.DeadGrant, limit int) ([]grants.DeadGrant, error) {
 	if s.is("another's grant dies again before each Dead") {
-		time.Sleep(1) // so that it dies at another instant
+		time.Sleep(time.Nanosecond) // so that it dies at another instant
 		s.mu.Lock()
 		s.rows["another's"] = &row{mark: grants.Mark{Dead: new(applebusiness.Error)}, since: time.Now()}
 		s.mu.Unlock()

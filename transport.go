@@ -189,10 +189,12 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	failed := neterr.Of(err)
 	e := &Error{Reason: ErrNoResponse, detail: failed.Words, err: err, unsent: !connected.Load() && (failed.Unsent || looked.Load())}
 	if e.unsent {
-		e.detail += "; nothing was sent"
+		e.detail += nothingSent
 	}
 	return nil, e
 }
+
+const nothingSent = "; nothing was sent"
 
 // finish rewrites the response to r so that x/oauth2 decodes it, or returns why there is none if it breaks off.
 func (t *Transport) finish(response *http.Response, r *http.Request, sent tokenRequest, again bool) (*http.Response, *Error) {

@@ -174,12 +174,16 @@ func Troubleshoot(err error) Advice {
 // browser back at once makes a redirect loop, and once a context was canceled. An authorization_code request may be sent
 // again only after a 429 that asks for less than a minute, or if nothing was sent, which [Transport] knows. Without
 // Transport a failure of the network does not tell the grant_type: let the user start over rather than send a code again.
+// It is false, too, where http.Client's Timeout has replaced Transport's error, as after a time in which the process stood still.
 func Retryable(err error) bool {
 	if Troubleshoot(err).Action != ActionRetry || neterr.Is(err, context.Canceled) {
 		return false
 	}
-	e := find(err)
-	return e == nil || e.Endpoint != AuthorizationEndpoint
+	if e := find(err); e != nil {
+		return e.Endpoint != AuthorizationEndpoint
+	}
+	_, lost, _ := strings.Cut(neterr.Text(err), ErrNoResponse.Error()) // of Transport's, by http.Client: see Transport
+	return lost == "" || strings.Contains(lost, nothingSent)
 }
 
 // advice is Troubleshoot for one Error, with shared Causes. It makes a new start of what would be a retry, where a customer

@@ -265,13 +265,13 @@ func (e *Error) noResponseAdvice() Advice {
 }
 
 // deadGrantAdvice is about "Invalid refresh_token", and about an invalid_grant whose text is not known. A refresh sends a
-// valid grant_type, so invalid_grant then means a dead grant, unless the text names another error.
+// valid grant_type, so invalid_grant then means a dead grant, unless the text names another error or begins with grant_type.
 func (e *Error) deadGrantAdvice() Advice {
 	meaning, _ := matchDescription(e.Description)
 	switch {
 	case e.GrantType == GrantTypeAuthorizationCode || e.Endpoint == AuthorizationEndpoint:
 		return adviceDeadCode
-	case e.GrantType == GrantTypeRefreshToken && e.Reason == "" && meaning != "":
+	case e.GrantType == GrantTypeRefreshToken && e.Reason == "" && (meaning != "" || strings.HasPrefix(foldText(e.Description), "grant_type")):
 		return adviceUndocumented
 	case e.GrantType == GrantTypeRefreshToken:
 		return adviceDeadGrant

@@ -265,13 +265,15 @@ func (e *Error) noResponseAdvice() Advice {
 }
 
 // deadGrantAdvice is about "Invalid refresh_token", and about an invalid_grant whose text is not known. A refresh sends a
-// valid grant_type, so invalid_grant then means a dead grant, unless the text names another error or begins with grant_type.
+// valid grant_type, so invalid_grant then means a dead grant, unless the text names another error: a row's, a
+// transient status, or one about grant_type.
 func (e *Error) deadGrantAdvice() Advice {
 	meaning, _ := matchDescription(e.Description)
+	isOther := meaning != "" || strings.HasPrefix(foldText(e.Description), "grant_type") || neterr.StatusPasses(neterr.StatusOf(spaceText(e.Description)))
 	switch {
 	case e.GrantType == GrantTypeAuthorizationCode || e.Endpoint == AuthorizationEndpoint:
 		return adviceDeadCode
-	case e.GrantType == GrantTypeRefreshToken && e.Reason == "" && (meaning != "" || strings.HasPrefix(foldText(e.Description), "grant_type")):
+	case e.GrantType == GrantTypeRefreshToken && e.Reason == "" && isOther:
 		return adviceUndocumented
 	case e.GrantType == GrantTypeRefreshToken:
 		return adviceDeadGrant

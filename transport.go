@@ -194,8 +194,6 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	return nil, e
 }
 
-const nothingSent = "; nothing was sent"
-
 // finish rewrites the response to r so that x/oauth2 decodes it, or returns why there is none if it breaks off.
 func (t *Transport) finish(response *http.Response, r *http.Request, sent tokenRequest, again bool) (*http.Response, *Error) {
 	if response.Header == nil {
@@ -329,7 +327,7 @@ func redirectRefused(response *http.Response, r *http.Request) *Error {
 	return e
 }
 
-const redirected = "the token endpoint sent a redirect, which no token request may follow"
+const redirected, nothingSent = "the token endpoint sent a redirect, which no token request may follow", "; nothing was sent"
 
 func isRedirect(response *http.Response) bool {
 	return response.StatusCode >= 300 && response.StatusCode <= 399 && response.Header.Get("Location") != ""

@@ -154,7 +154,8 @@ type Advice struct {
 // ErrUnknownServerError are ActionStartOver, except for an ErrNoResponse of which nothing was sent. ErrNoResponse is
 // ActionCheckNetwork where waiting does not help (an unknown host, a certificate that is not trusted), and ActionFixRequest
 // if the caller's context had ended before anything was sent. ErrMalformedResponse is ActionRetry where the response looks
-// like those of Apple's edge: an empty 204, a 3xx without Location, or its own HTML at 403.
+// like those of Apple's edge: an empty 204, a 3xx without Location, or its own HTML at 403 or 404. ErrMissingParameter is
+// ImpactUnknown for a code, code_verifier or refresh_token, which one session may have lost.
 func Troubleshoot(err error) Advice {
 	e := find(err)
 	if e == nil {

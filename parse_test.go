@@ -450,7 +450,7 @@ func TestBodiesThatAreNoOAuthErrors(t *testing.T) {
 		})
 	}
 	// A text that means another error than its code does not make a grant dead, though it is one that every server says.
-	for _, text := range []string{"bad request", "Server error.", "POST body is empty."} {
+	for _, text := range []string{"bad request", "Server error.", "POST body is empty.", "Too Many Requests", "service unavailable.", "Internal Server Error", "Gateway+Timeout"} {
 		e := &applebusiness.Error{Code: applebusiness.CodeInvalidGrant, Description: text, GrantType: applebusiness.GrantTypeRefreshToken}
 		assert.Equal(t, applebusiness.ActionUnknown, applebusiness.Troubleshoot(e).Action, text)
 	}

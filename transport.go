@@ -189,7 +189,7 @@ func (t *Transport) send(r *http.Request, form tokenRequest) (*http.Response, *E
 	failed := neterr.Of(err)
 	e := &Error{Reason: ErrNoResponse, detail: failed.Words, err: err, unsent: !connected.Load() && (failed.Unsent || looked.Load())}
 	if e.unsent {
-		e.detail += "; nothing was sent"
+		e.detail += nothingSent
 	}
 	return nil, e
 }
@@ -327,7 +327,7 @@ func redirectRefused(response *http.Response, r *http.Request) *Error {
 	return e
 }
 
-const redirected = "the token endpoint sent a redirect, which no token request may follow"
+const redirected, nothingSent = "the token endpoint sent a redirect, which no token request may follow", "; nothing was sent"
 
 func isRedirect(response *http.Response) bool {
 	return response.StatusCode >= 300 && response.StatusCode <= 399 && response.Header.Get("Location") != ""

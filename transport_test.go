@@ -1454,6 +1454,24 @@ func TestNetworkSilenceHasOneVerdict(t *testing.T) {
 	})
 }
 
+// A process that stands still for longer than Transport's half second has http.Client's error, which tells no grant_type.
+func TestNoCodeIsSentAgainAfterAStandstill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, failure := range []error{context.DeadlineExceeded, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}} {
+			w := way{url: "https://api.example", client: &http.Client{Timeout: time.Minute, Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+				time.Sleep(2 * time.Minute)
+				return nil, failure
+			})}}
+			_, _, err := w.request(applebusiness.GrantTypeAuthorizationCode)
+			assert.NotErrorIs(t, err, applebusiness.ErrNoResponse)
+			for _, err := range []error{err, applebusiness.Wrap(err), fmt.Errorf("customer 7: %w", err)} {
+				assert.Equal(t, applebusiness.ActionRetry, applebusiness.Troubleshoot(err).Action)
+				assert.Equal(t, failure != context.DeadlineExceeded, applebusiness.Retryable(err), "%v", err)
+			}
+		}
+	})
+}
+
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
@@ -2005,8 +2023,7 @@ func trickle(conn net.Conn, done <-chan struct{}, text string, pause time.Durati
 	}
 }
 
-func TestFaultsOnTheNetwork(t *testing.T) {
-	t.Parallel()
+func TestFaultsOnTheNetwork(t *testing.T) { // not parallel: it counts goroutines
 	const head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 	var bomb bytes.Buffer
 	zip := gzip.NewWriter(&bomb)

@@ -154,7 +154,8 @@ type Advice struct {
 // ErrUnknownServerError are ActionStartOver, except for an ErrNoResponse of which nothing was sent. ErrNoResponse is
 // ActionCheckNetwork where waiting does not help (an unknown host, a certificate that is not trusted), and ActionFixRequest
 // if the caller's context had ended before anything was sent. ErrMalformedResponse is ActionRetry where the response looks
-// like those of Apple's edge: an empty 204, a 3xx without Location, or its own HTML at 403.
+// like those of Apple's edge: an empty 204, a 3xx without Location, or its own HTML at 403 or 404. ErrMissingParameter is
+// ImpactUnknown for a code, code_verifier or refresh_token, which one session may have lost.
 func Troubleshoot(err error) Advice {
 	e := find(err)
 	if e == nil {
@@ -174,12 +175,16 @@ func Troubleshoot(err error) Advice {
 // browser back at once makes a redirect loop, and once a context was canceled. An authorization_code request may be sent
 // again only after a 429 that asks for less than a minute, or if nothing was sent, which [Transport] knows. Without
 // Transport a failure of the network does not tell the grant_type: let the user start over rather than send a code again.
+// It is false, too, where http.Client's Timeout has replaced Transport's error, as after a time in which the process stood still.
 func Retryable(err error) bool {
 	if Troubleshoot(err).Action != ActionRetry || neterr.Is(err, context.Canceled) {
 		return false
 	}
-	e := find(err)
-	return e == nil || e.Endpoint != AuthorizationEndpoint
+	if e := find(err); e != nil {
+		return e.Endpoint != AuthorizationEndpoint
+	}
+	_, lost, _ := strings.Cut(neterr.Text(err), ErrNoResponse.Error()) // of Transport's, by http.Client: see Transport
+	return lost == "" || strings.Contains(lost, nothingSent)
 }
 
 // advice is Troubleshoot for one Error, with shared Causes. It makes a new start of what would be a retry, where a customer
@@ -261,13 +266,15 @@ func (e *Error) noResponseAdvice() Advice {
 }
 
 // deadGrantAdvice is about "Invalid refresh_token", and about an invalid_grant whose text is not known. A refresh sends a
-// valid grant_type, so invalid_grant then means a dead grant, unless the text names another error.
+// valid grant_type, so invalid_grant then means a dead grant, unless the text names another error: a row's, a
+// transient status, or one about grant_type.
 func (e *Error) deadGrantAdvice() Advice {
 	meaning, _ := matchDescription(e.Description)
+	isOther := meaning != "" || strings.HasPrefix(foldText(e.Description), "grant_type") || neterr.StatusPasses(neterr.StatusOf(spaceText(e.Description)))
 	switch {
 	case e.GrantType == GrantTypeAuthorizationCode || e.Endpoint == AuthorizationEndpoint:
 		return adviceDeadCode
-	case e.GrantType == GrantTypeRefreshToken && e.Reason == "" && meaning != "":
+	case e.GrantType == GrantTypeRefreshToken && e.Reason == "" && isOther:
 		return adviceUndocumented
 	case e.GrantType == GrantTypeRefreshToken:
 		return adviceDeadGrant

@@ -217,6 +217,17 @@ func TestResponseLostIsTheLikeliestCause(t *testing.T) {
 	}
 }
 
+// Apple may edit the list of the row about grant_type, or the words before it: that is nobody's dead grant.
+func TestARewordedRowAboutGrantTypeIsNoDeadGrant(t *testing.T) {
+	for _, text := range []string{
+		"grant_type is invalid. Accepted values: [refresh_token, authorization_code]", "grant_type is invalid. Accepted values: urn:ietf:params:oauth:grant-type:device_code",
+		`grant_type is invalid. Accepted values: "refresh_token"; "authorization_code"`, "Grant_type+is not valid.", "grant_type is invalid",
+	} {
+		e := &applebusiness.Error{StatusCode: 400, Code: applebusiness.CodeInvalidGrant, Description: text, GrantType: applebusiness.GrantTypeRefreshToken}
+		assert.Equal(t, applebusiness.ActionUnknown, applebusiness.Troubleshoot(e).Action, text)
+	}
+}
+
 func TestInvalidGrantWithATextOfAnotherRow(t *testing.T) {
 	for grant, want := range map[string]applebusiness.Action{
 		applebusiness.GrantTypeRefreshToken: applebusiness.ActionUnknown, "": applebusiness.ActionFixRequest, applebusiness.GrantTypeClientCredentials: applebusiness.ActionFixRequest,

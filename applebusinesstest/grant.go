@@ -95,9 +95,11 @@ func (s *Server) refresh(params url.Values, now time.Time) response {
 	switch {
 	case s.options.OmitRefreshToken:
 		name = ""
-	case !s.options.KeepRefreshToken:
-		token.dies = cmp.Or(token.dies, now.Add(s.options.GracePeriod))
-		name = rand.Text()
+	case s.options.KeepRefreshToken:
+	case s.options.GracePeriod == 0:
+		token.dies, name = time.Unix(0, 0), rand.Text() // over, whatever the clock says
+	default:
+		token.dies, name = cmp.Or(token.dies, now.Add(s.options.GracePeriod)), rand.Text()
 	}
 	return jsonResponse(http.StatusOK, s.issue(token.grant, name, now, 0))
 }

@@ -148,6 +148,19 @@ func TestConcurrentUse(t *testing.T) {
 	assert.Equal(t, 1, won)
 }
 
+// Of two requests at the same instant the second may have read the clock first.
+func TestAReplacedRefreshTokenIsDeadWhateverTheClockSays(t *testing.T) {
+	now := time.Now()
+	server := newServer(t, &applebusinesstest.Options{Now: func() time.Time { return now }})
+	config := newConfig(server)
+	token := server.Connect(config.ClientID)
+	_, err := refresh(server, config, token.RefreshToken)
+	require.NoError(t, err)
+	now = now.Add(-time.Nanosecond)
+	_, err = refresh(server, config, token.RefreshToken)
+	assert.ErrorIs(t, err, applebusiness.ErrInvalidRefreshToken)
+}
+
 func TestGracePeriod(t *testing.T) {
 	now := time.Now()
 	server := applebusinesstest.NewServer(&applebusinesstest.Options{GracePeriod: time.Minute, Now: func() time.Time { return now }})

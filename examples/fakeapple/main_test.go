@@ -152,8 +152,12 @@ func TestStops(t *testing.T) {
 		assert.NoError(t, err)
 		assert.Empty(t, rest, "one line is all")
 		assert.NoError(t, program.command.Wait(), "%v", sign)
-		_, err = http.Get(program.APIURL)
-		assert.Error(t, err, "nothing listens any more")
+		response, err = http.Get(program.config().AuthCodeURL("state", oauth2.S256ChallengeOption(verifier)))
+		if err == nil { // another program has the port by now, and asks for nobody's consent
+			page, _ := io.ReadAll(response.Body)
+			response.Body.Close()
+			assert.NotContains(t, string(page), "Allow", "the program listens no more")
+		}
 	}
 }
 

@@ -2005,8 +2005,7 @@ func trickle(conn net.Conn, done <-chan struct{}, text string, pause time.Durati
 	}
 }
 
-func TestFaultsOnTheNetwork(t *testing.T) {
-	t.Parallel()
+func TestFaultsOnTheNetwork(t *testing.T) { // beside no other test, since it counts goroutines
 	const head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 	var bomb bytes.Buffer
 	zip := gzip.NewWriter(&bomb)

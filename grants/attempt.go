@@ -305,6 +305,7 @@ func (a *attempt) repair(record Record) (Record, error) {
 		e.line.yielded = fingerprintsOf(record.Token)
 	}
 	if unsaved != nil && unsaved.unsaved.token == newest {
+		unsaved.leaseEnds = time.Time{}
 		m.settleSave(unsaved, true)
 	}
 	m.mu.Unlock()

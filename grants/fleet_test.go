@@ -298,7 +298,7 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	group.Wait()
 	for i := range 5 { // or Close would wait for a minute, in which a grant that was deleted might come back
-		require.NoError(t, fleet[0].Put(t.Context(), fmt.Sprint(i), &oauth2.Token{RefreshToken: "refresh-x-0"}))
+		require.NoError(t, w.store.Store.Put(t.Context(), fmt.Sprint(i), &oauth2.Token{RefreshToken: fmt.Sprintf("refresh-x%d-0", i)}))
 	}
 	for _, m := range fleet {
 		require.NoError(t, m.Close(t.Context()))

@@ -50,6 +50,7 @@ func (m *Manager) save(ctx context.Context, a *attempt) bool {
 	if err == nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
+		a.leaseEnds = time.Time{}
 		m.settleSave(a, true)
 		return true
 	}
@@ -88,13 +89,17 @@ func (m *Manager) save(ctx context.Context, a *attempt) bool {
 	return false
 }
 
-// settleSave forgets what a has brought. If the row has another token, this one is not handed out any more; m.mu is held.
+// settleSave forgets what a has brought. If the row has another token, this one is not handed out any more. Unless a Save has
+// just ended the lease, that is released: it may have been renewed since one that took effect; m.mu is held.
 func (m *Manager) settleSave(a *attempt, stored bool) {
 	e, u := a.e, a.unsaved
 	if u.token == nil {
 		return
 	}
 	a.unsaved.token = nil
+	if ends := a.leaseEnds; !ends.IsZero() {
+		m.spawn(func() { m.release(a, ends) })
+	}
 	delete(m.attempts, a)
 	if e.unsaved == a {
 		e.unsaved = nil
@@ -104,8 +109,6 @@ func (m *Manager) settleSave(a *attempt, stored bool) {
 		if c := e.current.Load(); c != nil && c.token.AccessToken == u.token.AccessToken {
 			e.current.Store(nil)
 		}
-		ends := a.leaseEnds // no Save has ended the lease
-		m.spawn(func() { m.release(a, ends) })
 		return
 	}
 	m.open(&m.app.saves)
@@ -165,8 +168,10 @@ func (m *Manager) renew(ctx context.Context, a *attempt) {
 	}
 	if err == nil {
 		m.mu.Lock()
-		a.leaseEnds = ends
-		m.mu.Unlock()
+		defer m.mu.Unlock()
+		if a.leaseEnds = ends; a.unsaved.token == nil { // a later attempt has stored it meanwhile
+			m.spawn(func() { m.release(a, ends) })
+		}
 	}
 }
 

@@ -595,3 +595,55 @@ func TestLeaseOfATokenThatIsNotStored(t *testing.T) {
 		assert.Equal(t, "y", w.row("a").Token.RefreshToken)
 	})
 }
+
+// A lease that is renewed for a token which turns out to be stored is ended: the grant would be blocked, and a customer who
+// revokes then told that a response was lost.
+func TestLeaseOfATokenThatIsStored(t *testing.T) {
+	assertNoLease := func(t *testing.T, w *world) {
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, "refresh-a-1", w.row("a").Token.RefreshToken)
+		_, err := w.store.Store.Lease(t.Context(), "a", "another", time.Minute)
+		assert.NoError(t, err)
+	}
+
+	t.Run("by a Save that took effect before the database failed", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", -time.Minute)
+			w.store.set(nil, func(method, _ string) error {
+				if method == "Save" {
+					w.store.fail(errDatabase)
+					return errDatabase
+				}
+				return nil
+			})
+			token(t, m, "a")
+			time.Sleep(20 * time.Second)
+			w.store.fail(nil)
+			assertNoLease(t, w)
+		})
+	})
+
+	t.Run("by a later attempt while the lease is renewed", func(t *testing.T) {
+		bubble(t, func(t *testing.T, w *world) {
+			m := w.process()
+			w.connect("a", -time.Minute)
+			old := w.row("a").Token
+			w.store.fail(errDatabase, "Save")
+			token(t, m, "a")
+			w.store.set(func(_ context.Context, method, _ string) error {
+				switch method {
+				case "Save":
+					return errDatabase
+				case "Lease":
+					w.store.fail(nil)
+					assert.ErrorContains(t, m.Put(t.Context(), "a", old), "replaced by a newer one")
+					time.Sleep(time.Second) // in which the row is repaired
+				}
+				return nil
+			}, nil)
+			time.Sleep(30 * time.Second)
+			assertNoLease(t, w)
+		})
+	})
+}

@@ -95,7 +95,7 @@ func SealToken(aead AEAD, grant string, version int64, token *oauth2.Token) ([]b
 	}
 	sealed, err := aead.Encrypt(text, associatedData(grant, version))
 	if err != nil {
-		return nil, &opaqueError{prefix + "the AEAD failed to encrypt the token", err} // whose text may hold it
+		return nil, &opaqueError{prefix + "the AEAD failed to encrypt the token", &err} // whose text may hold it
 	}
 	return sealed, nil
 }
@@ -106,7 +106,7 @@ func OpenToken(aead AEAD, grant string, version int64, sealed []byte) (*oauth2.T
 	if aead != nil {
 		var err error
 		if sealed, err = aead.Decrypt(sealed, associatedData(grant, version)); err != nil {
-			return nil, &opaqueError{prefix + "the AEAD failed to decrypt the token", err}
+			return nil, &opaqueError{prefix + "the AEAD failed to decrypt the token", &err}
 		}
 	}
 	var stored storedToken

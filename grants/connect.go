@@ -139,7 +139,7 @@ func (c *connecting) outcome(ended error) (Connection, error) {
 		return Connection{}, newStoreError(connection.Grant, fmt.Errorf("%w: %w", ended, failure), token)
 	}
 	// A deadline alone would be advised as a failure after which one can try again.
-	return Connection{}, &opaqueError{err.Error() + ": " + ended.Error(), ended}
+	return Connection{}, &opaqueError{err.Error() + ": " + ended.Error(), &ended}
 }
 
 // run redeems a code, stores what it brings, and gives the outcome to all who wait. A Close that gave up leaves what it names.

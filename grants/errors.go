@@ -120,11 +120,11 @@ func (e *limitError) Unwrap() error { return e.error }
 // opaqueError has a text of ours, which quotes nothing of its cause, and is foreign like a StoreError.
 type opaqueError struct {
 	text  string
-	cause error
+	cause *error // by a pointer, which no verb of fmt follows
 }
 
 func (e *opaqueError) Error() string { return e.text }
-func (e *opaqueError) Unwrap() error { return e.cause }
+func (e *opaqueError) Unwrap() error { return *e.cause }
 func (e *opaqueError) Foreign()      {}
 
 func noRefreshToken() *applebusiness.Error { return waitError(applebusiness.ErrNoRefreshToken, 0) }

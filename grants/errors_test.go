@@ -227,3 +227,22 @@ func TestSecretsInForeignText(t *testing.T) {
 		}
 	})
 }
+
+// vaultError is an error that is no pointer: package fmt would print what is in it.
+type vaultError struct{ answer string }
+
+func (vaultError) Error() string { return "the vault is sealed" }
+
+// An error that does not say why, since that may be secret, does not print it either, whatever the verb.
+func TestOpaqueErrorShowsNoSecret(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		m := w.process(func(o *grants.Options) {
+			o.ClientSecret = func(context.Context) (string, error) { return "", vaultError{"SECRET"} }
+		})
+		w.connect("a", -time.Minute)
+		_, err := m.Token(t.Context(), "a")
+		require.ErrorIs(t, err, vaultError{"SECRET"})
+		showsNoSecret(t, err)
+		assert.Equal(t, "customer 7: applebusiness/grants: asking for the client secret failed", fmt.Errorf("customer 7: %w", err).Error())
+	})
+}

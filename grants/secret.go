@@ -48,7 +48,7 @@ func (m *Manager) clientSecret(ctx context.Context, refused sentSecret) (string,
 	}
 	s.answered = max(m.now(), 1)
 	if err != nil {
-		s.err = &opaqueError{prefix + "asking for the client secret failed", err}
+		s.err = &opaqueError{prefix + "asking for the client secret failed", &err}
 		s.failures++
 	} else {
 		s.value, s.err, s.failures = value, nil, 0

@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
+	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -148,6 +151,22 @@ func TestFailNext(t *testing.T) {
 	assert.NoError(t, attempt(ctx))
 	assert.GreaterOrEqual(t, time.Since(start), 50*time.Millisecond)
 	assert.ErrorIs(t, attempt(ctx), applebusiness.ErrInvalidRefreshToken, "it took effect")
+}
+
+// A client that has ended its side of the connection, as netcat does, gets the response or none, and never a success nobody asked for.
+func TestAHalfClosedConnection(t *testing.T) {
+	server := newServer(t, nil)
+	for delay, want := range map[time.Duration]string{0: "HTTP/1.1 503 ", time.Minute: ""} {
+		server.FailNext(applebusinesstest.Failure{StatusCode: 503, Delay: delay})
+		conn, err := net.Dial("tcp", strings.TrimPrefix(server.URL, "http://"))
+		require.NoError(t, err)
+		_, err = io.WriteString(conn, "POST /api/v1/oauth2/token HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+		require.NoError(t, err)
+		require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+		response, _ := io.ReadAll(conn)
+		conn.Close()
+		assert.True(t, strings.HasPrefix(string(response), want) && (want != "" || len(response) == 0), "%q", response)
+	}
 }
 
 // A request takes effect, and its response is another one: the commonest way to lose a refresh token.

@@ -103,12 +103,9 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, failure Failure, s
 	if failure.Hang {
 		<-r.Context().Done()
 	}
-	isWaiting := pause(r, failure.Delay)
-	if failure.Hang || failure.Drop {
-		panic(http.ErrAbortHandler) // net/http breaks the connection
-	}
-	if !isWaiting {
-		return
+	isLeft := failure.Delay > 0 && !pause(r, failure.Delay)
+	if failure.Hang || failure.Drop || isLeft {
+		panic(http.ErrAbortHandler) // net/http breaks the connection; a return would be an empty 200
 	}
 	s.mu.Lock()
 	request.StatusCode = sent.status
@@ -122,7 +119,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, failure Failure, s
 	for i := range len(sent.body) {
 		_ = http.NewResponseController(w).Flush() // the header at first
 		if !pause(r, s.options.Trickle) {
-			return
+			panic(http.ErrAbortHandler)
 		}
 		_, _ = io.WriteString(w, sent.body[i:i+1])
 	}

@@ -151,13 +151,7 @@ func TestStops(t *testing.T) {
 		rest, err := io.ReadAll(program.rest)
 		assert.NoError(t, err)
 		assert.Empty(t, rest, "one line is all")
-		assert.NoError(t, program.command.Wait(), "%v", sign)
-		response, err = http.Get(program.config().AuthCodeURL("state", oauth2.S256ChallengeOption(verifier)))
-		if err == nil { // another program has the port by now, and asks for nobody's consent
-			page, _ := io.ReadAll(response.Body)
-			response.Body.Close()
-			assert.NotContains(t, string(page), "Allow", "the program listens no more")
-		}
+		assert.NoError(t, program.command.Wait(), "%v", sign) // its port may be another program's by now, which is not to be disturbed
 	}
 }
 

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,8 +46,7 @@ const unknown = "undocumented" // stands for a code that nobody documented
 // understand returns the different failures that a pasted text tells of. A record is a line that begins as those of a log do, with
 // what follows it.
 func understand(input string) (found []*failure, err error) {
-	input = strings.TrimSpace(strings.TrimPrefix(input, "\ufeff"))
-	if input == "" {
+	if input = strings.TrimSpace(input); input == "" {
 		return nil, errors.New("the input is empty")
 	} else if matches("dialect", input) {
 		e := &applebusiness.Error{Reason: applebusiness.ErrMalformedResponse}
@@ -82,19 +83,14 @@ func nearest(input string) []*failure {
 	if len(input) > 128 || strings.ContainsAny(input, "{}=\n") {
 		return nil
 	}
-	best, most := "", 0.7
-	for _, name := range names {
-		if part := similarity(input, name); part > most {
-			best, most = name, part
-		}
-	}
-	found := collect(best, true).failures()
-	if len(found) == 0 {
+	compare := func(a, b string) int { return cmp.Compare(similarity(input, a), similarity(input, b)) }
+	best := slices.MaxFunc(slices.Sorted(maps.Keys(words)), compare)
+	if similarity(input, best) <= 0.7 {
 		return nil
 	}
 	const remedy = "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's."
 	x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: remedy})
-	x.Nearest = cmp.Or(found[0].Constant, found[0].Code)
+	x.Nearest = cmp.Or(constant(words[best].Reason), string(words[best].Code))
 	return []*failure{x}
 }
 
@@ -115,54 +111,59 @@ func similarity(a, b string) float64 {
 // failures returns what the record tells of: of another provider no more than whose error it is.
 func (f *facts) failures() []*failure {
 	found := f.find()
-	mayBe := containsAny(f.lower, ".com", ".net", ".us", "aad", "unauthenticated", "revoked")
-	if len(found) == 0 || !mayBe || strings.Contains(f.lower, "business.apple.com") {
+	i := slices.IndexFunc(patterns["provider"], func(p pattern) bool { return p.MatchString(f.lower) })
+	if len(found) == 0 || i <= 0 { // the first one is Apple Business
 		return found
 	}
-	for _, name := range []string{"Sign in with Apple", "another API of Apple's", "Microsoft", "Google", "another provider"} {
-		if matches(name, f.lower) {
-			const remedy = "Look it up where that provider documents its errors: nothing in it is about Apple Business."
-			x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: remedy})
-			x.Provider = name
-			return []*failure{x}
-		}
-	}
-	return found
+	const remedy = "Look it up where that provider documents its errors: nothing in it is about Apple Business."
+	x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: remedy})
+	x.Provider = patterns["provider"][i].meaning
+	return []*failure{x}
 }
 
 // find returns the errors of callbacks and those that texts, labels and codes tell; without any what a response or the network tells.
 func (f *facts) find() (found []*failure) {
-	isSuccess := strings.Contains(f.lower, `access_token"`)
 	for _, query := range f.redirects {
 		_, err := applebusiness.ParseRedirect(query)
 		if e, ok := errors.AsType[*applebusiness.Error](err); ok {
 			found = f.add(found, e)
 		}
-		isSuccess = isSuccess || err == nil
 	}
 	if f.isMention() {
 		return found
-	} else if found = f.known(found); len(found) > 0 {
-		return found
 	}
-	return f.unnamed(isSuccess)
+	first, isForeign := append(f.codes, applebusiness.Entry{})[0], f.isForeign && !matches("wrapped", f.said["error"])
+	isAnothers := f.said["client"] != "" || f.answer > 0 && f.foreign > f.answer || isForeign && f.said["error"] != ""
+	isOther := f.said["error"] != "" && f.said["description"] != ""
+	for _, x := range slices.Concat(f.texts, f.labels, f.codes) {
+		e := f.response(cmp.Or(x.Code, first.Code), x.Description)
+		e.Reason = cmp.Or(x.Reason, e.Reason)
+		isRow := !isForeign && (e.Code != "" || e.Reason.Description() != "" && !isOther)
+		if !isAnothers && (isRow || x.Description == "") { // another's error may quote Apple's
+			found = f.add(found, e)
+		}
+	}
+	if len(found) == 0 {
+		return f.unnamed()
+	}
+	return found
 }
 
 // unnamed returns what a response, a code that nobody documented or the network tells.
-func (f *facts) unnamed(isSuccess bool) []*failure {
+func (f *facts) unnamed() []*failure {
 	value, description, isQuoted := cmp.Or(f.said["client"], f.said["error"]), f.said["description"], f.said["client"] != ""
 	isStatus, isLog, isOwn := neterr.StatusOf(value) != 0, matches("log", f.lower), f.said["endpoint"] != ""
 	isCode := matches("codeLike", value) && (description != "" || !isLog || isOwn) || isOwn && f.said["code"] != "" ||
 		isQuoted && (!strings.Contains(value, " ") || strings.Contains(value, ": "))
 	isPage := isStatus && (!isLog || strings.Contains(f.lower, "oauth2/token")) // as frameworks have it
-	isResponse := f.answer > 0 || containsAny(f.lower, `"response":{`, "applebusiness: ") || isPage || isOwn && f.said["action"] != ""
-	if isCode && !isStatus {
-		return f.add(nil, f.response(unknown, ""))
-	} else if isResponse && (f.status >= 400 || f.status != 0 && !isSuccess) {
-		return f.add(nil, f.response("", ""))
-	}
-	network, phrase := f.ofNetwork(), neterr.StatusOf(group("phrase", f.lower))
+	isResponse := f.answer > 0 || matches("response", f.lower) || isPage || isOwn && f.said["action"] != ""
+	isSuccess := len(f.redirects) > 0 || strings.Contains(f.lower, `access_token"`)
+	network, phrase := f.ofNetwork(), neterr.StatusOf(f.said["phrase"])
 	switch isBare := f.isPaste && len(f.codes)+len(f.labels) == 0; {
+	case isCode && !isStatus:
+		return f.add(nil, f.response(unknown, ""))
+	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess):
+		return f.add(nil, f.response("", ""))
 	case network.Known:
 		return []*failure{newFailure(new(applebusiness.Error), network.Words, f.adviceOf(network))}
 	case value != "" && description != "":
@@ -179,41 +180,12 @@ func (f *facts) isMention() bool {
 	isReport := f.isOwn() && f.said["action"] != "" || f.status >= 400 && len(f.codes) > 0 && f.said["description"] != "" && !f.isForeign
 	start := f.text[:min(len(f.text), 120)]
 	isInfo := (matches("infoLevel", f.said["level"]) || f.said["level"] == "" && matches("info", start)) && !matches("failing", start)
-	isQuery := strings.Contains(f.lower, " where ") && containsAny(f.lower, "select ", "update ", "delete from ")
-	return f.isList || isQuery || isInfo && !isReport || f.status == 0 && matches("mention", f.lower) ||
-		containsAny(f.lower, "_total{", `"metric":`, `"__name__":`, "\n# help ")
+	return f.isList || isInfo && !isReport || matches("query", f.lower) || f.status == 0 && matches("mention", f.lower)
 }
 
 // isOwn reports whether the record is one of package applebusiness, by its attributes.
 func (f *facts) isOwn() bool {
 	return f.said["endpoint"] != "" || f.said["impact"] != "" || len(f.labels) > 0
-}
-
-// known adds the errors that texts, labels and codes tell, each of which may tell one of its own.
-func (f *facts) known(found []*failure) []*failure {
-	isForeign := f.said["client"] != "" || f.isForeign && !matches("wrapped", f.said["error"])
-	if f.isBody || isForeign && (f.said["client"] != "" || f.said["error"] != "") { // another one's error may quote Apple's
-		return found
-	}
-	first, isOther := append(f.codes, "")[0], f.said["error"] != "" && f.said["description"] != ""
-	for _, text := range f.texts {
-		if e := f.response(first, text); !isForeign && (e.Code != "" || e.Reason.Description() != "" && !isOther) {
-			found = f.add(found, e)
-		}
-	}
-	for _, label := range f.labels {
-		if len(found) == 0 || found[0].Reason != label {
-			e := f.response(first, "")
-			e.Reason = label
-			found = f.add(found, e)
-		}
-	}
-	for _, code := range f.codes {
-		if len(found) == 0 || found[0].Code != string(code) {
-			found = f.add(found, f.response(code, ""))
-		}
-	}
-	return found
 }
 
 // response returns the error that a response with this code and text means.
@@ -274,7 +246,7 @@ func (f *facts) troubleshoot(e *applebusiness.Error) (network string, advice app
 
 // ofNetwork returns the failure of the network that the record tells of, a request that got no whole response.
 func (f *facts) ofNetwork() neterr.Failure {
-	sent := group("request", f.text)
+	sent := append(patterns["request"][0].FindStringSubmatch(f.text), "", "")[1]
 	if sent == "" && matches("notApples", f.lower) {
 		return neterr.Failure{}
 	}

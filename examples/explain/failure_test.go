@@ -176,7 +176,7 @@ func TestNearest(t *testing.T) {
 // Whoever types a name is told what it is, in whatever letters.
 func TestNames(t *testing.T) {
 	t.Parallel()
-	for _, name := range names {
+	for name := range words {
 		for _, input := range []string{name, strings.ToUpper(name), "`" + name + "`", name + "."} {
 			found, err := understand(input)
 			if assert.NoError(t, err, input) && assert.Len(t, found, 1, input) {

@@ -11,7 +11,6 @@ import (
 	"maps"
 	"os"
 	"os/signal"
-	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -97,7 +96,7 @@ func (r *log) add(line []byte) {
 	isOpen := len(line) > 0 && strings.IndexByte("{(:", line[len(line)-1]) >= 0
 	for _, kind := range []string{"status line", "early line", "error line", "open line"} {
 		isLikely := kind == "status line" && len(line) < 80 || isOpen || isHinted && kind != "open line"
-		if next == "" && isLikely && slices.ContainsFunc(patterns[kind], func(p *regexp.Regexp) bool { return p.Match(line) }) {
+		if next == "" && isLikely && slices.ContainsFunc(patterns[kind], func(p pattern) bool { return p.Match(line) }) {
 			next = kind
 		}
 	}
@@ -140,7 +139,7 @@ func (r *log) explain(record []byte, lines int, told bool) {
 		return
 	}
 	f := collect(string(record), false)
-	isElsewhere := containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
+	isElsewhere := matches("elsewhere", f.lower) && !matches("apples", f.lower)
 	found := slices.DeleteFunc(f.failures(), func(x *failure) bool {
 		return x.Provider != "" || x.Name == "network" && isElsewhere
 	})
@@ -200,7 +199,11 @@ func (r *log) sumUp() error {
 // hashes of those.
 var hints, isHint = func() (hints map[uint32][]string, isHint [1 << 15]bool) {
 	hints = make(map[uint32][]string)
-	for _, text := range slices.Concat(rows("hint"), names, neterr.Needles()) {
+	var hintRows []string
+	for _, p := range patterns["hint"] {
+		hintRows = append(hintRows, p.String())
+	}
+	for _, text := range slices.Concat(hintRows, slices.Collect(maps.Keys(words)), neterr.Needles()) {
 		if text != "server" && text != "unavailable" { // which any line may hold
 			four := uint32(text[0])<<24 | uint32(text[1])<<16 | uint32(text[2])<<8 | uint32(text[3]) | 0x20202020
 			hints[four], isHint[hash(four)] = append(hints[four], text), true

@@ -52,51 +52,39 @@ func rewrite(name, text string) string {
 	return text
 }
 
-// words are Apple's texts, the codes and the labels, these by themselves and by their constants, all in lower case. names are
-// what matches them, by the first word, the longest first.
-var words, names = func() (words map[string]applebusiness.Entry, names map[string][]name) {
+// words are Apple's texts, the codes and the labels, these by themselves and by their constants, with what they mean; all in lower
+// case. names are their patterns by their first words, the longest first.
+var words, names = func() (words map[string]applebusiness.Entry, names map[string][]pattern) {
 	entries := slices.Collect(applebusiness.Catalog())
-	for _, code := range patterns["otherCode"] {
-		entries = append(entries, applebusiness.Entry{Code: applebusiness.Code(code.String())})
+	for _, p := range patterns["others"] {
+		entries = append(entries, applebusiness.Entry{Reason: applebusiness.Reason(p.String()), Code: applebusiness.Code(p.meaning)})
 	}
-	for _, label := range patterns["otherLabel"] {
-		entries = append(entries, applebusiness.Entry{Reason: applebusiness.Reason(label.String())})
-	}
-	words, names = make(map[string]applebusiness.Entry), make(map[string][]name)
-	for _, entry := range entries {
+	words, names = make(map[string]applebusiness.Entry), make(map[string][]pattern)
+	for _, entry := range slices.Backward(entries) { // the first row's meaning stays
 		code, label, text := strings.ToLower(string(entry.Code)), string(entry.Reason), strings.ToLower(entry.Description)
 		words[strings.TrimRight(text, ".")] = applebusiness.Entry{Reason: entry.Reason, Description: text}
-		for _, word := range []string{label, "err" + strings.ReplaceAll(label, "_", "")} {
-			words[word] = applebusiness.Entry{Code: words[word].Code, Reason: entry.Reason}
-		}
-		for _, word := range []string{code, "code" + strings.NewReplacer("404 ", "", "_", "", " ", "").Replace(code)} {
-			words[word] = applebusiness.Entry{Code: entry.Code, Reason: words[word].Reason}
-		}
+		words[label] = applebusiness.Entry{Reason: entry.Reason}
+		words["err"+strings.ReplaceAll(label, "_", "")] = words[label]
+		words[code] = applebusiness.Entry{Code: entry.Code}
+		words["code"+strings.NewReplacer("404 ", "", "_", "", " ", "").Replace(code)] = words[code]
 	}
-	words["invalid_request"] = applebusiness.Entry{Code: applebusiness.CodeInvalidRequest} // which is also a text
-	maps.DeleteFunc(words, func(word string, _ applebusiness.Entry) bool {
-		return slices.Contains([]string{"", "err", "code"}, word)
-	})
-	for _, word := range slices.SortedFunc(maps.Keys(words), func(a, b string) int { return cmp.Compare(len(b), len(a)) }) {
+	delete(words, "")
+	delete(words, "code") // of a label without one
+	for _, word := range slices.SortedFunc(maps.Keys(words), func(a, b string) int { return len(b) - len(a) }) {
 		text := regexp.MustCompile("^" + rewrite("varying", regexp.QuoteMeta(word)))
-		names[wordAt(word)] = append(names[wordAt(word)], name{text, words[word]})
+		names[wordAt(word)] = append(names[wordAt(word)], pattern{text, word})
 	}
 	return words, names
 }()
 
-type name struct {
-	*regexp.Regexp
-	applebusiness.Entry
-}
-
-// nameAt returns the name with which a text begins, and how long it is there.
-func nameAt(text string) (name, int) {
-	for _, n := range names[wordAt(text)] {
-		if found := n.FindString(text); found != "" {
-			return n, len(found)
+// nameAt returns the meaning of the name with which a text in lower case begins, and how long that is there.
+func nameAt(text string) (meaning applebusiness.Entry, length int) {
+	for _, p := range names[wordAt(text)] {
+		if at := p.FindStringIndex(text); at != nil {
+			return words[p.meaning], at[1]
 		}
 	}
-	return name{}, 0
+	return meaning, 0
 }
 
 // facts are what one record says, each for itself, wherever in the record it stands and whatever stands around it.
@@ -182,37 +170,40 @@ func (f *facts) addWords() {
 	}
 	var all []finding
 	hasText, whole := false, strings.Trim(f.lower, " \n\"'`.,;:()[]{}")
-	for start, end := 0, 0; start < len(f.lower); start = max(start, end) + 1 {
+	for start, end := 0, 0; start < len(f.lower); start = end + 1 {
 		word := wordAt(f.lower[start:])
 		found, length := nameAt(f.lower[start:])
 		end = start + len(word)
-		before, after, text := f.lower[max(0, start-24):start], f.lower[end:], f.lower[start:start+length]
-		isAlone, isText, isCommon := f.isPaste && text == whole, found.Description != "", matches("common", text)
-		isMarked := isAlone || isText && !isCommon || matches("distinct", text) || matches("marked", before)
+		before, after, name := f.lower[max(0, start-24):start], f.lower[end:], f.lower[start:start+length]
+		isAlone, isText, isCommon := f.isPaste && name == whole, found.Description != "", matches("common", name)
+		isMarked := isAlone || isText && !isCommon || matches("distinct", name) || matches("marked", before)
 		switch {
 		case word == applebusiness.GrantTypeAuthorizationCode:
 			f.said["grant_type"] = word
-		case len(word) == 3 && word[0] >= '1' && word[0] <= '5' && !(length > 0 && isMarked):
-			f.addStatus(word, before, after, start)
-		case length == 0, isCommon && !isMarked, !isText && matches("counted", after):
-		case !isAlone && matches("ordinary", text) && f.said["endpoint"] == "":
-		default:
+		case length > 0 && (isMarked || !isCommon) && (isText || !matches("counted", after)) &&
+			(isAlone || f.said["endpoint"] != "" || !matches("ordinary", name)):
 			end = start + length
 			hasText = hasText || isText
-			all = append(all, finding{found.Entry, start, end, isMarked})
+			all = append(all, finding{found, start, end, isMarked})
+		case len(word) == 3:
+			f.addStatus(word, before, after, start)
 		}
 	}
+	isForeign := f.isForeign && !matches("wrapped", f.said["error"])
+	isAnothers := f.said["client"] != "" || f.answer > 0 && f.foreign > f.answer || isForeign && f.said["error"] != ""
 	for i, x := range all {
+		name, isText := f.lower[x.start:x.end], x.Description != ""
 		switch {
 		case !x.isMarked && !hasText:
-		case x.Description != "":
-			f.texts = append(f.texts, applebusiness.Entry{Description: f.lower[x.start:x.end]})
-		case i+1 < len(all) && matches("between", f.lower[x.end:all[i+1].start]):
+		case !isText && i+1 < len(all) && matches("between", f.lower[x.end:all[i+1].start]):
 			f.isList = true
+		case isAnothers: // which may quote Apple's
+		case isText && !isForeign:
+			f.texts = append(f.texts, applebusiness.Entry{Description: strings.Join(strings.Fields(name), " ")})
 		case x.Code != "":
-			f.codes = append(f.codes, applebusiness.Entry{Code: x.Code})
-		default:
-			f.labels = append(f.labels, applebusiness.Entry{Reason: x.Reason})
+			f.codes = append(f.codes, x.Entry)
+		case !isText:
+			f.labels = append(f.labels, x.Entry)
 		}
 	}
 }
@@ -221,9 +212,10 @@ func (f *facts) addWords() {
 // one that does not.
 func (f *facts) addStatus(word, before, after string, start int) {
 	status, _ := strconv.Atoi(word)
-	phrase, isAnswer := strings.ToLower(http.StatusText(status)), matches("answer", before)
+	phrase, isAnswer := strings.ToLower(http.StatusText(status)), status > 0 && matches("answer", before)
 	isBetter := f.status == 0 || f.status < 400 && status >= 400 || isAnswer || neterr.StatusPasses(status)
-	if isBetter && status >= 200 && !neterr.StatusPasses(f.status) &&
+	isPassports := status == 500 && strings.Contains(f.text, "TokenError") // which gives it to each error
+	if isBetter && !isPassports && status >= 200 && status < 600 && !neterr.StatusPasses(f.status) &&
 		(isAnswer || phrase != "" && strings.HasPrefix(after, " "+phrase) || matches("status", before) ||
 			matches("bodyAfter", after) && !matches("numbered", before)) {
 		f.status = status

@@ -48,28 +48,16 @@ const unknown = "undocumented" // stands for a code that nobody documented
 func understand(input string) (found []*failure, err error) {
 	if input = strings.TrimSpace(input); input == "" {
 		return nil, errors.New("the input is empty")
-	} else if matches("dialect", input) {
-		e := &applebusiness.Error{Reason: applebusiness.ErrMalformedResponse}
-		return []*failure{newFailure(e, "", applebusiness.Troubleshoot(e))}, nil
 	}
-	records := []string{""}
-	for line := range strings.SplitAfterSeq(input, "\n") {
-		if matches("logLine", line) && !strings.Contains(line, "Response: ") {
-			records = append(records, "")
-		}
-		records[len(records)-1] += line
-	}
-	seen, isOther := make(map[string]bool), false
-	for _, record := range records {
-		f := collect(record, len(input) < 300)
-		for _, x := range f.failures() {
+	seen := make(map[string]bool)
+	for _, record := range strings.Split(rewrite("record", rewrite("dialect", input)), "␞") {
+		for _, x := range collect(record, len(input) < 300).failures() {
 			if kind := x.Name + string(x.Action) + x.Code + x.Provider; !seen[kind] {
 				seen[kind], found = true, append(found, x)
 			}
 		}
-		isOther = isOther || f.status != 0 || f.isMention()
 	}
-	if len(found) == 0 && !isOther {
+	if len(found) == 0 && matches("typed", input) {
 		found = nearest(input)
 	}
 	if len(found) == 0 {
@@ -80,11 +68,9 @@ func understand(input string) (found []*failure, err error) {
 
 // nearest returns the row or the code that somebody nearly means who types a short text; nil if there is none.
 func nearest(input string) []*failure {
-	if len(input) > 128 || strings.ContainsAny(input, "{}=\n") {
-		return nil
-	}
-	compare := func(a, b string) int { return cmp.Compare(similarity(input, a), similarity(input, b)) }
-	best := slices.MaxFunc(slices.Sorted(maps.Keys(words)), compare)
+	best := slices.MaxFunc(slices.Sorted(maps.Keys(words)), func(a, b string) int {
+		return cmp.Compare(similarity(input, a), similarity(input, b))
+	})
 	if similarity(input, best) <= 0.7 {
 		return nil
 	}
@@ -108,9 +94,25 @@ func similarity(a, b string) float64 {
 	return 2 * float64(same) / float64(max(len(a)+len(b)-2, 1))
 }
 
-// failures returns what the record tells of: of another provider no more than whose error it is.
-func (f *facts) failures() []*failure {
-	found := f.find()
+// failures returns what the record tells of: the errors of callbacks and those that its names tell; without any what a response or
+// the network tells; and of another provider no more than whose error it is.
+func (f *facts) failures() (found []*failure) {
+	for _, query := range f.redirects {
+		_, err := applebusiness.ParseRedirect(query)
+		if e, ok := errors.AsType[*applebusiness.Error](err); ok {
+			found = f.add(found, e)
+		}
+	}
+	if isOther := f.said["error"] != "" && f.said["description"] != ""; !f.isMention() {
+		for _, x := range slices.Concat(f.texts, f.labels, f.codes) {
+			if e := f.response(x); x.Description == "" || e.Code != "" || e.Reason.Description() != "" && !isOther {
+				found = f.add(found, e)
+			}
+		}
+		if len(found) == 0 {
+			found = f.unnamed()
+		}
+	}
 	i := slices.IndexFunc(patterns["provider"], func(p pattern) bool { return p.MatchString(f.lower) })
 	if len(found) == 0 || i <= 0 { // the first one is Apple Business
 		return found
@@ -119,34 +121,6 @@ func (f *facts) failures() []*failure {
 	x := newFailure(new(applebusiness.Error), "", applebusiness.Advice{Remedy: remedy})
 	x.Provider = patterns["provider"][i].meaning
 	return []*failure{x}
-}
-
-// find returns the errors of callbacks and those that texts, labels and codes tell; without any what a response or the network tells.
-func (f *facts) find() (found []*failure) {
-	for _, query := range f.redirects {
-		_, err := applebusiness.ParseRedirect(query)
-		if e, ok := errors.AsType[*applebusiness.Error](err); ok {
-			found = f.add(found, e)
-		}
-	}
-	if f.isMention() {
-		return found
-	}
-	first, isForeign := append(f.codes, applebusiness.Entry{})[0], f.isForeign && !matches("wrapped", f.said["error"])
-	isAnothers := f.said["client"] != "" || f.answer > 0 && f.foreign > f.answer || isForeign && f.said["error"] != ""
-	isOther := f.said["error"] != "" && f.said["description"] != ""
-	for _, x := range slices.Concat(f.texts, f.labels, f.codes) {
-		e := f.response(cmp.Or(x.Code, first.Code), x.Description)
-		e.Reason = cmp.Or(x.Reason, e.Reason)
-		isRow := !isForeign && (e.Code != "" || e.Reason.Description() != "" && !isOther)
-		if !isAnothers && (isRow || x.Description == "") { // another's error may quote Apple's
-			found = f.add(found, e)
-		}
-	}
-	if len(found) == 0 {
-		return f.unnamed()
-	}
-	return found
 }
 
 // unnamed returns what a response, a code that nobody documented or the network tells.
@@ -161,16 +135,16 @@ func (f *facts) unnamed() []*failure {
 	network, phrase := f.ofNetwork(), neterr.StatusOf(f.said["phrase"])
 	switch isBare := f.isPaste && len(f.codes)+len(f.labels) == 0; {
 	case isCode && !isStatus:
-		return f.add(nil, f.response(unknown, ""))
+		return f.add(nil, f.response(applebusiness.Entry{Code: unknown}))
 	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess):
-		return f.add(nil, f.response("", ""))
+		return f.add(nil, f.response(applebusiness.Entry{}))
 	case network.Known:
 		return []*failure{newFailure(new(applebusiness.Error), network.Words, f.adviceOf(network))}
 	case value != "" && description != "":
-		return f.add(nil, f.response(unknown, ""))
+		return f.add(nil, f.response(applebusiness.Entry{Code: unknown}))
 	case isBare && (phrase != 0 && !isLog || neterr.StatusPasses(f.status) || f.status == http.StatusNetworkAuthenticationRequired):
 		f.status = max(f.status, phrase)
-		return f.add(nil, f.response("", ""))
+		return f.add(nil, f.response(applebusiness.Entry{}))
 	}
 	return nil
 }
@@ -188,13 +162,23 @@ func (f *facts) isOwn() bool {
 	return f.said["endpoint"] != "" || f.said["impact"] != "" || len(f.labels) > 0
 }
 
-// response returns the error that a response with this code and text means.
-func (f *facts) response(code applebusiness.Code, description string) *applebusiness.Error {
-	body := fmt.Appendf(nil, `{"error":%q,"error_description":%q}`, string(code), description)
+// response returns the error that a response means which says this.
+func (f *facts) response(x applebusiness.Entry) *applebusiness.Error {
+	code := cmp.Or(x.Code, append(f.codes, x)[0].Code)
+	body := fmt.Appendf(nil, `{"error":%q,"error_description":%q}`, string(code), x.Description)
 	header := http.Header{"Retry-After": {f.said["retry_after"]}, "Location": {"/"}} // which tells a redirect from what an edge drops
 	e := applebusiness.ParseTokenError(f.status, header, body)
 	if wait, err := time.ParseDuration(f.said["retry_after"]); err == nil {
 		e.RetryAfter = max(wait, 0)
+	}
+	e.Reason, e.GrantType, e.Endpoint = cmp.Or(x.Reason, e.Reason), f.said["grant_type"], applebusiness.Endpoint(f.said["endpoint"])
+	for entry := range applebusiness.Catalog() {
+		if (entry.Reason == e.Reason || e.Reason == "") && (entry.Code == e.Code || e.Code == "" && e.Reason != "") {
+			e.Endpoint = cmp.Or(e.Endpoint, entry.Endpoint)
+		}
+	}
+	if e.Endpoint == "" && !strings.Contains(f.text, "applebusiness: ") {
+		e.Endpoint = applebusiness.TokenEndpoint
 	}
 	return e
 }
@@ -205,17 +189,6 @@ func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
 		isLabel := e.Reason != "" && (x.Reason == e.Reason || e.Reason.Description() == "")
 		if isLabel || e.Reason == "" && (x.Code == "" || x.Code == string(e.Code)) {
 			return found
-		}
-	}
-	if e.Endpoint != applebusiness.AuthorizationEndpoint {
-		e.GrantType, e.Endpoint = f.said["grant_type"], applebusiness.Endpoint(f.said["endpoint"])
-		for entry := range applebusiness.Catalog() {
-			if (entry.Reason == e.Reason || e.Reason == "") && (entry.Code == e.Code || e.Code == "" && e.Reason != "") {
-				e.Endpoint = cmp.Or(e.Endpoint, entry.Endpoint)
-			}
-		}
-		if e.Endpoint == "" && !strings.Contains(f.text, "applebusiness: ") {
-			e.Endpoint = applebusiness.TokenEndpoint
 		}
 	}
 	network, advice := f.troubleshoot(e)

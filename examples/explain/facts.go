@@ -44,6 +44,16 @@ func matches(name, text string) bool {
 	return slices.ContainsFunc(patterns[name], func(p pattern) bool { return p.MatchString(text) })
 }
 
+// meaning returns what the first pattern of a name that matches stands for.
+func meaning(name, text string) string {
+	for _, p := range patterns[name] {
+		if p.MatchString(text) {
+			return p.meaning
+		}
+	}
+	return ""
+}
+
 // rewrite puts in the place of what the patterns of a name match what they stand for.
 func rewrite(name, text string) string {
 	for _, p := range patterns[name] {
@@ -89,15 +99,17 @@ func nameAt(text string) (meaning applebusiness.Entry, length int) {
 
 // facts are what one record says, each for itself, wherever in the record it stands and whatever stands around it.
 type facts struct {
-	text, lower          string                // undone, and in lower case
-	redirects            []string              // queries of callbacks, which are no longer in the text
-	texts, labels, codes []applebusiness.Entry // names, each with one member
-	said                 map[string]string     // what the members say, by the facts
-	status               int                   // one that passes, if there are several
-	answer, foreign      int                   // where a status begins a response, and where the last "error" is that is no code of ours
-	isForeign            bool                  // there is an "error_description" that is not Apple's
-	isList               bool                  // names stand in a list
-	isPaste              bool                  // it is a short text; in a log a bare status could be any server's
+	text, lower     string                // undone, and in lower case
+	redirects       []string              // queries of callbacks, which are no longer in the text
+	names           []applebusiness.Entry // texts, labels and codes in this order, each with only that member
+	code            applebusiness.Code    // the first one
+	said            map[string]string     // what the members say, by the facts
+	status          int                   // one that passes, if there are several
+	answer, foreign int                   // where a status begins a response, and where the last "error" is that is no code of ours
+	isForeign       bool                  // there is an "error_description" that is not Apple's
+	isList          bool                  // names stand in a list
+	isOwn           bool                  // it is of package applebusiness, by its attributes
+	isPaste         bool                  // it is a short text; in a log a bare status could be any server's
 }
 
 // collect returns the facts of a record.
@@ -161,50 +173,50 @@ func (f *facts) addMembers() {
 	}
 }
 
-// addWords adds what the words say that are names or a status. A name that nothing marks counts only beside a text of Apple's.
+// addWords adds what the words say that are names or a status.
 func (f *facts) addWords() {
-	type finding struct {
-		applebusiness.Entry
-		start, end int
-		isMarked   bool
-	}
-	var all []finding
-	hasText, whole := false, strings.Trim(f.lower, " \n\"'`.,;:()[]{}")
+	var unmarked []applebusiness.Entry // which count only beside a text of Apple's
+	hasText, last, whole := false, 0, strings.Trim(f.lower, " \n\"'`.,;:()[]{}")
 	for start, end := 0, 0; start < len(f.lower); start = end + 1 {
 		word := wordAt(f.lower[start:])
-		found, length := nameAt(f.lower[start:])
+		x, length := nameAt(f.lower[start:])
 		end = start + len(word)
 		before, after, name := f.lower[max(0, start-24):start], f.lower[end:], f.lower[start:start+length]
-		isAlone, isText, isCommon := f.isPaste && name == whole, found.Description != "", matches("common", name)
+		isAlone, isText, isCommon := f.isPaste && name == whole, x.Description != "", matches("common", name)
 		isMarked := isAlone || isText && !isCommon || matches("distinct", name) || matches("marked", before)
+		isOurs := isAlone || f.said["endpoint"] != "" || !matches("ordinary", name)
 		switch {
 		case word == applebusiness.GrantTypeAuthorizationCode:
 			f.said["grant_type"] = word
-		case length > 0 && (isMarked || !isCommon) && (isText || !matches("counted", after)) &&
-			(isAlone || f.said["endpoint"] != "" || !matches("ordinary", name)):
-			end = start + length
-			hasText = hasText || isText
-			all = append(all, finding{found, start, end, isMarked})
+		case isText && isMarked:
+			hasText, end = true, start+length
+			f.names = append(f.names, applebusiness.Entry{Description: strings.Join(strings.Fields(name), " ")})
+		case length > 0 && !isText && (isMarked || !isCommon) && isOurs && !matches("counted", after):
+			f.isList = f.isList || last > 0 && matches("between", f.lower[last:start])
+			end, last = start+length, start+length
+			if isMarked {
+				f.names = append(f.names, x)
+			} else {
+				unmarked = append(unmarked, x)
+			}
 		case len(word) == 3:
 			f.addStatus(word, before, after, start)
 		}
 	}
+	if hasText {
+		f.names = append(f.names, unmarked...)
+	}
 	isForeign := f.isForeign && !matches("wrapped", f.said["error"])
 	isAnothers := f.said["client"] != "" || f.answer > 0 && f.foreign > f.answer || isForeign && f.said["error"] != ""
-	for i, x := range all {
-		name, isText := f.lower[x.start:x.end], x.Description != ""
-		switch {
-		case !x.isMarked && !hasText:
-		case !isText && i+1 < len(all) && matches("between", f.lower[x.end:all[i+1].start]):
-			f.isList = true
-		case isAnothers: // which may quote Apple's
-		case isText && !isForeign:
-			f.texts = append(f.texts, applebusiness.Entry{Description: strings.Join(strings.Fields(name), " ")})
-		case x.Code != "":
-			f.codes = append(f.codes, x.Entry)
-		case !isText:
-			f.labels = append(f.labels, x.Entry)
-		}
+	f.names = slices.DeleteFunc(f.names, func(x applebusiness.Entry) bool { // another's error may quote Apple's
+		return isAnothers || isForeign && x.Description != ""
+	})
+	slices.SortStableFunc(f.names, func(a, b applebusiness.Entry) int { // the longer texts first
+		return cmp.Or(len(b.Description)-len(a.Description), min(len(a.Code), 1)-min(len(b.Code), 1))
+	})
+	f.isOwn = f.said["endpoint"] != "" || f.said["impact"] != ""
+	for _, x := range f.names {
+		f.code, f.isOwn = cmp.Or(f.code, x.Code), f.isOwn || x.Reason != ""
 	}
 }
 

@@ -104,7 +104,7 @@ func (f *facts) failures() (found []*failure) {
 		}
 	}
 	if isOther := f.said["error"] != "" && f.said["description"] != ""; !f.isMention() {
-		for _, x := range slices.Concat(f.texts, f.labels, f.codes) {
+		for _, x := range f.names {
 			if e := f.response(x); x.Description == "" || e.Code != "" || e.Reason.Description() != "" && !isOther {
 				found = f.add(found, e)
 			}
@@ -125,15 +125,15 @@ func (f *facts) failures() (found []*failure) {
 
 // unnamed returns what a response, a code that nobody documented or the network tells.
 func (f *facts) unnamed() []*failure {
-	value, description, isQuoted := cmp.Or(f.said["client"], f.said["error"]), f.said["description"], f.said["client"] != ""
+	value, description := cmp.Or(f.said["client"], f.said["error"]), f.said["description"]
 	isStatus, isLog, isOwn := neterr.StatusOf(value) != 0, matches("log", f.lower), f.said["endpoint"] != ""
 	isCode := matches("codeLike", value) && (description != "" || !isLog || isOwn) || isOwn && f.said["code"] != "" ||
-		isQuoted && (!strings.Contains(value, " ") || strings.Contains(value, ": "))
+		matches("quotedCode", f.said["client"])
 	isPage := isStatus && (!isLog || strings.Contains(f.lower, "oauth2/token")) // as frameworks have it
 	isResponse := f.answer > 0 || matches("response", f.lower) || isPage || isOwn && f.said["action"] != ""
 	isSuccess := len(f.redirects) > 0 || strings.Contains(f.lower, `access_token"`)
 	network, phrase := f.ofNetwork(), neterr.StatusOf(f.said["phrase"])
-	switch isBare := f.isPaste && len(f.codes)+len(f.labels) == 0; {
+	switch isBare := f.isPaste && len(f.names) == 0; {
 	case isCode && !isStatus:
 		return f.add(nil, f.response(applebusiness.Entry{Code: unknown}))
 	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess):
@@ -151,20 +151,15 @@ func (f *facts) unnamed() []*failure {
 
 // isMention reports whether the record names errors and reports none: it counts or lists them, or tells of success.
 func (f *facts) isMention() bool {
-	isReport := f.isOwn() && f.said["action"] != "" || f.status >= 400 && len(f.codes) > 0 && f.said["description"] != "" && !f.isForeign
+	isReport := f.isOwn && f.said["action"] != "" || f.status >= 400 && f.code != "" && f.said["description"] != "" && !f.isForeign
 	start := f.text[:min(len(f.text), 120)]
 	isInfo := (matches("infoLevel", f.said["level"]) || f.said["level"] == "" && matches("info", start)) && !matches("failing", start)
 	return f.isList || isInfo && !isReport || matches("query", f.lower) || f.status == 0 && matches("mention", f.lower)
 }
 
-// isOwn reports whether the record is one of package applebusiness, by its attributes.
-func (f *facts) isOwn() bool {
-	return f.said["endpoint"] != "" || f.said["impact"] != "" || len(f.labels) > 0
-}
-
 // response returns the error that a response means which says this.
 func (f *facts) response(x applebusiness.Entry) *applebusiness.Error {
-	code := cmp.Or(x.Code, append(f.codes, x)[0].Code)
+	code := cmp.Or(x.Code, f.code)
 	body := fmt.Appendf(nil, `{"error":%q,"error_description":%q}`, string(code), x.Description)
 	header := http.Header{"Retry-After": {f.said["retry_after"]}, "Location": {"/"}} // which tells a redirect from what an edge drops
 	e := applebusiness.ParseTokenError(f.status, header, body)
@@ -210,7 +205,7 @@ func (f *facts) troubleshoot(e *applebusiness.Error) (network string, advice app
 	isGrant := e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant
 	isDead := isGrant && !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
 	action := applebusiness.Action(f.said["action"])
-	if action != "" && action != advice.Action && f.isOwn() && (isDead || action != applebusiness.ActionReauthorize) {
+	if action != "" && action != advice.Action && f.isOwn && (isDead || action != applebusiness.ActionReauthorize) {
 		advice = applebusiness.Advice{Action: action, Impact: applebusiness.Impact(f.said["impact"])}
 		advice.Remedy = "So says the line itself: the program that logged it knew the cause, which the line does not show."
 	}

@@ -3,14 +3,18 @@ package main
 import (
 	"cmp"
 	_ "embed"
+	"errors"
+	"fmt"
 	"html"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/seed-a5f25c57/applebusiness"
 	"github.com/seed-a5f25c57/applebusiness/internal/neterr"
@@ -82,14 +86,15 @@ var words, names = func() (words map[string]applebusiness.Entry, names map[strin
 	delete(words, "code") // of a label without one
 	for _, word := range slices.SortedFunc(maps.Keys(words), func(a, b string) int { return len(b) - len(a) }) {
 		text := regexp.MustCompile("^" + rewrite("varying", regexp.QuoteMeta(word)))
-		names[wordAt(word)] = append(names[wordAt(word)], pattern{text, word})
+		first := patterns["word"][0].FindString(word)
+		names[first] = append(names[first], pattern{text, word})
 	}
 	return words, names
 }()
 
 // nameAt returns the meaning of the name with which a text in lower case begins, and how long that is there.
 func nameAt(text string) (meaning applebusiness.Entry, length int) {
-	for _, p := range names[wordAt(text)] {
+	for _, p := range names[patterns["word"][0].FindString(text)] {
 		if at := p.FindStringIndex(text); at != nil {
 			return words[p.meaning], at[1]
 		}
@@ -143,9 +148,7 @@ func unescape(escape string) string {
 func (f *facts) takeQuery(word string) string {
 	path, query, isURL := strings.Cut(word, "?")
 	query, _, _ = strings.Cut(strings.Trim(cmp.Or(query, path), ",;()[]{}"), "#")
-	values, _ := url.ParseQuery(query)
-	isKnown := words[values.Get("error")].Code != "" || values.Has("state")
-	if (isURL || values.Has("state")) && (strings.Contains("&"+query, "&error=") && isKnown || values.Has("code")) {
+	if matches("callback", query) {
 		f.redirects = append(f.redirects, query)
 		return ""
 	} else if isURL && strings.Contains(path, "/") { // somebody else's query
@@ -161,7 +164,7 @@ func (f *facts) addMembers() {
 			fact, value := p.meaning, f.lower[at[2]:at[3]]
 			found, length := nameAt(f.lower[at[2]:])
 			isOurs := (fact == "error" || fact == "client") && length > 0 && found.Description == ""
-			if isOurs || matches("noValue", value) || wordAt(f.lower[max(0, at[0]-1):at[0]]) != "" {
+			if isOurs || matches("noValue", value) || matches("word", f.lower[max(0, at[0]-1):at[0]]) {
 				continue
 			}
 			f.said[fact] = cmp.Or(f.said[fact], value)
@@ -175,36 +178,31 @@ func (f *facts) addMembers() {
 
 // addWords adds what the words say that are names or a status.
 func (f *facts) addWords() {
-	var unmarked []applebusiness.Entry // which count only beside a text of Apple's
-	hasText, last, whole := false, 0, strings.Trim(f.lower, " \n\"'`.,;:()[]{}")
-	for start, end := 0, 0; start < len(f.lower); start = end + 1 {
-		word := wordAt(f.lower[start:])
-		x, length := nameAt(f.lower[start:])
-		end = start + len(word)
-		before, after, name := f.lower[max(0, start-24):start], f.lower[end:], f.lower[start:start+length]
-		isAlone, isText, isCommon := f.isPaste && name == whole, x.Description != "", matches("common", name)
-		isMarked := isAlone || isText && !isCommon || matches("distinct", name) || matches("marked", before)
+	whole, end, last := strings.Trim(f.lower, " \n\"'`.,;:()[]{}"), 0, 0 // of a code or a label
+	for _, at := range patterns["word"][0].FindAllStringIndex(f.lower, -1) {
+		if at[0] < end { // within a name
+			continue
+		}
+		word, before, after := f.lower[at[0]:at[1]], f.lower[max(0, at[0]-24):at[0]], f.lower[at[1]:]
+		x, length := nameAt(f.lower[at[0]:])
+		name, isText := f.lower[at[0]:at[0]+length], x.Description != ""
+		isAlone := f.isPaste && name == whole
+		isMarked := isAlone || isText && !matches("common", name) || matches("distinct", name) || matches("marked", before)
 		isOurs := isAlone || f.said["endpoint"] != "" || !matches("ordinary", name)
+		f.isList = f.isList || length > 0 && last > 0 && matches("between", f.lower[last:at[0]])
 		switch {
 		case word == applebusiness.GrantTypeAuthorizationCode:
 			f.said["grant_type"] = word
-		case isText && isMarked:
-			hasText, end = true, start+length
-			f.names = append(f.names, applebusiness.Entry{Description: strings.Join(strings.Fields(name), " ")})
-		case length > 0 && !isText && (isMarked || !isCommon) && isOurs && !matches("counted", after):
-			f.isList = f.isList || last > 0 && matches("between", f.lower[last:start])
-			end, last = start+length, start+length
-			if isMarked {
-				f.names = append(f.names, x)
+		case length > 0 && isMarked && isOurs && (isText || !matches("counted", after)):
+			if end = at[0] + length; isText {
+				x = applebusiness.Entry{Description: strings.Join(strings.Fields(name), " ")}
 			} else {
-				unmarked = append(unmarked, x)
+				last = end
 			}
+			f.names = append(f.names, x)
 		case len(word) == 3:
-			f.addStatus(word, before, after, start)
+			f.addStatus(word, before, after, at[0])
 		}
-	}
-	if hasText {
-		f.names = append(f.names, unmarked...)
 	}
 	isForeign := f.isForeign && !matches("wrapped", f.said["error"])
 	isAnothers := f.said["client"] != "" || f.answer > 0 && f.foreign > f.answer || isForeign && f.said["error"] != ""
@@ -224,12 +222,11 @@ func (f *facts) addWords() {
 // one that does not.
 func (f *facts) addStatus(word, before, after string, start int) {
 	status, _ := strconv.Atoi(word)
-	phrase, isAnswer := strings.ToLower(http.StatusText(status)), status > 0 && matches("answer", before)
+	isAnswer := status > 0 && matches("answer", before)
+	isStatus := isAnswer || matches("status", before) || matches("statusAfter", after) && !matches("numbered", before)
 	isBetter := f.status == 0 || f.status < 400 && status >= 400 || isAnswer || neterr.StatusPasses(status)
 	isPassports := status == 500 && strings.Contains(f.text, "TokenError") // which gives it to each error
-	if isBetter && !isPassports && status >= 200 && status < 600 && !neterr.StatusPasses(f.status) &&
-		(isAnswer || phrase != "" && strings.HasPrefix(after, " "+phrase) || matches("status", before) ||
-			matches("bodyAfter", after) && !matches("numbered", before)) {
+	if isStatus && isBetter && !isPassports && !neterr.StatusPasses(f.status) && status >= 200 && status < 600 {
 		f.status = status
 	}
 	if isAnswer {
@@ -237,12 +234,156 @@ func (f *facts) addStatus(word, before, after string, start int) {
 	}
 }
 
-// wordAt returns the word with which a text in lower case begins.
-func wordAt(text string) string {
-	for i := range len(text) {
-		if c := text[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
-			return text[:i]
+// failures returns what the record tells of: the errors of callbacks and those that its names tell; without any what a response or
+// the network tells; and of another provider no more than whose error it is.
+func (f *facts) failures() (found []*failure) {
+	for _, query := range f.redirects {
+		_, err := applebusiness.ParseRedirect(query)
+		if e, ok := errors.AsType[*applebusiness.Error](err); ok {
+			found = f.add(found, e)
 		}
 	}
-	return text
+	if isOther := f.said["error"] != "" && f.said["description"] != ""; !f.isMention() {
+		for _, x := range f.names {
+			if e := f.response(x); x.Description == "" || e.Code != "" || e.Reason.Description() != "" && !isOther {
+				found = f.add(found, e)
+			}
+		}
+		if len(found) == 0 {
+			found = f.unnamed()
+		}
+	}
+	if provider := meaning("provider", f.lower); provider != "" && len(found) > 0 {
+		const remedy = "Look it up where that provider documents its errors: nothing in it is about Apple Business."
+		return []*failure{{Name: undocumented, Provider: provider, Causes: []map[string]string{}, Remedy: remedy}}
+	}
+	return found
+}
+
+// unnamed returns what a code that nobody documented, a response or the network tells.
+func (f *facts) unnamed() []*failure {
+	value, description := cmp.Or(f.said["client"], f.said["error"]), f.said["description"]
+	isStatus, isLog, isOwn := neterr.StatusOf(value) != 0, matches("log", f.lower), f.said["endpoint"] != ""
+	isCode := matches("codeLike", value) && (description != "" || !isLog || isOwn) || isOwn && f.said["code"] != "" ||
+		matches("quotedCode", f.said["client"])
+	isResponse := f.answer > 0 || matches("response", f.lower) || isStatus && !isLog || isOwn && f.said["action"] != ""
+	isSuccess := len(f.redirects) > 0 || strings.Contains(f.lower, `access_token"`)
+	phrase, passes := neterr.StatusOf(f.said["phrase"]), neterr.StatusPasses(f.status)
+	isBare := f.isPaste && len(f.names) == 0 && (phrase != 0 && !isLog || passes || f.status == http.StatusNetworkAuthenticationRequired)
+	switch network := f.network(); {
+	case isCode && !isStatus:
+		return f.add(nil, f.response(applebusiness.Entry{Code: undocumented}))
+	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess), isBare && !network.Known:
+		f.status = cmp.Or(f.status, phrase)
+		return f.add(nil, f.response(applebusiness.Entry{}))
+	case network.Known:
+		return []*failure{f.failure(new(applebusiness.Error), network)}
+	case value != "" && description != "":
+		return f.add(nil, f.response(applebusiness.Entry{Code: undocumented}))
+	}
+	return nil
+}
+
+// isMention reports whether the record names errors and reports none: it counts or lists them, or tells of success.
+func (f *facts) isMention() bool {
+	isReport := f.isOwn && f.said["action"] != "" || f.status >= 400 && f.code != "" && f.said["description"] != "" && !f.isForeign
+	start := f.text[:min(len(f.text), 120)]
+	isInfo := (matches("infoLevel", f.said["level"]) || f.said["level"] == "" && matches("info", start)) && !matches("failing", start)
+	return f.isList || isInfo && !isReport || matches("query", f.lower) || f.status == 0 && matches("mention", f.lower)
+}
+
+// response returns the error that a response means which says this.
+func (f *facts) response(x applebusiness.Entry) *applebusiness.Error {
+	body := fmt.Appendf(nil, `{"error":%q,"error_description":%q}`, string(cmp.Or(x.Code, f.code)), x.Description)
+	header := http.Header{"Retry-After": {f.said["retry_after"]}, "Location": {"/"}} // which tells a redirect from what an edge drops
+	e := applebusiness.ParseTokenError(f.status, header, body)
+	if wait, err := time.ParseDuration(f.said["retry_after"]); err == nil {
+		e.RetryAfter = max(wait, 0)
+	}
+	e.Reason, e.GrantType, e.Endpoint = cmp.Or(x.Reason, e.Reason), f.said["grant_type"], applebusiness.Endpoint(f.said["endpoint"])
+	for entry := range applebusiness.Catalog() {
+		if (entry.Reason == e.Reason || e.Reason == "") && (entry.Code == e.Code || e.Code == "" && e.Reason != "") {
+			e.Endpoint = cmp.Or(e.Endpoint, entry.Endpoint)
+		}
+	}
+	if e.Endpoint == "" && !strings.Contains(f.text, "applebusiness: ") {
+		e.Endpoint = applebusiness.TokenEndpoint
+	}
+	return e
+}
+
+// add adds e to what was found, unless that is another way to say it.
+func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
+	for _, x := range found {
+		isLabel := e.Reason != "" && (x.Reason == e.Reason || e.Reason.Description() == "")
+		if isLabel || e.Reason == "" && (x.Code == "" || x.Code == string(e.Code)) {
+			return found
+		}
+	}
+	var network neterr.Failure
+	if e.Reason == applebusiness.ErrNoResponse {
+		network = f.network()
+	}
+	return append(found, f.failure(e, network))
+}
+
+// network returns the failure of the network that the record tells of, a request that got no whole response.
+func (f *facts) network() neterr.Failure {
+	if _, words, isOwn := strings.Cut(f.text, "no_response: "); isOwn {
+		known, _ := neterr.OfWords(words)
+		return known
+	}
+	sent := append(patterns["request"][0].FindStringSubmatch(f.text), "", "")[1]
+	if sent == "" && matches("notApples", f.lower) {
+		return neterr.Failure{}
+	}
+	return neterr.OfText(strings.TrimSpace(cmp.Or(sent, f.text)))
+}
+
+// advice returns what to do about e, or about what failed in the network: of a request to Apple. The record's own action wins, but
+// for a reconnect that e does not ask for.
+func (f *facts) advice(e *applebusiness.Error, network neterr.Failure) applebusiness.Advice {
+	advice := applebusiness.Troubleshoot(e)
+	switch {
+	case strings.Contains(network.Words, "canceled"), // by whoever sent it
+		e.Reason == applebusiness.ErrNoResponse && !network.Known && f.said["endpoint"] != "": // the line did not know it
+		advice = applebusiness.Advice{}
+	case network.Known && network.Passes && !network.Unsent:
+		lost := &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["grant_type"]}
+		advice = applebusiness.Troubleshoot(lost)
+	case network.Known:
+		advice = applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: network})
+	}
+	isGrant := e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant
+	isDead := isGrant && !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
+	action := applebusiness.Action(f.said["action"])
+	if action != "" && action != advice.Action && f.isOwn && (isDead || action != applebusiness.ActionReauthorize) {
+		advice = applebusiness.Advice{Action: action, Impact: applebusiness.Impact(f.said["impact"])}
+		advice.Remedy = "So says the line itself: the program that logged it knew the cause, which the line does not show."
+	}
+	return advice
+}
+
+// failure returns what is said about e, or about what failed in the network.
+func (f *facts) failure(e *applebusiness.Error, network neterr.Failure) *failure {
+	advice := f.advice(e, network)
+	x := &failure{
+		Constant: constant(e.Reason), Reason: e.Reason, Endpoint: e.Endpoint,
+		Code: string(words[strings.ToLower(string(e.Code))].Code), Status: e.StatusCode, Documented: e.Reason.Description() != "",
+		GrantType: e.GrantType, Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []map[string]string{},
+		Action: advice.Action, Remedy: advice.Remedy,
+	}
+	if x.Name = cmp.Or(x.Constant, undocumented); network.Known {
+		x.Name, x.Network = cmp.Or(x.Constant, "network"), network.Words
+	}
+	if e.Description != "" {
+		x.Description = e.Reason.Description()
+	}
+	if matches("parameter", e.Parameter) {
+		x.Parameter = e.Parameter
+	}
+	for _, c := range advice.Causes {
+		x.Causes = append(x.Causes, map[string]string{"cause": string(c), "description": c.Description()})
+	}
+	return x
 }

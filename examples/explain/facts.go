@@ -32,13 +32,13 @@ var patternLines string
 // patterns are the lines of patterns.txt by their names.
 var patterns = func() map[string][]pattern {
 	parts, byName := []string(nil), make(map[string][]pattern)
-	for line := range strings.Lines(patternLines) {
-		name, text, isPattern := strings.Cut(strings.TrimSpace(line), "  ")
-		text, meaning, _ := strings.Cut(strings.NewReplacer(parts...).Replace(strings.TrimSpace(text)), "  ->")
+	line := regexp.MustCompile(`(?m)^(\w+(?: \w+)*) {2,}(.*?)(?: +-> ?(.*))?$`)
+	for _, found := range line.FindAllStringSubmatch(patternLines, -1) {
+		name, text := found[1], strings.NewReplacer(parts...).Replace(found[2])
 		if name == strings.ToUpper(name) {
 			parts = append(parts, name, text)
-		} else if isPattern && name[0] != '#' {
-			byName[name] = append(byName[name], pattern{regexp.MustCompile(text), strings.TrimSpace(meaning)})
+		} else {
+			byName[name] = append(byName[name], pattern{regexp.MustCompile(text), found[3]})
 		}
 	}
 	return byName
@@ -114,6 +114,7 @@ type facts struct {
 	isForeign       bool                  // there is an "error_description" that is not Apple's
 	isList          bool                  // names stand in a list
 	isOwn           bool                  // it is of package applebusiness, by its attributes
+	network         neterr.Failure        // a request that got no whole response
 	isPaste         bool                  // it is a short text; in a log a bare status could be any server's
 }
 
@@ -133,14 +134,13 @@ func collect(record string, isPaste bool) *facts {
 	f.lower = rewrite("plain", strings.ToLower(f.text))
 	f.addMembers()
 	f.addWords()
+	f.addNetwork()
 	return f
 }
 
 func unescape(escape string) string {
-	if plain, err := strconv.Unquote(`"` + escape + `"`); err == nil {
-		return plain
-	}
-	return escape[1:] // as of JSON's \/
+	plain, _ := strconv.Unquote(`"` + escape + `"`)
+	return plain
 }
 
 // takeQuery keeps the query of a word that is a callback's, and returns the word without any query. A form belongs to no URL and
@@ -234,23 +234,43 @@ func (f *facts) addStatus(word, before, after string, start int) {
 	}
 }
 
+// addNetwork adds what failed in the network, as a record of package applebusiness says, or a request, or else the text.
+func (f *facts) addNetwork() {
+	_, words, isOwn := strings.Cut(f.text, "no_response: ")
+	sent := append(patterns["request"][0].FindStringSubmatch(f.text), "", "")[1]
+	if isOwn {
+		f.network, _ = neterr.OfWords(words)
+	} else if sent != "" || !matches("notApples", f.lower) {
+		f.network = neterr.OfText(strings.TrimSpace(cmp.Or(sent, f.text)))
+	}
+}
+
 // failures returns what the record tells of: the errors of callbacks and those that its names tell; without any what a response or
 // the network tells; and of another provider no more than whose error it is.
 func (f *facts) failures() (found []*failure) {
+	var told []*applebusiness.Error
 	for _, query := range f.redirects {
 		_, err := applebusiness.ParseRedirect(query)
 		if e, ok := errors.AsType[*applebusiness.Error](err); ok {
-			found = f.add(found, e)
+			told = append(told, e)
 		}
 	}
 	if isOther := f.said["error"] != "" && f.said["description"] != ""; !f.isMention() {
 		for _, x := range f.names {
 			if e := f.response(x); x.Description == "" || e.Code != "" || e.Reason.Description() != "" && !isOther {
-				found = f.add(found, e)
+				told = append(told, e)
 			}
 		}
-		if len(found) == 0 {
-			found = f.unnamed()
+		if len(told) == 0 {
+			told = f.unnamed()
+		}
+	}
+	for _, e := range told {
+		if !slices.ContainsFunc(found, func(x *failure) bool { // which says the same in another way
+			isLabel := e.Reason != "" && (x.Reason == e.Reason || e.Reason.Description() == "")
+			return isLabel || e.Reason == "" && (x.Code == "" || x.Code == string(e.Code))
+		}) {
+			found = append(found, f.failure(e))
 		}
 	}
 	if provider := meaning("provider", f.lower); provider != "" && len(found) > 0 {
@@ -261,7 +281,7 @@ func (f *facts) failures() (found []*failure) {
 }
 
 // unnamed returns what a code that nobody documented, a response or the network tells.
-func (f *facts) unnamed() []*failure {
+func (f *facts) unnamed() []*applebusiness.Error {
 	value, description := cmp.Or(f.said["client"], f.said["error"]), f.said["description"]
 	isStatus, isLog, isOwn := neterr.StatusOf(value) != 0, matches("log", f.lower), f.said["endpoint"] != ""
 	isCode := matches("codeLike", value) && (description != "" || !isLog || isOwn) || isOwn && f.said["code"] != "" ||
@@ -270,16 +290,16 @@ func (f *facts) unnamed() []*failure {
 	isSuccess := len(f.redirects) > 0 || strings.Contains(f.lower, `access_token"`)
 	phrase, passes := neterr.StatusOf(f.said["phrase"]), neterr.StatusPasses(f.status)
 	isBare := f.isPaste && len(f.names) == 0 && (phrase != 0 && !isLog || passes || f.status == http.StatusNetworkAuthenticationRequired)
-	switch network := f.network(); {
+	switch {
 	case isCode && !isStatus:
-		return f.add(nil, f.response(applebusiness.Entry{Code: undocumented}))
-	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess), isBare && !network.Known:
+		return []*applebusiness.Error{f.response(applebusiness.Entry{Code: undocumented})}
+	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess), isBare && !f.network.Known:
 		f.status = cmp.Or(f.status, phrase)
-		return f.add(nil, f.response(applebusiness.Entry{}))
-	case network.Known:
-		return []*failure{f.failure(new(applebusiness.Error), network)}
+		return []*applebusiness.Error{f.response(applebusiness.Entry{})}
+	case f.network.Known:
+		return []*applebusiness.Error{{}}
 	case value != "" && description != "":
-		return f.add(nil, f.response(applebusiness.Entry{Code: undocumented}))
+		return []*applebusiness.Error{f.response(applebusiness.Entry{Code: undocumented})}
 	}
 	return nil
 }
@@ -312,78 +332,50 @@ func (f *facts) response(x applebusiness.Entry) *applebusiness.Error {
 	return e
 }
 
-// add adds e to what was found, unless that is another way to say it.
-func (f *facts) add(found []*failure, e *applebusiness.Error) []*failure {
-	for _, x := range found {
-		isLabel := e.Reason != "" && (x.Reason == e.Reason || e.Reason.Description() == "")
-		if isLabel || e.Reason == "" && (x.Code == "" || x.Code == string(e.Code)) {
-			return found
-		}
+// failure returns what is said about e, or about what failed in the network if e says nothing.
+func (f *facts) failure(e *applebusiness.Error) *failure {
+	advice := f.advice(e)
+	x := &failure{
+		Constant: constant(e.Reason), Reason: e.Reason, Endpoint: e.Endpoint, Parameter: patterns["parameter"][0].FindString(e.Parameter),
+		Code: string(words[strings.ToLower(string(e.Code))].Code), Status: e.StatusCode, Documented: e.Reason.Description() != "",
+		GrantType: e.GrantType, Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []map[string]string{},
+		Action: advice.Action, Remedy: advice.Remedy,
 	}
-	var network neterr.Failure
-	if e.Reason == applebusiness.ErrNoResponse {
-		network = f.network()
+	if x.Name = cmp.Or(x.Constant, undocumented); f.isOfNetwork(e) {
+		x.Name, x.Network = cmp.Or(x.Constant, "network"), f.network.Words
 	}
-	return append(found, f.failure(e, network))
-}
-
-// network returns the failure of the network that the record tells of, a request that got no whole response.
-func (f *facts) network() neterr.Failure {
-	if _, words, isOwn := strings.Cut(f.text, "no_response: "); isOwn {
-		known, _ := neterr.OfWords(words)
-		return known
+	if e.Description != "" {
+		x.Description = e.Reason.Description()
 	}
-	sent := append(patterns["request"][0].FindStringSubmatch(f.text), "", "")[1]
-	if sent == "" && matches("notApples", f.lower) {
-		return neterr.Failure{}
+	for _, c := range advice.Causes {
+		x.Causes = append(x.Causes, map[string]string{"cause": string(c), "description": c.Description()})
 	}
-	return neterr.OfText(strings.TrimSpace(cmp.Or(sent, f.text)))
+	return x
 }
 
 // advice returns what to do about e, or about what failed in the network: of a request to Apple. The record's own action wins, but
-// for a reconnect that e does not ask for.
-func (f *facts) advice(e *applebusiness.Error, network neterr.Failure) applebusiness.Advice {
-	advice := applebusiness.Troubleshoot(e)
-	switch {
-	case strings.Contains(network.Words, "canceled"), // by whoever sent it
-		e.Reason == applebusiness.ErrNoResponse && !network.Known && f.said["endpoint"] != "": // the line did not know it
+// for a reconnect.
+func (f *facts) advice(e *applebusiness.Error) applebusiness.Advice {
+	advice, isOfNetwork := applebusiness.Troubleshoot(e), f.isOfNetwork(e)
+	switch isLost := f.network.Passes && !f.network.Unsent; {
+	case isOfNetwork && strings.Contains(f.network.Words, "canceled"), // by whoever sent it
+		e.Reason == applebusiness.ErrNoResponse && !isOfNetwork && f.said["endpoint"] != "": // the line did not know it
 		advice = applebusiness.Advice{}
-	case network.Known && network.Passes && !network.Unsent:
+	case isOfNetwork && isLost:
 		lost := &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["grant_type"]}
 		advice = applebusiness.Troubleshoot(lost)
-	case network.Known:
-		advice = applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: network})
+	case isOfNetwork:
+		advice = applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: f.network})
 	}
-	isGrant := e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant
-	isDead := isGrant && !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
 	action := applebusiness.Action(f.said["action"])
-	if action != "" && action != advice.Action && f.isOwn && (isDead || action != applebusiness.ActionReauthorize) {
+	if action != "" && action != advice.Action && f.isOwn && action != applebusiness.ActionReauthorize {
 		advice = applebusiness.Advice{Action: action, Impact: applebusiness.Impact(f.said["impact"])}
 		advice.Remedy = "So says the line itself: the program that logged it knew the cause, which the line does not show."
 	}
 	return advice
 }
 
-// failure returns what is said about e, or about what failed in the network.
-func (f *facts) failure(e *applebusiness.Error, network neterr.Failure) *failure {
-	advice := f.advice(e, network)
-	x := &failure{
-		Constant: constant(e.Reason), Reason: e.Reason, Endpoint: e.Endpoint,
-		Code: string(words[strings.ToLower(string(e.Code))].Code), Status: e.StatusCode, Documented: e.Reason.Description() != "",
-		GrantType: e.GrantType, Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []map[string]string{},
-		Action: advice.Action, Remedy: advice.Remedy,
-	}
-	if x.Name = cmp.Or(x.Constant, undocumented); network.Known {
-		x.Name, x.Network = cmp.Or(x.Constant, "network"), network.Words
-	}
-	if e.Description != "" {
-		x.Description = e.Reason.Description()
-	}
-	if matches("parameter", e.Parameter) {
-		x.Parameter = e.Parameter
-	}
-	for _, c := range advice.Causes {
-		x.Causes = append(x.Causes, map[string]string{"cause": string(c), "description": c.Description()})
-	}
-	return x
+// isOfNetwork reports whether e is what failed in the network.
+func (f *facts) isOfNetwork(e *applebusiness.Error) bool {
+	return f.network.Known && (e.Reason == applebusiness.ErrNoResponse || e.Reason == "" && e.Code == "")
 }

@@ -332,16 +332,33 @@ func (f *facts) response(x applebusiness.Entry) *applebusiness.Error {
 	return e
 }
 
-// failure returns what is said about e, or about what failed in the network if e says nothing.
+// failure returns what is said about e, or about what failed in the network if e says nothing; of that what Troubleshoot says of the
+// same failure of a request to Apple. The record's own action wins, but for a reconnect.
 func (f *facts) failure(e *applebusiness.Error) *failure {
-	advice := f.advice(e)
+	isNetwork := f.network.Known && (e.Reason == applebusiness.ErrNoResponse || e.Reason == "" && e.Code == "")
+	isUnknown := e.Reason == applebusiness.ErrNoResponse && !isNetwork && f.said["endpoint"] != "" // to whoever logged it
+	advice := applebusiness.Troubleshoot(e)
+	switch {
+	case isUnknown, isNetwork && strings.Contains(f.network.Words, "canceled"): // by whoever sent it
+		advice = applebusiness.Advice{}
+	case isNetwork && f.network.Passes && !f.network.Unsent:
+		lost := applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["grant_type"]}
+		advice = applebusiness.Troubleshoot(&lost)
+	case isNetwork:
+		advice = applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: f.network})
+	}
+	action := applebusiness.Action(f.said["action"])
+	if action != "" && action != advice.Action && f.isOwn && action != applebusiness.ActionReauthorize {
+		advice = applebusiness.Advice{Action: action, Impact: applebusiness.Impact(f.said["impact"])}
+		advice.Remedy = "So says the line itself: the program that logged it knew the cause, which the line does not show."
+	}
 	x := &failure{
 		Constant: constant(e.Reason), Reason: e.Reason, Endpoint: e.Endpoint, Parameter: patterns["parameter"][0].FindString(e.Parameter),
 		Code: string(words[strings.ToLower(string(e.Code))].Code), Status: e.StatusCode, Documented: e.Reason.Description() != "",
 		GrantType: e.GrantType, Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []map[string]string{},
 		Action: advice.Action, Remedy: advice.Remedy,
 	}
-	if x.Name = cmp.Or(x.Constant, undocumented); f.isOfNetwork(e) {
+	if x.Name = cmp.Or(x.Constant, undocumented); isNetwork {
 		x.Name, x.Network = cmp.Or(x.Constant, "network"), f.network.Words
 	}
 	if e.Description != "" {
@@ -353,29 +370,84 @@ func (f *facts) failure(e *applebusiness.Error) *failure {
 	return x
 }
 
-// advice returns what to do about e, or about what failed in the network: of a request to Apple. The record's own action wins, but
-// for a reconnect.
-func (f *facts) advice(e *applebusiness.Error) applebusiness.Advice {
-	advice, isOfNetwork := applebusiness.Troubleshoot(e), f.isOfNetwork(e)
-	switch isLost := f.network.Passes && !f.network.Unsent; {
-	case isOfNetwork && strings.Contains(f.network.Words, "canceled"), // by whoever sent it
-		e.Reason == applebusiness.ErrNoResponse && !isOfNetwork && f.said["endpoint"] != "": // the line did not know it
-		advice = applebusiness.Advice{}
-	case isOfNetwork && isLost:
-		lost := &applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["grant_type"]}
-		advice = applebusiness.Troubleshoot(lost)
-	case isOfNetwork:
-		advice = applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: f.network})
-	}
-	action := applebusiness.Action(f.said["action"])
-	if action != "" && action != advice.Action && f.isOwn && action != applebusiness.ActionReauthorize {
-		advice = applebusiness.Advice{Action: action, Impact: applebusiness.Impact(f.said["impact"])}
-		advice.Remedy = "So says the line itself: the program that logged it knew the cause, which the line does not show."
-	}
-	return advice
+// failure is what a record tells of. Nothing in it came from outside but what is Apple's or ours. The members of its JSON are stable;
+// those that are unknown are left out, except that action, impact and remedy are "" then.
+type failure struct {
+	Line        int                    `json:"line,omitempty"` // with -lines
+	Name        string                 `json:"-"`              // what people read
+	Constant    string                 `json:"constant,omitempty"`
+	Reason      applebusiness.Reason   `json:"reason,omitempty"`
+	Nearest     string                 `json:"nearest,omitempty"`
+	Provider    string                 `json:"provider,omitempty"`
+	Endpoint    applebusiness.Endpoint `json:"endpoint,omitempty"`
+	Code        string                 `json:"code,omitempty"`
+	Description string                 `json:"description,omitempty"`
+	Network     string                 `json:"network,omitempty"`
+	Status      int                    `json:"status,omitempty"`
+	Documented  bool                   `json:"documented"`
+	Parameter   string                 `json:"parameter,omitempty"`
+	GrantType   string                 `json:"grant_type,omitempty"`
+	Wait        int                    `json:"retry_after_seconds,omitempty"`
+	Impact      applebusiness.Impact   `json:"impact"`
+	Causes      []map[string]string    `json:"causes"`
+	Action      applebusiness.Action   `json:"action"`
+	Remedy      string                 `json:"remedy"`
 }
 
-// isOfNetwork reports whether e is what failed in the network.
-func (f *facts) isOfNetwork(e *applebusiness.Error) bool {
-	return f.network.Known && (e.Reason == applebusiness.ErrNoResponse || e.Reason == "" && e.Code == "")
+const undocumented = "undocumented" // the name, and the code, of what nobody documented
+
+// understand returns the different failures that a pasted text tells of. A record is a line that begins as those of a log do, with
+// what follows it.
+func understand(input string) (found []*failure, err error) {
+	if input = strings.TrimSpace(input); input == "" {
+		return nil, errors.New("the input is empty")
+	}
+	seen := make(map[string]bool)
+	for _, record := range strings.Split(rewrite("record", rewrite("dialect", input)), "␞") {
+		for _, x := range collect(record, len(input) < 300).failures() {
+			if kind := x.Name + string(x.Action) + x.Code + x.Provider; !seen[kind] {
+				seen[kind], found = true, append(found, x)
+			}
+		}
+	}
+	if len(found) == 0 && matches("typed", input) {
+		found = nearest(strings.ToLower(input))
+	}
+	if len(found) == 0 {
+		err = errors.New("no OAuth error was found: give a JSON body, an HTTP response, a redirect URL or a line of a log")
+	}
+	return found, err
+}
+
+// nearest returns the row or the code that somebody nearly means who types a short text; nil if there is none.
+func nearest(input string) []*failure {
+	best := slices.MaxFunc(slices.Sorted(maps.Keys(words)), func(a, b string) int {
+		return cmp.Compare(similarity(input, a), similarity(input, b))
+	})
+	if similarity(input, best) <= 0.7 {
+		return nil
+	}
+	const remedy = "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's."
+	return []*failure{{
+		Name: undocumented, Nearest: cmp.Or(constant(words[best].Reason), string(words[best].Code)), Causes: []map[string]string{}, Remedy: remedy,
+	}}
+}
+
+// similarity returns which part of the pairs of letters in two texts is the same.
+func similarity(a, b string) float64 {
+	same := 0.0
+	for i := range max(len(a)-1, 0) {
+		if strings.Contains(b, a[i:i+2]) {
+			same += 2
+		}
+	}
+	return same / float64(len(a)+len(b)-2)
+}
+
+// constant returns the name of reason's constant, which its label is in snake case.
+func constant(reason applebusiness.Reason) string {
+	snake := strings.TrimSuffix("err_"+string(reason), "err_") // which is all of it if there is no reason
+	return patterns["initial"][0].ReplaceAllStringFunc(snake, func(initial string) string {
+		return strings.ToUpper(strings.TrimPrefix(initial, "_"))
+	})
 }

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"hash/maphash"
 	"io"
 	"maps"
 	"os"
@@ -26,13 +25,12 @@ const (
 	maxCustomers = 1 << 16 // that are told apart, for each kind of failure
 )
 
-var newline = []byte("\n")
-
 // log is what -lines found so far: a record that may go on, and a count for each kind of failure, which are bounded in number.
 type log struct {
 	out    *bufio.Writer
 	asJSON bool
 	record []byte // lines that may go on
+	lines  int    // how many these are
 	told   bool   // one of them holds a hint
 	next   string // what may follow
 	line   int    // the number of the one before
@@ -50,7 +48,7 @@ type count struct {
 	Last      string               `json:"last,omitempty"`
 	Customers int                  `json:"customers"`
 	Line      int                  `json:"line"` // of the first one
-	customers map[uint64]bool
+	customers map[string]bool
 }
 
 // explainLines explains the lines of a log and sums up. An interrupt ends the log.
@@ -94,14 +92,14 @@ func (r *log) add(line []byte) {
 	if isHinted || len(line) < 80 || bytes.ContainsAny(line[len(line)-1:], "{(:") {
 		next = meaning("begin", string(line))
 	}
-	isFull := len(r.record)+len(line) >= maxLine || bytes.Count(r.record, newline) >= maxLines
+	isFull := len(r.record)+len(line) >= maxLine || r.lines >= maxLines
 	if r.next != "" && !isFull && !matches("other line", string(line)) {
 		more = patterns[r.next][0].FindSubmatchIndex(line)
 	}
 	if more == nil {
 		r.flush()
 	}
-	r.record, r.told = append(append(r.record, line...), '\n'), r.told || isHinted
+	r.record, r.lines, r.told = append(append(r.record, line...), '\n'), r.lines+1, r.told || isHinted
 	switch {
 	case more == nil, next != "" && next != "after error":
 		r.next = next
@@ -115,47 +113,44 @@ func (r *log) add(line []byte) {
 
 // flush explains the record: of an error's text that nothing ended the lines, each for itself.
 func (r *log) flush() {
-	records := [][]byte{r.record}
 	if r.next == "after error" {
-		records = bytes.SplitAfter(r.record, newline)
+		for line := range bytes.Lines(r.record) {
+			r.explain(line, 1)
+		}
+	} else if r.lines > 0 {
+		r.explain(r.record, r.lines)
 	}
-	for _, record := range records {
-		r.explain(record)
-	}
-	r.record, r.told, r.next = r.record[:0], false, ""
+	r.record, r.lines, r.told, r.next = r.record[:0], 0, false, ""
 }
 
 // explain explains one record.
-func (r *log) explain(record []byte) {
-	line, lines := r.line+1, bytes.Count(record, newline)
-	r.line += lines
-	var f *facts
-	var found []*failure
-	if r.told && mayTell(record) {
-		f = collect(string(record), false)
+func (r *log) explain(record []byte, lines int) {
+	line, isOther := r.line+1, true
+	if r.line += lines; r.told && mayTell(record) {
+		f := collect(string(record), false)
 		isElsewhere := matches("elsewhere", f.lower) && !matches("apples", f.lower)
-		found = slices.DeleteFunc(f.failures(), func(x *failure) bool { return x.Provider != "" || x.Name == "network" && isElsewhere })
-	}
-	if len(found) == 0 {
-		r.others += lines
-	}
-	for _, x := range found {
-		r.code = max(r.code, exitCodes[x.Documented])
-		r.count(x, f, line)
-		if x.Line = line; r.asJSON {
-			_ = writeJSON(r.out, x, "")
-		} else {
-			_ = report.ExecuteTemplate(r.out, "line", x)
+		for _, x := range f.failures() {
+			if x.Provider != "" || x.Name == "network" && isElsewhere {
+				continue
+			}
+			isOther, r.code = false, max(r.code, exitCodes[x.Documented])
+			r.count(x, f, line)
+			if x.Line = line; r.asJSON {
+				_ = writeJSON(r.out, x, "")
+			} else {
+				_ = report.ExecuteTemplate(r.out, "line", x)
+			}
 		}
 	}
+	if isOther {
+		r.others += lines
+	}
 }
-
-var seed = maphash.MakeSeed()
 
 func (r *log) count(x *failure, f *facts, line int) {
 	c := r.counts[x.Name+string(x.Action)]
 	if c == nil {
-		c = &count{Reason: x.Name, Action: x.Action, Line: line, customers: make(map[uint64]bool)}
+		c = &count{Reason: x.Name, Action: x.Action, Line: line, customers: make(map[string]bool)}
 		r.counts[x.Name+string(x.Action)] = c
 	}
 	c.Count++
@@ -167,7 +162,7 @@ func (r *log) count(x *failure, f *facts, line int) {
 		c.First, c.Last = min(cmp.Or(c.First, at), at), max(c.Last, at)
 	}
 	if customer := f.said["customer"]; customer != "" && len(c.customers) < maxCustomers {
-		c.customers[maphash.String(seed, customer)] = true
+		c.customers[strings.Clone(customer[:min(len(customer), 64)])] = true
 	}
 	c.Customers = len(c.customers)
 }

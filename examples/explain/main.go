@@ -7,20 +7,15 @@
 package main
 
 import (
-	"cmp"
 	_ "embed"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 	"text/template"
-
-	"github.com/seed-a5f25c57/applebusiness"
 )
 
 // usage is what -h prints, and report how failures are shown to people.
@@ -90,88 +85,6 @@ func explainOne(input io.Reader, asJSON bool, stdout io.Writer) (code int, err e
 		err = report.ExecuteTemplate(stdout, "text", x)
 	}
 	return code, err
-}
-
-// failure is what a record tells of. Nothing in it came from outside but what is Apple's or ours. The members of its JSON are stable;
-// those that are unknown are left out, except that action, impact and remedy are "" then.
-type failure struct {
-	Line        int                    `json:"line,omitempty"` // with -lines
-	Name        string                 `json:"-"`              // what people read
-	Constant    string                 `json:"constant,omitempty"`
-	Reason      applebusiness.Reason   `json:"reason,omitempty"`
-	Nearest     string                 `json:"nearest,omitempty"`
-	Provider    string                 `json:"provider,omitempty"`
-	Endpoint    applebusiness.Endpoint `json:"endpoint,omitempty"`
-	Code        string                 `json:"code,omitempty"`
-	Description string                 `json:"description,omitempty"`
-	Network     string                 `json:"network,omitempty"`
-	Status      int                    `json:"status,omitempty"`
-	Documented  bool                   `json:"documented"`
-	Parameter   string                 `json:"parameter,omitempty"`
-	GrantType   string                 `json:"grant_type,omitempty"`
-	Wait        int                    `json:"retry_after_seconds,omitempty"`
-	Impact      applebusiness.Impact   `json:"impact"`
-	Causes      []map[string]string    `json:"causes"`
-	Action      applebusiness.Action   `json:"action"`
-	Remedy      string                 `json:"remedy"`
-}
-
-const undocumented = "undocumented" // the name, and the code, of what nobody documented
-
-// understand returns the different failures that a pasted text tells of. A record is a line that begins as those of a log do, with
-// what follows it.
-func understand(input string) (found []*failure, err error) {
-	if input = strings.TrimSpace(input); input == "" {
-		return nil, errors.New("the input is empty")
-	}
-	seen := make(map[string]bool)
-	for _, record := range strings.Split(rewrite("record", rewrite("dialect", input)), "␞") {
-		for _, x := range collect(record, len(input) < 300).failures() {
-			if kind := x.Name + string(x.Action) + x.Code + x.Provider; !seen[kind] {
-				seen[kind], found = true, append(found, x)
-			}
-		}
-	}
-	if len(found) == 0 && matches("typed", input) {
-		found = nearest(strings.ToLower(input))
-	}
-	if len(found) == 0 {
-		err = errors.New("no OAuth error was found: give a JSON body, an HTTP response, a redirect URL or a line of a log")
-	}
-	return found, err
-}
-
-// nearest returns the row or the code that somebody nearly means who types a short text; nil if there is none.
-func nearest(input string) []*failure {
-	best := slices.MaxFunc(slices.Sorted(maps.Keys(words)), func(a, b string) int {
-		return cmp.Compare(similarity(input, a), similarity(input, b))
-	})
-	if similarity(input, best) <= 0.7 {
-		return nil
-	}
-	const remedy = "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's."
-	return []*failure{{
-		Name: undocumented, Nearest: cmp.Or(constant(words[best].Reason), string(words[best].Code)), Causes: []map[string]string{}, Remedy: remedy,
-	}}
-}
-
-// similarity returns which part of the pairs of letters in two texts is the same.
-func similarity(a, b string) float64 {
-	same := 0.0
-	for i := range max(len(a)-1, 0) {
-		if strings.Contains(b, a[i:i+2]) {
-			same += 2
-		}
-	}
-	return same / float64(len(a)+len(b)-2)
-}
-
-// constant returns the name of reason's constant, which its label is in snake case.
-func constant(reason applebusiness.Reason) string {
-	snake := strings.TrimSuffix("err_"+string(reason), "err_") // which is all of it if there is no reason
-	return patterns["initial"][0].ReplaceAllStringFunc(snake, func(initial string) string {
-		return strings.ToUpper(strings.TrimPrefix(initial, "_"))
-	})
 }
 
 // exitCodes are by whether Apple documents what was found.

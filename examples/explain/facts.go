@@ -23,7 +23,7 @@ import (
 // pattern is a line of patterns.txt: what is looked for, and what it stands for.
 type pattern struct {
 	*regexp.Regexp
-	meaning string
+	prefix, meaning string // a text without prefix need not be searched
 }
 
 //go:embed patterns.txt
@@ -38,20 +38,22 @@ var patterns = func() map[string][]pattern {
 		if name == strings.ToUpper(name) {
 			parts = append(parts, name, text)
 		} else {
-			byName[name] = append(byName[name], pattern{regexp.MustCompile(text), found[3]})
+			compiled := regexp.MustCompile(text)
+			prefix, _ := compiled.LiteralPrefix()
+			byName[name] = append(byName[name], pattern{compiled, prefix, found[3]})
 		}
 	}
 	return byName
 }()
 
 func matches(name, text string) bool {
-	return slices.ContainsFunc(patterns[name], func(p pattern) bool { return p.MatchString(text) })
+	return slices.ContainsFunc(patterns[name], func(p pattern) bool { return strings.Contains(text, p.prefix) && p.MatchString(text) })
 }
 
 // meaning returns what the first pattern of a name that matches stands for.
 func meaning(name, text string) string {
 	for _, p := range patterns[name] {
-		if p.MatchString(text) {
+		if strings.Contains(text, p.prefix) && p.MatchString(text) {
 			return p.meaning
 		}
 	}
@@ -61,7 +63,9 @@ func meaning(name, text string) string {
 // rewrite puts in the place of what the patterns of a name match what they stand for.
 func rewrite(name, text string) string {
 	for _, p := range patterns[name] {
-		text = p.ReplaceAllString(text, p.meaning)
+		if strings.Contains(text, p.prefix) {
+			text = p.ReplaceAllString(text, p.meaning)
+		}
 	}
 	return text
 }
@@ -86,20 +90,29 @@ var words, names = func() (words map[string]applebusiness.Entry, names map[strin
 	delete(words, "code") // of a label without one
 	for _, word := range slices.SortedFunc(maps.Keys(words), func(a, b string) int { return len(b) - len(a) }) {
 		text := regexp.MustCompile("^" + rewrite("varying", regexp.QuoteMeta(word)))
-		first := patterns["word"][0].FindString(word)
-		names[first] = append(names[first], pattern{text, word})
+		names[wordAt(word)] = append(names[wordAt(word)], pattern{text, "", word})
 	}
 	return words, names
 }()
 
 // nameAt returns the meaning of the name with which a text in lower case begins, and how long that is there.
 func nameAt(text string) (meaning applebusiness.Entry, length int) {
-	for _, p := range names[patterns["word"][0].FindString(text)] {
+	for _, p := range names[wordAt(text)] {
 		if at := p.FindStringIndex(text); at != nil {
 			return words[p.meaning], at[1]
 		}
 	}
 	return meaning, 0
+}
+
+// wordAt returns the word with which a text in lower case begins.
+func wordAt(text string) string {
+	for i := range len(text) {
+		if c := text[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return text[:i]
+		}
+	}
+	return text
 }
 
 // facts are what one record says, each for itself, wherever in the record it stands and whatever stands around it.
@@ -114,7 +127,6 @@ type facts struct {
 	isForeign       bool                  // there is an "error_description" that is not Apple's
 	isList          bool                  // names stand in a list
 	isOwn           bool                  // it is of package applebusiness, by its attributes
-	network         neterr.Failure        // a request that got no whole response
 	isPaste         bool                  // it is a short text; in a log a bare status could be any server's
 }
 
@@ -124,8 +136,11 @@ func collect(record string, isPaste bool) *facts {
 	for range 32 { // JSON in JSON doubles the backslashes
 		before := f.text
 		f.text = html.UnescapeString(patterns["escape"][0].ReplaceAllStringFunc(rewrite("undo", f.text), unescape))
+		if f.text == before && matches("mayBeURL", f.text) {
+			f.text = patterns["url"][0].ReplaceAllStringFunc(f.text, f.takeQuery)
+		}
 		if f.text == before {
-			f.text = rewrite("percent", patterns["url"][0].ReplaceAllStringFunc(f.text, f.takeQuery))
+			f.text = rewrite("percent", f.text)
 		}
 		if f.text == before {
 			break
@@ -134,7 +149,6 @@ func collect(record string, isPaste bool) *facts {
 	f.lower = rewrite("plain", strings.ToLower(f.text))
 	f.addMembers()
 	f.addWords()
-	f.addNetwork()
 	return f
 }
 
@@ -160,11 +174,11 @@ func (f *facts) takeQuery(word string) string {
 // addMembers adds what members say, of each fact the first value that it can have.
 func (f *facts) addMembers() {
 	for _, p := range patterns["said"] {
-		for _, at := range p.FindAllStringSubmatchIndex(f.lower, -1) {
+		for _, at := range p.FindAllStringSubmatchIndex(f.lower, strings.Count(f.lower, p.prefix)) {
 			fact, value := p.meaning, f.lower[at[2]:at[3]]
 			found, length := nameAt(f.lower[at[2]:])
 			isOurs := (fact == "error" || fact == "client") && length > 0 && found.Description == ""
-			if isOurs || matches("noValue", value) || matches("word", f.lower[max(0, at[0]-1):at[0]]) {
+			if isOurs || matches("noValue", value) || wordAt(f.lower[max(0, at[0]-1):at[0]]) != "" {
 				continue
 			}
 			f.said[fact] = cmp.Or(f.said[fact], value)
@@ -179,29 +193,30 @@ func (f *facts) addMembers() {
 // addWords adds what the words say that are names or a status.
 func (f *facts) addWords() {
 	whole, end, last := strings.Trim(f.lower, " \n\"'`.,;:()[]{}"), 0, 0 // of a code or a label
-	for _, at := range patterns["word"][0].FindAllStringIndex(f.lower, -1) {
-		if at[0] < end { // within a name
+	for start := 0; start < len(f.lower); start = end + 1 {
+		word := wordAt(f.lower[start:])
+		if end = start + len(word); word == "" {
 			continue
 		}
-		word, before, after := f.lower[at[0]:at[1]], f.lower[max(0, at[0]-24):at[0]], f.lower[at[1]:]
-		x, length := nameAt(f.lower[at[0]:])
-		name, isText := f.lower[at[0]:at[0]+length], x.Description != ""
+		before, after := f.lower[max(0, start-24):start], f.lower[end:]
+		x, length := nameAt(f.lower[start:])
+		name, isText := f.lower[start:start+length], x.Description != ""
 		isAlone := f.isPaste && name == whole
-		isMarked := isAlone || isText && !matches("common", name) || matches("distinct", name) || matches("marked", before)
-		isOurs := isAlone || f.said["endpoint"] != "" || !matches("ordinary", name)
-		f.isList = f.isList || length > 0 && last > 0 && matches("between", f.lower[last:at[0]])
+		isMarked := length > 0 && (isAlone || isText && !matches("common", name) || matches("distinct", name) || matches("marked", before))
+		isOurs := isMarked && (isAlone || f.said["endpoint"] != "" || !matches("ordinary", name))
+		f.isList = f.isList || length > 0 && last > 0 && matches("between", f.lower[last:start])
 		switch {
 		case word == applebusiness.GrantTypeAuthorizationCode:
 			f.said["grant_type"] = word
-		case length > 0 && isMarked && isOurs && (isText || !matches("counted", after)):
-			if end = at[0] + length; isText {
+		case isOurs && (isText || !matches("counted", after)):
+			if end = start + length; isText {
 				x = applebusiness.Entry{Description: strings.Join(strings.Fields(name), " ")}
 			} else {
 				last = end
 			}
 			f.names = append(f.names, x)
-		case len(word) == 3:
-			f.addStatus(word, before, after, at[0])
+		case len(word) == 3 && word[0] >= '2' && word[0] <= '5':
+			f.addStatus(word, before, after, start)
 		}
 	}
 	isForeign := f.isForeign && !matches("wrapped", f.said["error"])
@@ -222,11 +237,11 @@ func (f *facts) addWords() {
 // one that does not.
 func (f *facts) addStatus(word, before, after string, start int) {
 	status, _ := strconv.Atoi(word)
-	isAnswer := status > 0 && matches("answer", before)
+	isAnswer := matches("answer", before)
 	isStatus := isAnswer || matches("status", before) || matches("statusAfter", after) && !matches("numbered", before)
 	isBetter := f.status == 0 || f.status < 400 && status >= 400 || isAnswer || neterr.StatusPasses(status)
 	isPassports := status == 500 && strings.Contains(f.text, "TokenError") // which gives it to each error
-	if isStatus && isBetter && !isPassports && !neterr.StatusPasses(f.status) && status >= 200 && status < 600 {
+	if isStatus && isBetter && !isPassports && !neterr.StatusPasses(f.status) && status > 0 {
 		f.status = status
 	}
 	if isAnswer {
@@ -234,15 +249,16 @@ func (f *facts) addStatus(word, before, after string, start int) {
 	}
 }
 
-// addNetwork adds what failed in the network, as a record of package applebusiness says, or a request, or else the text.
-func (f *facts) addNetwork() {
+// network returns what failed in the network, as a record of package applebusiness says, or a request, or else the text.
+func (f *facts) network() (failed neterr.Failure) {
 	_, words, isOwn := strings.Cut(f.text, "no_response: ")
 	sent := append(patterns["request"][0].FindStringSubmatch(f.text), "", "")[1]
 	if isOwn {
-		f.network, _ = neterr.OfWords(words)
+		failed, _ = neterr.OfWords(words)
 	} else if sent != "" || !matches("notApples", f.lower) {
-		f.network = neterr.OfText(strings.TrimSpace(cmp.Or(sent, f.text)))
+		failed = neterr.OfText(strings.TrimSpace(cmp.Or(sent, f.text)))
 	}
+	return failed
 }
 
 // failures returns what the record tells of: the errors of callbacks and those that its names tell; without any what a response or
@@ -257,6 +273,9 @@ func (f *facts) failures() (found []*failure) {
 	}
 	if isOther := f.said["error"] != "" && f.said["description"] != ""; !f.isMention() {
 		for _, x := range f.names {
+			if len(told) > 0 && (x.Reason != "" && x.Reason == told[0].Reason || x.Code != "" && x.Code == told[0].Code) {
+				continue // which is faster
+			}
 			if e := f.response(x); x.Description == "" || e.Code != "" || e.Reason.Description() != "" && !isOther {
 				told = append(told, e)
 			}
@@ -290,13 +309,13 @@ func (f *facts) unnamed() []*applebusiness.Error {
 	isSuccess := len(f.redirects) > 0 || strings.Contains(f.lower, `access_token"`)
 	phrase, passes := neterr.StatusOf(f.said["phrase"]), neterr.StatusPasses(f.status)
 	isBare := f.isPaste && len(f.names) == 0 && (phrase != 0 && !isLog || passes || f.status == http.StatusNetworkAuthenticationRequired)
-	switch {
+	switch network := f.network(); {
 	case isCode && !isStatus:
 		return []*applebusiness.Error{f.response(applebusiness.Entry{Code: undocumented})}
-	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess), isBare && !f.network.Known:
+	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess), isBare && !network.Known:
 		f.status = cmp.Or(f.status, phrase)
 		return []*applebusiness.Error{f.response(applebusiness.Entry{})}
-	case f.network.Known:
+	case network.Known:
 		return []*applebusiness.Error{{}}
 	case value != "" && description != "":
 		return []*applebusiness.Error{f.response(applebusiness.Entry{Code: undocumented})}
@@ -335,17 +354,20 @@ func (f *facts) response(x applebusiness.Entry) *applebusiness.Error {
 // failure returns what is said about e, or about what failed in the network if e says nothing; of that what Troubleshoot says of the
 // same failure of a request to Apple. The record's own action wins, but for a reconnect.
 func (f *facts) failure(e *applebusiness.Error) *failure {
-	isNetwork := f.network.Known && (e.Reason == applebusiness.ErrNoResponse || e.Reason == "" && e.Code == "")
-	isUnknown := e.Reason == applebusiness.ErrNoResponse && !isNetwork && f.said["endpoint"] != "" // to whoever logged it
+	var network neterr.Failure
+	if e.Reason == applebusiness.ErrNoResponse || e.Reason == "" && e.Code == "" {
+		network = f.network()
+	}
+	isUnknown := e.Reason == applebusiness.ErrNoResponse && !network.Known && f.said["endpoint"] != "" // to whoever logged it
 	advice := applebusiness.Troubleshoot(e)
 	switch {
-	case isUnknown, isNetwork && strings.Contains(f.network.Words, "canceled"): // by whoever sent it
+	case isUnknown, strings.Contains(network.Words, "canceled"): // by whoever sent it
 		advice = applebusiness.Advice{}
-	case isNetwork && f.network.Passes && !f.network.Unsent:
+	case network.Known && network.Passes && !network.Unsent:
 		lost := applebusiness.Error{Endpoint: applebusiness.TokenEndpoint, Reason: applebusiness.ErrNoResponse, GrantType: f.said["grant_type"]}
 		advice = applebusiness.Troubleshoot(&lost)
-	case isNetwork:
-		advice = applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: f.network})
+	case network.Known:
+		advice = applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: network})
 	}
 	action := applebusiness.Action(f.said["action"])
 	if action != "" && action != advice.Action && f.isOwn && action != applebusiness.ActionReauthorize {
@@ -358,8 +380,8 @@ func (f *facts) failure(e *applebusiness.Error) *failure {
 		GrantType: e.GrantType, Wait: int(math.Ceil(e.RetryAfter.Seconds())), Impact: advice.Impact, Causes: []map[string]string{},
 		Action: advice.Action, Remedy: advice.Remedy,
 	}
-	if x.Name = cmp.Or(x.Constant, undocumented); isNetwork {
-		x.Name, x.Network = cmp.Or(x.Constant, "network"), f.network.Words
+	if x.Name = cmp.Or(x.Constant, undocumented); network.Known {
+		x.Name, x.Network = cmp.Or(x.Constant, "network"), network.Words
 	}
 	if e.Description != "" {
 		x.Description = e.Reason.Description()

@@ -128,9 +128,8 @@ func (r *log) explain(record []byte, lines int) {
 	line, isOther := r.line+1, true
 	if r.line += lines; r.told && mayTell(record) {
 		f := collect(string(record), false)
-		isElsewhere := matches("elsewhere", f.lower) && !matches("apples", f.lower)
 		for _, x := range f.failures() {
-			if x.Provider != "" || x.Name == "network" && isElsewhere {
+			if x.Provider != "" || x.Name == "network" && matches("elsewhere", f.lower) && !matches("apples", f.lower) {
 				continue
 			}
 			isOther, r.code = false, max(r.code, exitCodes[x.Documented])

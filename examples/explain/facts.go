@@ -202,7 +202,9 @@ func (f *facts) addWords() {
 		x, length := nameAt(f.lower[start:])
 		name, isText := f.lower[start:start+length], x.Description != ""
 		isAlone := f.isPaste && name == whole
-		isMarked := length > 0 && (isAlone || isText && !matches("common", name) || matches("distinct", name) || matches("marked", before))
+		next, _ := nameAt(strings.TrimLeft(after, `:"' `)) // beside a text of Apple's a code is one
+		isMarked := length > 0 && (isAlone || isText && !matches("common", name) || next.Description != "" ||
+			matches("distinct", name) || matches("marked", before))
 		isOurs := isMarked && (isAlone || f.said["endpoint"] != "" || !matches("ordinary", name))
 		f.isList = f.isList || length > 0 && last > 0 && matches("between", f.lower[last:start])
 		switch {
@@ -305,10 +307,11 @@ func (f *facts) unnamed() []*applebusiness.Error {
 	isStatus, isLog, isOwn := neterr.StatusOf(value) != 0, matches("log", f.lower), f.said["endpoint"] != ""
 	isCode := matches("codeLike", value) && (description != "" || !isLog || isOwn) || isOwn && f.said["code"] != "" ||
 		matches("quotedCode", f.said["client"])
-	isResponse := f.answer > 0 || matches("response", f.lower) || isStatus && !isLog || isOwn && f.said["action"] != ""
+	isPage := isStatus && (!isLog || strings.Contains(f.lower, "oauth2/token")) // as frameworks have it
+	isResponse := f.answer > 0 || matches("response", f.lower) || isPage || isOwn && f.said["action"] != ""
 	isSuccess := len(f.redirects) > 0 || strings.Contains(f.lower, `access_token"`)
 	phrase, passes := neterr.StatusOf(f.said["phrase"]), neterr.StatusPasses(f.status)
-	isBare := f.isPaste && len(f.names) == 0 && (phrase != 0 && !isLog || passes || f.status == http.StatusNetworkAuthenticationRequired)
+	isBare := f.isPaste && (value == "" || description == "") && (phrase != 0 && !isLog || passes || f.status == http.StatusNetworkAuthenticationRequired)
 	switch network := f.network(); {
 	case isCode && !isStatus:
 		return []*applebusiness.Error{f.response(applebusiness.Entry{Code: undocumented})}

@@ -217,13 +217,18 @@ func (f *facts) addWords() {
 				last = end
 			}
 			f.names = append(f.names, x)
-		case len(word) == 3 && word[0] >= '2' && word[0] <= '5':
+		case len(word) == 3 && word[0] >= '1' && word[0] <= '5':
 			f.addStatus(word, before, after, start)
 		}
 	}
+	f.sortNames()
+}
+
+// sortNames leaves out what another's error may quote of Apple's, and sorts the rest.
+func (f *facts) sortNames() {
 	isForeign := f.isForeign && !matches("wrapped", f.said["error"])
 	isAnothers := f.said["client"] != "" || f.answer > 0 && f.foreign > f.answer || isForeign && f.said["error"] != ""
-	f.names = slices.DeleteFunc(f.names, func(x applebusiness.Entry) bool { // another's error may quote Apple's
+	f.names = slices.DeleteFunc(f.names, func(x applebusiness.Entry) bool {
 		return isAnothers || isForeign && x.Description != ""
 	})
 	slices.SortStableFunc(f.names, func(a, b applebusiness.Entry) int { // the longer texts first
@@ -243,7 +248,7 @@ func (f *facts) addStatus(word, before, after string, start int) {
 	isStatus := isAnswer || matches("status", before) || matches("statusAfter", after) && !matches("numbered", before)
 	isBetter := f.status == 0 || f.status < 400 && status >= 400 || isAnswer || neterr.StatusPasses(status)
 	isPassports := status == 500 && strings.Contains(f.text, "TokenError") // which gives it to each error
-	if isStatus && isBetter && !isPassports && !neterr.StatusPasses(f.status) && status > 0 {
+	if isStatus && isBetter && !isPassports && !neterr.StatusPasses(f.status) && status >= 200 {
 		f.status = status
 	}
 	if isAnswer {
@@ -263,34 +268,14 @@ func (f *facts) network() (failed neterr.Failure) {
 	return failed
 }
 
-// failures returns what the record tells of: the errors of callbacks and those that its names tell; without any what a response or
-// the network tells; and of another provider no more than whose error it is.
+// failures returns what the record tells of: of another provider no more than whose error it is.
 func (f *facts) failures() (found []*failure) {
-	var told []*applebusiness.Error
-	for _, query := range f.redirects {
-		_, err := applebusiness.ParseRedirect(query)
-		if e, ok := errors.AsType[*applebusiness.Error](err); ok {
-			told = append(told, e)
-		}
-	}
-	if isOther := f.said["error"] != "" && f.said["description"] != ""; !f.isMention() {
-		for _, x := range f.names {
-			if len(told) > 0 && (x.Reason != "" && x.Reason == told[0].Reason || x.Code != "" && x.Code == told[0].Code) {
-				continue // which is faster
-			}
-			if e := f.response(x); x.Description == "" || e.Code != "" || e.Reason.Description() != "" && !isOther {
-				told = append(told, e)
-			}
-		}
-		if len(told) == 0 {
-			told = f.unnamed()
-		}
-	}
-	for _, e := range told {
-		if !slices.ContainsFunc(found, func(x *failure) bool { // which says the same in another way
+	for _, e := range f.told() {
+		isTold := slices.ContainsFunc(found, func(x *failure) bool { // in another way
 			isLabel := e.Reason != "" && (x.Reason == e.Reason || e.Reason.Description() == "")
 			return isLabel || e.Reason == "" && (x.Code == "" || x.Code == string(e.Code))
-		}) {
+		})
+		if !isTold {
 			found = append(found, f.failure(e))
 		}
 	}
@@ -299,6 +284,29 @@ func (f *facts) failures() (found []*failure) {
 		return []*failure{{Name: undocumented, Provider: provider, Causes: []map[string]string{}, Remedy: remedy}}
 	}
 	return found
+}
+
+// told returns the errors of callbacks and those that names tell; without any what a response or the network tells.
+func (f *facts) told() (told []*applebusiness.Error) {
+	for _, query := range f.redirects {
+		_, err := applebusiness.ParseRedirect(query)
+		if e, ok := errors.AsType[*applebusiness.Error](err); ok {
+			told = append(told, e)
+		}
+	}
+	if f.isMention() {
+		return told
+	}
+	isOther := f.said["error"] != "" && f.said["description"] != ""
+	for _, x := range f.names {
+		if e := f.response(x); x.Description == "" || e.Code != "" || e.Reason.Description() != "" && !isOther {
+			told = append(told, e)
+		}
+	}
+	if len(told) == 0 {
+		return f.unnamed()
+	}
+	return told
 }
 
 // unnamed returns what a code that nobody documented, a response or the network tells.
@@ -311,7 +319,8 @@ func (f *facts) unnamed() []*applebusiness.Error {
 	isResponse := f.answer > 0 || matches("response", f.lower) || isPage || isOwn && f.said["action"] != ""
 	isSuccess := len(f.redirects) > 0 || strings.Contains(f.lower, `access_token"`)
 	phrase, passes := neterr.StatusOf(f.said["phrase"]), neterr.StatusPasses(f.status)
-	isBare := f.isPaste && (value == "" || description == "") && (phrase != 0 && !isLog || passes || f.status == http.StatusNetworkAuthenticationRequired)
+	isBare := f.isPaste && (value == "" || description == "") &&
+		(phrase != 0 && !isLog || passes || f.status == http.StatusNetworkAuthenticationRequired)
 	switch network := f.network(); {
 	case isCode && !isStatus:
 		return []*applebusiness.Error{f.response(applebusiness.Entry{Code: undocumented})}
@@ -355,7 +364,7 @@ func (f *facts) response(x applebusiness.Entry) *applebusiness.Error {
 }
 
 // failure returns what is said about e, or about what failed in the network if e says nothing; of that what Troubleshoot says of the
-// same failure of a request to Apple. The record's own action wins, but for a reconnect.
+// same failure of a request to Apple. The record's own action wins, but for a reconnect that e does not ask for.
 func (f *facts) failure(e *applebusiness.Error) *failure {
 	var network neterr.Failure
 	if e.Reason == applebusiness.ErrNoResponse || e.Reason == "" && e.Code == "" {
@@ -372,8 +381,10 @@ func (f *facts) failure(e *applebusiness.Error) *failure {
 	case network.Known:
 		advice = applebusiness.Troubleshoot(&url.Error{Op: "Post", Err: network})
 	}
+	isGrant := e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant
+	isDead := isGrant && !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
 	action := applebusiness.Action(f.said["action"])
-	if action != "" && action != advice.Action && f.isOwn && action != applebusiness.ActionReauthorize {
+	if action != "" && action != advice.Action && f.isOwn && (isDead || action != applebusiness.ActionReauthorize) {
 		advice = applebusiness.Advice{Action: action, Impact: applebusiness.Impact(f.said["impact"])}
 		advice.Remedy = "So says the line itself: the program that logged it knew the cause, which the line does not show."
 	}
@@ -453,9 +464,8 @@ func nearest(input string) []*failure {
 		return nil
 	}
 	const remedy = "If that is meant, give its name to have it explained. Ask nobody to reconnect because of a text that is not Apple's."
-	return []*failure{{
-		Name: undocumented, Nearest: cmp.Or(constant(words[best].Reason), string(words[best].Code)), Causes: []map[string]string{}, Remedy: remedy,
-	}}
+	name := cmp.Or(constant(words[best].Reason), string(words[best].Code))
+	return []*failure{{Name: undocumented, Nearest: name, Causes: []map[string]string{}, Remedy: remedy}}
 }
 
 // similarity returns which part of the pairs of letters in two texts is the same.

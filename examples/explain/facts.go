@@ -367,7 +367,8 @@ func (f *facts) response(x applebusiness.Entry) *applebusiness.Error {
 // same failure of a request to Apple. The record's own action wins, but for a reconnect that e does not ask for.
 func (f *facts) failure(e *applebusiness.Error) *failure {
 	var network neterr.Failure
-	if e.Reason == applebusiness.ErrNoResponse || e.Reason == "" && e.Code == "" {
+	isBare := e.Reason == "" && e.Code == ""
+	if isBare || e.Reason == applebusiness.ErrNoResponse {
 		network = f.network()
 	}
 	isUnknown := e.Reason == applebusiness.ErrNoResponse && !network.Known && f.said["endpoint"] != "" // to whoever logged it
@@ -384,7 +385,7 @@ func (f *facts) failure(e *applebusiness.Error) *failure {
 	isGrant := e.Reason == applebusiness.ErrInvalidRefreshToken || e.Code == applebusiness.CodeInvalidGrant
 	isDead := isGrant && !neterr.StatusPasses(e.StatusCode) && e.GrantType != applebusiness.GrantTypeAuthorizationCode
 	action := applebusiness.Action(f.said["action"])
-	if action != "" && action != advice.Action && f.isOwn && (isDead || action != applebusiness.ActionReauthorize) {
+	if action != "" && action != advice.Action && f.isOwn && !isBare && (isDead || action != applebusiness.ActionReauthorize) {
 		advice = applebusiness.Advice{Action: action, Impact: applebusiness.Impact(f.said["impact"])}
 		advice.Remedy = "So says the line itself: the program that logged it knew the cause, which the line does not show."
 	}

@@ -202,9 +202,11 @@ func (f *facts) addWords() {
 		x, length := nameAt(f.lower[start:])
 		name, isText := f.lower[start:start+length], x.Description != ""
 		isAlone := f.isPaste && name == whole
-		next, _ := nameAt(strings.TrimLeft(after, `:"' `)) // beside a text of Apple's a code is one
-		isMarked := length > 0 && (isAlone || isText && !matches("common", name) || next.Description != "" ||
-			matches("distinct", name) || matches("marked", before))
+		isMarked := length > 0 && (isAlone || isText && !matches("common", name) || matches("distinct", name) || matches("marked", before))
+		if length > 0 && !isMarked { // beside a text of Apple's a code is one
+			next, _ := nameAt(strings.TrimLeft(after, `:"' `))
+			isMarked = next.Description != ""
+		}
 		isOurs := isMarked && (isAlone || f.said["endpoint"] != "" || !matches("ordinary", name))
 		f.isList = f.isList || length > 0 && last > 0 && matches("between", f.lower[last:start])
 		switch {
@@ -299,6 +301,9 @@ func (f *facts) told() (told []*applebusiness.Error) {
 	}
 	isOther := f.said["error"] != "" && f.said["description"] != ""
 	for _, x := range f.names {
+		if len(told) > 0 && (x.Reason != "" && x.Reason == told[0].Reason || x.Code != "" && x.Code == told[0].Code) {
+			continue // which is faster
+		}
 		if e := f.response(x); x.Description == "" || e.Code != "" || e.Reason.Description() != "" && !isOther {
 			told = append(told, e)
 		}

@@ -89,8 +89,9 @@ func (r *log) read(input io.Reader) error {
 // add puts a line to the record that it belongs to, or begins one.
 func (r *log) add(line []byte) {
 	isHinted, next, more := mayTell(line), "", []int(nil)
-	if isHinted || len(line) < 80 || bytes.ContainsAny(line[len(line)-1:], "{(:") {
-		next = meaning("begin", string(line))
+	isOpen := len(line) > 0 && bytes.ContainsAny(line[len(line)-1:], "{(:")
+	if isHinted || isOpen || len(line) < 80 {
+		next = cmp.Or(meaning("begin", string(line)), map[bool]string{true: "after open"}[isOpen && matches("open", string(line))])
 	}
 	isFull := len(r.record)+len(line) >= maxLine || r.lines >= maxLines
 	if r.next != "" && !isFull && !matches("other line", string(line)) {

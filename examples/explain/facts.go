@@ -246,11 +246,11 @@ func (f *facts) sortNames() {
 // one that does not.
 func (f *facts) addStatus(word, before, after string, start int) {
 	status, _ := strconv.Atoi(word)
-	isAnswer := matches("answer", before)
-	isStatus := isAnswer || matches("status", before) || matches("statusAfter", after) && !matches("numbered", before)
+	isAnswer := strings.HasSuffix(before, " ") && matches("answer", before)
 	isBetter := f.status == 0 || f.status < 400 && status >= 400 || isAnswer || neterr.StatusPasses(status)
 	isPassports := status == 500 && strings.Contains(f.text, "TokenError") // which gives it to each error
-	if isStatus && isBetter && !isPassports && !neterr.StatusPasses(f.status) && status >= 200 {
+	if isBetter && status >= 200 && !isPassports && !neterr.StatusPasses(f.status) &&
+		(isAnswer || matches("status", before) || matches("statusAfter", after) && !matches("numbered", before)) {
 		f.status = status
 	}
 	if isAnswer {
@@ -264,8 +264,8 @@ func (f *facts) network() (failed neterr.Failure) {
 	sent := append(patterns["request"][0].FindStringSubmatch(f.text), "", "")[1]
 	if isOwn {
 		failed, _ = neterr.OfWords(words)
-	} else if sent != "" || !matches("notApples", f.lower) {
-		failed = neterr.OfText(strings.TrimSpace(cmp.Or(sent, f.text)))
+	} else if failed = neterr.OfText(strings.TrimSpace(cmp.Or(sent, f.text))); failed.Known && sent == "" && matches("notApples", f.lower) {
+		return neterr.Failure{}
 	}
 	return failed
 }
@@ -326,14 +326,14 @@ func (f *facts) unnamed() []*applebusiness.Error {
 	phrase, passes := neterr.StatusOf(f.said["phrase"]), neterr.StatusPasses(f.status)
 	isBare := f.isPaste && (value == "" || description == "") &&
 		(phrase != 0 && !isLog || passes || f.status == http.StatusNetworkAuthenticationRequired)
-	switch network := f.network(); {
+	switch isFailed := isResponse && (f.status >= 400 || f.status != 0 && !isSuccess); {
 	case isCode && !isStatus:
 		return []*applebusiness.Error{f.response(applebusiness.Entry{Code: undocumented})}
-	case isResponse && (f.status >= 400 || f.status != 0 && !isSuccess), isBare && !network.Known:
+	case !isFailed && f.network().Known:
+		return []*applebusiness.Error{{}}
+	case isFailed, isBare:
 		f.status = cmp.Or(f.status, phrase)
 		return []*applebusiness.Error{f.response(applebusiness.Entry{})}
-	case network.Known:
-		return []*applebusiness.Error{{}}
 	case value != "" && description != "":
 		return []*applebusiness.Error{f.response(applebusiness.Entry{Code: undocumented})}
 	}

@@ -147,7 +147,7 @@ func collect(record string, isPaste bool) *facts {
 		}
 	}
 	f.lower = rewrite("plain", strings.ToLower(f.text))
-	f.addMembers()
+	f.addMembers("said")
 	f.addWords()
 	return f
 }
@@ -172,8 +172,8 @@ func (f *facts) takeQuery(word string) string {
 }
 
 // addMembers adds what members say, of each fact the first value that it can have.
-func (f *facts) addMembers() {
-	for _, p := range patterns["said"] {
+func (f *facts) addMembers(name string) {
+	for _, p := range patterns[name] {
 		for _, at := range p.FindAllStringSubmatchIndex(f.lower, strings.Count(f.lower, p.prefix)) {
 			fact, value := p.meaning, f.lower[at[2]:at[3]]
 			found, length := nameAt(f.lower[at[2]:])
@@ -202,7 +202,8 @@ func (f *facts) addWords() {
 		x, length := nameAt(f.lower[start:])
 		name, isText := f.lower[start:start+length], x.Description != ""
 		isAlone := f.isPaste && name == whole
-		isMarked := length > 0 && (isAlone || isText && !matches("common", name) || matches("distinct", name) || matches("marked", before))
+		isMarked := length > 0 && (isAlone || isText && (!matches("common", name) || matches("described", before)) ||
+			matches("distinct", name) || matches("marked", before))
 		if length > 0 && !isMarked { // beside a text of Apple's a code is one
 			next, _ := nameAt(strings.TrimLeft(after, `:"' `))
 			isMarked = next.Description != ""
@@ -323,6 +324,7 @@ func (f *facts) unnamed() []*applebusiness.Error {
 	isPage := isStatus && (!isLog || strings.Contains(f.lower, "oauth2/token")) // as frameworks have it
 	isResponse := f.answer > 0 || matches("response", f.lower) || isPage || isOwn && f.said["action"] != ""
 	isSuccess := len(f.redirects) > 0 || strings.Contains(f.lower, `access_token"`)
+	f.addMembers("phrase")
 	phrase, passes := neterr.StatusOf(f.said["phrase"]), neterr.StatusPasses(f.status)
 	isBare := f.isPaste && (value == "" || description == "") &&
 		(phrase != 0 && !isLog || passes || f.status == http.StatusNetworkAuthenticationRequired)

@@ -252,13 +252,13 @@ func TestPatterns(t *testing.T) {
 		source += string(text)
 	}
 	used := map[string]bool{"after open": true}
-	for _, call := range regexp.MustCompile(`(?:matches\(|meaning\(|rewrite\(|patterns\[)"([^"]+)"`).FindAllStringSubmatch(source, -1) {
+	for _, call := range regexp.MustCompile(`(?:matches\(|meaning\(|rewrite\(|addMembers\(|patterns\[)"([^"]+)"`).FindAllStringSubmatch(source, -1) {
 		used[call[1]] = true
 	}
 	for _, p := range patterns["begin"] {
 		used[p.meaning] = true // what may follow
 	}
-	for _, p := range patterns["said"] {
+	for _, p := range slices.Concat(patterns["said"], patterns["phrase"]) {
 		assert.Contains(t, source, `"`+p.meaning+`"`, "a fact")
 	}
 	assert.Equal(t, slices.Sorted(maps.Keys(used)), slices.Sorted(maps.Keys(patterns)))

@@ -116,18 +116,18 @@ func (r *log) add(line []byte) {
 func (r *log) flush() {
 	if r.next == "after error" {
 		for line := range bytes.Lines(r.record) {
-			r.explain(line, 1)
+			r.explain(line, 1, mayTell(line))
 		}
 	} else if r.lines > 0 {
-		r.explain(r.record, r.lines)
+		r.explain(r.record, r.lines, r.told)
 	}
 	r.record, r.lines, r.told, r.next = r.record[:0], 0, false, ""
 }
 
 // explain explains one record.
-func (r *log) explain(record []byte, lines int) {
+func (r *log) explain(record []byte, lines int, told bool) {
 	line, isOther := r.line+1, true
-	if r.line += lines; r.told && mayTell(record) {
+	if r.line += lines; told {
 		f := collect(string(record), false)
 		for _, x := range f.failures() {
 			if x.Provider != "" || x.Name == "network" && matches("elsewhere", f.lower) && !matches("apples", f.lower) {

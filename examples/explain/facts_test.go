@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"html"
@@ -8,10 +9,12 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -243,29 +246,248 @@ func TestWrapped(t *testing.T) {
 // Each line of patterns.txt is used, and what is looked for is there.
 func TestPatterns(t *testing.T) {
 	source := ""
-	for _, name := range []string{"facts.go", "failure.go", "lines.go", "main.go"} {
+	for _, name := range []string{"facts.go", "lines.go", "main.go"} {
 		text, err := os.ReadFile(name)
 		require.NoError(t, err)
 		source += string(text)
 	}
-	used := map[string]bool{}
-	for _, call := range regexp.MustCompile(`(?:matches\(|group\(|rows\(|patterns\[)"([^"]+)"`).FindAllStringSubmatch(source, -1) {
+	used := map[string]bool{"after open": true}
+	for _, call := range regexp.MustCompile(`(?:matches\(|meaning\(|rewrite\(|addMembers\(|patterns\[)"([^"]+)"`).FindAllStringSubmatch(source, -1) {
 		used[call[1]] = true
 	}
-	for _, list := range regexp.MustCompile(`range strings\.Fields\("([^"]+)"`).FindAllStringSubmatch(source, -1) {
-		for fact := range strings.FieldsSeq(list[1]) {
-			used[fact] = true
-		}
+	for _, p := range patterns["begin"] {
+		used[p.meaning] = true // what may follow
 	}
-	for _, list := range regexp.MustCompile(`range \[\]string\{("[^}]+)\}`).FindAllStringSubmatch(source, -1) {
-		for _, name := range strings.Split(strings.Trim(list[1], `"`), `", "`) {
-			used[name] = true
-			if strings.HasSuffix(name, " line") {
-				used["after "+name] = true
+	for _, p := range slices.Concat(patterns["said"], patterns["phrase"]) {
+		assert.Contains(t, source, `"`+p.meaning+`"`, "a fact")
+	}
+	assert.Equal(t, slices.Sorted(maps.Keys(used)), slices.Sorted(maps.Keys(patterns)))
+}
+
+// entry is an input of testdata/corpus.jsonl, with what the first version of this program said of it.
+type entry struct {
+	Name, Action string
+	Now          string // what this one says, where it differs
+	Input        string
+}
+
+func corpus(t testing.TB) (entries []entry) {
+	data, err := os.ReadFile("testdata/corpus.jsonl")
+	require.NoError(t, err)
+	for line := range strings.SplitSeq(strings.TrimSpace(string(data)), "\n") {
+		var e entry
+		require.NoError(t, json.Unmarshal([]byte(line), &e))
+		entries = append(entries, e)
+	}
+	return entries
+}
+
+// actionOf is what the program says of an input: "nothing", or the action of the first failure in it.
+func actionOf(input string) string {
+	found, _ := understand(input)
+	if len(found) == 0 {
+		return "nothing"
+	}
+	return cmp.Or(string(found[0].Action), "unknown")
+}
+
+// Every input has the action that the first version of this program gave it, or the other one that the file says it has now; and nobody
+// is asked to reconnect who was not.
+func TestCorpus(t *testing.T) {
+	for entries := range slices.Chunk(corpus(t), 200) {
+		t.Run(entries[0].Name, func(t *testing.T) {
+			t.Parallel()
+			for _, e := range entries {
+				got := actionOf(e.Input)
+				assert.Equal(t, cmp.Or(e.Now, e.Action), got, e.Input)
+				if got == "reauthorize" {
+					assert.Equal(t, "reauthorize", e.Action, e.Input)
+				}
+			}
+		})
+	}
+}
+
+func TestMentions(t *testing.T) {
+	t.Parallel()
+	for _, input := range []string{
+		`time=2026-11-24T10:00:00Z level=INFO msg="customer 7 reconnected" reason=invalid_refresh_token`,
+		`{"level":"info","msg":"healed","previous":"applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)"}`,
+		`2026-11-24T10:00:00Z INFO  policy: "Invalid refresh_token" asks to reconnect`,
+		`apple_errors_total{reason="invalid_refresh_token"} 12`,
+		`apple.errors.invalid_grant:1|c`,
+		`level=WARN msg=counts invalid_refresh_token=12 invalid_client=3`,
+		`level=WARN retry_on="server_error, temporarily_unavailable" reconnect_on="invalid_grant, invalid_client"`,
+		`{"level":30,"msg":"healed after invalid_grant: Invalid refresh_token"}`, `{"PRIORITY":"6","MESSAGE":"healed after invalid_grant: Invalid refresh_token"}`,
+		`=== RUN   TestTroubleshoot/invalid_refresh_token`, `--- PASS: TestTroubleshoot/invalid_refresh_token (0.00s)`,
+		`level=DEBUG msg=query sql="SELECT grant FROM dead WHERE reason = 'invalid_refresh_token'"`, `SELECT count(*) FROM dead WHERE reason = 'invalid_refresh_token'`,
+		`192.0.2.1 - - [24/Nov/2026:10:00:00 +0000] "GET /admin/grants?reason=invalid_refresh_token HTTP/1.1" 200 5`,
+		`open testdata/responses/invalid_refresh_token.http: no such file or directory`, "- invalid_refresh_token",
+		`{"error_codes":["invalid_grant","invalid_client","invalid_scope"]}`, `INFO  [main] loaded codes invalid_grant, invalid_client, server_error`,
+	} {
+		assert.Equal(t, "nothing", actionOf(input), input)
+		stdout, _, code := execute(t, input+"\n", "-lines")
+		assert.Empty(t, stdout, input)
+		assert.Equal(t, exitUnusable, code)
+	}
+	for input, want := range map[string]string{
+		`{"level":50,"msg":"refresh failed: invalid_grant: Invalid refresh_token"}`:                                               "reauthorize",
+		`level=INFO msg=failed error.endpoint=token error.reason=invalid_refresh_token error.action=reauthorize`:                  "reauthorize",
+		`level=INFO msg=response status=401 body="{\"error\":\"invalid_grant\",\"error_description\":\"Invalid refresh_token\"}"`: "reauthorize",
+		`level=WARN msg=failed err="Post \"https://x.example/token\": context canceled"`:                                          "unknown",
+		`error="oauth2: \"slow down\" \"Invalid refresh_token\""`:                                                                 "nothing",
+		`{"error":"unauthorized","error_description":"x"}`:                                                                        "unknown", `{'error': 'server_error'}`: "start_over",
+		`level=INFO msg=request path="/callback?error=access_denied&state=x"`:                                                                           "start_over",
+		`level=WARN msg=failed err="applebusiness: no_response: timed out" grant_type=authorization_code`:                                               "start_over",
+		`level=WARN msg=failed err="Post \"https://x.example/token\": context deadline exceeded" grant_type=authorization_code`:                         "start_over",
+		`level=WARN msg=failed err="Post \"https://x.example/token\": dial tcp 1.2.3.4:443: connect: connection refused" grant_type=authorization_code`: "retry",
+		`level=WARN error.endpoint=token error.reason=invalid_refresh_token error.action=start_over`:                                                    "start_over",
+		`level=WARN error.endpoint=token error.reason=invalid_refresh_token error.status=503 error.action=reauthorize`:                                  "retry",
+		`level=WARN error.endpoint=token error.reason=invalid_credentials error.action=reauthorize`:                                                     "fix_registration",
+		`level=WARN error.endpoint=token error.reason=invalid_refresh_token error.grant_type=authorization_code error.action=reauthorize`:               "start_over",
+	} {
+		assert.Equal(t, want, actionOf(input), input)
+	}
+}
+
+// What is not Apple's is called so, and is nothing in a log.
+func TestNotApples(t *testing.T) {
+	t.Parallel()
+	for input, want := range map[string]string{
+		`{"error":"invalid_grant","error_description":"AADSTS700082: The refresh token has expired.","grant_type":"refresh_token"}`:             "Microsoft",
+		`{"error":{"code":401,"message":"Request had invalid authentication credentials.","status":"UNAUTHENTICATED","error":"invalid_grant"}}`: "Google",
+		`Post "https://appleid.apple.com/auth/token": oauth2: "invalid_grant" "Invalid refresh_token"`:                                          "Sign in with Apple",
+		`Post "https://oauth2.googleapis.com/token": dial tcp: lookup oauth2.googleapis.com: i/o timeout`:                                       "Google",
+		`Post "https://api.stripe.com/v1/charges": context deadline exceeded`:                                                                   "another provider",
+	} {
+		found, err := understand(input)
+		if assert.NoError(t, err, input) {
+			assert.Equal(t, want, found[0].Provider, input)
+			assert.Empty(t, found[0].Action, input)
+		}
+		stdout, _, _ := execute(t, input+"\n", "-lines")
+		assert.Empty(t, stdout, input)
+	}
+	for _, input := range []string{
+		`dial tcp 127.0.0.1:5432: connect: connection refused`,
+		`redis: connection pool: dial tcp 10.0.0.1:6379: i/o timeout`,
+		`pq: unexpected EOF`, `failed to connect to postgres: context deadline exceeded`,
+		`2026/11/24 10:00:00 [error] 12#12: *1 connect() failed (111: Connection refused) while connecting to upstream, client: 192.0.2.1`,
+		`http: TLS handshake error from 192.0.2.1:5: EOF`, `level=ERROR msg="read config: EOF"`, `msg="connection closed"`,
+		`192.0.2.1 - - [24/Nov/2026:10:00:00 +0000] "GET /search?error=timeout HTTP/1.1" 200 5`,
+		`level=ERROR error="applebusiness/grants: the Store failed for grant \"7\": \"*** connect: connection refused\""`,
+		`applebusiness/grants: Options.Limit failed for grant "7": "i/o timeout"`,
+		`applebusiness/grants: closed before the newest token was stored of "7": "context deadline exceeded"`,
+	} {
+		assert.Equal(t, "nothing", actionOf(input), input)
+	}
+	assert.Equal(t, "start_over", actionOf("applebusiness/grants: the code was redeemed, but the API does not say which organisation it is of: "+
+		"status 503: applebusiness: unavailable"), "the code is spent")
+	assert.Equal(t, "reauthorize", actionOf(`Post "https://business.apple.com/api/v1/oauth2/token": oauth2: "invalid_grant" "Invalid refresh_token"`))
+	for input, want := range map[string]string{
+		`{"timestamp":"2026-11-24","status":400,"error":"Bad Request","path":"/api/v1/oauth2/token"}`:         "check_network",
+		`{"timestamp":"2026-11-24","status":503,"error":"Service Unavailable","path":"/api/v1/oauth2/token"}`: "retry",
+		`{"statusCode":401,"message":"Unauthorized","error":"Unauthorized"}`:                                  "check_network",
+		`503 Service Unavailable`: "retry", `HTTP 429`: "retry", `401 Unauthorized`: "nothing", `HTTP 511`: "check_network",
+	} {
+		assert.Equal(t, want, actionOf(input), input)
+	}
+	for input, want := range map[string]string{
+		`{"code":500,"message":"server error"}`: "retry", `{"message":"Internal server error"}`: "retry", `{"message":"Endpoint request timed out"}`: "retry",
+		"upstream connect error or disconnect/reset before headers. reset reason: connection timeout":                                           "retry",
+		"<html>\n<head><title>503 Service Temporarily Unavailable</title></head>\n<body>\n<center><h1>503 Service Temporarily Unavailable</h1>": "retry",
+		"<title>504 Gateway Time-out</title>": "retry", `{"message":"Bad Request"}`: "check_network", `{"error":"Bad Request"}`: "check_network",
+		`{"message":"Forbidden"}`: "check_network", `{"title":"Not Found","status":404}`: "check_network", `{"code":400,"message":"bad request"}`: "check_network",
+		`{"level":"error","message":"Forbidden"}`: "nothing", `{"message":"Forbidden request"}`: "nothing",
+	} {
+		assert.Equal(t, want, actionOf(input), input)
+		stdout, _, _ := execute(t, input+"\n", "-lines")
+		assert.Empty(t, stdout, "of any server: %s", input)
+	}
+}
+
+// A text that is nearly one of Apple's gets the nearest row, and no advice.
+func TestNearest(t *testing.T) {
+	for input, want := range map[string]string{
+		"Invalid refresh token": "ErrInvalidRefreshToken", "invalid grant": "invalid_grant", "invalid client id or secret": "ErrInvalidCredentials",
+		"unsuported media type": "ErrUnsupportedMediaType", "invalid_refresh_tokens": "ErrInvalidRefreshToken", "redirect uri is not valid": "ErrInvalidRedirectURI",
+	} {
+		stdout, _, code := execute(t, "", input)
+		assert.True(t, strings.Contains(stdout, "\n  Apple documents no such text; the nearest row is "+want+"\n"), "%s: %s", input, stdout)
+		assert.Contains(t, stdout, "  action     unknown\n")
+		assert.Equal(t, exitUndocumented, code)
+	}
+	for _, input := range []string{"hello world", "refresh", "invalid token", "timeout", "error"} {
+		assert.Equal(t, "nothing", actionOf(input), input)
+	}
+}
+
+// Whoever types a name is told what it is, in whatever letters.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	for name, meaning := range words {
+		if meaning.Description != "" && matches("common", name) {
+			continue // which is anybody's
+		}
+		for _, input := range []string{name, strings.ToUpper(name), "`" + name + "`", name + "."} {
+			found, err := understand(input)
+			if assert.NoError(t, err, input) && assert.Len(t, found, 1, input) {
+				assert.Empty(t, found[0].Nearest, input)
 			}
 		}
 	}
-	delete(used, "after ") // which the name of a line follows
-	assert.Equal(t, slices.Sorted(maps.Keys(used)), slices.Sorted(maps.Keys(patterns)))
-	assert.Zero(t, len(rows("plain"))%2, "pairs")
+}
+
+// Two errors in one paste are said to be two; the same one twice is one.
+func TestTwo(t *testing.T) {
+	first := `time=2026-11-24T10:00:00Z level=WARN err="applebusiness: invalid_client: \"Invalid client_id or client_secret\" (HTTP 401)" grant_type=authorization_code` + "\n"
+	second := `time=2026-11-24T10:00:01Z level=WARN err="applebusiness: invalid_grant: \"Invalid refresh_token\" (HTTP 401)"` + "\n"
+	stdout, _, code := execute(t, first+second+second+first)
+	assert.True(t, strings.HasPrefix(stdout, "Error 1 of 2 different ones: ErrInvalidCredentials, documented by Apple\n"), stdout)
+	assert.Contains(t, stdout, "\nError 2 of 2 different ones: ErrInvalidRefreshToken, documented by Apple\n")
+	assert.Contains(t, stdout, "  action     reauthorize\n", "a grant_type counts for its own line")
+	assert.Equal(t, exitDocumented, code)
+	stdout, _, _ = execute(t, second+second)
+	assert.True(t, strings.HasPrefix(stdout, "ErrInvalidRefreshToken, documented by Apple\n"), stdout)
+	stdout, _, _ = execute(t, `oauth2: "invalid_client" "Invalid client_id or client_secret", before that: oauth2: "invalid_grant" "Invalid refresh_token"`)
+	assert.Contains(t, stdout, "2 of 2 different ones")
+	stdout, _, _ = execute(t, "GET /cb?error=a&state=x 302\nGET /cb?error=b&state=y 302\n")
+	assert.True(t, strings.HasPrefix(stdout, "undocumented\n"), stdout)
+}
+
+// FuzzExplain plants secrets in and around the inputs of the corpus: whatever they are made into, nothing of them is printed, and
+// nothing but printable characters is.
+func FuzzExplain(f *testing.F) {
+	every := 8
+	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		every = 32 // which takes long, and tells the race detector nothing more
+	}
+	for i, e := range corpus(f) {
+		if i%every == 0 {
+			f.Add(e.Input)
+		}
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		const other = "qZ7vK2mN9xW4pL8t"
+		if strings.Contains(text, other) {
+			return
+		}
+		for _, input := range []string{
+			text, strings.ReplaceAll(text, secret, other), strings.ReplaceAll(text, "token", "token "+other), strings.ReplaceAll(text, "\"error\"", `"code":"`+other+`","error"`),
+			text + " code=" + other + "&state=" + other, `{"error":` + quote(text) + `,"error_description":"` + other + `"}`, "?error=" + url.QueryEscape(text) + "&error_description=" + other + "&state=" + other,
+		} {
+			for _, mode := range []string{"-json=false", "-json", "-lines"} {
+				var stdout, stderr strings.Builder
+				code := run([]string{mode}, strings.NewReader(input), &stdout, &stderr)
+				assert.Equal(t, code == exitUnusable, stderr.Len() > 0)
+				output := stdout.String() + stderr.String()
+				if strings.Contains(output, secret) || strings.Contains(strings.ToLower(output), strings.ToLower(other)) {
+					t.Errorf("a secret is shown of %q:\n%s", input, output)
+				}
+				if strings.ContainsFunc(output, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
+					t.Errorf("%q is shown of %q", output, input)
+				}
+			}
+		}
+	})
 }

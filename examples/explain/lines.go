@@ -6,12 +6,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"hash/maphash"
 	"io"
 	"maps"
 	"os"
 	"os/signal"
-	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -34,7 +32,7 @@ type log struct {
 	record []byte // lines that may go on
 	lines  int    // how many these are
 	told   bool   // one of them holds a hint
-	next   string // the kind of line that something may follow
+	next   string // what may follow
 	line   int    // the number of the one before
 	others int    // lines that tell of no failure
 	code   int
@@ -50,7 +48,7 @@ type count struct {
 	Last      string               `json:"last,omitempty"`
 	Customers int                  `json:"customers"`
 	Line      int                  `json:"line"` // of the first one
-	customers map[uint64]bool
+	customers map[string]bool
 }
 
 // explainLines explains the lines of a log and sums up. An interrupt ends the log.
@@ -65,11 +63,8 @@ func explainLines(input io.Reader, asJSON bool, stdout io.Writer) (int, error) {
 		_ = writer.CloseWithError(err)
 	}()
 	r := &log{out: bufio.NewWriter(stdout), asJSON: asJSON, counts: make(map[string]*count)}
-	err := r.read(reader)
-	if err != nil && len(r.counts) == 0 {
-		return 0, err
-	}
-	return r.code, cmp.Or(err, r.sumUp())
+	err := cmp.Or(r.read(reader), r.sumUp())
+	return r.code, err
 }
 
 // read explains each line of a log, of a long one the beginning.
@@ -94,22 +89,20 @@ func (r *log) read(input io.Reader) error {
 // add puts a line to the record that it belongs to, or begins one.
 func (r *log) add(line []byte) {
 	isHinted, next, more := mayTell(line), "", []int(nil)
-	isOpen := len(line) > 0 && strings.IndexByte("{(:", line[len(line)-1]) >= 0
-	for _, kind := range []string{"status line", "early line", "error line", "open line"} {
-		isLikely := kind == "status line" && len(line) < 80 || isOpen || isHinted && kind != "open line"
-		if next == "" && isLikely && slices.ContainsFunc(patterns[kind], func(p *regexp.Regexp) bool { return p.Match(line) }) {
-			next = kind
-		}
+	isOpen := len(line) > 0 && bytes.ContainsAny(line[len(line)-1:], "{(:")
+	if isHinted || isOpen || len(line) < 80 {
+		next = cmp.Or(meaning("begin", string(line)), map[bool]string{true: "after open"}[isOpen && matches("open", string(line))])
 	}
-	if r.lines > 0 && r.lines < maxLines && len(r.record)+len(line) < maxLine && !patterns["other line"][0].Match(line) {
-		more = patterns["after "+r.next][0].FindSubmatchIndex(line)
+	isFull := len(r.record)+len(line) >= maxLine || r.lines >= maxLines
+	if r.next != "" && !isFull && !matches("other line", string(line)) {
+		more = patterns[r.next][0].FindSubmatchIndex(line)
 	}
 	if more == nil {
 		r.flush()
 	}
 	r.record, r.lines, r.told = append(append(r.record, line...), '\n'), r.lines+1, r.told || isHinted
 	switch {
-	case more == nil, next != "" && next != "error line":
+	case more == nil, next != "" && next != "after error":
 		r.next = next
 	case more[2] >= 0:
 		r.next = "" // the group ends it
@@ -121,49 +114,43 @@ func (r *log) add(line []byte) {
 
 // flush explains the record: of an error's text that nothing ended the lines, each for itself.
 func (r *log) flush() {
-	if r.next != "error line" && r.lines > 0 {
+	if r.next == "after error" {
+		for line := range bytes.Lines(r.record) {
+			r.explain(line, 1, mayTell(line))
+		}
+	} else if r.lines > 0 {
 		r.explain(r.record, r.lines, r.told)
-		r.record = r.record[:0]
-	}
-	for line := range bytes.Lines(r.record) {
-		r.explain(line, 1, mayTell(line))
 	}
 	r.record, r.lines, r.told, r.next = r.record[:0], 0, false, ""
 }
 
 // explain explains one record.
 func (r *log) explain(record []byte, lines int, told bool) {
-	line := r.line + 1
-	r.line += lines
-	if !told {
-		r.others += lines
-		return
-	}
-	f := collect(string(record), false)
-	isElsewhere := containsAny(f.lower, "://", "lookup ") && !containsAny(f.lower, "apple", "oauth", "token")
-	found := slices.DeleteFunc(f.failures(), func(x *failure) bool {
-		return x.Provider != "" || x.Name == "network" && isElsewhere
-	})
-	if len(found) == 0 {
-		r.others += lines
-	}
-	for _, x := range found {
-		r.code = max(r.code, exitCodes[x.Documented])
-		r.count(x, f, line)
-		if x.Line = line; r.asJSON {
-			_ = writeJSON(r.out, x, "")
-		} else {
-			_ = report.ExecuteTemplate(r.out, "line", x)
+	line, isOther := r.line+1, true
+	if r.line += lines; told {
+		f := collect(string(record), false)
+		for _, x := range f.failures() {
+			if x.Provider != "" || x.Name == "network" && matches("elsewhere", f.lower) && !matches("apples", f.lower) {
+				continue
+			}
+			isOther, r.code = false, max(r.code, exitCodes[x.Documented])
+			r.count(x, f, line)
+			if x.Line = line; r.asJSON {
+				_ = writeJSON(r.out, x, "")
+			} else {
+				_ = report.ExecuteTemplate(r.out, "line", x)
+			}
 		}
 	}
+	if isOther {
+		r.others += lines
+	}
 }
-
-var seed = maphash.MakeSeed()
 
 func (r *log) count(x *failure, f *facts, line int) {
 	c := r.counts[x.Name+string(x.Action)]
 	if c == nil {
-		c = &count{Reason: x.Name, Action: x.Action, Line: line, customers: make(map[uint64]bool)}
+		c = &count{Reason: x.Name, Action: x.Action, Line: line, customers: make(map[string]bool)}
 		r.counts[x.Name+string(x.Action)] = c
 	}
 	c.Count++
@@ -175,7 +162,7 @@ func (r *log) count(x *failure, f *facts, line int) {
 		c.First, c.Last = min(cmp.Or(c.First, at), at), max(c.Last, at)
 	}
 	if customer := f.said["customer"]; customer != "" && len(c.customers) < maxCustomers {
-		c.customers[maphash.String(seed, customer)] = true
+		c.customers[strings.Clone(customer[:min(len(customer), 64)])] = true
 	}
 	c.Customers = len(c.customers)
 }
@@ -196,29 +183,26 @@ func (r *log) sumUp() error {
 	return cmp.Or(report.ExecuteTemplate(table, "summary", summary), table.Flush(), r.out.Flush())
 }
 
-// hints are what a record holds at least one of if it tells of a failure, in lower case, by their first four bytes; isHint has the
-// hashes of those.
-var hints, isHint = func() (hints map[uint32][]string, isHint [1 << 15]bool) {
-	hints = make(map[uint32][]string)
-	for _, text := range slices.Concat(rows("hint"), names, neterr.Needles()) {
-		if text != "server" && text != "unavailable" { // which any line may hold
+// hints are what a record holds at least one of if it tells of a failure, in lower case, by a hash of their first four bytes.
+var hints = func() (hints [1 << 12][]string) {
+	texts := slices.Concat(slices.Collect(maps.Keys(words)), neterr.Needles(), strings.Split(patterns["hints"][0].String(), "|"))
+	for _, text := range texts {
+		if !matches("ordinary", text) { // which any line may hold
 			four := uint32(text[0])<<24 | uint32(text[1])<<16 | uint32(text[2])<<8 | uint32(text[3]) | 0x20202020
-			hints[four], isHint[hash(four)] = append(hints[four], text), true
+			hints[hash(four)] = append(hints[hash(four)], text)
 		}
 	}
-	return hints, isHint
+	return hints
 }()
 
-func hash(four uint32) uint32 { return four * 0x9e3779b1 >> 17 }
+func hash(four uint32) uint32 { return four * 0x9e3779b1 >> 20 }
 
 // mayTell is the cheap test before everything else: it is false only if text certainly tells of no failure.
 func mayTell(text []byte) bool {
 	var four uint32
 	for i, c := range text {
-		if four = four<<8 | uint32(c|' '); !isHint[hash(four)] {
-			continue
-		}
-		for _, hint := range hints[four] {
+		four = four<<8 | uint32(c|' ')
+		for _, hint := range hints[hash(four)] {
 			if rest := text[max(0, i-3):]; len(rest) >= len(hint) && strings.EqualFold(string(rest[:len(hint)]), hint) {
 				return true
 			}

@@ -41,21 +41,19 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	asJSON, lines := flags.Bool("json", false, ""), flags.Bool("lines", false, "")
 	_ = flags.Parse(args) // which exits itself
 	var err error
+	explain := map[bool]func(io.Reader, bool, io.Writer) (int, error){false: explainOne, true: explainLines}[*lines]
 	input := append(flags.Args(), "-")[0]
-	if file, openErr := os.Open(input); openErr == nil {
-		input, stdin = "-", file
-	}
-	switch {
+	switch file, openErr := os.Open(input); {
 	case flags.NArg() > 1:
 		err = errors.New("give one INPUT, in quotes")
-	case *lines && input != "-":
-		err = errors.New("the argument is no file that can be read") // it may be a pasted line
+	case openErr == nil:
+		code, err = explain(file, *asJSON, stdout)
+	case input == "-":
+		code, err = explain(stdin, *asJSON, stdout)
 	case *lines:
-		code, err = explainLines(stdin, *asJSON, stdout)
-	case input != "-":
-		code, err = explainOne(strings.NewReader(input), *asJSON, stdout)
+		err = errors.New("the argument is no file that can be read") // it may be a pasted line
 	default:
-		code, err = explainOne(stdin, *asJSON, stdout)
+		code, err = explain(strings.NewReader(input), *asJSON, stdout)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "explain:", err)

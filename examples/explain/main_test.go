@@ -497,7 +497,9 @@ func TestConstantNames(t *testing.T) {
 		switch fmt.Sprint(spec.Type) {
 		case "Reason":
 			reasons++
-			assert.Equal(t, applebusiness.Reason(label), words[label].Reason)
+			if words[label].Code != applebusiness.Code(label) { // which one of them is too
+				assert.Equal(t, applebusiness.Reason(label), words[label].Reason)
+			}
 			assert.Equal(t, applebusiness.Reason(label), words[strings.ToLower(spec.Names[0].Name)].Reason)
 			assert.Equal(t, spec.Names[0].Name, constant(applebusiness.Reason(label)))
 		case "Code":

@@ -446,15 +446,17 @@ func understand(input string) (found []*failure, err error) {
 	if input = strings.TrimSpace(input); input == "" {
 		return nil, errors.New("the input is empty")
 	}
-	seen := make(map[string]bool)
+	seen, isOther := make(map[string]bool), false
 	for _, record := range strings.Split(rewrite("record", rewrite("dialect", input)), "␞") {
-		for _, x := range collect(record, len(input) < 300).failures() {
+		f := collect(record, len(input) < 300)
+		for _, x := range f.failures() {
 			if kind := x.Name + string(x.Action) + x.Code + x.Provider; !seen[kind] {
 				seen[kind], found = true, append(found, x)
 			}
 		}
+		isOther = isOther || f.status != 0 || f.isMention()
 	}
-	if len(found) == 0 && matches("typed", input) {
+	if len(found) == 0 && !isOther && matches("typed", input) {
 		found = nearest(strings.ToLower(input))
 	}
 	if len(found) == 0 {
@@ -478,6 +480,7 @@ func nearest(input string) []*failure {
 
 // similarity returns which part of the pairs of letters in two texts is the same.
 func similarity(a, b string) float64 {
+	a, b = rewrite("noLetters", a), rewrite("noLetters", b)
 	same := 0.0
 	for i := range max(len(a)-1, 0) {
 		if strings.Contains(b, a[i:i+2]) {

@@ -411,6 +411,8 @@ func TestNearest(t *testing.T) {
 	for input, want := range map[string]string{
 		"Invalid refresh token": "ErrInvalidRefreshToken", "invalid grant": "invalid_grant", "invalid client id or secret": "ErrInvalidCredentials",
 		"unsuported media type": "ErrUnsupportedMediaType", "invalid_refresh_tokens": "ErrInvalidRefreshToken", "redirect uri is not valid": "ErrInvalidRedirectURI",
+		`"Invalid refresh token"`: "ErrInvalidRefreshToken", "401 Invalid refresh token": "ErrInvalidRefreshToken", "invalid-grant?": "invalid_grant",
+		"customer 7: invalid grant!": "invalid_grant",
 	} {
 		stdout, _, code := execute(t, "", input)
 		assert.True(t, strings.Contains(stdout, "\n  Apple documents no such text; the nearest row is "+want+"\n"), "%s: %s", input, stdout)

@@ -74,8 +74,11 @@ func rewrite(name, text string) string {
 // case. names are their patterns by their first words, the longest first.
 var words, names = func() (words map[string]applebusiness.Entry, names map[string][]pattern) {
 	entries := slices.Collect(applebusiness.Catalog())
-	for _, p := range patterns["others"] {
-		entries = append(entries, applebusiness.Entry{Reason: applebusiness.Reason(p.String()), Code: applebusiness.Code(p.meaning)})
+	for _, p := range patterns["label"] {
+		entries = append(entries, applebusiness.Entry{Reason: applebusiness.Reason(p.String())})
+	}
+	for _, p := range patterns["code"] {
+		entries = append(entries, applebusiness.Entry{Code: applebusiness.Code(p.String())})
 	}
 	words, names = make(map[string]applebusiness.Entry), make(map[string][]pattern)
 	for _, entry := range slices.Backward(entries) { // the first row's meaning stays
@@ -86,8 +89,9 @@ var words, names = func() (words map[string]applebusiness.Entry, names map[strin
 		words[code] = applebusiness.Entry{Code: entry.Code}
 		words["code"+strings.NewReplacer("404 ", "", "_", "", " ", "").Replace(code)] = words[code]
 	}
-	delete(words, "")
-	delete(words, "code") // of a label without one
+	for _, none := range []string{"", "code", "err"} { // of an entry without a text, a code or a label
+		delete(words, none)
+	}
 	for _, word := range slices.SortedFunc(maps.Keys(words), func(a, b string) int { return len(b) - len(a) }) {
 		text := regexp.MustCompile("^" + rewrite("varying", regexp.QuoteMeta(word)))
 		names[wordAt(word)] = append(names[wordAt(word)], pattern{text, "", word})
